@@ -1,0 +1,1 @@
+"""Everything after the model bundle. Never imports `pipeline`, never imports torch."""

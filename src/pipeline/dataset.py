@@ -1,0 +1,73 @@
+"""What a data set is: the description that travels with the files as `data/dataset.json`.
+
+An adapter writes it once at ingest; every later stage reads it, so that bands, classes and units
+are stated in one place and never in code.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.errors import DataError
+
+FILE_NAME = "dataset.json"
+
+
+class Dataset(BaseModel):
+    """A set of square, labelled chips, all of one shape and type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    classes: tuple[str, ...] = Field(min_length=1)
+    bands: tuple[str, ...] = Field(min_length=1)
+    """Band names in the order of the arrays, for example B02, B03, B04, B08."""
+    dtype: Literal["uint8", "uint16"]
+    size: int = Field(ge=8, le=1024)
+    """Height and width of a chip, pixels."""
+    scale: float = Field(gt=0)
+    """Digital numbers per unit: `value / scale` is in `units`."""
+    units: str
+    nodata: int | None = None
+    """Digital number of a pixel without data, where the source has one."""
+    valid_max: int
+    """Largest digital number that can be real; more than that is a broken file."""
+    resolution: float | None = None
+    """Ground size of a pixel, metres."""
+    origin: str
+    """Where the data come from, in a sentence, with a reference."""
+    licence: str
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> "Dataset":
+        for field, names in (("classes", self.classes), ("bands", self.bands)):
+            if len(set(names)) != len(names):
+                raise ValueError(f"{field} repeats a name: {', '.join(names)}")
+        return self
+
+    def write(self, folder: Path) -> None:
+        """Write `dataset.json` into `folder`."""
+        (folder / FILE_NAME).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Dataset":
+        """Read `dataset.json` of `folder`.
+
+        Raises:
+            DataError: the file is not there, or does not describe a data set.
+        """
+        path = folder / FILE_NAME
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise DataError(
+                f"{path} is missing: get the data with `dvc pull data.dvc`, or bring your own with "
+                f"`python -m pipeline.ingest folder --path ...`"
+            ) from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"]) or "description"
+            raise DataError(
+                f"{path}: {field}: {first['msg']}; write it anew with `python -m pipeline.ingest`"
+            ) from None

@@ -1,0 +1,18 @@
+"""Where data come from. One adapter a file; a new one is a class and a row in `SOURCES`.
+
+An adapter describes its data set and yields its files. It writes nothing: `pipeline.ingest` checks
+what it yields, replaces `data/` in one step and updates `data.dvc`.
+"""
+
+from pipeline.sources.eurosat import EuroSAT
+from pipeline.sources.folder import Folder
+from pipeline.sources.source import File, Source
+from pipeline.sources.synthetic import Synthetic
+
+__all__ = ["SOURCES", "File", "Source"]
+
+SOURCES: dict[str, type[Source]] = {
+    "synthetic": Synthetic,
+    "folder": Folder,
+    "eurosat": EuroSAT,
+}
