@@ -4,7 +4,8 @@ An adapter writes it once at ingest; every later stage reads it, so that bands, 
 are stated in one place and never in code.
 """
 
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pipeline.errors import DataError
 
 FILE_NAME = "dataset.json"
+SPLITS = ("train", "validation", "test")
 
 
 class Dataset(BaseModel):
@@ -71,3 +73,24 @@ class Dataset(BaseModel):
             raise DataError(
                 f"{path}: {field}: {first['msg']}; write it anew with `python -m pipeline.ingest`"
             ) from None
+
+
+def label(path: str) -> str:
+    """Class of a file of `data/`: its directory, below the split where there is a predefined one."""
+    *folders, _ = PurePosixPath(path).parts
+    if folders and folders[0] in SPLITS:
+        folders = folders[1:]
+    return folders[0] if len(folders) == 1 else ""
+
+
+def predefined_split(path: str) -> str:
+    """Split that the directories of a file name, or nothing."""
+    parts = PurePosixPath(path).parts
+    return parts[0] if len(parts) == 3 and parts[0] in SPLITS else ""
+
+
+def image_files(folder: Path) -> Iterator[str]:
+    """Yield the files of `data/` but its description, ordered by path, relative to `folder`."""
+    for item in sorted(folder.rglob("*")):
+        if item.is_file() and item.name != FILE_NAME:
+            yield item.relative_to(folder).as_posix()

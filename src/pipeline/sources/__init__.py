@@ -7,6 +7,7 @@ what it yields, replaces `data/` in one step and updates `data.dvc`.
 from pipeline.sources.eurosat import EuroSAT
 from pipeline.sources.folder import Folder
 from pipeline.sources.source import File, Source
+
 from pipeline.sources.synthetic import Synthetic
 
 __all__ = ["SOURCES", "File", "Source"]

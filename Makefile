@@ -1,0 +1,80 @@
+# Every command a person types; CI types the same ones. `make help` lists them.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Stages call `python`: it has to be the one of this environment, also in `dvc repro`.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+
+# What was installed is named by what it was installed from.
+INSTALLED := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
+
+.PHONY: help setup demo repro report gate test lint format bench bench-eurosat lock clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) ## install everything into .venv (idempotent)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make setup PYTHON=python3.11")'
+	@echo "setup: installing into $(VENV), a minute or two the first time"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,dev]' --constraint constraints.txt
+	@rm -f $(VENV)/.installed-* && touch $@
+	@echo "setup: done"
+
+demo: setup ## train and evaluate on the embedded sample (or: make demo EUROSAT=path/to/EuroSAT_RGB.zip)
+ifdef EUROSAT
+	@python -m pipeline.ingest eurosat --path '$(EUROSAT)'
+else
+	@dvc pull --quiet data.dvc
+endif
+	@dvc repro
+	@python -m pipeline.report --against HEAD
+	@dvc metrics diff --all --no-path --targets reports/metrics.json -- HEAD
+	@echo
+	@echo "The report is reports/report.md. Next: change a parameter and compare,"
+	@echo "  dvc exp run --set-param train.epochs=12 && dvc exp show --only-changed"
+
+repro: setup ## run the stages whose inputs changed
+	@dvc repro
+
+report: setup ## write reports/report.md (AGAINST=main)
+	@python -m pipeline.report --against '$(or $(AGAINST),main)'
+
+gate: setup ## judge the model: exit 1 when it misses a floor (AGAINST=main)
+	@python -m pipeline.gate --against '$(or $(AGAINST),main)'
+
+test: setup ## run the tests
+	@pytest --numprocesses auto
+
+lint: setup ## check format, style and types
+	@black --check --quiet . || (echo "error: not formatted: make format"; exit 1)
+	@flake8
+	@mypy
+
+format: setup ## format the code
+	@black --quiet .
+
+bench: setup ## measure the demo and the training loop
+	@python -m benchmarks.demo
+	@python -m benchmarks.training_loop
+
+bench-eurosat: setup ## train on real EuroSAT in artifacts/bench/eurosat (EUROSAT=path/to/EuroSAT_RGB.zip)
+	@python -m benchmarks.eurosat --path '$(or $(EUROSAT),$(error say where it is: make bench-eurosat EUROSAT=path/to/EuroSAT_RGB.zip))'
+
+lock: ## refresh poetry.lock and constraints.txt (needs Poetry 2 with poetry-plugin-export)
+	@poetry lock
+	@poetry export --all-extras --without-hashes --format constraints.txt --output constraints.txt
+	@# torch pins its CUDA libraries itself, and the export names some twice.
+	@sed -i -E '/^(nvidia-(cu|nccl|nv)|triton|cuda-)/d' constraints.txt
+
+clean: ## delete what can be made again (data/ and DVC's cache are kept)
+	@rm -rf $(VENV) artifacts model reports/plots reports/training/plots .mypy_cache .pytest_cache
+	@find src service tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

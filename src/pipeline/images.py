@@ -1,0 +1,108 @@
+"""Image files -> arrays, and what makes a chip unusable.
+
+Arrays are bands first everywhere: (bands, height, width). A `.npy` file must be so as well.
+"""
+
+import hashlib
+import io
+import warnings
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+from PIL import Image
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import MemoryFile
+
+from pipeline.dataset import Dataset
+from pipeline.errors import DataError
+
+SUFFIXES = (".tif", ".tiff", ".jpg", ".jpeg", ".png", ".npy")
+MODES = {"L": 1, "RGB": 3, "RGBA": 4, "I;16": 1}  # Pillow's mode -> bands
+
+
+class Chip(NamedTuple):
+    """A decoded file."""
+
+    pixels: npt.NDArray[Any]
+    """(bands, height, width), the dtype of the file."""
+    crs: str = ""
+    """For example EPSG:32633; empty where the file has none."""
+    centre: tuple[float, float] | None = None
+    """Centre of the chip in the units of `crs`, x then y."""
+
+
+def decode(name: str, content: bytes) -> Chip:
+    """Decode one image file.
+
+    Raises:
+        DataError: the file is empty, cut off, of another format, or of a kind that is not taken.
+    """
+    suffix = PurePosixPath(name).suffix.lower()
+    if not content:
+        raise DataError("empty file")
+    try:
+        if suffix in (".tif", ".tiff"):
+            return _decode_geotiff(content)
+        if suffix == ".npy":
+            return _decode_npy(content)
+        return _decode_picture(content)
+    except (RasterioError, OSError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"can not be read: {reason}") from None
+
+
+def _decode_geotiff(content: bytes) -> Chip:
+    # Driver pinned: left to itself GDAL follows a VRT in disguise to other files and addresses.
+    with MemoryFile(content) as memory, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(memory.name, driver="GTiff") as raster:
+            pixels = raster.read()
+            if raster.crs is None:
+                return Chip(pixels)
+            centre = raster.xy(raster.height / 2, raster.width / 2, offset="ul")
+            return Chip(pixels, raster.crs.to_string(), (float(centre[0]), float(centre[1])))
+
+
+def _decode_npy(content: bytes) -> Chip:
+    pixels = np.load(io.BytesIO(content), allow_pickle=False)
+    if pixels.ndim != 3:
+        raise ValueError(f"shape {pixels.shape}; wanted (bands, height, width)")
+    return Chip(pixels)
+
+
+def _decode_picture(content: bytes) -> Chip:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
+            if image.mode not in MODES:
+                raise ValueError(f"colour mode {image.mode}; wanted one of {', '.join(MODES)}")
+            pixels = np.asarray(image)
+    return Chip(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+
+
+def fault(pixels: npt.NDArray[Any], dataset: Dataset) -> str | None:
+    """Say why a chip can not be used, or None when it can."""
+    wanted = (len(dataset.bands), dataset.size, dataset.size)
+    if pixels.shape[0] != wanted[0]:
+        return f"{pixels.shape[0]} bands, wanted {wanted[0]} ({', '.join(dataset.bands)})"
+    if pixels.shape != wanted:
+        return (
+            f"{pixels.shape[2]} x {pixels.shape[1]} pixels, wanted {dataset.size} x {dataset.size}"
+        )
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        return f"{int((~np.isfinite(pixels)).sum())} values are NaN or infinite"
+    if pixels.dtype != np.dtype(dataset.dtype):
+        return f"values are {pixels.dtype}, wanted {dataset.dtype}"
+    if pixels.max() > dataset.valid_max:
+        return f"largest value {pixels.max()}, wanted at most {dataset.valid_max}"
+    if pixels.min() == pixels.max():
+        return f"constant: every value is {pixels.min()}"
+    return None
+
+
+def digest(pixels: npt.NDArray[Any]) -> str:
+    """SHA-256 of a chip's pixels: the same image has the same digest in every file format."""
+    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()

@@ -1,0 +1,38 @@
+"""Runs the graph of a bundle in ONNX Runtime, as the service will; no torch."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+STATISTICS = ("mean", "std", "nodata", "saturated", "roughness")
+"""What the graph says about the pixels of each band; see `graph.Servable`."""
+
+BATCH = 256
+
+
+class Predictions(NamedTuple):
+    """What the graph says about N chips."""
+
+    probabilities: npt.NDArray[np.float32]
+    """(N, classes)."""
+    statistics: npt.NDArray[np.float32]
+    """(N, bands, 5), in the order of `STATISTICS`."""
+
+
+def session(model: bytes, threads: int = 0) -> onnxruntime.InferenceSession:
+    """Open an ONNX model on the CPU; `threads` 0 is one a core."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def predict(model: onnxruntime.InferenceSession, chips: npt.NDArray[np.generic]) -> Predictions:
+    """Run the graph over chips (N, bands, H, W), a batch at a time."""
+    parts = [
+        model.run(["probabilities", "statistics"], {"chips": chips[start : start + BATCH]})
+        for start in range(0, len(chips), BATCH)
+    ]
+    return Predictions(*(np.concatenate(column) for column in zip(*parts, strict=True)))

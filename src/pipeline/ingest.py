@@ -1,0 +1,190 @@
+"""Command: a source -> checks -> `data/` and a new `data.dvc`.
+
+    python -m pipeline.ingest synthetic
+    python -m pipeline.ingest folder --path my-images --bands B02,B03,B04,B08
+    python -m pipeline.ingest eurosat --download rgb
+
+The only code that reaches out to the world; not a stage of `dvc.yaml`.
+
+The new version is built beside the old one and its objects are put into DVC's cache first.
+Replacing `data.dvc`, one rename, is what makes it the version: killed before that nothing has
+changed, killed after it `dvc checkout` finishes the work.
+"""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections import Counter
+from pathlib import Path, PurePosixPath
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import paths
+from pipeline.dataset import Dataset, image_files, label
+from pipeline.errors import DataError, PipelineError, SourceError, command
+from pipeline.images import decode, fault
+from pipeline.progress import track
+from pipeline.sources import SOURCES, File, Source
+
+SHOWN_FAULTS = 5
+
+
+@command
+def main() -> None:
+    """Parse the command line and ingest."""
+    arguments = _parser().parse_args()
+    source = SOURCES[arguments.source].from_arguments(arguments)
+    ingest(source, dry_run=arguments.dry_run)
+
+
+def ingest(source: Source, *, dry_run: bool = False) -> None:
+    """Make what `source` yields the version of the data; print what that changes.
+
+    Raises:
+        DataError: no usable file, or fewer than two classes; `data/` stays as it was.
+    """
+    cache = _dvc_cache()
+    dataset = source.dataset()
+    staging = paths.INCOMING
+    shutil.rmtree(staging, ignore_errors=True)
+    incoming = staging / paths.DATA
+    before = _digests(paths.DATA)
+    faults = _write(source, dataset, incoming)
+    after = _digests(incoming)
+    _refuse_useless(dataset, after, faults)
+    dataset.write(incoming)
+    _summary(dataset, before, after, faults)
+    if dry_run:
+        shutil.rmtree(staging)
+        print("dry run: nothing was changed")
+        return
+    _commit(staging, cache)
+    print(
+        f"{paths.DATA_VERSION} is the new version; next: dvc repro, then commit {paths.DATA_VERSION}"
+    )
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="python -m pipeline.ingest",
+        description=__doc__,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    sources = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
+    for name, adapter in SOURCES.items():
+        summary = (sys.modules[adapter.__module__].__doc__ or "").strip().splitlines()[0]
+        options = sources.add_parser(name, help=summary, description=summary)
+        options.add_argument(
+            "--dry-run", action="store_true", help="check and report, change nothing"
+        )
+        adapter.add_arguments(options)
+    return parser
+
+
+def _write(source: Source, dataset: Dataset, folder: Path) -> dict[str, str]:
+    """Write every usable file below `folder`; return path -> fault of the others."""
+    faults: dict[str, str] = {}
+    for file in track(source.files(), f"ingest {dataset.name}", len(source)):
+        if problem := _problem(file, dataset):
+            faults[file.path] = problem
+            continue
+        target = folder / file.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.content)
+    return faults
+
+
+def _problem(file: File, dataset: Dataset) -> str | None:
+    path = PurePosixPath(file.path)
+    if path.is_absolute() or ".." in path.parts:
+        raise SourceError(f"{file.path!r} points outside of {paths.DATA}/")
+    if label(file.path) not in dataset.classes:
+        return f"not in a directory of a class ({', '.join(dataset.classes)})"
+    try:
+        return fault(decode(file.path, file.content).pixels, dataset)
+    except DataError as error:
+        return str(error)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Digest of every file of `data/`, to count what is new and what is gone."""
+    return {
+        path: hashlib.sha256((folder / path).read_bytes()).hexdigest()
+        for path in image_files(folder)
+    }
+
+
+def _refuse_useless(dataset: Dataset, after: dict[str, str], faults: dict[str, str]) -> None:
+    counts = Counter(label(path) for path in after)
+    if not counts:
+        first = next(iter(faults.items()), None)
+        worst = f"; the first of {len(faults)} bad ones: {first[0]}: {first[1]}" if first else ""
+        raise DataError(f"{dataset.name} has no usable image{worst}")
+    if len(counts) == 1:
+        raise DataError(
+            f"{dataset.name} has one class only ({next(iter(counts))}); wanted two or more"
+        )
+
+
+def _summary(
+    dataset: Dataset, before: dict[str, str], after: dict[str, str], faults: dict[str, str]
+) -> None:
+    """Print files, new, removed and bad per class. A changed file counts as new and as removed."""
+    new = Counter(label(path) for path, digest in after.items() if before.get(path) != digest)
+    removed = Counter(label(path) for path, digest in before.items() if after.get(path) != digest)
+    total = Counter(label(path) for path in after)
+    bad = Counter(label(path) for path in faults)
+    table = Table("class", title=f"{dataset.name}: {len(dataset.bands)} bands, {dataset.size} px")
+    for column in ("files", "new", "removed", "bad"):
+        table.add_column(column, justify="right")
+    for name in sorted(total | removed | bad):
+        table.add_row(name or "(none)", *(str(c[name]) for c in (total, new, removed, bad)))
+    table.add_section()
+    table.add_row("all", *(str(c.total()) for c in (total, new, removed, bad)))
+    Console().print(table)
+    for path, problem in list(faults.items())[:SHOWN_FAULTS]:
+        print(f"bad: {path}: {problem}")
+    if len(faults) > SHOWN_FAULTS:
+        print(f"... and {len(faults) - SHOWN_FAULTS} more bad files")
+
+
+def _dvc_cache() -> Path:
+    """Folder of the repository's DVC cache."""
+    if not Path(".dvc").is_dir():
+        raise SourceError(
+            "this is no DVC repository: run it in the repository's root (or `dvc init`)"
+        )
+    return Path(_dvc(Path(), "cache", "dir").strip())
+
+
+def _commit(staging: Path, cache: Path) -> None:
+    """Put the staged files into the cache, then make them the version, then lay them out."""
+    # A DVC project of its own that shares the cache: nothing in the repository changes yet.
+    _dvc(staging, "init", "--no-scm", "--quiet")
+    _dvc(staging, "config", "core.analytics", "false")
+    _dvc(staging, "cache", "dir", str(cache.resolve()))
+    _dvc(staging, "add", "--quiet", str(paths.DATA))
+    (staging / paths.DATA_VERSION).replace(paths.DATA_VERSION)  # the commit point
+    shutil.rmtree(paths.DATA, ignore_errors=True)
+    (staging / paths.DATA).replace(paths.DATA)
+    shutil.rmtree(staging)
+
+
+def _dvc(folder: Path, *arguments: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode != 0:
+        raise PipelineError(f"dvc {arguments[0]} failed: {result.stderr.strip() or result.stdout}")
+    return result.stdout
+
+
+if __name__ == "__main__":
+    main()

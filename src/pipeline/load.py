@@ -1,0 +1,185 @@
+"""Stage: raw files -> a few large arrays and a manifest.
+
+Opens and checks every file of `data/`. What can not be used is left out, listed with its reason
+in `reports/data.json`, and too much of it fails the stage.
+
+Output, `artifacts/raw/`:
+    chips.npy      (N, bands, height, width), dtype of the data set; made to be memory-mapped
+    manifest.csv   the usable chips: row in chips.npy, path, label, sha256 of the pixels, crs and
+                   centre (x, y in its units)
+    dataset.json   what the bands and classes are
+"""
+
+import multiprocessing
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import paths
+from pipeline.dataset import Dataset, image_files, label
+from pipeline.errors import DataError, command
+from pipeline.images import decode, digest, fault
+from pipeline.manifest import Row, write_manifest
+from pipeline.outputs import ArrayWriter, replacing, write_json
+from pipeline.params import read_params
+from pipeline.progress import track
+
+BATCH = 128  # files a task of a worker
+SHOWN_FAULTS = 3
+
+
+@command
+def main() -> None:
+    """Load `data/` into `artifacts/raw/` and `reports/data.json`."""
+    params = read_params().load
+    dataset = Dataset.read(paths.DATA)
+    names = list(image_files(paths.DATA))
+    if not names:
+        raise DataError(
+            f"{paths.DATA}/ holds no image: get the data with `dvc pull data.dvc`, "
+            f"or bring your own with `python -m pipeline.ingest`"
+        )
+    with replacing(paths.RAW) as folder:
+        rows, faults = _load(names, dataset, folder / "chips.npy")
+        rows = _without_contradictions(rows, faults)
+        report = _report(dataset, names, rows, faults)
+        write_json(paths.DATA_REPORT, report)
+        _check(dataset, rows, faults, len(names), params.max_bad_fraction)
+        write_manifest(folder / "manifest.csv", rows)
+        dataset.write(folder)
+    print(
+        f"load: {len(rows)} chips of {len(dataset.classes)} classes, {len(faults)} quarantined, "
+        f"{report['duplicates']} duplicates"
+    )
+
+
+class Decoded(NamedTuple):
+    """What a worker makes of one file."""
+
+    path: str
+    fault: str | None = None
+    sha256: str = ""
+    crs: str = ""
+    centre: tuple[float, float] | None = None
+
+
+def _load(names: list[str], dataset: Dataset, target: Path) -> tuple[list[Row], dict[str, str]]:
+    """Decode all files into `target`; return the rows of the good and the faults of the bad."""
+    rows: list[Row] = []
+    faults: dict[str, str] = {}
+    shape = (len(dataset.bands), dataset.size, dataset.size)
+    with ArrayWriter(target, shape, dataset.dtype) as chips:
+        for files, pixels in _decode_all(names, dataset):
+            for file in files:
+                if file.fault:
+                    faults[file.path] = file.fault
+                    continue
+                rows.append(
+                    Row(
+                        row=len(rows),
+                        path=file.path,
+                        label=label(file.path),
+                        sha256=file.sha256,
+                        crs=file.crs,
+                        centre=file.centre,
+                    )
+                )
+            chips.append(pixels)
+    return rows, faults
+
+
+def _decode_all(
+    names: list[str], dataset: Dataset
+) -> Iterator[tuple[list[Decoded], npt.NDArray[Any]]]:
+    """Decode on all cores, in the order of `names`."""
+    batches = [names[start : start + BATCH] for start in range(0, len(names), BATCH)]
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as workers:
+        results = workers.map(_decode_batch, batches, [dataset] * len(batches))
+        yield from track(results, "load", len(batches))
+
+
+def _decode_batch(names: list[str], dataset: Dataset) -> tuple[list[Decoded], npt.NDArray[Any]]:
+    """Decode some files; return a record for each, and the pixels of the good ones, (N, B, H, W)."""
+    records, arrays = [], []
+    for name in names:
+        record, pixels = _decode_file(name, dataset)
+        records.append(record)
+        if pixels is not None:
+            arrays.append(pixels)
+    if not arrays:
+        return records, np.empty((0, len(dataset.bands), dataset.size, dataset.size), dataset.dtype)
+    return records, np.stack(arrays)
+
+
+def _decode_file(name: str, dataset: Dataset) -> tuple[Decoded, npt.NDArray[Any] | None]:
+    if label(name) not in dataset.classes:
+        return Decoded(name, "not in a directory of a class"), None
+    try:
+        chip = decode(name, (paths.DATA / name).read_bytes())
+    except DataError as error:
+        return Decoded(name, str(error)), None
+    if reason := fault(chip.pixels, dataset):
+        return Decoded(name, reason), None
+    return Decoded(name, None, digest(chip.pixels), chip.crs, chip.centre), chip.pixels
+
+
+def _without_contradictions(rows: list[Row], faults: dict[str, str]) -> list[Row]:
+    """Quarantine every copy of an image that stands under two labels: nobody knows which is right."""
+    copies: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        copies[row.sha256].append(row)
+    for same in copies.values():
+        if len({row.label for row in same}) > 1:
+            for row in same:
+                other = next(o for o in same if o.label != row.label)
+                faults[row.path] = f"the same image stands under another label as {other.path}"
+    return [row for row in rows if row.path not in faults]
+
+
+def _report(
+    dataset: Dataset, names: list[str], rows: list[Row], faults: dict[str, str]
+) -> dict[str, Any]:
+    """Describe the data set and its faults, as `reports/data.json`."""
+    counts = Counter(row.label for row in rows)
+    return {
+        "name": dataset.name,
+        "files": len(names),
+        "chips": len(rows),
+        "duplicates": len(rows) - len({row.sha256 for row in rows}),
+        "classes": {name: counts[name] for name in dataset.classes},
+        "bad_fraction": len(faults) / len(names),
+        "quarantine": [{"path": path, "reason": faults[path]} for path in sorted(faults)],
+    }
+
+
+def _check(
+    dataset: Dataset, rows: list[Row], faults: dict[str, str], files: int, allowed: float
+) -> None:
+    if len(faults) > allowed * files:
+        worst = "; ".join(f"{path}: {faults[path]}" for path in sorted(faults)[:SHOWN_FAULTS])
+        raise DataError(
+            f"{len(faults)} of {files} files are bad ({len(faults) / files:.1%}), "
+            f"load.max_bad_fraction allows {allowed:.1%}: {worst}; "
+            f"all of them stand in {paths.DATA_REPORT}: mend or remove them, or raise the limit"
+        )
+    counts = Counter(row.label for row in rows)
+    if len(counts) < 2:
+        raise DataError(
+            f"{paths.DATA}/ has {len(counts)} class with usable chips, wanted two or more: "
+            f"add images of another class and ingest them"
+        )
+    if empty := [name for name in dataset.classes if not counts[name]]:
+        raise DataError(
+            f"no usable chip of {', '.join(empty)}: add some, or ingest without the class"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""The networks, and a table of their names. A new one is a function and a row in `NETWORKS`.
+
+A network maps scaled, normalised chips to logits: (B, bands, H, W) -> (B, classes).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import ParameterError
+from pipeline.params import Model
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution without bias, then batch norm; the two become one convolution at export."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+
+
+class Block(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut (He et al. 2016)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.first = ConvNorm(inputs, outputs, 3, stride)
+        self.second = ConvNorm(outputs, outputs, 3)
+        # A block starts as its shortcut, so that depth does not slow the first steps down
+        # (Goyal et al. 2017, section 5.1).
+        norm = self.second[1]
+        assert isinstance(norm, nn.BatchNorm2d)
+        nn.init.zeros_(norm.weight)
+        self.shortcut: nn.Module = nn.Identity()
+        if inputs != outputs or stride > 1:
+            # Averaging before the 1 x 1 convolution loses no pixel (He et al. 2019, ResNet-D).
+            # ceil_mode: as the strided convolution, where the size is odd.
+            pool = nn.AvgPool2d(stride, ceil_mode=True)
+            self.shortcut = nn.Sequential(pool, ConvNorm(inputs, outputs, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
+        return torch.relu(self.second(torch.relu(self.first(x))) + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """A small residual network for chips of 32 to 128 pixels."""
+
+    def __init__(
+        self, bands: int, classes: int, width: int, blocks: tuple[int, ...], dropout: float
+    ) -> None:
+        super().__init__()
+        self.stem = ConvNorm(bands, width, 3, stride=2)
+        stages: list[nn.Module] = []
+        inputs = width
+        for stage, count in enumerate(blocks):
+            outputs = width * 2**stage
+            for index in range(count):
+                stages.append(Block(inputs, outputs, stride=2 if stage and not index else 1))
+                inputs = outputs
+        self.stages = nn.Sequential(*stages)
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(inputs, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, bands, H, W) -> logits (B, classes)."""
+        x = torch.relu(self.stem(x))  # (B, width, H/2, W/2)
+        x = self.stages(x)  # (B, 8 width, H/16, W/16)
+        x = x.mean(dim=(2, 3))  # (B, 8 width)
+        logits: Tensor = self.head(x)
+        return logits
+
+
+class Classifier(nn.Module):
+    """A network with its normalisation: digital numbers in, logits out.
+
+    Normalisation is part of the model so that training and serving can not differ.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))  # digital numbers
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, chips: Tensor) -> Tensor:
+        """(B, bands, H, W) digital numbers, float32 -> logits (B, classes)."""
+        logits: Tensor = self.network((chips - self.mean) / self.std)
+        return logits
+
+
+Builder = Callable[[int, int, Model], nn.Module]
+
+NETWORKS: dict[str, Builder] = {
+    "resnet": lambda bands, classes, p: ResNet(bands, classes, p.width, (1, 1, 1, 1), p.dropout),
+    "resnet-deep": lambda bands, classes, p: ResNet(
+        bands, classes, p.width, (2, 2, 2, 2), p.dropout
+    ),
+}
+
+
+def build(params: Model, bands: int, classes: int) -> nn.Module:
+    """Build the network that `model.network` names.
+
+    Raises:
+        ParameterError: there is none of that name.
+    """
+    if params.network not in NETWORKS:
+        raise ParameterError(
+            f"params.yaml: model.network is {params.network!r}: use one of {', '.join(NETWORKS)}"
+        )
+    return NETWORKS[params.network](bands, classes, params)

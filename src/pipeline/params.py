@@ -1,0 +1,139 @@
+"""Typed, frozen view of `params.yaml`.
+
+The comments in `params.yaml` are the manual; this file holds types and limits. Each stage reads
+its own section, and `dvc.yaml` names that section as a dependency of the stage.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline import paths
+from pipeline.errors import ParameterError
+
+
+class Section(BaseModel):
+    """No unknown keys, no silent conversions ("3" is not 3), no changes after reading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Load(Section):
+    max_bad_fraction: float = Field(ge=0, le=1)
+
+
+class Preprocess(Section):
+    split: Literal["random", "spatial", "predefined"]
+    test_fraction: float = Field(gt=0, lt=1)
+    validation_fraction: float = Field(gt=0, lt=1)
+    block_size: float = Field(gt=0)
+    seed: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _leave_something_to_train_on(self) -> "Preprocess":
+        held_out = self.test_fraction + self.validation_fraction
+        if held_out >= 1:
+            raise ValueError(
+                f"test_fraction + validation_fraction is {held_out:g}; "
+                f"nothing is left to train on, keep the sum under 1"
+            )
+        return self
+
+
+class Model(Section):
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]*[a-z0-9]$")
+    network: str
+    width: int = Field(ge=4, le=512)
+    dropout: float = Field(ge=0, lt=1)
+
+
+class Train(Section):
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=2)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    label_smoothing: float = Field(ge=0, lt=1)
+    gradient_clip: float = Field(ge=0)
+    ema_decay: float = Field(ge=0, lt=1)
+    max_shift: int = Field(ge=0, le=32)
+    brightness: float = Field(ge=0, lt=1)
+    patience: int = Field(ge=0)
+    precision: Literal["auto", "float32", "bfloat16"]
+    device: Literal["auto", "cpu", "cuda"]
+    compile: bool
+    seed: int = Field(ge=0)
+
+
+class Evaluate(Section):
+    bootstrap_samples: int = Field(ge=100, le=100_000)
+    calibration_bins: int = Field(ge=2, le=100)
+    latency_runs: int = Field(ge=10, le=10_000)
+
+
+class Gate(Section):
+    min_accuracy: float = Field(ge=0, le=1)
+    min_recall: float = Field(ge=0, le=1)
+    max_calibration_error: float = Field(gt=0, le=1)
+    max_latency: float = Field(gt=0)
+    max_model_size: float = Field(gt=0)
+    compare: bool
+
+
+class Params(Section):
+    """All of `params.yaml`."""
+
+    load: Load
+    preprocess: Preprocess
+    model: Model
+    train: Train
+    evaluate: Evaluate
+    gate: Gate
+
+
+def read_params(path: Path = paths.PARAMS) -> Params:
+    """Read and check `params.yaml`.
+
+    Raises:
+        ParameterError: the file is missing or no YAML, or a key, type or value can not be used;
+            names every such field with its value and the cure.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParameterError(f"{path} is missing: run this in the root of the repository") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParameterError(f"{path} is not valid YAML: {error}") from None
+    try:
+        return Params.model_validate(document)
+    except ValidationError as error:
+        sentences = [_sentence(problem) for problem in error.errors()]
+        raise ParameterError(f"{path}: " + "; ".join(sentences)) from None
+
+
+def _sentence(problem: object) -> str:
+    """Say one of pydantic's findings as field, value, cure."""
+    assert isinstance(problem, dict)
+    field = ".".join(str(part) for part in problem["loc"]) or "the file"
+    match problem["type"]:
+        case "extra_forbidden":
+            known = _known_keys(problem["loc"])
+            return f"{field} is not a parameter: remove it, or use one of {known}"
+        case "missing":
+            return f"{field} is missing: add it"
+        case "value_error":
+            return f"{field}: {problem['msg'].removeprefix('Value error, ')}"
+        case _:
+            return (
+                f"{field} is {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+            )
+
+
+def _known_keys(location: tuple[str, ...]) -> str:
+    model: type[BaseModel] = Params
+    for part in location[:-1]:
+        annotation = model.model_fields[part].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        model = annotation
+    return ", ".join(model.model_fields)

@@ -1,0 +1,22 @@
+"""Where everything lies, relative to the root of the repository (the working directory)."""
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+
+DATA = Path("data")  # owned by DATA_VERSION; no stage writes here
+DATA_VERSION = Path("data.dvc")
+
+RAW = Path("artifacts/raw")  # load
+CHIPS = Path("artifacts/chips")  # preprocess
+CHECKPOINTS = Path("artifacts/checkpoints")  # train; no stage output, so DVC never deletes it
+INCOMING = Path("artifacts/incoming")  # ingest
+
+MODEL = Path("model")  # the bundle
+DATA_REPORT = Path("reports/data.json")
+TRAINING = Path("reports/training")  # DVCLive
+METRICS = Path("reports/metrics.json")
+CLASSES = Path("reports/classes.json")
+PREDICTIONS = Path("reports/predictions.csv")
+PLOTS = Path("reports/plots")
+REPORT = Path("reports/report.md")

@@ -1,0 +1,86 @@
+"""Stage: arrays of all chips -> arrays of each split, and the statistics of the training split.
+
+Output, `artifacts/chips/`:
+    train.npy, validation.npy, test.npy   (N, bands, height, width), dtype of the data set
+    manifest.csv                          as of load, with the split and the row in its file
+    statistics.json                       mean and standard deviation of each band over the
+                                          training split, in digital numbers
+    dataset.json                          what the bands and classes are
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import paths
+from pipeline.dataset import SPLITS, Dataset
+from pipeline.errors import command
+from pipeline.manifest import Row, read_manifest, write_manifest
+from pipeline.outputs import ArrayWriter, replacing, write_json
+from pipeline.params import read_params
+from pipeline.progress import track
+from pipeline.split import assign
+
+BATCH = 256  # chips that are in memory at a time
+
+
+@command
+def main() -> None:
+    """Split `artifacts/raw/` into `artifacts/chips/`."""
+    params = read_params().preprocess
+    dataset = Dataset.read(paths.RAW)
+    chips = np.load(paths.RAW / "chips.npy", mmap_mode="r")
+    before = read_manifest(paths.RAW / "manifest.csv")
+    rows = assign(before, dataset.classes, params)
+    with replacing(paths.CHIPS) as folder:
+        manifest: list[Row] = []
+        for split in SPLITS:
+            chosen = [row for row in rows if row.split == split]
+            _copy(chips, [row.row for row in chosen], folder / f"{split}.npy")
+            manifest += [row._replace(row=index) for index, row in enumerate(chosen)]
+        train = np.load(folder / "train.npy", mmap_mode="r")
+        mean, deviation = band_statistics(train, dataset.nodata)
+        write_json(folder / "statistics.json", {"mean": mean, "std": deviation})
+        write_manifest(folder / "manifest.csv", manifest)
+        dataset.write(folder)
+    counts = Counter(row.split for row in rows)
+    sizes = ", ".join(f"{counts[split]} {split}" for split in SPLITS)
+    print(f"preprocess: {sizes}; {len(before) - len(rows)} copies left out")
+
+
+def _copy(chips: npt.NDArray[Any], rows: Sequence[int], target: Path) -> None:
+    with ArrayWriter(target, chips.shape[1:], chips.dtype) as writer:
+        starts = range(0, len(rows), BATCH)
+        for start in track(starts, target.stem, len(starts)):
+            writer.append(chips[rows[start : start + BATCH]])
+
+
+def band_statistics(chips: npt.NDArray[Any], nodata: int | None) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each band, digital numbers, over pixels that hold data.
+
+    Args:
+        chips: (N, bands, height, width).
+        nodata: value of a pixel without data, if there is one.
+    """
+    bands = chips.shape[1]
+    count, total, squares = (np.zeros(bands) for _ in range(3))
+    for start in range(0, len(chips), BATCH):
+        batch = chips[start : start + BATCH].astype(np.float64)
+        valid = np.ones(batch.shape, bool) if nodata is None else batch != nodata
+        count += valid.sum(axis=(0, 2, 3))
+        total += batch.sum(axis=(0, 2, 3), where=valid)
+        squares += np.square(batch).sum(axis=(0, 2, 3), where=valid)
+    count = np.maximum(count, 1)
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    # A band that never changes tells nothing; dividing by 1 keeps it harmless.
+    deviation[deviation == 0] = 1
+    return mean.tolist(), deviation.tolist()
+
+
+if __name__ == "__main__":
+    main()

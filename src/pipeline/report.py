@@ -1,0 +1,195 @@
+"""Command: the report of a merge request, `reports/report.md` with its pictures.
+
+    python -m pipeline.report                   against main
+    python -m pipeline.report --against v1.2    against another revision
+
+The verdict stands first. The report is written also when the gate is closed: that is when it is
+read most.
+"""
+
+import json
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from typing import Any
+
+import yaml
+
+from pipeline import markdown as md
+from pipeline import paths, repository
+from pipeline.bundle import Manifest, read_bundle
+from pipeline.comparison import Comparison
+from pipeline.datachange import data_change
+from pipeline.errors import GateError, command
+from pipeline.gate import MAIN, Check, compare_with, judge, read
+from pipeline.outputs import write_text
+from pipeline.params import read_params
+
+# Metric, what it is called, format, and whether more is better.
+METRICS = (
+    ("accuracy", "accuracy", "{:.2%}", True),
+    ("macro_f1", "macro F1", "{:.4f}", True),
+    ("log_loss", "log loss", "{:.4f}", False),
+    ("calibration_error", "calibration error", "{:.4f}", False),
+    ("latency_p50_ms", "latency p50, ms", "{:.2f}", False),
+    ("latency_p95_ms", "latency p95, ms", "{:.2f}", False),
+    ("model_size_mib", "model size, MiB", "{:.2f}", False),
+)
+PICTURES = (
+    ("plots/confusion.png", "Confusion matrix"),
+    ("plots/mistakes.png", "Worst mistakes"),
+    ("training/curves.png", "Training curves"),
+    ("plots/reliability.png", "Calibration"),
+)
+
+
+@command
+def main() -> None:
+    """Write the report."""
+    parser = ArgumentParser(
+        prog="python -m pipeline.report",
+        description=__doc__,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--against", default=MAIN, metavar="REV", help="revision to compare with (default: main)"
+    )
+    text = report(parser.parse_args().against)
+    write_text(paths.REPORT, text)
+    print(f"report: {paths.REPORT}: {text.partition(chr(10))[0].lstrip('# ')}")
+
+
+def report(against: str) -> str:
+    """Compose the report, Markdown."""
+    params = read_params()
+    metrics, classes = read(paths.METRICS), read(paths.CLASSES)
+    _, manifest = read_bundle()
+    commit = repository.resolve(against)
+    try:
+        comparison, note = compare_with(against, params)
+        checks = judge(metrics, classes, params.gate, comparison, note)
+    except GateError as error:
+        comparison = None
+        checks = [
+            *judge(metrics, classes, params.gate, None, "")[:-1],
+            Check("comparison with the base", False, str(error)),
+        ]
+    before = json.loads(repository.show(commit, paths.METRICS) or "{}")
+    classes_before = json.loads(repository.show(commit, paths.CLASSES) or "{}")
+    base = f"{md.code(against)} ({commit[:8]})"
+    sections = (
+        _verdict(manifest, metrics, checks, comparison, base),
+        _metrics(metrics, before, base),
+        _params(params.model_dump(mode="json"), repository.show(commit, paths.PARAMS), base),
+        _data(commit, base),
+        _classes(classes, classes_before),
+        "\n\n".join(f"## {title}\n\n![{title}]({path})" for path, title in PICTURES),
+        _origin(manifest),
+    )
+    return "\n\n".join(sections) + "\n"
+
+
+def _verdict(
+    manifest: Manifest,
+    metrics: dict[str, Any],
+    checks: list[Check],
+    comparison: Comparison | None,
+    base: str,
+) -> str:
+    missed = sum(not check.passed for check in checks)
+    state = f"❌ the gate is closed ({missed} missed)" if missed else "✅ the gate is open"
+    sentence = (
+        f"Accuracy **{metrics['accuracy']:.2%}** on {metrics['test_chips']} test chips "
+        f"(95 % interval {metrics['accuracy_low']:.2%} to {metrics['accuracy_high']:.2%})."
+    )
+    if comparison:
+        low, high = comparison.difference
+        sentence += (
+            f" Against {base}, on {comparison.chips} shared test chips: "
+            f"**{comparison.challenger - comparison.champion:+.2%}** ({low:+.2%} to {high:+.2%}), "
+            f"{comparison.fixed} mistakes fixed, {comparison.broken} new."
+        )
+    rows = [
+        [md.code(c.name), "✅" if c.passed else "❌ **missed**", md.code(c.text)] for c in checks
+    ]
+    title = f"# {manifest.name}: {state}"
+    return "\n\n".join((title, sentence, md.table(["floor", "verdict", "measured"], rows, text=3)))
+
+
+def _metrics(now: dict[str, Any], before: dict[str, Any], base: str) -> str:
+    rows = []
+    for key, name, form, more_is_better in METRICS:
+        old = before.get(key)
+        row = [name, form.format(now[key]), "-", "-"]
+        if old is not None:
+            row[2:] = [form.format(old), md.arrow(now[key] - old, more_is_better)]
+        rows.append(row)
+    return f"## Metrics\n\n{md.table(['metric', 'this', base, 'change'], rows)}"
+
+
+def _flat(params: dict[str, Any]) -> dict[str, Any]:
+    return {f"{s}.{k}": v for s, section in params.items() for k, v in dict(section).items()}
+
+
+def _params(now: dict[str, Any], before: str | None, base: str) -> str:
+    new, old = _flat(now), _flat(yaml.safe_load(before) if before else {})
+    rows = [
+        [md.code(key), md.code(old.get(key, "-")), md.code(new.get(key, "-"))]
+        for key in sorted(new.keys() | old.keys())
+        if new.get(key) != old.get(key)
+    ]
+    body = md.table(["parameter", base, "this"], rows) if rows else "None."
+    return f"## Parameter changes\n\n{body}"
+
+
+def _data(commit: str, base: str) -> str:
+    change = data_change(commit)
+    if change is None:
+        return f"## Data changes\n\nNone: the data of {base}."
+    if isinstance(change, str):
+        return f"## Data changes\n\n{md.code(change)}"
+    rows = [
+        [
+            md.code(name),
+            f"+{change.added[name]}",
+            f"-{change.removed[name]}",
+            str(change.total[name]),
+        ]
+        for name in sorted(change.total | change.removed)
+    ]
+    total = [f"+{change.added.total()}", f"-{change.removed.total()}", str(change.total.total())]
+    table = md.table(["class", "added", "removed", "chips now"], [*rows, ["**all**", *total]])
+    return f"## Data changes\n\n{table}"
+
+
+def _classes(now: dict[str, Any], before: dict[str, Any]) -> str:
+    rows = []
+    for name, score in sorted(now.items(), key=lambda item: item[1]["recall"]):
+        old = before.get(name)
+        change = f"{score['recall'] - old['recall']:+.1%}" if old else "-"
+        rows.append(
+            [
+                md.code(name),
+                f"{score['recall']:.1%}",
+                change,
+                f"{score['precision']:.1%}",
+                f"{score['f1']:.3f}",
+                str(score["support"]),
+            ]
+        )
+    head = ["class", "recall", "change", "precision", "F1", "chips"]
+    return f"## Classes, the weakest first\n\n{md.table(head, rows)}"
+
+
+def _origin(manifest: Manifest) -> str:
+    training = manifest.training
+    rows = [
+        ["trained", md.code(f"{training.seconds:.0f} s on {training.hardware}")],
+        ["finished", md.code(training.finished)],
+        ["commit", md.code(training.git_revision)],
+        ["data", md.code(training.data_version)],
+        ["bundle", md.code(manifest.sha256)],
+    ]
+    return f"## Where it comes from\n\n{md.table(['', ''], rows, text=2)}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""What the Git repository says. Arguments are lists and names stand behind `--end-of-options`."""
+
+import re
+import subprocess
+from pathlib import Path, PurePosixPath
+
+import yaml
+
+from pipeline import paths
+from pipeline.errors import RevisionError
+
+
+def revision() -> str:
+    """Commit that is checked out, with `-dirty` when tracked files differ; `unknown` outside Git."""
+    try:
+        commit = _git("rev-parse", "HEAD").strip()
+        return commit + ("-dirty" if _git("status", "--porcelain", "-uno").strip() else "")
+    except RevisionError:
+        return "unknown"
+
+
+def resolve(name: str) -> str:
+    """Full hash of the commit that `name` means.
+
+    Raises:
+        RevisionError: there is no such commit.
+    """
+    try:
+        return _git(
+            "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"
+        ).strip()
+    except RevisionError:
+        raise RevisionError(
+            f"revision {name!r} is not in this repository: fetch it (git fetch origin), "
+            f"or name another with --against"
+        ) from None
+
+
+def show(commit: str, path: Path) -> str | None:
+    """Text of a file as it was at a commit; None when it was not there."""
+    try:
+        return _git("show", "--end-of-options", f"{commit}:./{PurePosixPath(path)}")
+    except RevisionError:
+        return None
+
+
+def data_version() -> str:
+    """md5 that data.dvc names; `unversioned` when there is none."""
+    try:
+        document = yaml.safe_load(paths.DATA_VERSION.read_text(encoding="utf-8"))
+        found = str(document["outs"][0]["md5"])
+    except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError):
+        return "unversioned"
+    return found if re.fullmatch(r"[0-9a-f]{32}(\.dir)?", found) else "unversioned"
+
+
+def _git(*arguments: str) -> str:
+    try:
+        result = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise RevisionError(f"git {arguments[0]} failed: {error}") from None
+    return result.stdout

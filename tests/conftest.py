@@ -1,0 +1,127 @@
+"""Fixtures that all tests share: real small projects, real small images."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import yaml
+from PIL import Image
+
+# Test workers share the cores; threads that wait for each other by spinning would starve them.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+ROOT = Path(__file__).parent.parent
+SIZE = 32  # pixels of a test chip
+
+# Trains in a second; what each test needs on top, it says.
+QUICK = {
+    "model": {"width": 4},
+    "train": {
+        "epochs": 2,
+        "batch_size": 16,
+        "precision": "float32",
+        "device": "cpu",
+        "patience": 0,
+    },
+    "evaluate": {"bootstrap_samples": 100, "latency_runs": 10},
+}
+
+
+def chip(label: int, index: int, bands: int = 3) -> npt.NDArray[np.uint8]:
+    """A textured chip (SIZE, SIZE, bands) whose brightness tells its class."""
+    rng = np.random.default_rng((label, index))
+    noise = rng.integers(0, 60, (SIZE, SIZE, bands))
+    return (noise + 45 * label + 10).astype(np.uint8)
+
+
+def write_images(folder: Path, classes: int = 3, each: int = 12) -> Path:
+    """Write a directory a class with PNG chips; returns the folder."""
+    for label in range(classes):
+        directory = folder / f"class-{label}"
+        directory.mkdir(parents=True, exist_ok=True)
+        for index in range(each):
+            Image.fromarray(chip(label, index)).save(directory / f"{index:03d}.png")
+    return folder
+
+
+def write_params(changes: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    """Write the shipped params.yaml into the working directory, quick and with `changes`."""
+    document = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    for source in (QUICK, changes or {}):
+        for section, values in source.items():
+            document[section].update(values)
+    Path("params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+
+
+def run(*arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command of the environment, such as `python -m pipeline.load`, as a person would."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "DVC_NO_ANALYTICS": "1",
+    }
+    return subprocess.run(
+        arguments, check=check, text=True, capture_output=True, env=environment, **options
+    )
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory with a quick params.yaml."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    write_params()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def _repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("repository")
+    run("git", "init", "--quiet", "--initial-branch=main", cwd=folder)
+    run("git", "config", "user.name", "Test", cwd=folder)
+    run("git", "config", "user.email", "test@example.org", cwd=folder)
+    run("dvc", "init", "--quiet", cwd=folder)
+    run("dvc", "config", "core.analytics", "false", cwd=folder)
+    (folder / ".gitignore").write_text("/artifacts\n/data\n/model\n", encoding="utf-8")
+    run("git", "add", ".", cwd=folder)
+    run("git", "commit", "--quiet", "--message", "start", cwd=folder)
+    return folder
+
+
+@pytest.fixture
+def repository(_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A real Git and DVC repository with a quick params.yaml, as the working directory."""
+    folder = tmp_path / "repository"
+    shutil.copytree(_repository, folder)
+    monkeypatch.chdir(folder)
+    write_params()
+    return folder
+
+
+@pytest.fixture
+def commit(repository: Path) -> Callable[[str], str]:
+    """Commit everything in `repository`; returns the hash."""
+
+    def commit_all(message: str) -> str:
+        run("git", "add", "--all", ".", cwd=repository)
+        run("git", "commit", "--quiet", "--message", message, cwd=repository)
+        return run("git", "rev-parse", "HEAD", cwd=repository).stdout.strip()
+
+    return commit_all
+
+
+@pytest.fixture(scope="session")
+def eurosat() -> Path:
+    """The real EuroSAT RGB archive, where this machine has it."""
+    default = ROOT.parent / "shared" / "data" / "EuroSAT_RGB.zip"
+    path = Path(os.environ.get("EUROSAT", default))
+    if not path.is_file():
+        pytest.skip("no EuroSAT archive here: set EUROSAT=path/to/EuroSAT_RGB.zip")
+    return path

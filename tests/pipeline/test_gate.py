@@ -1,0 +1,159 @@
+"""The gate: on by default, names each floor that is missed, and can not be talked past."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.comparison import Comparison
+from pipeline.gate import judge
+from pipeline.measures import Interval
+from pipeline.params import Gate, read_params
+from tests.conftest import ROOT, run, write_params
+
+GOOD: dict[str, Any] = {
+    "accuracy": 0.95,
+    "calibration_error": 0.02,
+    "latency_p95_ms": 2.0,
+    "model_size_mib": 5.0,
+}
+CLASSES = {"a": {"recall": 0.9}, "b": {"recall": 0.8}}
+FLOORS = Gate(
+    min_accuracy=0.9,
+    min_recall=0.7,
+    max_calibration_error=0.1,
+    max_latency=10.0,
+    max_model_size=10.0,
+    compare=True,
+)
+
+
+def missed(metrics: dict[str, Any], classes: dict[str, Any] = CLASSES) -> list[str]:
+    checks = judge(metrics, classes, FLOORS, None, "first")
+    return [f"{check.name}: {check.text}" for check in checks if not check.passed]
+
+
+def test_a_model_that_holds_every_floor_passes() -> None:
+    assert missed(GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"accuracy": 0.8999}, "accuracy: 0.8999, wanted at least 0.9"),
+        ({"calibration_error": 0.2}, "calibration error: 0.2, wanted at most 0.1"),
+        ({"latency_p95_ms": 30.0}, "latency p95: 30 ms, wanted at most 10 ms"),
+        ({"model_size_mib": 10.1}, "model size: 10.1 MiB, wanted at most 10 MiB"),
+        ({"accuracy": float("nan")}, "accuracy: nan, wanted at least 0.9"),
+    ],
+)
+def test_each_floor_is_named_with_its_number(change: dict[str, Any], words: str) -> None:
+    assert missed(GOOD | change) == [words]
+
+
+def test_the_weakest_class_is_named() -> None:
+    weak = CLASSES | {"c": {"recall": 0.5}}
+    assert missed(GOOD, weak) == ["recall of c (the lowest): 0.5, wanted at least 0.7"]
+
+
+@pytest.mark.parametrize(("high", "passes"), [(-0.001, False), (0.0, True), (0.01, True)])
+def test_a_loss_counts_only_beyond_the_uncertainty(high: float, passes: bool) -> None:
+    comparison = Comparison(500, 0.95, 0.94, Interval(-0.02, high), 1, 6)
+    assert judge(GOOD, CLASSES, FLOORS, comparison, "")[-1].passed is passes
+
+
+def test_the_gate_ships_switched_on() -> None:
+    gate = read_params(ROOT / "params.yaml").gate
+    assert gate.compare and gate.min_accuracy >= 0.5 and gate.min_recall > 0
+
+
+@pytest.fixture
+def judged(repository: Path, _trained: Path, commit: Callable[[str], str]) -> Path:
+    """A repository on a branch, whose main holds a good model's reports, and so the branch."""
+    shutil.copytree(_trained / "reports", repository / "reports")
+    shutil.copytree(_trained / "model", repository / "model")
+    lenient = {"min_accuracy": 0.0, "min_recall": 0.0, "max_calibration_error": 1.0}
+    write_params({"gate": lenient})
+    improve(repository)
+    commit("main")
+    run("git", "checkout", "--quiet", "-b", "experiment", cwd=repository)
+    return repository
+
+
+def improve(repository: Path, wrong: bool = False) -> None:
+    """Write predictions of 400 chips: all right, or a tenth of them wrong."""
+    lines = ["chip,label,predicted,confidence"]
+    for index in range(400):
+        answer = "class-1" if wrong and index % 10 == 0 else "class-0"
+        lines.append(f"{index:016x},class-0,{answer},0.9")
+    text = "\n".join(lines) + "\n"
+    (repository / "reports" / "predictions.csv").write_text(text, encoding="utf-8")
+
+
+def test_an_equal_model_may_be_merged(judged: Path) -> None:
+    result = run("python", "-m", "pipeline.gate")
+    assert "the gate is open: 6 of 6 hold" in result.stdout
+    assert "on 400 shared test chips" in result.stdout
+
+
+def test_a_worse_model_is_blocked_with_the_number(judged: Path) -> None:
+    improve(judged, wrong=True)
+    result = run("python", "-m", "pipeline.gate", check=False)
+    assert result.returncode == 1
+    assert "MISS  no loss against the model of the base: accuracy -10.00%" in result.stdout
+    assert "the gate is closed, 1 of 6 missed" in result.stderr
+
+
+def test_a_missed_floor_is_blocked(judged: Path) -> None:
+    document = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    document["gate"]["max_model_size"] = 0.001
+    Path("params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    result = run("python", "-m", "pipeline.gate", check=False)
+    assert result.returncode == 1
+    assert "model size" in result.stderr and "wanted at most 0.001 MiB" in result.stderr
+
+
+def test_another_split_is_no_way_around_the_comparison(judged: Path) -> None:
+    text = Path("reports/predictions.csv").read_text(encoding="utf-8")
+    moved = text.replace("\n0", "\nf")
+    Path("reports/predictions.csv").write_text(moved, encoding="utf-8")
+    result = run("python", "-m", "pipeline.gate", check=False)
+    assert result.returncode == 1
+    assert "no test chip in common with main" in result.stderr
+    write_params({"gate": {"compare": False, "min_accuracy": 0.0, "min_recall": 0.0}})
+    result = run("python", "-m", "pipeline.gate", check=False)
+    assert "not compared: switched off by gate.compare" in result.stdout
+
+
+def test_a_first_model_has_nothing_to_be_compared_with(judged: Path) -> None:
+    start = run("git", "rev-list", "--max-parents=0", "HEAD").stdout.strip()
+    result = run("python", "-m", "pipeline.gate", "--against", start)
+    assert "so this is the first model" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["nowhere", "--help-me", "$(touch evil)", "main:params.yaml", ""])
+def test_a_revision_that_is_none_is_refused(judged: Path, name: str) -> None:
+    result = run("python", "-m", "pipeline.gate", f"--against={name}", check=False)
+    assert result.returncode == 1
+    assert "is not in this repository" in result.stderr and "Traceback" not in result.stderr
+    assert not Path("evil").exists()
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "classes.json", "predictions.csv"])
+def test_missing_reports_say_what_to_run(judged: Path, name: str) -> None:
+    (judged / "reports" / name).unlink()
+    result = run("python", "-m", "pipeline.gate", check=False)
+    assert result.returncode == 1
+    assert f"reports/{name} is missing: run `dvc repro`" in result.stderr
+
+
+def test_damaged_reports_say_what_to_run(judged: Path) -> None:
+    Path("reports/metrics.json").write_text("{", encoding="utf-8")
+    result = run("python", "-m", "pipeline.gate", check=False)
+    assert result.returncode == 1
+    assert "reports/metrics.json is not JSON" in result.stderr
+    assert json.loads(Path("reports/classes.json").read_text(encoding="utf-8"))

@@ -1,0 +1,142 @@
+"""The report of a merge request: verdict first, every change, pictures that resolve."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipeline.ingest import ingest
+from pipeline.sources.folder import Folder
+from tests.conftest import run, write_images, write_params
+
+LENIENT = {"min_accuracy": 0.0, "min_recall": 0.0, "max_calibration_error": 1.0}
+
+
+@pytest.fixture
+def experiment(
+    repository: Path, _trained: Path, tmp_path: Path, commit: Callable[[str], str]
+) -> Path:
+    """A branch `experiment` of a repository whose main holds data and a trained model."""
+    ingest(Folder(write_images(tmp_path / "images")))
+    shutil.copytree(_trained / "reports", repository / "reports")
+    shutil.copytree(_trained / "model", repository / "model")
+    write_params({"gate": LENIENT})
+    commit("main")
+    run("git", "checkout", "--quiet", "-b", "experiment", cwd=repository)
+    return repository
+
+
+def report(against: str = "main") -> str:
+    run("python", "-m", "pipeline.report", "--against", against)
+    return Path("reports/report.md").read_text(encoding="utf-8")
+
+
+def section(text: str, title: str) -> str:
+    return text.split(f"## {title}")[1].split("\n## ")[0]
+
+
+def test_an_unchanged_model_is_reported_as_such(experiment: Path) -> None:
+    text = report()
+    assert text.startswith("# landcover: ✅ the gate is open")
+    assert "on 12 shared test chips" in text
+    assert "None." in section(text, "Parameter changes")
+    assert "None: the data of `main`" in section(text, "Data changes")
+
+
+def test_the_verdict_of_a_closed_gate_stands_first_and_names_the_floor(experiment: Path) -> None:
+    write_params({"gate": LENIENT | {"max_model_size": 0.001}})
+    text = report()
+    assert text.startswith("# landcover: ❌ the gate is closed (1 missed)")
+    assert re.search(r"model size.*missed.*wanted at most 0.001 MiB", text)
+
+
+def test_parameter_changes_are_listed_with_both_values(experiment: Path) -> None:
+    write_params({"gate": LENIENT, "train": {"epochs": 7}})
+    rows = section(report(), "Parameter changes").split("\n")
+    assert [row.replace(" ", "") for row in rows if "epochs" in row] == ["|`train.epochs`|`2`|`7`|"]
+
+
+def test_metric_changes_have_arrows(experiment: Path) -> None:
+    path = Path("reports/metrics.json")
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    changed = metrics | {"accuracy": metrics["accuracy"] + 0.01, "log_loss": 9.0}
+    path.write_text(json.dumps(changed), encoding="utf-8")
+    table = section(report(), "Metrics")
+    assert re.search(r"accuracy .*▲ better", table)
+    assert re.search(r"log loss .*9.0000 .*▲ worse", table)
+    assert re.search(r"macro F1 .*= ", table)
+
+
+def test_data_changes_are_counted_per_class(experiment: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    (images / "class-0" / "000.png").unlink()
+    shutil.copytree(images / "class-1", images / "class-3")
+    ingest(Folder(images))
+    rows = [row.replace(" ", "") for row in section(report(), "Data changes").split("\n")]
+    assert "|`class-0`|+0|-1|11|" in rows
+    assert "|`class-3`|+12|-0|12|" in rows
+    assert "|**all**|+12|-1|47|" in rows
+
+
+def test_data_of_a_version_that_is_nowhere_do_not_stop_the_report(
+    experiment: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "images" / "class-0" / "000.png").unlink()
+    ingest(Folder(tmp_path / "images"))
+    shutil.rmtree(".dvc/cache")
+    assert "not compared, a version is not at hand" in section(report(), "Data changes")
+
+
+def test_the_weakest_class_stands_first(experiment: Path) -> None:
+    recalls = re.findall(r"\| `class-\d` +\| +([\d.]+)%", section(report(), "Classes"))
+    assert [float(recall) for recall in recalls] == sorted(float(recall) for recall in recalls)
+    assert len(recalls) == 3
+
+
+def test_every_picture_resolves_and_has_no_underscore(experiment: Path) -> None:
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", report())
+    assert len(pictures) == 4
+    for name in pictures:
+        assert "_" not in name
+        with Image.open(Path("reports") / name) as image:
+            image.verify()
+
+
+def test_the_first_model_is_reported_without_a_comparison(experiment: Path) -> None:
+    start = run("git", "rev-list", "--max-parents=0", "HEAD").stdout.strip()
+    text = report(start)
+    assert "so this is the first model" in text
+    assert "data.dvc is new" in section(text, "Data changes")
+
+
+def test_a_model_that_can_not_be_compared_is_reported_as_blocked(experiment: Path) -> None:
+    path = Path("reports/predictions.csv")
+    head, *lines = path.read_text(encoding="utf-8").splitlines()
+    moved = [f"{index:016x}{line[16:]}" for index, line in enumerate(lines)]
+    path.write_text("\n".join([head, *moved]) + "\n", encoding="utf-8")
+    assert "❌ the gate is closed" in report()
+
+
+def test_hostile_names_stay_inert(experiment: Path) -> None:
+    path = Path("reports/classes.json")
+    classes = json.loads(path.read_text(encoding="utf-8"))
+    classes["<script>alert(1)</script>|`x`"] = classes.pop("class-0")
+    path.write_text(json.dumps(classes), encoding="utf-8")
+    text = report()
+    assert "`` <script>alert(1)</script>\\|`x` ``" in text
+
+
+def test_the_report_says_where_the_model_comes_from(experiment: Path) -> None:
+    origin = section(report(), "Where it comes from")
+    sha = json.loads(Path("model/model.json").read_text(encoding="utf-8"))["sha256"]
+    assert sha in origin and re.search(r"\d+ s on .+ cores", origin)
+
+
+def test_an_unknown_revision_is_refused(experiment: Path) -> None:
+    result = run("python", "-m", "pipeline.report", "--against", "nowhere", check=False)
+    assert result.returncode == 1
+    assert "'nowhere' is not in this repository: fetch it" in result.stderr
