@@ -21,7 +21,7 @@ help: ## list the commands
 
 setup: $(INSTALLED) ## install everything into .venv (idempotent)
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED):
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make setup PYTHON=python3.11")'
 	@echo "setup: installing into $(VENV), a minute or two the first time"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -76,5 +76,5 @@ lock: ## refresh poetry.lock and constraints.txt (needs Poetry 2 with poetry-plu
 	@sed -i -E '/^(nvidia-(cu|nccl|nv)|triton|cuda-)/d' constraints.txt
 
 clean: ## delete what can be made again (data/ and DVC's cache are kept)
-	@rm -rf $(VENV) artifacts model reports/plots reports/training/plots .mypy_cache .pytest_cache
+	@rm -rf $(VENV) artifacts model reports/pictures reports/report.md .mypy_cache .pytest_cache
 	@find src service tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

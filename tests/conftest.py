@@ -89,7 +89,7 @@ def _repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run("git", "config", "user.email", "test@example.org", cwd=folder)
     run("dvc", "init", "--quiet", cwd=folder)
     run("dvc", "config", "core.analytics", "false", cwd=folder)
-    (folder / ".gitignore").write_text("/artifacts\n/data\n/model\n", encoding="utf-8")
+    shutil.copy(ROOT / ".gitignore", folder / ".gitignore")
     run("git", "add", ".", cwd=folder)
     run("git", "commit", "--quiet", "--message", "start", cwd=folder)
     return folder

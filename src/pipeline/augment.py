@@ -8,6 +8,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# Until which share of the epochs chips are shrunk to which share of their size. Coarse shapes are
+# learned first, at a quarter of the cost; docs/benchmarks.md has what it gains.
+SIZES = ((0.5, 0.5), (0.7, 0.75), (1.0, 1.0))
+
+
+def size_in(epoch: int, epochs: int, size: int) -> int:
+    """Edge of a training chip, pixels, in the epoch 1..epochs; the last one is at full size."""
+    return round(size * next(share for until, share in SIZES if epoch <= until * epochs))
+
+
+def resize(chips: Tensor, size: int) -> Tensor:
+    """Shrink chips (B, bands, H, W) to (B, bands, size, size) by averaging."""
+    if size == chips.shape[2]:
+        return chips
+    return F.interpolate(chips, size=(size, size), mode="bilinear", antialias=True)
+
 
 def augment(chips: Tensor, max_shift: int, brightness: float) -> Tensor:
     """Mirror, turn, move and brighten each chip at random.

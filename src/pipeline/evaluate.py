@@ -6,7 +6,8 @@ Output:
     reports/metrics.json      numbers of the whole: what `dvc metrics diff` and `dvc exp show` list
     reports/classes.json      precision, recall, F1 and support of every class
     reports/predictions.csv   one line a test chip; two versions of it make a paired comparison
-    reports/plots/            data of `dvc plots`, and the pictures of the report
+    reports/plots/            data of `dvc plots`
+    reports/pictures/         pictures of the report
 """
 
 import csv
@@ -102,12 +103,14 @@ def _write(
 ) -> None:
     names = manifest.classes
     predicted = probabilities.argmax(axis=1)
+    table = measures.reliability(test.labels, probabilities, params.calibration_bins)
     with replacing(paths.PLOTS) as folder:
-        table = measures.reliability(test.labels, probabilities, params.calibration_bins)
         _write_plot_data(folder, names, test.labels, predicted, scores, table)
+    with replacing(paths.PICTURES) as folder:
         pictures.confusion(folder / "confusion.png", names, test.labels, predicted)
         pictures.reliability(folder / "reliability.png", table, metrics["calibration_error"])
         pictures.mistakes(folder / "mistakes.png", names, manifest.input, test, probabilities)
+        pictures.curves(folder / "curves.png", _history())
     write_predictions(
         paths.PREDICTIONS,
         [
@@ -132,6 +135,16 @@ def _write_plot_data(
     rows = [(name, *score) for name, score in scores.items()]
     _write_csv(folder / "classes.csv", ("class", *ClassScore._fields), rows)
     _write_csv(folder / "reliability.csv", Reliability._fields, table)
+
+
+def _history() -> dict[str, list[float]]:
+    """Read the curves of training as DVCLive wrote them: name -> value of each epoch."""
+    history = {}
+    for path in sorted(paths.CURVES.rglob("*.tsv")):
+        with path.open(encoding="utf-8", newline="") as file:
+            values = [float(record[path.stem]) for record in csv.DictReader(file, delimiter="\t")]
+        history[path.relative_to(paths.CURVES).with_suffix("").as_posix()] = values
+    return history
 
 
 def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.params import Train
 
-WARM_UP = 0.15  # share of the steps in which the learning rate rises
+WARM_UP = 0.25  # share of the steps in which the learning rate rises
 ADAM_RATE = 0.25  # AdamW's learning rate, as a share of Muon's
 
 

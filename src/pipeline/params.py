@@ -56,7 +56,7 @@ class Train(Section):
     weight_decay: float = Field(ge=0)
     label_smoothing: float = Field(ge=0, lt=1)
     gradient_clip: float = Field(ge=0)
-    ema_decay: float = Field(ge=0, lt=1)
+    progressive: bool
     max_shift: int = Field(ge=0, le=32)
     brightness: float = Field(ge=0, lt=1)
     patience: int = Field(ge=0)

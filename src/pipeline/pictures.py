@@ -3,7 +3,7 @@
 No file name holds an underscore: GitLab and CML break links to such pictures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,12 +58,12 @@ def reliability(path: Path, table: Sequence[Reliability], error: float) -> None:
     _save(figure, path)
 
 
-def curves(path: Path, history: Sequence[dict[str, float]]) -> None:
-    """Draw loss and accuracy over the epochs, a record each: `train_loss`, `validation_loss`, ..."""
+def curves(path: Path, history: Mapping[str, Sequence[float]]) -> None:
+    """Draw loss and accuracy over the epochs; the keys are `train/loss`, `validation/loss`, ..."""
     figure = Figure(figsize=(8.4, 3.2), dpi=DPI, layout="constrained")
     for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for split, colour in (("train", ORANGE), ("validation", BLUE)):
-            values = [record[f"{split}_{measure}"] for record in history]
+            values = history.get(f"{split}/{measure}", ())
             axes.plot(range(1, len(values) + 1), values, color=colour, label=split)
         axes.set_xlabel("epoch")
         axes.set_title(measure.capitalize())

@@ -34,10 +34,10 @@ METRICS = (
     ("model_size_mib", "model size, MiB", "{:.2f}", False),
 )
 PICTURES = (
-    ("plots/confusion.png", "Confusion matrix"),
-    ("plots/mistakes.png", "Worst mistakes"),
-    ("training/curves.png", "Training curves"),
-    ("plots/reliability.png", "Calibration"),
+    ("pictures/confusion.png", "Confusion matrix"),
+    ("pictures/mistakes.png", "Worst mistakes"),
+    ("pictures/curves.png", "Training curves"),
+    ("pictures/reliability.png", "Calibration"),
 )
 
 

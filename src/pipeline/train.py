@@ -15,10 +15,9 @@ import torch
 from dvclive import Live
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pipeline import paths, pictures
-from pipeline.augment import augment
+from pipeline import paths
+from pipeline.augment import augment, resize, size_in
 from pipeline.checkpoint import Checkpoints, State, code_digest, fingerprint
 from pipeline.chips import Chips, read_chips
 from pipeline.errors import TrainingError, command
@@ -49,7 +48,6 @@ def main() -> None:
             ) from None
         raise
     manifest = export(result.model, params, chips, seconds=result.seconds, hardware=result.hardware)
-    pictures.curves(paths.TRAINING / "curves.png", result.history)
     result.checkpoints.clear()
     print(f"train: {paths.MODEL}/ is {manifest.sha256[:12]}, best epoch {result.best_epoch}")
 
@@ -97,7 +95,6 @@ def train(params: Params, chips: Chips) -> Result:
     network = build(params.model, len(chips.dataset.bands), len(chips.dataset.classes))
     model = Classifier(network, chips.mean, chips.std)
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(p.ema_decay), use_buffers=True)
     forward: Callable[[Tensor], Tensor] = torch.compile(model, disable=not p.compile)
     optimizers = build_optimizers(model, p)
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
@@ -105,7 +102,7 @@ def train(params: Params, chips: Chips) -> Result:
     checkpoints = Checkpoints(_fingerprint(params, chips))
     progress = Progress()
     if state := checkpoints.load():
-        progress = _restore(state, model, average, optimizers)
+        progress = _restore(state, model, optimizers)
         print(f"train: going on after epoch {progress.epoch} of {p.epochs}")
 
     with (
@@ -122,6 +119,8 @@ def train(params: Params, chips: Chips) -> Result:
             total_loss = torch.zeros((), device=device)
             correct = torch.zeros((), device=device)
             model.train()
+            full = chips.dataset.size
+            size = size_in(progress.epoch + 1, p.epochs, full) if p.progressive else full
             order = torch.randperm(len(data))
             for step, rows in enumerate(torch.tensor_split(order, steps)):
                 rate = one_cycle((progress.epoch * steps + step + 1) / (p.epochs * steps))
@@ -130,7 +129,7 @@ def train(params: Params, chips: Chips) -> Result:
                         group["lr"] = rate * highest
 
                 inputs, labels = data.batch(rows)
-                inputs = augment(inputs, p.max_shift, p.brightness)
+                inputs = resize(augment(inputs, p.max_shift, p.brightness), size)
                 with torch.autocast(device.type, precision, enabled=precision != torch.float32):
                     logits = forward(inputs)
                 loss = F.cross_entropy(logits.float(), labels, label_smoothing=p.label_smoothing)
@@ -139,7 +138,6 @@ def train(params: Params, chips: Chips) -> Result:
                 nn.utils.clip_grad_norm_(model.parameters(), p.gradient_clip or math.inf)
                 for optimizer in optimizers:
                     optimizer.step()
-                average.update_parameters(model)
 
                 total_loss += loss.detach() * len(rows)
                 correct += (logits.argmax(dim=1) == labels).sum()
@@ -152,7 +150,7 @@ def train(params: Params, chips: Chips) -> Result:
                     f"train.learning_rate (now {p.learning_rate:g}), or set train.gradient_clip"
                 )
             seen = time.perf_counter() - started
-            loss_held_out, accuracy_held_out = _validate(average, held_out, device, precision)
+            loss_held_out, accuracy_held_out = _validate(model, held_out, device, precision)
             record = {
                 "train_loss": loss_value,
                 "train_accuracy": correct.item() / len(data),
@@ -166,11 +164,12 @@ def train(params: Params, chips: Chips) -> Result:
             progress.epoch += 1
             progress.history.append(record)
             progress.seconds += time.perf_counter() - started
-            if (accuracy_held_out, -loss_held_out) >= progress.best_score:
+            # Only epochs at full size count: before, the model sees another scale than it will meet.
+            if size == full and (accuracy_held_out, -loss_held_out) >= progress.best_score:
                 progress.best_score = (accuracy_held_out, -loss_held_out)
                 progress.best_epoch = progress.epoch
-                progress.best_weights = copy.deepcopy(average.module.state_dict())
-            checkpoints.save(progress.epoch, _state(progress, model, average, optimizers))
+                progress.best_weights = copy.deepcopy(model.state_dict())
+            checkpoints.save(progress.epoch, _state(progress, model, optimizers))
 
     model.load_state_dict(progress.best_weights)
     hardware = describe(device, precision)
@@ -180,8 +179,8 @@ def train(params: Params, chips: Chips) -> Result:
 
 
 def _is_over(progress: Progress, patience: int) -> bool:
-    """Early stop: `patience` epochs have passed without a better one."""
-    return 0 < patience <= progress.epoch - progress.best_epoch
+    """Early stop: `patience` epochs have passed since the best one."""
+    return 0 < patience <= progress.epoch - progress.best_epoch and progress.best_epoch > 0
 
 
 @torch.no_grad()
@@ -221,13 +220,11 @@ def _fingerprint(params: Params, chips: Chips) -> str:
 def _state(
     progress: Progress,
     model: nn.Module,
-    average: nn.Module,
     optimizers: list[torch.optim.Optimizer],
 ) -> State:
     return {
         "progress": asdict(progress),
         "model": model.state_dict(),
-        "average": average.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
     }
 
@@ -235,11 +232,9 @@ def _state(
 def _restore(
     state: State,
     model: nn.Module,
-    average: nn.Module,
     optimizers: list[torch.optim.Optimizer],
 ) -> Progress:
     model.load_state_dict(state["model"])
-    average.load_state_dict(state["average"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
     return Progress(**state["progress"])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.augment import augment
+from pipeline.augment import augment, resize, size_in
 
 
 def turned(chip: torch.Tensor) -> set[tuple[float, ...]]:
@@ -53,3 +53,18 @@ def test_one_seed_gives_one_view() -> None:
     first = augment(chips, 3, 0.1)
     torch.manual_seed(5)
     assert torch.equal(first, augment(chips, 3, 0.1))
+
+
+def test_chips_grow_to_their_full_size_and_stay_there() -> None:
+    sizes = [size_in(epoch, 10, 64) for epoch in range(1, 11)]
+    assert sizes == [32, 32, 32, 32, 32, 48, 48, 64, 64, 64]
+    assert size_in(1, 1, 64) == size_in(2, 2, 64) == size_in(3, 3, 64) == 64
+
+
+def test_shrinking_averages() -> None:
+    chips = torch.rand(4, 3, 64, 64)
+    small = resize(chips, 32)
+    assert small.shape == (4, 3, 32, 32)
+    assert small.mean().item() == pytest.approx(chips.mean().item(), abs=1e-3)
+    assert small.std() < 0.75 * chips.std()
+    assert resize(chips, 64) is chips

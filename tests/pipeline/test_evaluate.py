@@ -55,13 +55,16 @@ def test_plots_are_data_for_dvc_and_pictures_for_people(trained: Path) -> None:
     assert sorted(path.name for path in plots.iterdir()) == [
         "classes.csv",
         "confusion.csv",
-        "confusion.png",
-        "mistakes.png",
         "reliability.csv",
+    ]
+    pictures = sorted(Path("reports/pictures").iterdir())
+    assert [path.name for path in pictures] == [
+        "confusion.png",
+        "curves.png",
+        "mistakes.png",
         "reliability.png",
     ]
-    for picture in plots.glob("*.png"):
-        assert "_" not in picture.name
+    for picture in pictures:
         with Image.open(picture) as image:
             assert min(image.size) > 300
             assert len(image.getcolors(maxcolors=2**24) or ()) > 10  # not blank

@@ -1,0 +1,82 @@
+"""The rules of the house that a machine can check."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+MODULES = sorted([*ROOT.glob("src/**/*.py"), *ROOT.glob("service/**/*.py")])
+TRACKED = subprocess.run(
+    ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+).stdout.split("\0")[:-1]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_module_is_short_and_so_are_its_functions(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 310
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            is_training_loop = (path.name, node.name) == ("train.py", "train")
+            assert lines <= 60 or is_training_loop, f"{node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_everything_public_has_a_docstring(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree) or path.name == "__init__.py"
+    scopes: list[ast.Module | ast.ClassDef] = [
+        tree,
+        *(node for node in tree.body if isinstance(node, ast.ClassDef)),
+    ]
+    for scope in scopes:
+        for node in scope.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                speaks = ast.get_docstring(node) or _is_parameters(node)
+                assert speaks, f"{node.name} has no docstring"
+
+
+def _is_parameters(node: ast.FunctionDef | ast.ClassDef) -> bool:
+    """Sections of the parameters are documented where people read them: in params.yaml."""
+    bases = node.bases if isinstance(node, ast.ClassDef) else []
+    return any(isinstance(base, ast.Name) and base.id == "Section" for base in bases)
+
+
+def test_service_imports_neither_pipeline_nor_torch() -> None:
+    for path in ROOT.glob("service/**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                assert name.split(".")[0] not in ("pipeline", "torch"), path
+
+
+def test_no_file_is_a_dumping_ground() -> None:
+    for path in MODULES:
+        assert path.stem not in ("utils", "helpers", "common", "misc")
+
+
+def test_nothing_large_is_in_git_but_the_sample() -> None:
+    for name in TRACKED:
+        path = ROOT / name
+        if path.is_file() and not name.startswith("sample/"):
+            assert path.stat().st_size < 3 * 2**20, name
+
+
+def test_importing_a_stage_does_nothing(tmp_path: Path) -> None:
+    code = "import pipeline.load, pipeline.preprocess, pipeline.evaluate, pipeline.gate"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stages_before_training_do_not_import_torch() -> None:
+    code = (
+        "import pipeline.load, pipeline.preprocess, pipeline.evaluate, pipeline.gate, sys;"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

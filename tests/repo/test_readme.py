@@ -1,0 +1,57 @@
+"""The README is true: its commands exist, its links lead somewhere, its table of targets is whole."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, run
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+TARGETS = set(re.findall(r"^([a-z-]+):", MAKEFILE, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_make_target_that_a_page_names_exists(page: Path) -> None:
+    named = set(
+        re.findall(r"\bmake ([a-z][a-z-]+)", re.sub(r"(?m)^(?!.*`|    |make ).*$", "", text(page)))
+    )
+    assert named <= TARGETS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text(page)):
+        if not re.match(r"[a-z]+:", link):
+            assert (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_module_that_a_page_names_exists(page: Path) -> None:
+    for name in re.findall(r"python -m ((?:pipeline|benchmarks|service)[.\w]*)", text(page)):
+        path = ROOT / ("src" if name.startswith("pipeline") else "") / Path(*name.split("."))
+        assert path.with_suffix(".py").exists() or path.is_dir(), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_parameter_that_a_page_sets_exists(page: Path) -> None:
+    params = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    for key in re.findall(r"(?:--set-param|-S) (\w+\.\w+)=", text(page)):
+        assert re.search(rf"(?m)^  {key.split('.')[1]}:", params), key
+
+
+def test_help_lists_every_target() -> None:
+    output = run("make", "help", cwd=ROOT).stdout
+    for target in TARGETS - {"help"}:
+        assert re.search(rf"^  make {target} +\S", output, flags=re.MULTILINE), target
+
+
+def test_ci_runs_what_the_readme_says() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "make setup lint test" in script
+    assert "make test" in text(ROOT / "README.md")
+
+
+def text(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
