@@ -43,6 +43,7 @@ endif
 	@echo "  dvc exp run --set-param train.epochs=12 && dvc exp show --only-changed"
 
 repro: setup ## run the stages whose inputs changed
+	@test -d data || { echo "error: data/ is missing: get the sample with 'dvc pull', or bring your own with 'python -m pipeline.ingest'"; exit 1; }
 	@dvc repro
 
 report: setup ## write reports/report.md (AGAINST=main)

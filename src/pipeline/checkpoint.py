@@ -31,7 +31,7 @@ def fingerprint(**facts: Any) -> str:
 def code_digest() -> str:
     """Digest of the modules that decide what a step of training does."""
     folder = Path(__file__).parent
-    modules = ("augment.py", "feed.py", "models.py", "optimizer.py", "train.py")
+    modules = ("augment.py", "calibration.py", "feed.py", "models.py", "optimizer.py", "train.py")
     return hashlib.sha256(b"".join((folder / name).read_bytes() for name in modules)).hexdigest()
 
 

@@ -74,24 +74,26 @@ class ResNet(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A network with its normalisation: digital numbers in, logits out.
+    """A network with its normalisation and its temperature: digital numbers in, logits out.
 
-    Normalisation is part of the model so that training and serving can not differ.
+    They are part of the model so that training and serving can not differ.
     """
 
     mean: Tensor
     std: Tensor
+    temperature: Tensor
 
     def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))  # digital numbers
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        self.register_buffer("temperature", torch.tensor(1.0))  # set after training
 
     def forward(self, chips: Tensor) -> Tensor:
         """(B, bands, H, W) digital numbers, float32 -> logits (B, classes)."""
         logits: Tensor = self.network((chips - self.mean) / self.std)
-        return logits
+        return logits / self.temperature
 
 
 Builder = Callable[[int, int, Model], nn.Module]
@@ -99,7 +101,7 @@ Builder = Callable[[int, int, Model], nn.Module]
 NETWORKS: dict[str, Builder] = {
     "resnet": lambda bands, classes, p: ResNet(bands, classes, p.width, (1, 1, 1, 1), p.dropout),
     "resnet-deep": lambda bands, classes, p: ResNet(
-        bands, classes, p.width, (2, 2, 2, 2), p.dropout
+        bands, classes, p.width, (1, 2, 2, 1), p.dropout
     ),
 }
 

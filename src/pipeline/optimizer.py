@@ -51,7 +51,11 @@ def build_optimizers(model: nn.Module, params: Train) -> list[torch.optim.Optimi
     rest = [weight for weight in model.parameters() if id(weight) not in known]
     return [
         ConvolutionMuon(
-            matrices, lr=params.learning_rate, momentum=0.9, weight_decay=params.weight_decay
+            matrices,
+            lr=params.learning_rate,
+            momentum=0.9,
+            weight_decay=params.weight_decay,
+            ns_steps=3,  # as accurate as the usual 5 here, in two thirds of the time
         ),
         torch.optim.AdamW(
             rest, lr=ADAM_RATE * params.learning_rate, betas=(0.9, 0.99), weight_decay=0.0

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from pipeline import paths
 from pipeline.augment import augment, resize, size_in
+from pipeline.calibration import temperature
 from pipeline.checkpoint import Checkpoints, State, code_digest, fingerprint
 from pipeline.chips import Chips, read_chips
 from pipeline.errors import TrainingError, command
@@ -77,7 +78,7 @@ class Progress:
 
 
 def train(params: Params, chips: Chips) -> Result:
-    """Run the training loop; return the weights of the best epoch on the validation split.
+    """Run the training loop; return the best epoch's weights, calibrated on the validation split.
 
     Raises:
         TrainingError: no GPU where one is wanted, or the loss is not a number any more.
@@ -172,6 +173,8 @@ def train(params: Params, chips: Chips) -> Result:
             checkpoints.save(progress.epoch, _state(progress, model, optimizers))
 
     model.load_state_dict(progress.best_weights)
+    logits, labels = _predict(model, held_out, device, precision)
+    model.temperature.fill_(temperature(logits.cpu().numpy(), labels.cpu().numpy()))
     hardware = describe(device, precision)
     return Result(
         model, progress.seconds, hardware, progress.best_epoch, progress.history, checkpoints
@@ -183,21 +186,29 @@ def _is_over(progress: Progress, patience: int) -> bool:
     return 0 < patience <= progress.epoch - progress.best_epoch and progress.best_epoch > 0
 
 
-@torch.no_grad()
 def _validate(
     model: nn.Module, data: Feed, device: torch.device, precision: torch.dtype
 ) -> tuple[float, float]:
     """Mean cross-entropy and accuracy over a split."""
+    logits, labels = _predict(model, data, device, precision)
+    accuracy = (logits.argmax(dim=1) == labels).float().mean()
+    return F.cross_entropy(logits, labels).item(), accuracy.item()
+
+
+@torch.no_grad()
+def _predict(
+    model: nn.Module, data: Feed, device: torch.device, precision: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Logits (N, classes) and labels (N,) of a split."""
     model.eval()
-    loss = torch.zeros((), device=device)
-    correct = torch.zeros((), device=device)
+    parts = []
     for rows in torch.split(torch.arange(len(data)), EVALUATION_BATCH):
         inputs, labels = data.batch(rows)
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
             logits = model(inputs)
-        loss += F.cross_entropy(logits.float(), labels, reduction="sum")
-        correct += (logits.argmax(dim=1) == labels).sum()
-    return loss.item() / len(data), correct.item() / len(data)
+        parts.append((logits.float(), labels))
+    columns = list(zip(*parts, strict=True))
+    return torch.cat(columns[0]), torch.cat(columns[1])
 
 
 def _log(live: Live, record: dict[str, float]) -> None:

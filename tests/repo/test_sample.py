@@ -94,14 +94,16 @@ def test_a_remote_that_is_gone_is_said(clone: Path, tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr and "data" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["python -m pipeline.load", "dvc repro"])
+@pytest.mark.parametrize("command", ["python -m pipeline.load", "make repro"])
 def test_without_data_a_run_says_where_to_get_them(
     clone: Path, tmp_path: Path, command: str
 ) -> None:
     copy = tmp_path / "copy"
     ignored = shutil.ignore_patterns("data", "cache", "tmp", "artifacts")
     shutil.copytree(clone, copy, ignore=ignored)
+    (copy / ".venv").symlink_to(sys.prefix)
     result = run(*command.split(), cwd=copy, check=False)
     assert result.returncode != 0
     assert "dvc pull" in result.stdout + result.stderr
+    assert "pipeline.ingest" in result.stdout + result.stderr
     assert "Traceback" not in result.stderr
