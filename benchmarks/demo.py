@@ -2,8 +2,8 @@
 
     python -m benchmarks.demo
 
-Clones the repository's last commit into a temporary folder, links `.venv` into it, runs `make demo`,
-then `dvc repro` again, which must run nothing.
+Clones the repository's last commit into a temporary folder, links `.venv` into it, runs
+`make demo`, then `dvc repro` again, which must run nothing.
 """
 
 import os

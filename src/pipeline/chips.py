@@ -56,6 +56,6 @@ def read_chips(folder: Path = paths.CHIPS) -> Chips:
         digest = hashlib.sha256((folder / "manifest.csv").read_bytes()).hexdigest()
     except FileNotFoundError:
         raise DataError(
-            f"{folder} is missing: run `dvc repro`, or `python -m pipeline.preprocess` for this stage"
+            f"{folder} is missing: run `dvc repro`, or `python -m pipeline.preprocess` alone"
         ) from None
     return Chips(folder, Dataset.read(folder), statistics["mean"], statistics["std"], digest)

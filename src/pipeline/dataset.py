@@ -76,7 +76,7 @@ class Dataset(BaseModel):
 
 
 def label(path: str) -> str:
-    """Class of a file of `data/`: its directory, below the split where there is a predefined one."""
+    """Class of a file of `data/`: its directory, below the predefined split if there is one."""
     *folders, _ = PurePosixPath(path).parts
     if folders and folders[0] in SPLITS:
         folders = folders[1:]

@@ -106,7 +106,7 @@ def _decode_all(
 
 
 def _decode_batch(names: list[str], dataset: Dataset) -> tuple[list[Decoded], npt.NDArray[Any]]:
-    """Decode some files; return a record for each, and the pixels of the good ones, (N, B, H, W)."""
+    """Decode some files: a record for each, and the pixels of the good ones, (N, B, H, W)."""
     records, arrays = [], []
     for name in names:
         record, pixels = _decode_file(name, dataset)
@@ -131,7 +131,7 @@ def _decode_file(name: str, dataset: Dataset) -> tuple[Decoded, npt.NDArray[Any]
 
 
 def _without_contradictions(rows: list[Row], faults: dict[str, str]) -> list[Row]:
-    """Quarantine every copy of an image that stands under two labels: nobody knows which is right."""
+    """Quarantine every copy of an image under two labels: nobody knows which is right."""
     copies: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         copies[row.sha256].append(row)

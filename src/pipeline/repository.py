@@ -11,7 +11,7 @@ from pipeline.errors import RevisionError
 
 
 def revision() -> str:
-    """Commit that is checked out, with `-dirty` when tracked files differ; `unknown` outside Git."""
+    """Commit that is checked out, `-dirty` when tracked files differ; `unknown` outside Git."""
     try:
         commit = _git("rev-parse", "HEAD").strip()
         return commit + ("-dirty" if _git("status", "--porcelain", "-uno").strip() else "")

@@ -54,7 +54,7 @@ def block(row: Row, size: float) -> str:
 
 
 def _spatial(rows: Sequence[Row], params: Preprocess) -> list[Row]:
-    """Hold out whole blocks: neighbours look alike, and a test chip beside a training chip flatters."""
+    """Hold out whole blocks: a test chip beside a training chip looks like it, and flatters."""
     blocks = [block(row, params.block_size) for row in rows]
     chips_in = Counter(blocks)
     split_of = _hold_out(chips_in, chips_in.__getitem__, params)
@@ -74,7 +74,7 @@ def _predefined(rows: Sequence[Row], params: Preprocess) -> list[Row]:
 def _hold_out(
     groups: Iterable[str], weight: Callable[[str], int], params: Preprocess
 ) -> dict[str, str]:
-    """Assign groups of chips in the order of their hash: first test, then validation, then train."""
+    """Assign groups of chips in the order of their hash: test, then validation, then train."""
     order = sorted(groups, key=lambda group: _hash(params.seed, group))
     total = sum(weight(group) for group in order)
     test = max(1, round(params.test_fraction * total))

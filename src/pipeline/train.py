@@ -165,7 +165,7 @@ def train(params: Params, chips: Chips) -> Result:
             progress.epoch += 1
             progress.history.append(record)
             progress.seconds += time.perf_counter() - started
-            # Only epochs at full size count: before, the model sees another scale than it will meet.
+            # Only epochs at full size count: before, the scale is not the one it will meet.
             if size == full and (accuracy_held_out, -loss_held_out) >= progress.best_score:
                 progress.best_score = (accuracy_held_out, -loss_held_out)
                 progress.best_epoch = progress.epoch

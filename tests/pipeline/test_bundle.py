@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +98,9 @@ def link_graph() -> None:
         (lambda: edit_manifest(sha256="0" * 64), "altered or cut off"),
     ],
 )
-def test_a_damaged_bundle_is_refused(trained: Path, damage, words: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_bundle_is_refused(
+    trained: Path, damage: Callable[[], object], words: str
+) -> None:
     damage()
     with pytest.raises(BundleError, match=words):
         read_bundle()

@@ -65,7 +65,8 @@ def test_an_interrupted_download_goes_on(server: ThreadingHTTPServer, tmp_path: 
         fetch(server, "/cut", target)
     assert not target.exists()
     assert fetch(server, "/a", target).read_bytes() == CONTENT
-    resumed_at = int(server.requested[-1].removeprefix("bytes=").rstrip("-"))  # type: ignore[attr-defined]
+    requested: str = server.requested[-1]  # type: ignore[attr-defined]
+    resumed_at = int(requested.removeprefix("bytes=").rstrip("-"))
     assert 100_000 < resumed_at <= 200_000
 
 

@@ -1,4 +1,4 @@
-"""Evaluate measures the file that ships, on the test split, and leaves metrics, plots, predictions."""
+"""Evaluate measures the file that ships: metrics, plots and predictions of the test split."""
 
 import csv
 import json

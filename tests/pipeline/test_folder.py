@@ -1,5 +1,6 @@
 """Your own images, one directory a class."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,9 @@ def test_a_split_of_its_own_is_kept_in_the_paths(tmp_path: Path) -> None:
         (lambda folder: write_floats(folder), "float32; wanted uint8 or uint16"),
     ],
 )
-def test_an_unusable_folder_is_refused(tmp_path: Path, prepare, words: str) -> None:  # type: ignore[no-untyped-def]
+def test_an_unusable_folder_is_refused(
+    tmp_path: Path, prepare: Callable[[Path], None], words: str
+) -> None:
     prepare(tmp_path / "mine")
     with pytest.raises(SourceError, match=words):
         Folder(tmp_path / "mine")

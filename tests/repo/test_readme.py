@@ -1,4 +1,4 @@
-"""The README is true: its commands exist, its links lead somewhere, its table of targets is whole."""
+"""The docs are true: their commands and parameters exist, their links lead somewhere."""
 
 import re
 from pathlib import Path

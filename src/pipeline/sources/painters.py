@@ -1,8 +1,8 @@
 """One painter a land cover: lays materials out on the ground of a scene.
 
-A painter maps a scene to the reflectance of its ground, (4, GRID, GRID). Classes overlap on purpose:
-fields fade in season, orchards lose their rows, motorways cross suburbs, and many chips straddle a
-neighbouring land cover.
+A painter maps a scene to the reflectance of its ground, (4, GRID, GRID). Classes overlap on
+purpose: fields fade in season, orchards lose their rows, motorways cross suburbs, and many chips
+straddle a neighbouring land cover.
 """
 
 from collections.abc import Callable

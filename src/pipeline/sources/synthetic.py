@@ -1,9 +1,9 @@
 """The sample data: ten EuroSAT classes, simulated, so that the template runs before any download.
 
-A chip is made as a satellite would see it. A painter (`painters.py`) lays out the ground of its class
-on a 5 m grid: parcels, rows, roads, roofs and shores of materials with known spectra (`spectra.py`),
-mixed linearly. Then `observe` looks at it through haze, the blur of the optics and the noise of the
-detector.
+A chip is made as a satellite would see it. A painter (`painters.py`) lays out the ground of its
+class on a 5 m grid: parcels, rows, roads, roofs and shores of materials with known spectra
+(`spectra.py`), mixed linearly. Then `observe` looks at it through haze, the blur of the optics and
+the noise of the detector.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -44,8 +44,8 @@ def observe(ground: Array, rng: np.random.Generator) -> npt.NDArray[np.uint16]:
     """Look at the ground from orbit, (4, SIZE, SIZE) digital numbers."""
     light = np.exp(rng.normal(0, 0.08))
     haze = rng.gamma(2, 0.006) * np.array(HAZE)[:, None, None]
-    # A Gaussian of 0.55 pixels and the box of a pixel: contrast about 0.15 at Nyquist, of the 0.15 to 0.30
-    # that the mission asks for.
+    # A Gaussian of 0.55 pixels and the box of a pixel: contrast about 0.15 at Nyquist, of the 0.15
+    # to 0.30 that the mission asks for.
     blurred = gaussian_filter(ground, (0, 1.1, 1.1))
     pixels = blurred.reshape(4, SIZE, 2, SIZE, 2).mean(axis=(2, 4)) * light + haze
     # Photon noise: the ratio holds at about 0.25 reflectance, and goes with the root of the light.
