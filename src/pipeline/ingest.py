@@ -62,7 +62,7 @@ def ingest(source: Source, *, dry_run: bool = False) -> None:
         print("dry run: nothing was changed")
         return
     _commit(staging, cache)
-    print(f"{paths.DATA_VERSION} is the new version; next: `dvc repro`, then commit both")
+    print(f"{paths.DATA_VERSION} is the new version; next: `dvc repro`, then commit what changed")
 
 
 def _parser() -> ArgumentParser:

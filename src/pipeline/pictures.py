@@ -3,6 +3,7 @@
 No file name holds an underscore: GitLab and CML break links to such pictures.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from pipeline.measures import Labels, Probabilities, Reliability
 DPI = 110
 BLUE, ORANGE, GREY = "#1f6f8b", "#d9822b", "#9aa5ab"
 TRUE_COLOUR = ("B04", "B03", "B02")  # red, green, blue of Sentinel-2
-MISTAKES = (3, 6)  # rows and columns of the grid
+MISTAKES, COLUMNS = 18, 6  # the most that are shown, and how many in a row
 
 
 def confusion(path: Path, names: Sequence[str], labels: Labels, predicted: Labels) -> None:
@@ -79,11 +80,12 @@ def mistakes(
     predicted = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != test.labels)
     worst = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")]
-    rows, columns = MISTAKES
-    figure = Figure(figsize=(1.75 * columns, 2.1 * rows), dpi=DPI, layout="constrained")
-    shown = min(len(worst), rows * columns)
+    shown = min(len(worst), MISTAKES)
+    rows = max(1, math.ceil(shown / COLUMNS))
+    size = (1.75 * COLUMNS, 2.1 * rows + 0.3)
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     figure.suptitle(f"The {shown} surest of {len(wrong)} mistakes" if shown else "No mistakes")
-    for axes, chip in zip(figure.subplots(rows, columns).flat, worst, strict=False):
+    for axes, chip in zip(figure.subplots(rows, COLUMNS).flat, worst[:shown], strict=False):
         axes.imshow(true_colour(test.chips[chip], description))
         true, answer = _plain((names[test.labels[chip]], names[predicted[chip]]))
         axes.set_title(f"{true}\nas {answer} {probabilities[chip].max():.0%}", fontsize=7)
