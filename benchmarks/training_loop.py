@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3, help="bare and loop in turn (default: 3)")
     pairs = parser.parse_args().pairs
     params = read_params()
-    short = params.train.model_copy(update={"epochs": 2, "patience": 0})
+    short = params.train.model_copy(update={"epochs": 2, "patience": 0, "progressive": False})
     params = params.model_copy(update={"train": short})
     print(machine.line())
     os.environ["DVC_NO_ANALYTICS"] = "1"

@@ -33,30 +33,30 @@ def augment(chips: Tensor, max_shift: int, brightness: float) -> Tensor:
         max_shift: largest shift, pixels; what enters at the edge is the mirrored inside.
         brightness: largest relative gain; one for the whole chip, so that colours stay.
     """
-    chips = _turn(chips)
-    if max_shift:
-        chips = _shift(chips, max_shift)
+    chips = _view(chips, max_shift)
     if brightness:
         gain = torch.empty(len(chips), 1, 1, 1).uniform_(1 - brightness, 1 + brightness)
         chips = chips * gain.to(chips.device)
     return chips
 
 
-def _turn(chips: Tensor) -> Tensor:
-    """One of the eight symmetries of the square for each chip: transpose, flip, flip."""
-    transpose, upside, sideways = torch.rand(3, len(chips), 1, 1, 1).to(chips.device) < 0.5
-    chips = torch.where(transpose, chips.transpose(2, 3), chips)
-    chips = torch.where(upside, chips.flip(2), chips)
-    return torch.where(sideways, chips.flip(3), chips)
+def _view(chips: Tensor, most: int) -> Tensor:
+    """Flip, transpose and shift each chip: one index, one pass over the pixels."""
+    batch, bands, size, _ = chips.shape
+    rows, columns = _lines(batch, size, most), _lines(batch, size, most)
+    origin = rows.unsqueeze(2) * size + columns.unsqueeze(1)  # (B, H, W): pixel that comes there
+    is_transposed = torch.rand(batch, 1, 1) < 0.5
+    origin = torch.where(is_transposed, origin.transpose(1, 2), origin)
+    origin += size * size * torch.arange(batch).view(-1, 1, 1)
+    pixels = chips.permute(0, 2, 3, 1).reshape(-1, bands)  # no copy: channels-last in memory
+    moved = pixels.index_select(0, origin.flatten().to(chips.device))
+    return moved.view(batch, size, size, bands).permute(0, 3, 1, 2)
 
 
-def _shift(chips: Tensor, most: int) -> Tensor:
-    """Move each chip by up to `most` pixels along both axes."""
-    size = chips.shape[2]
-    padded = F.pad(chips, (most,) * 4, mode="reflect")
-    top, left = torch.randint(0, 2 * most + 1, (2, len(chips))).to(chips.device)  # (B,) each
-    line = torch.arange(size, device=chips.device)
-    batch = torch.arange(len(chips), device=chips.device).view(-1, 1, 1)
-    rows = (top.view(-1, 1) + line).unsqueeze(2)  # (B, H, 1)
-    columns = (left.view(-1, 1) + line).unsqueeze(1)  # (B, 1, W)
-    return padded.permute(0, 2, 3, 1)[batch, rows, columns].permute(0, 3, 1, 2)  # (B, bands, H, W)
+def _lines(batch: int, size: int, most: int) -> Tensor:
+    """Which line of a chip comes where, (B, size): in order or backwards, shifted, reflected."""
+    line = torch.arange(size)
+    is_flipped = torch.rand(batch, 1) < 0.5
+    shift = torch.randint(-most, most + 1, (batch, 1))
+    moved = (torch.where(is_flipped, line.flip(0), line) + shift).abs()
+    return torch.where(moved >= size, 2 * (size - 1) - moved, moved)
