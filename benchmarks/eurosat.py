@@ -25,7 +25,7 @@ from pipeline import paths
 
 FOLDER = Path("artifacts/bench/eurosat")
 
-# Chosen on the validation split; the test split was looked at once, at the end.
+# Chosen on a validation split; docs/benchmarks.md says how.
 SETTINGS: dict[str, dict[str, Any]] = {
     "model": {"network": "resnet-deep", "width": 32},
     "train": {"epochs": 50, "batch_size": 128},
