@@ -99,7 +99,7 @@ def test_a_process_killed_in_the_middle_of_an_epoch_resumes(chips: Path) -> None
     process.send_signal(signal.SIGKILL)
     process.wait()
     output = run("python", "-m", "pipeline.train").stdout
-    assert "train: going on after epoch" in output or digest() == expected
+    assert "train: going on after epoch" in output
     assert digest() == expected
 
 
