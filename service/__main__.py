@@ -1,0 +1,42 @@
+"""`python -m service` serves; `python -m service key` makes an API key."""
+
+import argparse
+import os
+import sys
+
+# Before anything imports NumPy: its threads would not survive the fork, and are not needed.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+DESCRIPTION = """Serves the model bundle over HTTP. Settings come from the environment, prefix
+SERVICE_: docs/service.md lists them."""
+
+
+def main() -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser("python -m service", description=DESCRIPTION)
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("serve", help="serve (what it does without a command)")
+    commands.add_parser("key", help="make an API key, and its hash for SERVICE_API_KEYS")
+    if parser.parse_args().command == "key":
+        _print_key()
+        return
+    from service.server import serve
+    from service.settings import UnsafeSettings, read_settings
+
+    try:
+        code = serve(read_settings())
+    except UnsafeSettings as error:
+        sys.exit(f"error: {error}")
+    sys.exit(code)
+
+
+def _print_key() -> None:
+    from service.security import new_key
+
+    key, digest = new_key()
+    print(f"key, for the client:  {key}")
+    print(f"""for the service:      SERVICE_API_KEYS='{{"{digest}": ["deploy"]}}'""")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""All wiring, on one screen. Tests override providers; nothing is made at import."""
+
+import os
+
+from dependency_injector import containers, providers
+
+from service.cache import BundleCache
+from service.configmap import ConfigMapStore
+from service.follow import Follower
+from service.loading import Loader
+from service.logs import AccessLog
+from service.metrics import Metrics
+from service.model import Serving
+from service.predict import Limits, Predict, Uploads
+from service.registry import Registry
+from service.replica import Replica
+from service.routes import Parts
+from service.security import Guard
+from service.settings import Settings, read_settings
+from service.state import FileStore
+from service.swap import Swapper
+from service.tokens import TokenVerifier
+from service.tracing import Tracing
+from service.turns import Turns
+
+
+def _store(settings: Settings) -> FileStore | ConfigMapStore:
+    if not settings.configmap:
+        return FileStore(settings.state / "wanted.json")
+    namespace, name = settings.configmap.split("/")
+    api = settings.kubernetes_api or _cluster_api()
+    return ConfigMapStore(api, namespace, name, settings.kubernetes_credentials)
+
+
+def _cluster_api() -> str:
+    """What Kubernetes tells every pod."""
+    host = os.environ.get("KUBERNETES_SERVICE_HOST", "kubernetes.default.svc")
+    port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    return f"https://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _cache(settings: Settings) -> BundleCache:
+    return BundleCache(settings.state / "bundles")
+
+
+def _guard(settings: Settings) -> Guard:
+    tokens = None
+    if settings.jwt_issuer:
+        tokens = TokenVerifier(
+            settings.jwt_issuer,
+            settings.jwt_audience,
+            settings.jwt_jwks,
+            settings.jwt_claims,
+            settings.jwt_roles,
+        )
+    return Guard(settings.api_keys, settings.roles_open_to_everybody(), tokens)
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        settings.max_upload, settings.max_pixels, settings.upload_timeout, settings.upload_memory
+    )
+
+
+class Container(containers.DeclarativeContainer):
+    """One of each, made when first asked for."""
+
+    settings = providers.Singleton(read_settings)
+    tracing = providers.Singleton(Tracing)
+    metrics = providers.Singleton(Metrics)
+    serving = providers.Singleton(Serving)
+    access_log = providers.Singleton(AccessLog)
+    guard = providers.Singleton(_guard, settings)
+    store: providers.Provider[FileStore | ConfigMapStore] = providers.Singleton(_store, settings)
+    replica = providers.Singleton(Replica, settings.provided.state)
+    cache = providers.Singleton(_cache, settings)
+    registry = providers.Singleton(
+        Registry,
+        settings.provided.repository,
+        settings.provided.state,
+        settings.provided.refresh,
+        settings.provided.fetch_timeout,
+    )
+    loader = providers.Singleton(Loader, registry, cache, settings.provided.bundle)
+    swapper = providers.Singleton(Swapper, serving, loader, store, replica, cache, metrics, tracing)
+    follower = providers.Singleton(
+        Follower, swapper, serving, loader, store, replica, metrics, tracing
+    )
+    turns = providers.Singleton(Turns, settings.provided.queue)
+    uploads = providers.Singleton(Uploads, providers.Callable(_limits, settings))
+    predict = providers.Singleton(Predict, serving, uploads, turns, metrics, tracing)
+    parts = providers.Singleton(
+        Parts,
+        serving=serving,
+        uploads=uploads,
+        predict=predict,
+        registry=registry,
+        replica=replica,
+        store=store,
+        swapper=swapper,
+        max_pixels=settings.provided.max_pixels,
+    )

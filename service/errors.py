@@ -1,0 +1,170 @@
+"""What can go wrong, as one tree. A message says field, value, cure; never a path of the server.
+
+ServiceError
+├── BadRequest           400  the request can not be understood
+├── Unauthorized         401  no credentials, or wrong ones
+├── Forbidden            403  credentials without the role that the route needs
+├── NotFound             404  no such thing
+├── MethodNotAllowed     405  the route is there, and takes other methods
+├── SlowUpload           408  the body did not arrive in time
+├── Conflict             409  somebody else is changing the same thing
+├── TooLarge             413  more bytes or pixels than are taken
+├── UnsupportedMedia     415  not one of the image formats that are taken
+├── Unprocessable        422  understood, and can not be used
+│   └── BundleRefused         a model bundle that must not serve
+├── Unavailable          503  not now; try again
+│   ├── Overloaded            too much is waiting
+│   └── RegistryUnavailable   Git or the DVC remote can not be reached
+└── StorageFull          507  the server's disk is full
+"""
+
+from http import HTTPStatus
+from typing import ClassVar
+
+MEDIA_TYPE = "application/problem+json"
+INTERNAL = "something is wrong here; the log says more under the id of this request"
+
+
+class ServiceError(Exception):
+    """Base of everything that is answered with a problem body (RFC 9457)."""
+
+    status: ClassVar[int] = 500
+
+    def __init__(self, detail: str, step: str | None = None) -> None:
+        """Keep the sentence, and for a swap the step that failed."""
+        super().__init__(detail)
+        self.detail = detail
+        self.step = step
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers that go with the answer."""
+        return {}
+
+
+class BadRequest(ServiceError):
+    """The request can not be understood."""
+
+    status = 400
+
+
+class Unauthorized(ServiceError):
+    """No credentials, or wrong ones."""
+
+    status = 401
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Say how to authenticate."""
+        return {"www-authenticate": "Bearer"}
+
+
+class Forbidden(ServiceError):
+    """The credentials lack the role that the route needs."""
+
+    status = 403
+
+
+class NotFound(ServiceError):
+    """There is no such thing."""
+
+    status = 404
+
+
+class MethodNotAllowed(ServiceError):
+    """The route is there, and takes other methods."""
+
+    status = 405
+
+    def __init__(self, detail: str, allowed: tuple[str, ...]) -> None:
+        """Keep the methods that it takes."""
+        super().__init__(detail)
+        self._allowed = allowed
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Say which methods it takes."""
+        return {"allow": ", ".join(self._allowed)}
+
+
+class SlowUpload(ServiceError):
+    """The body did not arrive in time."""
+
+    status = 408
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The rest of the body is not waited for."""
+        return {"connection": "close"}
+
+
+class Conflict(ServiceError):
+    """Somebody else is changing the same thing."""
+
+    status = 409
+
+
+class TooLarge(ServiceError):
+    """More bytes or pixels than are taken."""
+
+    status = 413
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The rest of the body is not read."""
+        return {"connection": "close"}
+
+
+class UnsupportedMedia(ServiceError):
+    """Not one of the image formats that are taken."""
+
+    status = 415
+
+
+class Unprocessable(ServiceError):
+    """Understood, and can not be used."""
+
+    status = 422
+
+
+class BundleRefused(Unprocessable):
+    """A model bundle that must not serve."""
+
+
+class Unavailable(ServiceError):
+    """Not now; try again."""
+
+    status = 503
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Seconds after which it is worth another try."""
+        return {"retry-after": "1"}
+
+
+class Overloaded(Unavailable):
+    """Too much is waiting."""
+
+
+class RegistryUnavailable(Unavailable):
+    """Git or the DVC remote can not be reached."""
+
+
+class StorageFull(ServiceError):
+    """The server's disk is full."""
+
+    status = 507
+
+
+def problem(status: int, detail: str, instance: str, step: str | None = None) -> dict[str, object]:
+    """Build the body of an error (RFC 9457)."""
+    body: dict[str, object] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "instance": instance,
+    }
+    if step is not None:
+        body["step"] = step
+    return body

@@ -1,0 +1,148 @@
+"""Git as a child process: list arguments, no shell, no prompt, a time limit on everything.
+
+A repository is the path of a working tree or of a bare repository, or a URL, of which a bare
+mirror of the tags is kept below the cache. The repository is always named with `--git-dir`: no
+look-up of a `.git` in the folders above, which could be another repository.
+"""
+
+import fcntl
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+MIRROR = "repository.git"
+STAMP = "refreshed"
+"""File in the mirror whose time says when its tags were last fetched."""
+LOCAL_SECONDS = 30.0  # longest look at a repository on this machine
+REMOTE_SECONDS = 90.0  # longest fetch from another machine
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://|[^/:\s]+@[^/:\s]+:")
+_CREDENTIALS = re.compile(r"//[^/@\s]*@")
+_INHERITED = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_NAMESPACE")
+# What git says -> what to do about it. The first that is found counts.
+_CURES = {
+    "could not read Username": "it wants credentials and has none; give the service a token",
+    "Authentication failed": "it refuses the credentials; renew the token of the service",
+    "Permission denied": "it refuses the credentials; renew the key of the service",
+    "Host key verification failed": "its host key is unknown; add it to known_hosts",
+    "Could not resolve host": "its host name is unknown here; check the setting repository",
+    "Connection refused": "nothing listens there; check the setting repository or wait",
+    "not a git repository": "there is none at that place; check the setting repository",
+    "not found": "there is no such repository; check the setting repository",
+    "does not exist": "there is no such repository; check the setting repository",
+    "No space left": "the disk is full; free some space",
+}
+
+
+class GitError(Exception):
+    """Git did not answer. The message may be shown; `log` is for the operator alone."""
+
+    def __init__(self, detail: str, log: str = "") -> None:
+        """Keep both; credentials in a URL are cut out of the log."""
+        super().__init__(detail)
+        self.log = _CREDENTIALS.sub("//", log)
+
+
+def is_url(repository: str) -> bool:
+    """Whether a repository has to be mirrored: https://, ssh://, file://, user@host:path."""
+    return bool(_URL.match(repository))
+
+
+def git_dir(repository: str, cache: Path) -> Path:
+    """Return the folder in which Git's objects and references are."""
+    if is_url(repository):
+        return cache / MIRROR
+    inner = Path(repository, ".git")
+    return inner if inner.exists() else Path(repository)
+
+
+def environment() -> dict[str, str]:
+    """Return this process's environment, so that git asks nobody and touches nothing else."""
+    kept = {name: value for name, value in os.environ.items() if name not in _INHERITED}
+    kept.setdefault("GIT_SSH_COMMAND", "ssh -oBatchMode=yes -oConnectTimeout=10")
+    return kept | {
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_ALLOW_PROTOCOL": "file:http:https:ssh",
+        "LC_ALL": "C",
+    }
+
+
+def arguments(folder: Path, *words: str) -> list[str]:
+    """Return the command line of git for the repository in `folder`."""
+    slow = ("-c", "http.lowSpeedLimit=100", "-c", "http.lowSpeedTime=30")
+    return ["git", f"--git-dir={folder}", *slow, "-c", "core.hooksPath=/dev/null", *words]
+
+
+def run(folder: Path, *words: str, seconds: float = LOCAL_SECONDS, given: bytes = b"") -> bytes:
+    """Run git and return what it wrote.
+
+    Raises:
+        GitError: it failed or took longer than `seconds`.
+    """
+    # Files, not pipes: a helper of git that outlives it would keep a pipe open for ever.
+    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as output:
+        with tempfile.TemporaryFile() as complaints:
+            stdin.write(given)
+            stdin.seek(0)
+            try:
+                code = subprocess.call(
+                    arguments(folder, *words),
+                    stdin=stdin,
+                    stdout=output,
+                    stderr=complaints,
+                    env=environment(),
+                    timeout=seconds,
+                )
+            except subprocess.TimeoutExpired:
+                raise GitError(
+                    f"The Git repository did not answer within {seconds:g} seconds."
+                ) from None
+            except FileNotFoundError:
+                raise GitError("git is not installed on the server; install it.") from None
+            if code:
+                raise failure(words[0], code, _all_of(complaints).decode(errors="replace"))
+        return _all_of(output)
+
+
+def failure(word: str, code: int, said: str) -> GitError:
+    """Return what it means that git ended with `code` and said that."""
+    cure = next((cure for sign, cure in _CURES.items() if sign.lower() in said.lower()), None)
+    reason = f": {cure}." if cure else f" (git {word} ended with {code})."
+    return GitError(f"The Git repository can not be read{reason}", said[-2000:])
+
+
+def _all_of(stream: IO[bytes]) -> bytes:
+    stream.seek(0)
+    return stream.read()
+
+
+def refresh(url: str, cache: Path, tag: str | None = None, seconds: float = REMOTE_SECONDS) -> Path:
+    """Bring the mirror's tags, or one tag, up to date; returns the mirror.
+
+    Raises:
+        GitError: the repository can not be reached, or has no such tag.
+    """
+    mirror = cache / MIRROR
+    with _locked(cache / f"{MIRROR}.lock"):
+        if not (mirror / "HEAD").exists():
+            run(mirror, "init", "--quiet", "--bare", "--template=")
+        wanted = f"+refs/tags/{tag or '*'}:refs/tags/{tag or '*'}"
+        options = ["--quiet", "--no-tags", "--no-write-fetch-head", *([] if tag else ["--prune"])]
+        run(mirror, "fetch", *options, "--", url, wanted, seconds=seconds)
+        if tag is None:
+            (mirror / STAMP).touch()
+    return mirror
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Wait for the other processes that share the cache; the lock goes when the holder ends."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

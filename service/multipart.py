@@ -1,0 +1,85 @@
+"""The field `file` of a multipart/form-data body that is already in memory (RFC 7578).
+
+Strict, bounded, and without a copy: the usual parsers are made for streams and forms of any size
+and cost more than the rest of a request (docs/benchmarks.md).
+"""
+
+import re
+
+from service.errors import BadRequest
+
+FIELD = b"file"
+MAX_PARTS = 16
+MAX_HEADERS = 8192  # bytes of headers in one part
+BOUNDARY = re.compile(rb'(?i);\s*boundary=(?:"([^"\r\n]{1,70})"|([^\s;,"]{1,70}))\s*(?:;|$)')
+DISPOSITION = re.compile(rb"(?im)^content-disposition:[ \t]*form-data[ \t]*(;[^\r\n]*)$")
+NAME = re.compile(rb'(?i);[ \t]*name=(?:"([^"\r\n]*)"|([^\s;"]+))')
+ENCODING = re.compile(rb"(?im)^content-transfer-encoding:[ \t]*([^\r\n]*?)[ \t]*$")
+PLAIN_ENCODINGS = (b"binary", b"8bit", b"7bit")
+
+
+def file_field(content_type: bytes, body: bytes) -> memoryview:
+    """Find the content of the one part named `file`.
+
+    Raises:
+        BadRequest: the body is not such a form, is cut off, or has no or several such parts.
+    """
+    match = BOUNDARY.search(content_type)
+    if match is None:
+        raise BadRequest(
+            "content-type: multipart/form-data needs its boundary: let the client set it"
+        )
+    delimiter = b"--" + (match[1] or match[2])
+    found: memoryview | None = None
+    position = _first(body, delimiter)
+    for _ in range(MAX_PARTS):
+        if body.startswith(b"--", position):
+            break
+        start = _end_of_headers(body, position)
+        end = body.find(b"\r\n" + delimiter, start)
+        if end < 0:
+            raise BadRequest("the form is cut off: the closing boundary is missing")
+        if _name(body[position:start].replace(b"\r\n", b"\n")) == FIELD:
+            if found is not None:
+                raise BadRequest(
+                    "the form has several parts named `file`: send one image a request"
+                )
+            found = memoryview(body)[start:end]
+        position = end + 2 + len(delimiter)
+    else:
+        raise BadRequest(f"the form has more than {MAX_PARTS} parts: send one named `file`")
+    if found is None:
+        raise BadRequest("the form has no part named `file`: send the image as `file`")
+    return found
+
+
+def _first(body: bytes, delimiter: bytes) -> int:
+    """Position after the first delimiter; what stands before it is ignored, as RFC 2046 says."""
+    if body.startswith(delimiter):
+        return len(delimiter)
+    position = body.find(b"\r\n" + delimiter, 0, MAX_HEADERS)
+    if position < 0:
+        raise BadRequest("the body does not begin with the boundary that content-type names")
+    return position + 2 + len(delimiter)
+
+
+def _end_of_headers(body: bytes, position: int) -> int:
+    if not body.startswith(b"\r\n", position):
+        raise BadRequest("the form is broken after a boundary")
+    end = body.find(b"\r\n\r\n", position, position + MAX_HEADERS)
+    if end < 0:
+        raise BadRequest(f"the headers of a part do not end within {MAX_HEADERS} bytes")
+    return end + 4
+
+
+def _name(headers: bytes) -> bytes | None:
+    disposition = DISPOSITION.search(headers)
+    if disposition is None:
+        return None
+    name = NAME.search(disposition[1])
+    if name is None:
+        return None
+    encoding = ENCODING.search(headers)
+    if encoding is not None and encoding[1].lower() not in PLAIN_ENCODINGS:
+        raise BadRequest("content-transfer-encoding: only binary is taken")
+    return name[1] if name[1] is not None else name[2]

@@ -1,0 +1,206 @@
+"""`POST /predict`: an upload in, an answer out.
+
+`Predict` is a bare ASGI application. Reading a body through a framework's request object and forms
+costs more than everything else in this file (docs/benchmarks.md); it is registered in the router
+and in the OpenAPI document all the same.
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from time import perf_counter
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs
+
+from starlette.types import Receive, Scope, Send
+
+from service.decode import Array, Buffer, decode
+from service.errors import (
+    Overloaded,
+    ServiceError,
+    SlowUpload,
+    TooLarge,
+    UnsupportedMedia,
+    Unprocessable,
+)
+from service.metrics import Metrics, ModelMetrics
+from service.model import Model, Serving
+from service.multipart import file_field
+from service.tracing import Tracing
+from service.turns import Turns
+
+LARGE = 1 << 20  # bytes; what is larger is decoded in a thread, so that the others need not wait
+JSON = (b"content-type", b"application/json")
+
+
+Job = Callable[[], bytes]
+
+
+class Disconnected(Exception):
+    """The client has gone; there is nobody to answer."""
+
+
+class Limits(NamedTuple):
+    """What one upload, and all together, may take."""
+
+    max_upload: int
+    """Bytes of one upload."""
+    max_pixels: int
+    """Width x height x bands of one image."""
+    upload_timeout: float
+    """Seconds that one upload may take."""
+    upload_memory: int
+    """Bytes of unfinished uploads in this process."""
+
+
+class Uploads:
+    """Reads the bodies of requests, all in memory and all within the limits."""
+
+    def __init__(self, limits: Limits) -> None:
+        """Hold nothing yet."""
+        self.limits = limits
+        self.held = 0  # bytes
+
+    async def read(self, scope: Scope, receive: Receive) -> Buffer:
+        """Read the image of a request: the bare body, or the field `file` of a form.
+
+        Raises:
+            ServiceError: the body is too large, too slow, or of a type that is not taken.
+            Disconnected: the client left before it had sent everything.
+        """
+        headers = dict(scope["headers"])
+        kind = headers.get(b"content-type", b"")
+        form = kind[:19].lower() == b"multipart/form-data"
+        if not form and not kind.startswith(b"image/") and kind != b"application/octet-stream":
+            raise UnsupportedMedia(
+                "content-type: send the image as multipart/form-data in the field `file`, or bare "
+                "as image/tiff, image/png, image/jpeg or application/octet-stream"
+            )
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            raise UnsupportedMedia(
+                "content-encoding: send the image as it is, not compressed again"
+            )
+        length = headers.get(b"content-length")
+        if length is not None and int(length) > self.limits.max_upload:
+            raise self._too_large()
+        try:
+            async with asyncio.timeout(self.limits.upload_timeout):
+                body = await self._body(receive)
+        except TimeoutError:
+            seconds = self.limits.upload_timeout
+            raise SlowUpload(f"the upload took longer than {seconds:g} s: send it again") from None
+        return file_field(kind, body) if form else body
+
+    async def _body(self, receive: Receive) -> bytes:
+        message = await receive()
+        if message["type"] == "http.request" and not message.get("more_body"):
+            body: bytes = message.get("body", b"")
+            if len(body) > self.limits.max_upload:
+                raise self._too_large()
+            return body
+        chunks: list[bytes] = []
+        held = 0
+        try:
+            while True:
+                if message["type"] == "http.disconnect":
+                    raise Disconnected
+                chunk = message.get("body", b"")
+                chunks.append(chunk)
+                held += len(chunk)
+                self.held += len(chunk)
+                if held > self.limits.max_upload:
+                    raise self._too_large()
+                if self.held > self.limits.upload_memory:
+                    raise Overloaded("too many uploads at once: try again in a second")
+                if not message.get("more_body"):
+                    return b"".join(chunks)
+                message = await receive()
+        finally:
+            self.held -= held
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(
+            f"the upload has more than {self.limits.max_upload} bytes: cut the image into chips"
+        )
+
+
+class Predict:
+    """Classifies one chip."""
+
+    def __init__(
+        self, serving: Serving, uploads: Uploads, turns: Turns, metrics: Metrics, tracing: Tracing
+    ) -> None:
+        """Take the parts; see container.py."""
+        self._serving = serving
+        self._uploads = uploads
+        self._turns = turns
+        self._metrics = metrics
+        self._tracing = tracing
+        self._bound: tuple[Model, ModelMetrics] | None = None
+        self._one_at_a_time = asyncio.Semaphore(1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request (ASGI)."""
+        try:
+            resize = wants_resize(scope["query_string"])
+            content = await self._uploads.read(scope, receive)
+            state = scope["state"]
+            if len(content) < LARGE:
+                job: Job = partial(
+                    self._decode_and_classify, content, resize, state, perf_counter()
+                )
+            else:
+                job = await self._decoded_apart(content, resize, state)
+            body = await self._turns.run(job)
+        except ServiceError as error:
+            self._metrics.refuse(error)
+            raise
+        length = (b"content-length", b"%d" % len(body))
+        await send({"type": "http.response.start", "status": 200, "headers": [JSON, length]})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _decoded_apart(self, content: Buffer, resize: bool, state: dict[str, Any]) -> Job:
+        model = self._serving.model()
+        async with self._one_at_a_time:
+            chip = await asyncio.to_thread(self._decode, content, model, resize)
+        return partial(self._classify, chip, model, state, perf_counter())
+
+    def _decode_and_classify(
+        self, content: Buffer, resize: bool, state: dict[str, Any], arrived: float
+    ) -> bytes:
+        model = self._serving.model()
+        return self._classify(self._decode(content, model, resize), model, state, arrived)
+
+    def _decode(self, content: Buffer, model: Model, resize: bool) -> Array:
+        with self._tracing.span("decode", bytes=len(content)):
+            limit = self._uploads.limits.max_pixels
+            return decode(content, model.manifest.input, limit, resize)
+
+    def _classify(self, chip: Array, model: Model, state: dict[str, Any], arrived: float) -> bytes:
+        started = perf_counter()
+        with self._tracing.span("inference", tag=model.tag):
+            answer = model.classify(chip)
+        ended = perf_counter()
+        best, body = model.render(answer.probabilities[0], state["request_id"])
+        state["tag"] = model.tag
+        bound = self._bound
+        if bound is None or bound[0] is not model:
+            bound = self._bound = (model, ModelMetrics(self._metrics, model))
+        bound[1].classes[best].inc()
+        bound[1].inference.observe(ended - started)
+        self._metrics.queue.observe(started - arrived)
+        return body
+
+
+def wants_resize(query: bytes) -> bool:
+    """Whether `?fit=resize` was given.
+
+    Raises:
+        Unprocessable: `fit` has another value.
+    """
+    if not query:
+        return False
+    values = parse_qs(query.decode("latin-1"), keep_blank_values=True).get("fit", [])
+    if values not in ([], ["resize"]):
+        raise Unprocessable("fit: the only value is `resize`; without it the size has to be right")
+    return bool(values)

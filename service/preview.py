@@ -1,0 +1,47 @@
+"""A picture that people can look at, of an image with any bands."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+COLOURS = (("B04", "B4", "red", "r"), ("B03", "B3", "green", "g"), ("B02", "B2", "blue", "b"))
+DARKEST, BRIGHTEST = 2, 98  # percentiles that become black and white
+LONGEST = 512  # pixels of the longer side; the browser enlarges what is smaller
+
+
+def true_colour(pixels: npt.NDArray[Any], bands: Sequence[str]) -> bytes:
+    """Render (bands, height, width) as PNG.
+
+    Red, green and blue are found by the names of the bands; the first three stand in where the
+    names do not say. Pictures of 8 bits are shown as they are, everything else is stretched.
+    """
+    step = max(1, -(-max(pixels.shape[1:]) // LONGEST))
+    shown = pixels[_visible(len(pixels), bands)][:, ::step, ::step]  # (3, h, w)
+    content = io.BytesIO()
+    Image.fromarray(_to_bytes(shown).transpose(1, 2, 0)).save(content, "PNG")
+    return content.getvalue()
+
+
+def _visible(count: int, bands: Sequence[str]) -> list[int]:
+    names = [name.lower() for name in bands] if len(bands) == count else []
+    chosen = [
+        next((names.index(name.lower()) for name in colour if name.lower() in names), -1)
+        for colour in COLOURS
+    ]
+    if -1 not in chosen:
+        return chosen
+    return [0, 1, 2] if count >= 3 else [0, 0, 0]
+
+
+def _to_bytes(shown: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    if shown.dtype == np.uint8:
+        return shown
+    values = np.nan_to_num(shown.astype(np.float32), posinf=0, neginf=0)
+    low, high = np.percentile(values, (DARKEST, BRIGHTEST))
+    scaled: npt.NDArray[np.float32] = (values - low) / max(float(high - low), 1e-9)
+    stretched: npt.NDArray[np.uint8] = (np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+    return stretched

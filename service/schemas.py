@@ -1,0 +1,161 @@
+"""The wire contract, shared by HTTP and later by the stream worker."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Wire(BaseModel):
+    """Frozen: what was answered does not change afterwards."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Experiment(Wire):
+    """One tagged commit: what was trained, on what, and how good it is."""
+
+    tag: str
+    kind: Literal["version", "experiment"]
+    commit: str
+    """Full hash, 40 hexadecimal digits."""
+    date: datetime
+    """When the commit was authored, with its time zone."""
+    summary: str
+    """First line of the commit message; never the author."""
+    stages: list[str] = []
+    """Stages this version holds now, such as `production`."""
+    metrics: dict[str, float] = {}
+    """reports/metrics.json at the commit."""
+    params: dict[str, dict[str, Any]] = {}
+    """params.yaml at the commit, by section."""
+    data_version: str | None = None
+    """md5 that data.dvc names."""
+    bundle_digest: str | None = None
+    """md5 of model/ in dvc.lock."""
+    problem: str | None = None
+    """What could not be read at this commit, in a sentence."""
+
+
+class Listing(Wire):
+    """The experiments of a repository, newest first."""
+
+    experiments: tuple[Experiment, ...]
+    fresh: bool
+    """False when Git could not be looked at just now."""
+    detail: str | None = None
+    """Why it is not fresh."""
+    checked: datetime | None = None
+    """When Git was last looked at."""
+
+
+class Label(Wire):
+    """Which model answered."""
+
+    name: str
+    tag: str
+    sha256: str
+
+
+class Prediction(Wire):
+    """What `/predict` answers."""
+
+    class_: str = Field(alias="class", description="The likeliest class.")
+    probability: float = Field(description="Its probability, 0 to 1.")
+    probabilities: dict[str, float] = Field(description="The probability of every class.")
+    request_id: str
+    model: Label
+
+
+class ModelInfo(Label):
+    """A model in full."""
+
+    data_version: str = Field(description="md5 of the training data, as in data.dvc.")
+    git_revision: str = Field(description="The commit that it was trained at.")
+    trained: str = Field(description="When, UTC.")
+    classes: list[str]
+    input: dict[str, Any] = Field(description="What a chip must be: bands, height, width, dtype.")
+
+
+class ModelRef(Wire):
+    """A model by name only."""
+
+    tag: str
+    sha256: str
+
+
+class WorkerInfo(ModelRef):
+    """What one worker process serves."""
+
+    pid: int
+
+
+class SwapProgress(Wire):
+    """How far a swap is, or how the last one ended."""
+
+    tag: str
+    step: str
+    state: Literal["running", "done", "failed"]
+    detail: str | None
+    started: str
+
+
+class Version(Wire):
+    """What `/version` answers: what this replica really serves, and what it should."""
+
+    model: ModelInfo | None
+    previous: ModelRef | None
+    wanted: ModelRef | None
+    workers: list[WorkerInfo]
+    swap: SwapProgress | None
+
+
+class SwapRequest(Wire):
+    """Body of `/replace_ml_model`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tag: str = Field(
+        max_length=128,
+        description="A version, stage or experiment tag of the repository.",
+        examples=["landcover@v1.2.0"],
+    )
+
+
+class SwapAnswer(Wire):
+    """What serves after a swap."""
+
+    model: ModelInfo
+    previous: ModelRef | None
+    workers: list[WorkerInfo]
+    seconds: float
+
+
+class Sample(Wire):
+    """A sample image that the bundle carries, with the class that it has been given."""
+
+    index: int
+    answer: str
+
+
+class Problem(Wire):
+    """An error (RFC 9457): what is wrong, with which value, and the cure."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    instance: str = Field(description="The id of the request.")
+    step: str | None = Field(None, description="The step of a swap that failed.")
+
+
+class ServingExperiment(Experiment):
+    """An experiment, and whether it is what serves here."""
+
+    serving: bool
+
+
+class Experiments(Listing):
+    """What `/get_experiments_metas` answers."""
+
+    experiments: tuple[ServingExperiment, ...]

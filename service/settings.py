@@ -1,0 +1,158 @@
+"""Settings from the environment, prefix `SERVICE_`; refused at start when they are unsafe.
+
+docs/service.md lists them in one table; a test holds the table to this file.
+"""
+
+import ipaddress
+import os
+import re
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.security import Role
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class UnsafeSettings(Exception):
+    """The service must not start like this; the message says why and what to do."""
+
+
+def cores() -> int:
+    """Cores this process may use: a container's share, not the machine's."""
+    return len(os.sched_getaffinity(0))
+
+
+class Settings(BaseSettings):
+    """One field a variable: `SERVICE_PORT=8080`. Lists and mappings are JSON."""
+
+    model_config = SettingsConfigDict(env_prefix="SERVICE_", extra="forbid", frozen=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    workers: int = Field(
+        default_factory=cores, ge=1, le=256, description="Processes; one a core is best."
+    )
+    bundle: Path = Field(Path("model"), description="Bundle that serves until a tag is wanted.")
+    state: Path = Field(
+        Path("artifacts/service"),
+        description="Folder for the wanted tag and for fetched bundles; outlives the process.",
+    )
+    repository: str = Field(".", description="Git repository with the experiments: path or URL.")
+    refresh: float = Field(30.0, gt=0, description="Seconds between looks at a repository's URL.")
+    fetch_timeout: float = Field(300.0, gt=0, description="Seconds a bundle may take to arrive.")
+    configmap: str = Field(
+        "",
+        description="`namespace/name` of the ConfigMap that holds the wanted tag; a file if empty.",
+    )
+    kubernetes_api: str = Field(
+        "", description="Address of the Kubernetes API; that of the pod's cluster if empty."
+    )
+    kubernetes_credentials: Path = Field(
+        Path("/var/run/secrets/kubernetes.io/serviceaccount"),
+        description="Folder with the `token` and `ca.crt` of the pod's service account.",
+    )
+    reconcile: float = Field(
+        0.5, gt=0, le=2, description="Seconds between looks at the wanted tag."
+    )
+    api_keys: dict[str, frozenset[Role]] = Field(
+        default_factory=dict,
+        description="SHA-256 of a key -> its roles. `python -m service key` makes one.",
+    )
+    open_roles: frozenset[Role] | None = Field(
+        None,
+        description="Roles that need no key. On loopback `predict` and `view`, elsewhere none.",
+    )
+    jwt_issuer: str = Field("", description="Issuer of the JWTs that are accepted; none if empty.")
+    jwt_audience: str = Field("", description="Audience that a JWT must carry.")
+    jwt_jwks: str = Field("", description="Address of the issuer's keys.")
+    jwt_claims: dict[str, str] = Field(
+        default_factory=dict, description="Claims that a JWT must carry, with their values."
+    )
+    jwt_roles: frozenset[Role] = Field(
+        frozenset({Role.DEPLOY, Role.VIEW}), description="Roles of a JWT that is accepted."
+    )
+    max_upload: int = Field(16 << 20, ge=1024, description="Bytes that one upload may have.")
+    max_pixels: int = Field(
+        16 << 20, ge=1, description="Width x height x bands that one image may have."
+    )
+    upload_timeout: float = Field(30.0, gt=0, description="Seconds that one upload may take.")
+    upload_memory: int = Field(
+        256 << 20, ge=1024, description="Bytes of unfinished uploads a worker may hold."
+    )
+    queue: int = Field(64, ge=1, description="Chips that may wait in a worker.")
+    connections: int = Field(2048, ge=1, description="Connections a worker may hold.")
+    drain: float = Field(
+        0.0, ge=0, description="Seconds between `not ready` and the end of listening."
+    )
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Log level.")
+
+    @field_validator("api_keys")
+    @classmethod
+    def _hashes(cls, keys: dict[str, frozenset[Role]]) -> dict[str, frozenset[Role]]:
+        for digest in keys:
+            if not DIGEST.fullmatch(digest):
+                raise ValueError(
+                    "a key is given as its SHA-256, 64 hexadecimal digits: "
+                    "make one with `python -m service key`"
+                )
+        return keys
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        if not is_loopback(self.host) and not self.api_keys and not self.jwt_issuer:
+            raise ValueError(
+                f"{self.host} can be reached from elsewhere and no key is configured: set "
+                "SERVICE_API_KEYS (`python -m service key` makes one) or SERVICE_JWT_ISSUER, "
+                "or listen on 127.0.0.1"
+            )
+        if self.open_roles and Role.DEPLOY in self.open_roles:
+            raise ValueError("deploy can not be open to everybody: leave it out of OPEN_ROLES")
+        if self.jwt_issuer and not (self.jwt_audience and self.jwt_jwks and self.jwt_claims):
+            raise ValueError(
+                "JWT_ISSUER needs JWT_AUDIENCE, JWT_JWKS and JWT_CLAIMS: without required claims "
+                "every project of the issuer could deploy"
+            )
+        if self.configmap and self.configmap.count("/") != 1:
+            raise ValueError("CONFIGMAP is namespace/name")
+        return self
+
+    def roles_open_to_everybody(self) -> frozenset[Role]:
+        """Roles that need no credentials."""
+        if self.open_roles is not None:
+            return self.open_roles
+        loopback = frozenset({Role.PREDICT, Role.VIEW})
+        return loopback if is_loopback(self.host) else frozenset()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def read_settings(**overrides: Any) -> Settings:
+    """Read the environment.
+
+    Raises:
+        UnsafeSettings: a variable has a value that can not be used, or the whole is unsafe.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise UnsafeSettings("; ".join(_sentence(item) for item in error.errors())) from None
+    except ValueError as error:  # a list or mapping that is not JSON
+        raise UnsafeSettings(f"{error}; lists and mappings are JSON") from None
+
+
+def _sentence(item: Any) -> str:
+    name = "_".join(str(part) for part in item["loc"][:1])
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return f"SERVICE_{name.upper()}: {message}" if name else message

@@ -1,0 +1,164 @@
+"""Replacing the model while it answers.
+
+    lock -> fetch -> verify -> load -> warm-up -> self-test -> write the wanted tag -> switch
+
+Everything before the switch happens beside the model that serves; a failure anywhere leaves it
+serving and says which step failed. The wanted tag is written once and for all replicas, by
+compare-and-set; every other worker follows it (follow.py).
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from service.bundle import Bundle
+from service.cache import BundleCache
+from service.errors import BundleRefused, Conflict, ServiceError
+from service.loading import Loader, Steps
+from service.metrics import Metrics
+from service.model import Model, Serving
+from service.replica import Replica
+from service.schemas import ModelRef, SwapAnswer
+from service.state import Wanted, WantedStore
+from service.tags import parse_tag
+from service.tracing import Tracing
+
+SETTLE = 2.0  # seconds that a swap waits for the other workers; each looks twice a second
+
+
+class Swapper:
+    """Changes which model serves: here at once, elsewhere through the wanted tag."""
+
+    def __init__(
+        self,
+        serving: Serving,
+        loader: Loader,
+        store: WantedStore,
+        replica: Replica,
+        cache: BundleCache,
+        metrics: Metrics,
+        tracing: Tracing,
+    ) -> None:
+        """Take the parts; see container.py."""
+        self._serving = serving
+        self._loader = loader
+        self._store = store
+        self._replica = replica
+        self._cache = cache
+        self._metrics = metrics
+        self._tracing = tracing
+
+    async def replace(self, tag: str) -> SwapAnswer:
+        """Serve the model of a tag.
+
+        Raises:
+            ServiceError: with the step that failed; the old model serves on.
+        """
+        parse_tag(tag)
+        with self._guarded(tag) as steps:
+            bundle = await self._loader.fetch(tag, steps)
+            with steps.step("verify"):
+                _check_compatible(bundle, self._serving.current)
+            model = await self._loader.load(tag, bundle, steps)
+            return await self._commit(model, steps)
+
+    async def rollback(self) -> SwapAnswer:
+        """Serve the model that served before; it is still loaded, or else in the cache.
+
+        Raises:
+            Conflict: there is none.
+        """
+        with self._guarded("rollback") as steps:
+            wanted = await self._store.read()
+            model = self._serving.previous
+            if wanted is not None and wanted.previous_tag and wanted.previous_sha256:
+                steps.tag = wanted.previous_tag
+                label = (wanted.previous_tag, wanted.previous_sha256)
+                if model is None or (model.tag, model.sha256) != label:
+                    bundle = await self._loader.find(*label, steps)
+                    model = await self._loader.load(label[0], bundle, steps)
+            if model is None:
+                raise Conflict("there is no model before this one: replace it by tag instead")
+            return await self._commit(model, steps)
+
+    async def _commit(self, model: Model, steps: Steps) -> SwapAnswer:
+        started = datetime.fromisoformat(steps.started)
+        with steps.step("switch"):
+            await self._write(model)
+            self.switch(model)
+            await self._settle(model)
+        previous = self._serving.previous
+        return SwapAnswer(
+            model=model.info(),
+            previous=ModelRef(tag=previous.tag, sha256=previous.sha256) if previous else None,
+            workers=self._replica.workers(),
+            seconds=round((datetime.now(UTC) - started).total_seconds(), 3),
+        )
+
+    async def _write(self, model: Model) -> None:
+        """Make it the wanted model of all replicas, if nobody else did so meanwhile."""
+        stored = await self._store.read()
+        current = self._serving.current
+        if stored is not None and (stored.tag, stored.sha256) == (model.tag, model.sha256):
+            return
+        await self._store.write(
+            Wanted(
+                tag=model.tag,
+                sha256=model.sha256,
+                previous_tag=current.tag if current else None,
+                previous_sha256=current.sha256 if current else None,
+                version=stored.version + 1 if stored else 1,
+                changed=datetime.now(UTC),
+            )
+        )
+
+    def switch(self, model: Model) -> None:
+        """Serve a model in this worker, from the next chip on."""
+        before = self._serving.current
+        if before is not None and (before.tag, before.sha256) == (model.tag, model.sha256):
+            return
+        self._serving.switch(model)
+        self._metrics.serves(model, before)
+        self._replica.serves(model)
+        self._cache.prune({model.sha256, before.sha256 if before else ""})
+
+    async def _settle(self, model: Model) -> None:
+        """Wait until the other workers of this replica have followed: the answer is to be true."""
+        deadline = time.monotonic() + SETTLE
+        while time.monotonic() < deadline:
+            if all(worker.sha256 == model.sha256 for worker in self._replica.workers()):
+                return
+            await asyncio.sleep(0.02)
+
+    @contextmanager
+    def _guarded(self, tag: str) -> Iterator[Steps]:
+        steps = Steps(tag, self._tracing, self._replica)
+        with self._replica.swapping():
+            try:
+                yield steps
+            except ServiceError as error:
+                error.step = error.step or steps.current
+                self._metrics.swaps.labels("failed", steps.current).inc()
+                steps.end(error.detail)
+                raise
+            except BaseException:  # a cancelled request, or a bug: nothing was switched
+                self._metrics.swaps.labels("failed", steps.current).inc()
+                steps.end("it was stopped; the old model serves on")
+                raise
+            self._metrics.swaps.labels("done", steps.current).inc()
+            steps.end(None)
+
+
+def _check_compatible(bundle: Bundle, current: Model | None) -> None:
+    """Clients send what the old model takes; the new one has to take it too."""
+    if current is None:
+        return
+    old, new = current.manifest.input, bundle.manifest.input
+    if (old.shape, old.dtype, old.bands) != (new.shape, new.dtype, new.bands):
+        raise BundleRefused(
+            f"the model takes {new.dtype} chips {new.shape} of {', '.join(new.bands)}; clients of "
+            f"this service send {old.dtype} {old.shape} of {', '.join(old.bands)}: serve it "
+            "beside this one, with SERVICE_BUNDLE"
+        )

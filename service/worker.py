@@ -1,0 +1,157 @@
+"""One worker: uvicorn's HTTP protocol on connections that the parent hands over."""
+
+import asyncio
+import logging
+import signal
+import socket
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.app import create_app
+from service.container import Container
+from service.settings import Settings
+
+MAX_HEADERS = 64 << 10  # bytes of a request's line and headers; the parser itself has no limit
+HEADER_SECONDS = 10.0  # that a request's headers may take
+KEEP_ALIVE = 75  # seconds that an idle connection stays; above the 60 of usual balancers
+FINISH = 25  # seconds that requests in flight have when the worker stops
+HANDED = 64  # connections taken from the channel at once
+
+FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\n"
+    b"connection: close\r\n\r\n"
+)
+HEADERS_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\n"
+    b"connection: close\r\n\r\n"
+)
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's protocol with limits on headers, and a count of connections that have ended."""
+
+    closed: memoryview
+    slot: int
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Begin before the first header."""
+        super().__init__(*args, **kwargs)
+        self._in_headers = True
+        self._header_bytes = 0
+        self._late: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has come; headers have to end in bounded size and time."""
+        super().data_received(data)
+        if not self._in_headers or self.transport.is_closing():
+            return
+        self._header_bytes += len(data)
+        if self._header_bytes > MAX_HEADERS:
+            self.transport.write(HEADERS_TOO_LARGE)
+            self.transport.close()
+        elif self._late is None:
+            self._late = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+
+    def on_headers_complete(self) -> None:
+        """Begin the body."""
+        self._in_headers = False
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Expect the headers of the next request."""
+        self._in_headers = True
+        self._header_bytes = 0
+        super().on_message_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the parent that there is room."""
+        if self._late is not None:
+            self._late.cancel()
+        self.closed[self.slot] += 1
+        super().connection_lost(exc)
+
+
+class Worker(uvicorn.Server):
+    """Takes connections from a channel instead of a listening socket."""
+
+    def __init__(
+        self, config: uvicorn.Config, container: Container, channel: socket.socket
+    ) -> None:
+        """Take connections from `channel`, until its other end is closed."""
+        super().__init__(config)
+        self._container = container
+        self._channel = channel
+        self._limit = container.settings().connections
+        self._taking: set[asyncio.Task[Any]] = set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then take connections."""
+        await self.lifespan.startup()
+        self._channel.setblocking(False)
+        asyncio.get_running_loop().add_reader(self._channel, self._take)
+        self.servers = []
+        self.started = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal makes it not ready; the end of the channel makes it stop."""
+        self._container.serving().draining = True
+
+    def _take(self) -> None:
+        try:
+            message, descriptors, _, _ = socket.recv_fds(self._channel, HANDED, HANDED)
+        except BlockingIOError:
+            return
+        except OSError:
+            message, descriptors = b"", []
+        for descriptor in descriptors:
+            task = asyncio.ensure_future(self._adopt(socket.socket(fileno=descriptor)))
+            self._taking.add(task)
+            task.add_done_callback(self._taking.discard)
+        if not message:
+            asyncio.get_running_loop().remove_reader(self._channel)
+            self._container.serving().draining = True
+            self.should_exit = True
+
+    async def _adopt(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        if len(self.server_state.connections) >= self._limit:
+            Connection.closed[Connection.slot] += 1
+            with connection:
+                connection.send(FULL)
+            return
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return Connection(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+
+
+def run_worker(settings: Settings, channel: socket.socket, closed: memoryview, slot: int) -> None:
+    """Answer the connections of a channel until it is closed."""
+    container = Container()
+    container.settings.override(settings)
+    Connection.closed, Connection.slot = closed, slot
+    config = uvicorn.Config(
+        create_app(container),
+        http=Connection,
+        loop="uvloop",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=FINISH,
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # until uvicorn has its own handler
+    logging.getLogger("service").debug("worker starts", extra={"slot": slot})
+    Worker(config, container, channel).run()
