@@ -11,10 +11,12 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
+STATE := artifacts/service
+
 # What was installed is named by what it was installed from.
 INSTALLED := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
 
-.PHONY: help setup demo repro report gate test lint format bench bench-eurosat lock clean
+.PHONY: help setup setup-e2e demo train-sample serve repro report gate test lint format bench bench-eurosat bench-serving lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,7 +31,23 @@ $(INSTALLED):
 	@rm -f $(VENV)/.installed-* && touch $@
 	@echo "setup: done"
 
-demo: setup ## train and evaluate on the embedded sample (or: make demo EUROSAT=path/to/EuroSAT_RGB.zip)
+# What tests and benchmarks need beyond Python: Chromium for the page, wrk and hey for load.
+E2E_PACKAGES := chromium wrk hey
+
+setup-e2e: setup ## install what the browser tests and benchmarks need (Debian or Ubuntu, root)
+	@bash -c 'for command in $(E2E_PACKAGES); do command -v $$command >/dev/null || exit 1; done' && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "setup-e2e: installing $(E2E_PACKAGES)"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(E2E_PACKAGES) >/dev/null; \
+	else \
+	  echo "setup-e2e: not root, or no apt-get: tests that need $(E2E_PACKAGES) are skipped and counted"; \
+	fi
+
+demo: train-sample ## train on the embedded sample, then serve (or: make demo EUROSAT=path/to/EuroSAT_RGB.zip)
+	@rm -f $(STATE)/wanted.json $(STATE)/served.json
+	@$(MAKE) --no-print-directory serve
+
+train-sample: setup ## the first half of the demo: pull the sample, train, evaluate, report
 ifdef EUROSAT
 	@python -m pipeline.ingest eurosat --path '$(EUROSAT)'
 else
@@ -39,8 +57,11 @@ endif
 	@python -m pipeline.report --against HEAD
 	@dvc metrics diff --all --no-path --targets reports/metrics.json -- HEAD
 	@echo
-	@echo "The report is reports/report.md. Next: change a parameter and compare,"
+	@echo "The report is reports/report.md. To change a parameter and compare:"
 	@echo "  dvc exp run --set-param train.epochs=12 && dvc exp show --only-changed"
+
+serve: setup ## serve the bundle in model/ on http://127.0.0.1:8000 (SERVICE_PORT=..., see docs/service.md)
+	@python -m service serve --with-key
 
 repro: setup ## run the stages whose inputs changed
 	@test -d data || { echo "error: data/ is missing: get the sample with 'dvc pull', or bring your own with 'python -m pipeline.ingest'"; exit 1; }
@@ -69,6 +90,9 @@ bench: setup ## measure the demo and the training loop
 
 bench-eurosat: setup ## train on real EuroSAT in artifacts/bench/eurosat (EUROSAT=path/to/EuroSAT_RGB.zip)
 	@python -m benchmarks.eurosat --path '$(or $(EUROSAT),$(error say where it is: make bench-eurosat EUROSAT=path/to/EuroSAT_RGB.zip))'
+
+bench-serving: setup setup-e2e ## measure the service beside bare ONNX Runtime and its peers (10 minutes)
+	@python -m benchmarks.serving
 
 lock: ## refresh poetry.lock and constraints.txt (needs Poetry 2 with poetry-plugin-export)
 	@poetry lock

@@ -15,16 +15,33 @@ def main() -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser("python -m service", description=DESCRIPTION)
     commands = parser.add_subparsers(dest="command")
-    commands.add_parser("serve", help="serve (what it does without a command)")
+    serving = commands.add_parser("serve", help="serve (what it does without a command)")
+    serving.add_argument(
+        "--with-key",
+        action="store_true",
+        help="without SERVICE_API_KEYS, make a key for `deploy` and print it once",
+    )
     commands.add_parser("key", help="make an API key, and its hash for SERVICE_API_KEYS")
-    if parser.parse_args().command == "key":
+    chosen = parser.parse_args()
+    if chosen.command == "key":
         _print_key()
-        return
+    else:
+        _serve(getattr(chosen, "with_key", False))
+
+
+def _serve(with_key: bool) -> None:
+    from service.security import Role, new_key
     from service.server import serve
     from service.settings import UnsafeSettings, read_settings
 
     try:
-        code = serve(read_settings())
+        settings = read_settings()
+        if with_key and not settings.api_keys:
+            key, digest = new_key()
+            settings = settings.model_copy(update={"api_keys": {digest: frozenset({Role.DEPLOY})}})
+            print(f"The page is http://{settings.host}:{settings.port}/, the end is Ctrl-C.")
+            print(f"To replace the model there, until then: {key}", flush=True)
+        code = serve(settings)
     except UnsafeSettings as error:
         sys.exit(f"error: {error}")
     sys.exit(code)

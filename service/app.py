@@ -42,6 +42,7 @@ def create_app(container: Container) -> Door:
             container.replica().leave()
             await container.store().close()
             container.tracing().close()
+            container.access_log().flush()
 
     app = FastAPI(
         title="Conveyor", description=DESCRIPTION, version="1", lifespan=lifespan, redoc_url=None

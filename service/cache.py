@@ -6,13 +6,16 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from service.bundle import GRAPH, MANIFEST, Bundle, read_bundle
-from service.errors import BundleRefused, NotFound, StorageFull
+from service.errors import BundleRefused, NotFound, StorageFull, Unavailable
 
 KEPT = 5  # bundles beside those in use; the last ones that served
+INCOMING = "incoming-"
+LEFTOVER_SECONDS = 3600.0  # age at which an incoming bundle belongs to nobody
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -40,7 +43,8 @@ class BundleCache:
         except BundleRefused:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        os.utime(folder)
+        with contextlib.suppress(OSError):  # another worker may just have deleted it
+            os.utime(folder)
         return bundle
 
     def keep(self, bundle: Bundle) -> None:
@@ -48,27 +52,30 @@ class BundleCache:
 
         Raises:
             StorageFull: the disk is full.
+            Unavailable: it can not be written for another reason.
         """
-        target = self._path(bundle.manifest.sha256)
         with disk_errors():
             self._folder.mkdir(parents=True, exist_ok=True)
-            fresh = Path(tempfile.mkdtemp(prefix="incoming-", dir=self._folder))
+            fresh = Path(tempfile.mkdtemp(prefix=INCOMING, dir=self._folder))
             try:
                 (fresh / GRAPH).write_bytes(bundle.graph)
                 (fresh / MANIFEST).write_bytes(bundle.document)
-                if target.is_dir():  # the graph is the same; the manifest may be newer
-                    os.replace(fresh / MANIFEST, target / MANIFEST)
-                else:
-                    os.rename(fresh, target)
+                _put(fresh, self._path(bundle.manifest.sha256))
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
 
     def prune(self, in_use: set[str]) -> None:
         """Delete the bundles that served longest ago, and what killed processes left behind."""
-        found = [item for item in self._folder.glob("*") if item.is_dir()]
-        idle = [item for item in found if DIGEST.fullmatch(item.name) and item.name not in in_use]
-        idle.sort(key=lambda item: item.stat().st_mtime, reverse=True)
-        for folder in idle[KEPT:]:
+        now = time.time()
+        idle: list[tuple[float, Path]] = []
+        for folder in self._folder.glob("*"):
+            with contextlib.suppress(OSError):  # another worker deletes, too
+                used = folder.stat().st_mtime
+                if DIGEST.fullmatch(folder.name) and folder.name not in in_use:
+                    idle.append((used, folder))
+                elif folder.name.startswith(INCOMING) and now - used > LEFTOVER_SECONDS:
+                    shutil.rmtree(folder, ignore_errors=True)
+        for _, folder in sorted(idle, reverse=True)[KEPT:]:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _path(self, sha256: str) -> Path:
@@ -77,9 +84,27 @@ class BundleCache:
         return self._folder / sha256
 
 
+def _put(fresh: Path, target: Path) -> None:
+    """Give a folder its name; what is there under that name is replaced file by file.
+
+    The graph that is there is the same by its digest, unless it was altered; the manifest may be
+    older. A reader meanwhile finds a whole bundle.
+    """
+    try:
+        os.rename(fresh, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        try:
+            for name in (GRAPH, MANIFEST):
+                os.replace(fresh / name, target / name)
+        except FileNotFoundError:  # deleted meanwhile: the bundle is in memory, and serves
+            return
+
+
 @contextlib.contextmanager
 def disk_errors() -> Iterator[None]:
-    """Turn a full disk into an error of the service."""
+    """Turn a disk that can not be written into an error of the service."""
     try:
         yield
     except OSError as error:
@@ -87,4 +112,8 @@ def disk_errors() -> Iterator[None]:
             raise StorageFull(
                 "the server's disk is full: free some space, then try again"
             ) from None
-        raise
+        reason = os.strerror(error.errno) if error.errno else "no reason was given"
+        raise Unavailable(
+            f"the service's state can not be written ({reason}): it needs a folder of its own, "
+            "SERVICE_STATE"
+        ) from error

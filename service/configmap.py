@@ -142,6 +142,7 @@ class _Account:
         self._loaded: tuple[int, int] | None = None  # inode and time of the ca.crt in the context
 
     def token(self) -> str:
+        """Answer the token. Raises Unavailable when it can not be sent."""
         # Read each time, some microseconds: tokens of service accounts rotate within the hour.
         try:
             token = (self._folder / "token").read_text("ascii").strip()
@@ -152,6 +153,7 @@ class _Account:
         return token
 
     def context(self) -> ssl.SSLContext:
+        """Answer the context that trusts ca.crt as it is now. Raises Unavailable."""
         if self._encrypted:
             path = self._folder / "ca.crt"
             try:

@@ -14,7 +14,6 @@ import resource
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,7 +93,12 @@ def _bundle(folder: Path, commit: str, tag: Tag) -> facts.Bundle:
 
 
 def _fetch(repository: str, folder: Path, commit: str, bundle: facts.Bundle, work: Path) -> None:
+    import pygit2.enums
     from dvc.repo import Repo  # a second of imports that only this process needs
+
+    # A repository that was mounted belongs to somebody else. The setting names it, nobody came upon
+    # it by chance, and libgit2 runs nothing of what its configuration says.
+    pygit2.option(pygit2.enums.Option.SET_OWNER_VALIDATION, False)
 
     # A remote may send more than it announced.
     resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST, resource.RLIM_INFINITY))
@@ -166,14 +170,26 @@ def _stores(repo: Any, tree: Path | None, hash_name: str) -> Iterator[Store]:
 def _first(stores: list[Store], oid: str) -> Store:
     """Return the store that holds an object; another error than its absence goes up."""
     for store in stores:
-        with suppress(FileNotFoundError):
+        try:
             _size(store, oid)
             return store
+        except FileNotFoundError as error:
+            if _unreachable(error.__cause__):
+                raise RegistryUnavailable(
+                    "The DVC remote can not be reached; check its address, or try again."
+                ) from error
     if not any(_there(store) for store in stores):
         raise RegistryUnavailable(
             "The folder of the DVC remote is not there; mount it, or check its address."
         )
     raise NotFound("model: the DVC remote does not hold it; run `dvc push` where it was trained")
+
+
+def _unreachable(cause: BaseException | None) -> bool:
+    """Tell a failed connection from a missing file: over HTTP both arrive as FileNotFoundError."""
+    if isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) == 404:
+        return False
+    return isinstance(cause, OSError) or type(cause).__module__.startswith("aiohttp")
 
 
 def _there(store: Store) -> bool:

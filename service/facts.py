@@ -114,6 +114,7 @@ class _Loader(yaml.CSafeLoader):
     """Knows no merge keys: a few lines of them, merged into each other, can fill the memory."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Refuse a mapping that merges others; raises Unreadable."""
         if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
             raise Unreadable("uses merge keys (<<), which are not read")
 

@@ -33,8 +33,10 @@ _CURES = {
     "Could not resolve host": "its host name is unknown here; check the setting repository",
     "Connection refused": "nothing listens there; check the setting repository or wait",
     "not a git repository": "there is none at that place; check the setting repository",
+    "does not appear to be a git": "there is none at that place; check the setting repository",
     "not found": "there is no such repository; check the setting repository",
     "does not exist": "there is no such repository; check the setting repository",
+    "dubious ownership": "another user owns it there; name it in Git's safe.directory",
     "No space left": "the disk is full; free some space",
 }
 

@@ -1,6 +1,7 @@
 """From a tag to a model that has passed its self-test, step by step, beside the one that serves."""
 
 import asyncio
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,12 +9,14 @@ from pathlib import Path
 
 from service.bundle import Bundle, read_bundle
 from service.cache import BundleCache
-from service.errors import BundleRefused, NotFound
+from service.errors import BundleRefused, NotFound, ServiceError
 from service.model import Model
 from service.registry import Registry
 from service.replica import Replica, now
 from service.tags import LOCAL, parse_tag
 from service.tracing import Tracing
+
+log = logging.getLogger("service.loading")
 
 
 class Steps:
@@ -93,9 +96,16 @@ class Loader:
         return await asyncio.to_thread(self._cache.read, sha256)
 
     async def local(self) -> Bundle:
-        """Read the local bundle, and keep it for a rollback after it has been replaced."""
+        """Read the local bundle, and keep it for a rollback after it has been replaced.
+
+        Raises:
+            BundleRefused: it is not there, or must not serve.
+        """
         bundle = await asyncio.to_thread(read_bundle, self._folder)
-        await asyncio.to_thread(self._cache.keep, bundle)
+        try:
+            await asyncio.to_thread(self._cache.keep, bundle)
+        except ServiceError as error:  # a full disk: what can be read can serve
+            log.warning("the local bundle is not kept", extra={"detail": error.detail})
         return bundle
 
     async def load(self, tag: str, bundle: Bundle, steps: Steps) -> Model:

@@ -1,5 +1,6 @@
 """Structured logs: one JSON object a line on stdout; never an upload's content, never a key."""
 
+import asyncio
 import json
 import logging
 import os
@@ -7,6 +8,7 @@ import sys
 import time
 from datetime import UTC, datetime
 
+MOMENT = 0.02  # seconds that a line may wait for others
 ALWAYS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -43,7 +45,8 @@ class AccessLog:
     def __init__(self, enabled: bool = True, descriptor: int | None = None) -> None:
         """Write to a file descriptor, stdout by default."""
         self._enabled = enabled
-        self._descriptor = descriptor
+        self._descriptor = sys.stdout.fileno() if descriptor is None else descriptor
+        self._lines: list[str] = []
         self._second = 0
         self._stamp = ""
 
@@ -63,4 +66,13 @@ class AccessLog:
             f'"event":"request","id":"{request_id}","method":"{method}","route":"{route}",'
             f'"status":{status},"ms":{seconds * 1000:.3f},"model":"{tag}"}}\n'
         )
-        os.write(self._descriptor or sys.stdout.fileno(), line.encode())
+        self._lines.append(line)
+        if len(self._lines) == 1:
+            # One system call for all requests of a moment; /dev/null, a pipe or a file alike.
+            asyncio.get_running_loop().call_later(MOMENT, self.flush)
+
+    def flush(self) -> None:
+        """Write what has gathered."""
+        content, self._lines = "".join(self._lines).encode(), []
+        while content:
+            content = content[os.write(self._descriptor, content) :]

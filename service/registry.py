@@ -31,6 +31,7 @@ from service.snapshot import FETCHED, KINDS, REFERENCES, Answer, Snapshot, finge
 from service.tags import Tag
 
 PAUSE = 1.0  # seconds between two looks at Git
+RETRY = 5.0  # seconds between two tries to reach a URL
 LOOK_SECONDS = 10.0  # longest look at the names of the tags
 LIST_SECONDS = 150.0  # longest reading of all tags, the first fetch of a URL included
 LEFTOVER_SECONDS = 3600.0  # age at which a fetched folder belongs to nobody
@@ -156,7 +157,7 @@ class Registry:
         if checked is not None and time.time() - checked <= self._refresh:
             return datetime.fromtimestamp(checked, UTC), None
         running = self._renewing is not None and not self._renewing.done()
-        if not running and time.monotonic() - self._renewed >= min(self._refresh, PAUSE):
+        if not running and time.monotonic() - self._renewed >= min(self._refresh, RETRY):
             self._renewing = asyncio.create_task(self._renew())
         detail = self._trouble or "Git was not looked at for a while; a new look is under way."
         if checked is None:

@@ -9,16 +9,21 @@ served.json          the last model that served here
 import contextlib
 import fcntl
 import json
+import logging
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from service.cache import disk_errors
 from service.errors import Conflict
 from service.model import Model
-from service.schemas import SwapProgress, WorkerInfo
+from service.schemas import ModelRef, SwapProgress, WorkerInfo
+
+log = logging.getLogger("service.replica")
 
 
 class Replica:
@@ -43,48 +48,52 @@ class Replica:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise Conflict("another swap is running: wait until it has ended") from None
+                detail = "another swap is running: wait until it has ended"
+                raise Conflict(detail, "lock") from None
             yield
         finally:
             os.close(handle)
 
     def progress(self, tag: str, step: str, state: str, detail: str | None, started: str) -> None:
-        """Say how far a swap is."""
+        """Say how far a swap is, if that can be written; it goes on all the same."""
         line = {"tag": tag, "step": step, "state": state, "detail": detail, "started": started}
-        _write(self._folder / "swap.json", line | {"pid": os.getpid()})
+        _write(self._folder / "swap.json", line | _self())
 
     def last_swap(self) -> SwapProgress | None:
         """Read how far the running swap is, or how the last one ended."""
         found = _read(self._folder / "swap.json")
         if found is None:
             return None
-        if found["state"] == "running" and not _alive(int(found.pop("pid", 0))):
-            found |= {
-                "state": "failed",
-                "detail": "its process was killed; the old model serves on",
-            }
-        return SwapProgress.model_validate({k: v for k, v in found.items() if k != "pid"})
+        if found.get("state") == "running" and not _is_alive(found):
+            found |= {"state": "failed", "detail": "its process was killed before it had ended"}
+        with contextlib.suppress(ValidationError):
+            return SwapProgress.model_validate(found)
+        return None
 
     def serves(self, model: Model) -> None:
-        """Say what this worker serves, and remember it for a restart."""
-        _write(self._own, {"pid": os.getpid(), "tag": model.tag, "sha256": model.sha256})
-        _write(self._folder / "served.json", {"tag": model.tag, "sha256": model.sha256})
+        """Say what this worker serves, and remember it for a restart, if that can be written."""
+        label = {"tag": model.tag, "sha256": model.sha256}
+        _write(self._own, _self() | label)
+        _write(self._folder / "served.json", label)
 
     def last_served(self) -> tuple[str, str] | None:
         """Tag and digest of the last model that served here."""
-        found = _read(self._folder / "served.json")
-        return (found["tag"], found["sha256"]) if found else None
+        found = _read(self._folder / "served.json") or {}
+        with contextlib.suppress(ValidationError):
+            label = ModelRef.model_validate(found)
+            return label.tag, label.sha256
+        return None
 
     def workers(self) -> list[WorkerInfo]:
         """What each living worker serves."""
         found = []
         for path in sorted(self._own.parent.glob("*.json")):
-            if not path.stem.isdigit() or not _alive(int(path.stem)):
+            content = _read(path)
+            if content is None or not _is_alive(content):
                 with contextlib.suppress(OSError):
                     path.unlink()
                 continue
-            content = _read(path)
-            if content is not None:
+            with contextlib.suppress(ValidationError):
                 found.append(WorkerInfo.model_validate(content))
         return found
 
@@ -99,24 +108,42 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _alive(pid: int) -> bool:
-    if pid <= 0:
-        return False
+def _born(pid: int) -> str:
+    """When a process started, in ticks since the machine did; empty when there is no such process.
+
+    With its number this names a process for good: in a container that starts again, a new worker
+    has the number of an old one.
+    """
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
+    state, *rest = status.rpartition(")")[2].split()  # the name before it may hold anything
+    return "" if state in "ZX" else rest[18]
+
+
+def _self() -> dict[str, Any]:
+    pid = os.getpid()
+    return {"pid": pid, "born": _born(pid)}
+
+
+def _is_alive(content: dict[str, Any]) -> bool:
+    pid, born = content.get("pid"), content.get("born")
+    return isinstance(pid, int) and bool(born) and born == _born(pid)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    with disk_errors():
+    """Write in one step. What can not be written is logged: a full disk must not end a service."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
         fresh.write_text(json.dumps(content), encoding="utf-8")
         os.replace(fresh, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        log.warning("can not be written", extra={"file": path.name, "detail": reason})
 
 
 def _read(path: Path) -> dict[str, Any] | None:

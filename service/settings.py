@@ -3,6 +3,7 @@
 docs/service.md lists them in one table; a test holds the table to this file.
 """
 
+import difflib
 import ipaddress
 import os
 import re
@@ -14,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.security import Role
 
+PREFIX = "SERVICE_"
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -29,7 +31,7 @@ def cores() -> int:
 class Settings(BaseSettings):
     """One field a variable: `SERVICE_PORT=8080`. Lists and mappings are JSON."""
 
-    model_config = SettingsConfigDict(env_prefix="SERVICE_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
@@ -110,14 +112,14 @@ class Settings(BaseSettings):
                 "or listen on 127.0.0.1"
             )
         if self.open_roles and Role.DEPLOY in self.open_roles:
-            raise ValueError("deploy can not be open to everybody: leave it out of OPEN_ROLES")
+            raise ValueError("SERVICE_OPEN_ROLES: deploy can not be open to everybody; take it out")
         if self.jwt_issuer and not (self.jwt_audience and self.jwt_jwks and self.jwt_claims):
             raise ValueError(
-                "JWT_ISSUER needs JWT_AUDIENCE, JWT_JWKS and JWT_CLAIMS: without required claims "
-                "every project of the issuer could deploy"
+                "SERVICE_JWT_ISSUER needs SERVICE_JWT_AUDIENCE, SERVICE_JWT_JWKS and "
+                "SERVICE_JWT_CLAIMS: without required claims every project of the issuer could deploy"
             )
         if self.configmap and self.configmap.count("/") != 1:
-            raise ValueError("CONFIGMAP is namespace/name")
+            raise ValueError("SERVICE_CONFIGMAP: write namespace/name")
         return self
 
     def roles_open_to_everybody(self) -> frozenset[Role]:
@@ -144,12 +146,23 @@ def read_settings(**overrides: Any) -> Settings:
     Raises:
         UnsafeSettings: a variable has a value that can not be used, or the whole is unsafe.
     """
+    _refuse_unknown()
     try:
         return Settings(**overrides)
     except ValidationError as error:
         raise UnsafeSettings("; ".join(_sentence(item) for item in error.errors())) from None
     except ValueError as error:  # a list or mapping that is not JSON
         raise UnsafeSettings(f"{error}; lists and mappings are JSON") from None
+
+
+def _refuse_unknown() -> None:
+    """A misspelt key would leave the door open, a misspelt limit would not limit."""
+    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    for name in os.environ:
+        if name.startswith(PREFIX) and name not in known:
+            close = difflib.get_close_matches(name, known, 1, cutoff=0.85)
+            meant = f"did you mean {close[0]}?" if close else "docs/service.md lists what there is"
+            raise UnsafeSettings(f"{name}: there is no such setting; {meant}")
 
 
 def _sentence(item: Any) -> str:

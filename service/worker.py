@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.app import create_app
 from service.container import Container
+from service.metrics import know_own_pid
 from service.settings import Settings
 
 MAX_HEADERS = 64 << 10  # bytes of a request's line and headers; the parser itself has no limit
@@ -30,6 +31,45 @@ HEADERS_TOO_LARGE = (
 )
 
 
+class Corked:
+    """A transport that keeps the head of a response back until its body comes: one packet, not two.
+
+    uvicorn writes them apart; on loopback that is a tenth of a request (docs/benchmarks.md).
+    """
+
+    __slots__ = ("_head", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        """Stand before a transport for the time of one response."""
+        self._transport = transport
+        self._head: bytes | None = b""
+
+    def write(self, data: bytes) -> None:
+        """Keep the head, send everything else."""
+        if self._head is None or data.startswith(b"HTTP/1.1 100 "):
+            self._transport.write(data)
+        elif self._head:
+            self._transport.write(self._head + data)
+            self._head = None
+        else:
+            self._head = data
+
+    def flush(self) -> None:
+        """Send a head that has no body."""
+        if self._head:
+            self._transport.write(self._head)
+        self._head = None
+
+    def close(self) -> None:
+        """Close after everything is sent."""
+        self.flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether the connection is going."""
+        return self._transport.is_closing()
+
+
 class Connection(HttpToolsProtocol):
     """uvicorn's protocol with limits on headers, and a count of connections that have ended."""
 
@@ -41,14 +81,18 @@ class Connection(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._in_headers = True
         self._header_bytes = 0
+        self._fed = 0
         self._late: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come; headers have to end in bounded size and time."""
+        self._fed = len(data)
         super().data_received(data)
         if not self._in_headers or self.transport.is_closing():
             return
         self._header_bytes += len(data)
+        if self._header_bytes <= 0:  # all of it belonged to the request that has just ended
+            return
         if self._header_bytes > MAX_HEADERS:
             self.transport.write(HEADERS_TOO_LARGE)
             self.transport.close()
@@ -62,11 +106,17 @@ class Connection(HttpToolsProtocol):
             self._late.cancel()
             self._late = None
         super().on_headers_complete()
+        self.cycle.transport = self._corked = Corked(self.transport)  # type: ignore[assignment]
+
+    def on_response_complete(self) -> None:
+        """Let nothing wait, then go on with the next request."""
+        self._corked.flush()
+        super().on_response_complete()
 
     def on_message_complete(self) -> None:
         """Expect the headers of the next request."""
         self._in_headers = True
-        self._header_bytes = 0
+        self._header_bytes = -self._fed
         super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -137,6 +187,7 @@ class Worker(uvicorn.Server):
 
 def run_worker(settings: Settings, channel: socket.socket, closed: memoryview, slot: int) -> None:
     """Answer the connections of a channel until it is closed."""
+    know_own_pid()
     container = Container()
     container.settings.override(settings)
     Connection.closed, Connection.slot = closed, slot
@@ -147,6 +198,7 @@ def run_worker(settings: Settings, channel: socket.socket, closed: memoryview, s
         lifespan="on",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=FINISH,

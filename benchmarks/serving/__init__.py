@@ -1,0 +1,1 @@
+"""The serving benchmark: this project's service beside the bare runtime and other servers."""

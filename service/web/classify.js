@@ -1,0 +1,180 @@
+// One image in, one answer out.
+
+import { byId, digest, el, notice, percent, words } from "/web/page.js";
+import { asked, read, request, unloaded } from "/web/server.js";
+
+const PATIENCE = 200; // ms before the progress is shown: most answers are faster
+const SHOWN = 20; // classes; the rest is said to be there
+
+let running = null; // AbortController of the image that is being classified
+let loading = 0; // counts the lists of samples, so that only the newest is shown
+
+export function startClassify() {
+  byId("file").addEventListener("change", (event) => {
+    const [file] = event.target.files;
+    event.target.value = ""; // the same file may be chosen again
+    if (file) classify(file, file.name);
+  });
+  document.addEventListener("paste", (event) => {
+    const [file] = event.clipboardData.files;
+    if (file) classify(file, file.name);
+  });
+  startDropping();
+}
+
+// The whole window takes an image: beside the frame, the browser would leave the page for it.
+function startDropping() {
+  const frame = byId("frame");
+  document.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    frame.classList.add("over");
+  });
+  document.addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) frame.classList.remove("over");
+  });
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    frame.classList.remove("over");
+    const [file] = event.dataTransfer.files;
+    if (file) classify(file, file.name);
+  });
+}
+
+export function showInput(model) {
+  if (!model) return;
+  const { bands, width, height, dtype } = model.input;
+  const names = bands.length > 8 ? "" : ` (${bands.join(", ")})`;
+  byId("takes").textContent =
+    `GeoTIFF, TIFF, PNG, JPEG or NPY: ${bands.length} bands${names}, ` +
+    `${width} × ${height} pixels, ${dtype}.`;
+}
+
+export async function loadSamples() {
+  const mine = ++loading;
+  const box = byId("samples-box");
+  try {
+    const samples = await read("/samples");
+    const pictures = await Promise.all(samples.map(sampleSource));
+    if (mine !== loading) return;
+    byId("samples").querySelectorAll("img").forEach((image) => URL.revokeObjectURL(image.src));
+    byId("samples").replaceChildren(...samples.map((item, at) => sample(item, pictures[at])));
+    box.hidden = samples.length === 0;
+  } catch (error) {
+    if (mine !== loading) return;
+    byId("samples").replaceChildren(el("li", {}, unloaded("The samples", error)));
+    box.hidden = false;
+  }
+}
+
+function sample(item, source) {
+  const name = words(item.answer);
+  const image = el("img", { src: source, alt: "", width: 64, height: 64 });
+  const file = `sample-${item.index}.npy`;
+  const choose = async () => {
+    try {
+      const found = await asked(() => request(`/samples/${item.index}`));
+      await classify(await found.blob(), file);
+    } catch (error) {
+      refuse(error, file);
+    }
+  };
+  return el("li", {}, el("button", { type: "button", onclick: choose }, image, el("span", {}, name)));
+}
+
+const sampleSource = (item) => picture(() => request(`/samples/${item.index}.png`));
+
+// With fetch, not as the address of an image: an image could not carry the key.
+const picture = async (ask) => URL.createObjectURL(await (await ask()).blob());
+
+export async function classify(blob, name, fit = "") {
+  if (running) running.abort();
+  const mine = (running = new AbortController());
+  const send = (path) => upload(path, blob, name, mine.signal);
+  const timer = setTimeout(() => showWorking(), PATIENCE);
+  byId("answer").setAttribute("aria-busy", "true");
+  let hasPicture = true;
+  try {
+    const { answer, took } = await asked(() => timed(() => send(`/predict${fit}`)));
+    showAnswer(answer, took, name);
+  } catch (error) {
+    if (mine !== running || error.name === "AbortError") return;
+    refuse(error, name, () => classify(blob, name, "?fit=resize"));
+    hasPicture = error.status === 422; // it could be read, and only its size or bands are wrong
+  } finally {
+    clearTimeout(timer);
+    if (mine === running) showIdle();
+  }
+  const source = hasPicture ? await picture(() => send("/preview")).catch(() => null) : null;
+  if (mine === running) showPicture(source, name);
+}
+
+async function timed(action) {
+  const started = performance.now();
+  const answer = await (await action()).json();
+  return { answer, took: performance.now() - started };
+}
+
+function upload(path, blob, name, signal) {
+  const body = new FormData();
+  body.append("file", blob, name);
+  return request(path, { method: "POST", body, signal });
+}
+
+function showWorking() {
+  byId("working").hidden = false;
+}
+
+function showIdle() {
+  byId("working").hidden = true;
+  byId("answer").removeAttribute("aria-busy");
+}
+
+function showName(name) {
+  byId("file-name").hidden = false;
+  byId("file-name").textContent = name;
+}
+
+function showAnswer(answer, took, name) {
+  showName(name);
+  byId("problem").hidden = true;
+  byId("headline").textContent = `${words(answer.class)}, ${percent(answer.probability).replace(">", "over")}`;
+  const sorted = Object.entries(answer.probabilities).sort((one, other) => other[1] - one[1]);
+  byId("bars").replaceChildren(...sorted.slice(0, SHOWN).map(bar));
+  const more = sorted.length > SHOWN ? `The likeliest ${SHOWN} of ${sorted.length} classes. ` : "";
+  const { tag, sha256 } = answer.model;
+  byId("answered").replaceChildren(
+    `${more}Answered by `, el("b", {}, tag), " ", digest(sha256), ` in ${Math.round(took)} ms.`,
+  );
+}
+
+function bar([name, probability]) {
+  const fill = el("span", { class: "fill" });
+  fill.style.setProperty("--share", probability); // not an attribute: the policy forbids those
+  return el(
+    "li", {},
+    el("span", { class: "class", title: name }, words(name)),
+    el("span", { class: "track", "aria-hidden": "true" }, fill),
+    el("span", { class: "share" }, percent(probability)),
+  );
+}
+
+function refuse(error, name, resize) {
+  showName(name);
+  byId("headline").textContent = "No answer";
+  byId("bars").replaceChildren();
+  byId("answered").replaceChildren();
+  const fits = error.status === 422 && error.message.includes("fit=resize");
+  const cure = fits ? { label: "Resize it to fit", run: resize } : null;
+  byId("problem").replaceChildren(...notice(error.message, cure).childNodes);
+  byId("problem").hidden = false;
+}
+
+function showPicture(source, name) {
+  const image = byId("picture");
+  URL.revokeObjectURL(image.src);
+  image.hidden = !source;
+  byId("invitation").hidden = Boolean(source);
+  if (!source) return image.removeAttribute("src");
+  image.src = source;
+  image.alt = `${name} in true colour`;
+}

@@ -1,0 +1,22 @@
+"""Bundles and running services that the tests of the service share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.service.bundles import make_bundle
+from tests.service.server import Server, serving
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with 4 bands of uint16, 64 x 64 pixels, 10 classes."""
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "model")
+
+
+@pytest.fixture(scope="module")
+def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The real service with two workers, shared by the tests of a module."""
+    with serving(bundle, tmp_path_factory.mktemp("service")) as running:
+        yield running

@@ -1,0 +1,89 @@
+"""Settings: read from the environment, refused when unsafe, and all of them documented."""
+
+import json
+from typing import Any
+
+import pytest
+from pydantic_core import PydanticUndefined
+
+from service.security import Role, new_key
+from service.settings import Settings, UnsafeSettings, is_loopback, read_settings
+from tests.conftest import ROOT
+
+DOCUMENT = ROOT / "docs" / "service.md"
+
+
+def table() -> str:
+    """The table of settings as docs/service.md must have it."""
+    lines = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        lines.append(f"| `SERVICE_{name.upper()}` | {_default(field)} | {field.description} |")
+    return "\n".join(lines) + "\n"
+
+
+def _default(field: Any) -> str:
+    if field.default_factory is not None and field.default is PydanticUndefined:
+        return {"cores": "cores", "dict": "`{}`"}[field.default_factory.__name__]
+    if field.default is None:
+        return "by address"
+    if isinstance(field.default, frozenset):
+        return f"`{json.dumps(sorted(field.default))}`"
+    return f"`{field.default}`" if str(field.default) else "empty"
+
+
+def test_the_table_of_settings_is_the_code() -> None:
+    assert table() in DOCUMENT.read_text(encoding="utf-8")
+
+
+def test_the_defaults_are_safe_and_open_what_a_demo_needs() -> None:
+    settings = read_settings()
+    assert settings.host == "127.0.0.1"
+    assert settings.roles_open_to_everybody() == {Role.PREDICT, Role.VIEW}
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "models.example.com"])
+def test_an_address_for_others_needs_keys(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_HOST", host)
+    with pytest.raises(UnsafeSettings, match=r"no key is configured.*python -m service key"):
+        read_settings()
+    monkeypatch.setenv("SERVICE_API_KEYS", json.dumps({new_key()[1]: ["predict"]}))
+    assert read_settings().roles_open_to_everybody() == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [("127.0.0.1", True), ("127.8.9.1", True), ("::1", True), ("localhost", True), ("", False)],
+)
+def test_loopback_is_recognised(host: str, local: bool) -> None:
+    assert is_loopback(host) is local
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("PORT", "abc", "SERVICE_PORT: Input should be a valid integer"),
+        ("PORT", "70000", "SERVICE_PORT: .*65535"),
+        ("WORKERS", "0", "SERVICE_WORKERS"),
+        ("API_KEYS", "not JSON", "JSON"),
+        ("API_KEYS", '{"my-key": ["deploy"]}', "SHA-256.*python -m service key"),
+        ("API_KEYS", json.dumps({"0" * 64: ["root"]}), "SERVICE_API_KEYS"),
+        ("OPEN_ROLES", '["deploy"]', "deploy can not be open to everybody"),
+        ("JWT_ISSUER", "https://gitlab.example.com", "SERVICE_JWT_CLAIMS"),
+        ("CONFIGMAP", "name", "namespace/name"),
+        ("MAX_UPLOADS", "1", "no such setting; did you mean SERVICE_MAX_UPLOAD?"),
+        ("ZZZ", "1", "docs/service.md"),
+    ],
+)
+def test_a_value_that_can_not_be_used_is_refused_with_the_cure(
+    variable: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"SERVICE_{variable}", value)
+    with pytest.raises(UnsafeSettings, match=said.replace("?", r"\?")):
+        read_settings()
+
+
+def test_a_plain_key_never_shows_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_API_KEYS", '{"cvy_secret": ["deploy"]}')
+    with pytest.raises(UnsafeSettings) as caught:
+        read_settings()
+    assert "cvy_secret" not in str(caught.value)
