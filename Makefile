@@ -19,7 +19,7 @@ INSTALLED := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | sha
 .PHONY: help setup setup-e2e demo train-sample serve repro report gate test lint format bench bench-eurosat bench-serving lock clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## install everything into .venv (idempotent)
 

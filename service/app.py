@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from service.container import Container
-from service.door import Door
+from service.door import GONE, Door
 from service.errors import (
     INTERNAL,
     MEDIA_TYPE,
@@ -20,6 +20,7 @@ from service.errors import (
     Unprocessable,
     problem,
 )
+from service.predict import Disconnected
 from service.routes import add_routes
 
 DESCRIPTION = "Predictions by HTTP, experiments by Git tag, hot swap without a restart."
@@ -40,6 +41,7 @@ def create_app(container: Container) -> Door:
             with suppress(asyncio.CancelledError):
                 await following
             container.replica().leave()
+            await container.registry().close()
             await container.store().close()
             container.tracing().close()
             container.access_log().flush()
@@ -50,6 +52,7 @@ def create_app(container: Container) -> Door:
     app.add_exception_handler(ServiceError, _service_error)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, _refused)  # type: ignore[arg-type]
+    app.add_exception_handler(Disconnected, _gone)
     app.add_exception_handler(Exception, _bug)
     parts = container.parts()
     add_routes(app, parts)
@@ -87,6 +90,11 @@ async def _invalid(request: Request, error: RequestValidationError) -> Response:
 
 async def _refused(request: Request, error: HTTPException) -> Response:
     return answer(request, BadRequest(str(error.detail)))
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    """Nobody will read this; it is not an error of the server, and must not be counted as one."""
+    return Response(status_code=GONE)
 
 
 async def _bug(request: Request, error: Exception) -> Response:

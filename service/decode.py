@@ -5,6 +5,9 @@ and nothing that a file refers to is opened.
 """
 
 import io
+import math
+import re
+import struct
 import warnings
 from typing import Any
 
@@ -19,7 +22,20 @@ from service.tiff import read_any, read_plain
 TAKEN = "GeoTIFF, TIFF, PNG, JPEG or NPY"
 MODES = {"L": 1, "RGB": 3, "RGBA": 4, "I;16": 1}  # Pillow's mode -> bands
 MAX_SCANS = 64  # of a progressive JPEG; each one decodes the whole image again
+MAX_SEGMENTS = 4096  # markers of a JPEG before its first scan, chunks of a PNG
+PNG_MAGIC, JPEG_MAGIC, SCAN = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\xff\xda"
+METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # JPEG: APP1 to APP13, APP15, comments
 MAX_NPY_HEADER = 4096
+NPY_VERSIONS = {b"\x01\x00": "<H", b"\x02\x00": "<I", b"\x03\x00": "<I"}  # -> length of header
+# The header is a Python dictionary; a pattern reads it, so that nothing can be evaluated.
+NPY_HEADER = re.compile(
+    rb"""\{\s*(?:(?:
+    'descr'\s*:\s*'(?P<dtype>[<>=|]?(?:[ui][1248]|f[248]))'
+    | 'fortran_order'\s*:\s*(?P<fortran>True|False)
+    | 'shape'\s*:\s*\(\ *(?P<shape>(?:\d+\ *(?:,\ *|(?=\))))*)\)
+    )\s*(?:,\s*)?){3}\}\s*""",
+    re.VERBOSE,
+)
 
 Buffer = bytes | memoryview
 Array = npt.NDArray[Any]
@@ -45,8 +61,10 @@ def read_image(content: Buffer, max_pixels: int) -> Array:
     if magic[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"):
         plain = read_plain(content)
         pixels = read_any(content, max_pixels) if plain is None else plain
-    elif magic == b"\x89PNG\r\n\x1a\n" or magic[:3] == b"\xff\xd8\xff":
-        pixels = _read_picture(content, max_pixels)
+    elif magic == PNG_MAGIC:
+        pixels = _read_picture(_critical_chunks(bytes(content)), max_pixels)
+    elif magic[:3] == JPEG_MAGIC:
+        pixels = _read_picture(_without_metadata(bytes(content)), max_pixels)
     elif magic[:6] == b"\x93NUMPY":
         pixels = _read_npy(content, max_pixels)
     else:
@@ -95,9 +113,40 @@ def _resize(pixels: Array, wanted: Input) -> Array:
     return rounded.astype(wanted.dtype)
 
 
-def _read_picture(content: Buffer, max_pixels: int) -> Array:
-    if bytes(content).count(b"\xff\xda") > MAX_SCANS and content[0] == 0xFF:
+def _critical_chunks(content: bytes) -> bytes:
+    """Leave only what the pixels are in; compressed texts and profiles could hold gigabytes."""
+    kept, position = [PNG_MAGIC], len(PNG_MAGIC)
+    for _ in range(MAX_SEGMENTS):
+        if position + 8 > len(content):
+            return b"".join(kept)
+        length, kind = struct.unpack_from(">IB", content, position)
+        end = position + length + 12  # with the fields length, kind and checksum
+        if not kind & 0x20:
+            kept.append(content[position:end])
+        position = end
+    raise Unprocessable(f"the PNG has more than {MAX_SEGMENTS} chunks: save it again")
+
+
+def _without_metadata(content: bytes) -> bytes:
+    """Leave out what cameras write into a JPEG; Pillow would parse it."""
+    if content.count(SCAN) > MAX_SCANS:
         raise Unprocessable(f"the JPEG has more than {MAX_SCANS} scans: save it as a baseline JPEG")
+    kept, position = [content[:2]], 2
+    for _ in range(MAX_SEGMENTS):
+        if content.startswith(SCAN, position) or position + 4 > len(content):
+            return b"".join((*kept, content[position:]))
+        mark, code, length = struct.unpack_from(">BBH", content, position)
+        if mark != 0xFF or not 0xC0 <= code <= 0xFE:
+            position += 1  # filling, or rubbish
+            continue
+        end = position + 2 + length
+        if code not in METADATA:
+            kept.append(content[position:end])
+        position = end
+    raise Unprocessable(f"the JPEG has more than {MAX_SEGMENTS} segments: save it again")
+
+
+def _read_picture(content: bytes, max_pixels: int) -> Array:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -124,29 +173,38 @@ def _read_picture(content: Buffer, max_pixels: int) -> Array:
 
 
 def _read_npy(content: Buffer, max_pixels: int) -> Array:
-    stream = io.BytesIO(content)
-    try:
-        if np.lib.format.read_magic(stream) == (1, 0):
-            header = np.lib.format.read_array_header_1_0(stream, max_header_size=MAX_NPY_HEADER)
-        else:
-            header = np.lib.format.read_array_header_2_0(stream, max_header_size=MAX_NPY_HEADER)
-    except Exception as error:  # it parses a Python literal: any of a dozen errors
-        raise Unprocessable(f"the NPY header can not be read ({type(error).__name__})") from None
-    shape, fortran, dtype = header
-    if dtype.hasobject or dtype.kind not in "uif" or dtype.names is not None:
-        raise Unprocessable(f"the NPY file holds {dtype}, wanted plain numbers")
+    shape, fortran, dtype, start = _npy_header(content)
     if len(shape) != 3 or min(shape) < 1:
         raise Unprocessable(f"the NPY array has shape {shape}, wanted (bands, height, width)")
-    if shape[0] * shape[1] * shape[2] > max_pixels:
+    count = math.prod(shape)
+    if count > max_pixels:
         raise _too_large(shape, max_pixels)
-    start, count = stream.tell(), shape[0] * shape[1] * shape[2]
     if len(content) - start != count * dtype.itemsize:
         raise Unprocessable(
             f"the NPY file has {len(content) - start} bytes of data, its header says "
-            f"{count * dtype.itemsize}: it was cut off"
+            f"{count * dtype.itemsize}: it was cut off, send it again"
         )
     pixels: Array = np.frombuffer(content, dtype, count, start)
     return pixels.reshape(shape[::-1]).transpose(2, 1, 0) if fortran else pixels.reshape(shape)
+
+
+def _npy_header(content: Buffer) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Shape, Fortran's order, dtype, and where the data begin."""
+    code = NPY_VERSIONS.get(bytes(content[6:8]))
+    if code is None:
+        raise Unprocessable("the NPY file has an unknown version: write it with numpy.save")
+    first = 8 + struct.calcsize(code)
+    if len(content) < first:
+        raise Unprocessable("the NPY file ends within its header: it was cut off, send it again")
+    start = first + struct.unpack_from(code, content, 8)[0]
+    found = NPY_HEADER.fullmatch(bytes(content[first:start])) if start <= MAX_NPY_HEADER else None
+    if found is None or None in found.groups():
+        raise Unprocessable(
+            "the NPY header can not be read, or names no plain numbers: write the array of pixels "
+            "with numpy.save"
+        )
+    shape = tuple(int(size) for size in found["shape"].split(b",") if size.strip())
+    return shape, found["fortran"] == b"True", np.dtype(found["dtype"].decode()), start
 
 
 def _too_large(shape: tuple[int, ...], max_pixels: int) -> TooLarge:

@@ -104,7 +104,8 @@ class _Passage:
             with self._span():
                 await self._enter(receive)
         except TooLarge as error:
-            await self._refuse(error.status, error.detail, None, error.headers, receive)
+            unread = receive if error.unread else None
+            await self._refuse(error.status, error.detail, None, error.headers, unread)
         except ServiceError as error:
             await self._refuse(error.status, error.detail, error.step, error.headers)
         except Disconnected:

@@ -109,10 +109,15 @@ class TooLarge(ServiceError):
 
     status = 413
 
+    def __init__(self, detail: str, unread: bool = False) -> None:
+        """Keep whether a part of the body was not read."""
+        super().__init__(detail)
+        self.unread = unread
+
     @property
     def headers(self) -> dict[str, str]:
         """The rest of the body is not read."""
-        return {"connection": "close"}
+        return {"connection": "close"} if self.unread else {}
 
 
 class UnsupportedMedia(ServiceError):

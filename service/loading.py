@@ -26,6 +26,7 @@ class Steps:
         """Nothing has been done yet. Without a replica nobody is told."""
         self.tag = tag
         self.current = "lock"
+        self.switched = False
         self.started = now()
         self._replica = replica
         self._tracing = tracing

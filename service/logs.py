@@ -36,6 +36,7 @@ def configure(level: str) -> None:
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # a broken upload is no news
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
 
 

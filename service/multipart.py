@@ -11,9 +11,16 @@ from service.errors import BadRequest
 FIELD = b"file"
 MAX_PARTS = 16
 MAX_HEADERS = 8192  # bytes of headers in one part
-BOUNDARY = re.compile(rb'(?i);\s*boundary=(?:"([^"\r\n]{1,70})"|([^\s;,"]{1,70}))\s*(?:;|$)')
 DISPOSITION = re.compile(rb"(?im)^content-disposition:[ \t]*form-data[ \t]*(;[^\r\n]*)$")
-NAME = re.compile(rb'(?i);[ \t]*name=(?:"([^"\r\n]*)"|([^\s;"]+))')
+# The parameters before the one that is looked for are skipped whole: in quotes they may hold
+# anything, such as a file called `; name=file`.
+PARAMETER = (
+    rb"(?i)(?:;[ \t]*(?!%(name)s=)[^\s;=\"]+=(?:\"(?:[^\"\\]|\\.)*\"|[^\s;\"]*)[ \t]*)*"
+    rb";[ \t]*%(name)s=(?:\"([^\"\r\n]*)\"|([^\s;,\"]+))[ \t]*(?:;|$)"
+)
+NAME = re.compile(PARAMETER % {b"name": b"name"})
+BOUNDARY = re.compile(PARAMETER % {b"name": b"boundary"})
+MAX_BOUNDARY = 70  # RFC 2046
 ENCODING = re.compile(rb"(?im)^content-transfer-encoding:[ \t]*([^\r\n]*?)[ \t]*$")
 PLAIN_ENCODINGS = (b"binary", b"8bit", b"7bit")
 
@@ -24,15 +31,17 @@ def file_field(content_type: bytes, body: bytes) -> memoryview:
     Raises:
         BadRequest: the body is not such a form, is cut off, or has no or several such parts.
     """
-    match = BOUNDARY.search(content_type)
-    if match is None:
+    match = BOUNDARY.match(content_type, max(0, content_type.find(b";")))
+    boundary = (match[1] or match[2] or b"") if match else b""
+    if not 1 <= len(boundary) <= MAX_BOUNDARY:
         raise BadRequest(
-            "content-type: multipart/form-data needs its boundary: let the client set it"
+            "content-type: multipart/form-data needs its boundary, of 1 to 70 characters: let the "
+            "client set it"
         )
-    delimiter = b"--" + (match[1] or match[2])
+    delimiter = b"--" + boundary
     found: memoryview | None = None
     position = _first(body, delimiter)
-    for _ in range(MAX_PARTS):
+    for _ in range(MAX_PARTS + 1):
         if body.startswith(b"--", position):
             break
         start = _end_of_headers(body, position)
@@ -76,7 +85,7 @@ def _name(headers: bytes) -> bytes | None:
     disposition = DISPOSITION.search(headers)
     if disposition is None:
         return None
-    name = NAME.search(disposition[1])
+    name = NAME.match(disposition[1])
     if name is None:
         return None
     encoding = ENCODING.search(headers)

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
@@ -29,11 +29,11 @@ from service.multipart import file_field
 from service.tracing import Tracing
 from service.turns import Turns
 
-LARGE = 1 << 20  # bytes; what is larger is decoded in a thread, so that the others need not wait
+# Bytes, or values of an image: more is decoded in a thread, so that the others need not wait.
+LARGE = 1 << 20
 JSON = (b"content-type", b"application/json")
 
-
-Job = Callable[[], bytes]
+T = TypeVar("T")
 
 
 class Disconnected(Exception):
@@ -60,6 +60,7 @@ class Uploads:
         """Hold nothing yet."""
         self.limits = limits
         self.held = 0  # bytes
+        self._one_at_a_time = asyncio.Semaphore(1)
 
     async def read(self, scope: Scope, receive: Receive) -> Buffer:
         """Read the image of a request: the bare body, or the field `file` of a form.
@@ -69,8 +70,9 @@ class Uploads:
             Disconnected: the client left before it had sent everything.
         """
         headers = dict(scope["headers"])
-        kind = headers.get(b"content-type", b"")
-        form = kind[:19].lower() == b"multipart/form-data"
+        content_type = headers.get(b"content-type", b"")
+        kind = content_type.partition(b";")[0].strip().lower()
+        form = kind == b"multipart/form-data"
         if not form and not kind.startswith(b"image/") and kind != b"application/octet-stream":
             raise UnsupportedMedia(
                 "content-type: send the image as multipart/form-data in the field `file`, or bare "
@@ -82,45 +84,60 @@ class Uploads:
             )
         length = headers.get(b"content-length")
         if length is not None and int(length) > self.limits.max_upload:
-            raise self._too_large()
+            raise self._too_large(unread=True)
         try:
             async with asyncio.timeout(self.limits.upload_timeout):
                 body = await self._body(receive)
         except TimeoutError:
             seconds = self.limits.upload_timeout
             raise SlowUpload(f"the upload took longer than {seconds:g} s: send it again") from None
-        return file_field(kind, body) if form else body
+        return file_field(content_type, body) if form else body
+
+    async def apart(self, content: Buffer, work: Callable[[], T]) -> T:
+        """Do the work on a large image in a thread, one at a time; until then it counts as held.
+
+        Raises:
+            Overloaded: too many wait.
+        """
+        self._hold(len(content))
+        try:
+            async with self._one_at_a_time:
+                return await asyncio.to_thread(work)
+        finally:
+            self.held -= len(content)
 
     async def _body(self, receive: Receive) -> bytes:
         message = await receive()
         if message["type"] == "http.request" and not message.get("more_body"):
             body: bytes = message.get("body", b"")
             if len(body) > self.limits.max_upload:
-                raise self._too_large()
+                raise self._too_large(unread=False)
             return body
-        chunks: list[bytes] = []
-        held = 0
+        whole = bytearray()  # a list of pieces of one byte would be fifty times as large
         try:
             while True:
                 if message["type"] == "http.disconnect":
                     raise Disconnected
-                chunk = message.get("body", b"")
-                chunks.append(chunk)
-                held += len(chunk)
-                self.held += len(chunk)
-                if held > self.limits.max_upload:
-                    raise self._too_large()
-                if self.held > self.limits.upload_memory:
-                    raise Overloaded("too many uploads at once: try again in a second")
-                if not message.get("more_body"):
-                    return b"".join(chunks)
+                piece, more = message.get("body", b""), message.get("more_body", False)
+                if len(whole) + len(piece) > self.limits.max_upload:
+                    raise self._too_large(unread=more)
+                self._hold(len(piece))
+                whole += piece
+                if not more:
+                    return bytes(whole)
                 message = await receive()
         finally:
-            self.held -= held
+            self.held -= len(whole)
 
-    def _too_large(self) -> TooLarge:
+    def _hold(self, size: int) -> None:
+        if self.held + size > self.limits.upload_memory:
+            raise Overloaded("too many uploads at once: try again in a second")
+        self.held += size
+
+    def _too_large(self, unread: bool) -> TooLarge:
         return TooLarge(
-            f"the upload has more than {self.limits.max_upload} bytes: cut the image into chips"
+            f"the upload has more than {self.limits.max_upload} bytes: cut the image into chips",
+            unread,
         )
 
 
@@ -137,21 +154,13 @@ class Predict:
         self._metrics = metrics
         self._tracing = tracing
         self._bound: tuple[Model, ModelMetrics] | None = None
-        self._one_at_a_time = asyncio.Semaphore(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI)."""
         try:
             resize = wants_resize(scope["query_string"])
             content = await self._uploads.read(scope, receive)
-            state = scope["state"]
-            if len(content) < LARGE:
-                job: Job = partial(
-                    self._decode_and_classify, content, resize, state, perf_counter()
-                )
-            else:
-                job = await self._decoded_apart(content, resize, state)
-            body = await self._turns.run(job)
+            body = await self._classified(content, resize, scope["state"])
         except ServiceError as error:
             self._metrics.refuse(error)
             raise
@@ -159,21 +168,29 @@ class Predict:
         await send({"type": "http.response.start", "status": 200, "headers": [JSON, length]})
         await send({"type": "http.response.body", "body": body})
 
-    async def _decoded_apart(self, content: Buffer, resize: bool, state: dict[str, Any]) -> Job:
+    async def _classified(self, content: Buffer, resize: bool, state: dict[str, Any]) -> bytes:
+        limit = self._uploads.limits.max_pixels
+        if len(content) < LARGE:
+            job = partial(self._at_once, content, min(limit, LARGE), resize, state, perf_counter())
+            try:
+                return await self._turns.run(job)
+            except TooLarge:  # a small file can declare a large image
+                if limit <= LARGE:
+                    raise
         model = self._serving.model()
-        async with self._one_at_a_time:
-            chip = await asyncio.to_thread(self._decode, content, model, resize)
-        return partial(self._classify, chip, model, state, perf_counter())
+        decoding = partial(self._decode, content, limit, model, resize)
+        chip = await self._uploads.apart(content, decoding)
+        return await self._turns.run(partial(self._classify, chip, model, state, perf_counter()))
 
-    def _decode_and_classify(
-        self, content: Buffer, resize: bool, state: dict[str, Any], arrived: float
+    def _at_once(
+        self, content: Buffer, limit: int, resize: bool, state: dict[str, Any], arrived: float
     ) -> bytes:
         model = self._serving.model()
-        return self._classify(self._decode(content, model, resize), model, state, arrived)
+        chip = self._decode(content, limit, model, resize)
+        return self._classify(chip, model, state, arrived)
 
-    def _decode(self, content: Buffer, model: Model, resize: bool) -> Array:
+    def _decode(self, content: Buffer, limit: int, model: Model, resize: bool) -> Array:
         with self._tracing.span("decode", bytes=len(content)):
-            limit = self._uploads.limits.max_pixels
             return decode(content, model.manifest.input, limit, resize)
 
     def _classify(self, chip: Array, model: Model, state: dict[str, Any], arrived: float) -> bytes:

@@ -40,7 +40,8 @@ def _visible(count: int, bands: Sequence[str]) -> list[int]:
 def _to_bytes(shown: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     if shown.dtype == np.uint8:
         return shown
-    values = np.nan_to_num(shown.astype(np.float32), posinf=0, neginf=0)
+    with np.errstate(over="ignore"):
+        values = np.nan_to_num(shown.astype(np.float32), posinf=0, neginf=0)
     low, high = np.percentile(values, (DARKEST, BRIGHTEST))
     scaled: npt.NDArray[np.float32] = (values - low) / max(float(high - low), 1e-9)
     stretched: npt.NDArray[np.uint8] = (np.clip(scaled, 0, 1) * 255).astype(np.uint8)

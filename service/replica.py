@@ -73,7 +73,7 @@ class Replica:
     def serves(self, model: Model) -> None:
         """Say what this worker serves, and remember it for a restart, if that can be written."""
         label = {"tag": model.tag, "sha256": model.sha256}
-        _write(self._own, _self() | label)
+        _write(self._own, _self() | label | {"parent": os.getppid()})
         _write(self._folder / "served.json", label)
 
     def last_served(self) -> tuple[str, str] | None:
@@ -87,15 +87,26 @@ class Replica:
     def workers(self) -> list[WorkerInfo]:
         """What each living worker serves."""
         found = []
-        for path in sorted(self._own.parent.glob("*.json")):
-            content = _read(path)
-            if content is None or not _is_alive(content):
-                with contextlib.suppress(OSError):
-                    path.unlink()
-                continue
+        for content in self._living():
             with contextlib.suppress(ValidationError):
                 found.append(WorkerInfo.model_validate(content))
         return found
+
+    def beside(self, tag: str) -> str:
+        """Digest of what another worker of the same service serves under a label; "" if none."""
+        for content in self._living():
+            if content.get("parent") == os.getppid() and content.get("tag") == tag:
+                return str(content.get("sha256"))
+        return ""
+
+    def _living(self) -> Iterator[dict[str, Any]]:
+        for path in sorted(self._own.parent.glob("*.json")):
+            content = _read(path)
+            if content is not None and _is_alive(content):
+                yield content
+                continue
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     def leave(self) -> None:
         """This worker stops."""

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from fastapi import FastAPI, Query, Request
 from fastapi.routing import APIRoute
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from service.bundle import decode_chip
@@ -139,7 +138,7 @@ def _add_predictions(app: FastAPI, parts: Parts) -> None:
         def render() -> bytes:
             return true_colour(read_image(content, parts.max_pixels), bands)
 
-        return Response(await run_in_threadpool(render), media_type=PNG)
+        return Response(await parts.uploads.apart(content, render), media_type=PNG)
 
 
 def _add_samples(app: FastAPI, parts: Parts) -> None:

@@ -85,6 +85,9 @@ class Parent:
                 self._fork(slot)
 
     def _accept(self) -> None:
+        if not self.children:  # they wait in the kernel until a worker has been started again
+            time.sleep(0.05)
+            return
         while True:
             try:
                 connection, _ = self.listener.accept()

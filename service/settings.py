@@ -116,7 +116,7 @@ class Settings(BaseSettings):
         if self.jwt_issuer and not (self.jwt_audience and self.jwt_jwks and self.jwt_claims):
             raise ValueError(
                 "SERVICE_JWT_ISSUER needs SERVICE_JWT_AUDIENCE, SERVICE_JWT_JWKS and "
-                "SERVICE_JWT_CLAIMS: without required claims every project of the issuer could deploy"
+                "SERVICE_JWT_CLAIMS: without required claims any project of the issuer could deploy"
             )
         if self.configmap and self.configmap.count("/") != 1:
             raise ValueError("SERVICE_CONFIGMAP: write namespace/name")

@@ -10,22 +10,22 @@ compare-and-set; every other worker follows it (follow.py).
 import asyncio
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 
 from service.bundle import Bundle
 from service.cache import BundleCache
-from service.errors import BundleRefused, Conflict, ServiceError
+from service.errors import BundleRefused, Conflict, ServiceError, Unavailable
 from service.loading import Loader, Steps
 from service.metrics import Metrics
 from service.model import Model, Serving
 from service.replica import Replica
 from service.schemas import ModelRef, SwapAnswer
-from service.state import Wanted, WantedStore
-from service.tags import parse_tag
+from service.state import CHANGED, Wanted, WantedStore
+from service.tags import LOCAL, parse_tag
 from service.tracing import Tracing
 
-SETTLE = 2.0  # seconds that a swap waits for the other workers; each looks twice a second
+SETTLE = 10.0  # seconds that a swap waits for the other workers; each looks twice a second
 
 
 class Swapper:
@@ -58,11 +58,12 @@ class Swapper:
         """
         parse_tag(tag)
         with self._guarded(tag) as steps:
+            stored = await self._store.read()
             bundle = await self._loader.fetch(tag, steps)
             with steps.step("verify"):
                 _check_compatible(bundle, self._serving.current)
             model = await self._loader.load(tag, bundle, steps)
-            return await self._commit(model, steps)
+            return await self._commit(model, stored, steps)
 
     async def rollback(self) -> SwapAnswer:
         """Serve the model that served before; it is still loaded, or else in the cache.
@@ -71,48 +72,64 @@ class Swapper:
             Conflict: there is none.
         """
         with self._guarded("rollback") as steps:
-            wanted = await self._store.read()
+            stored = await self._store.read()
             model = self._serving.previous
-            if wanted is not None and wanted.previous_tag and wanted.previous_sha256:
-                steps.tag = wanted.previous_tag
-                label = (wanted.previous_tag, wanted.previous_sha256)
+            if stored is not None and stored.previous_tag and stored.previous_sha256:
+                steps.tag = stored.previous_tag
+                label = (stored.previous_tag, stored.previous_sha256)
                 if model is None or (model.tag, model.sha256) != label:
                     bundle = await self._loader.find(*label, steps)
                     model = await self._loader.load(label[0], bundle, steps)
             if model is None:
                 raise Conflict("there is no model before this one: replace it by tag instead")
-            return await self._commit(model, steps)
+            return await self._commit(model, stored, steps)
 
-    async def _commit(self, model: Model, steps: Steps) -> SwapAnswer:
+    async def _commit(self, model: Model, stored: Wanted | None, steps: Steps) -> SwapAnswer:
         started = datetime.fromisoformat(steps.started)
         with steps.step("switch"):
-            await self._write(model)
+            wanted = await self._write(model, stored)
             self.switch(model)
+            steps.switched = True
             await self._settle(model)
-        previous = self._serving.previous
+        tag, sha256 = wanted.previous_tag, wanted.previous_sha256
         return SwapAnswer(
             model=model.info(),
-            previous=ModelRef(tag=previous.tag, sha256=previous.sha256) if previous else None,
+            previous=ModelRef(tag=tag, sha256=sha256) if tag and sha256 else None,
             workers=self._replica.workers(),
             seconds=round((datetime.now(UTC) - started).total_seconds(), 3),
         )
 
-    async def _write(self, model: Model) -> None:
-        """Make it the wanted model of all replicas, if nobody else did so meanwhile."""
-        stored = await self._store.read()
-        current = self._serving.current
+    async def _write(self, model: Model, stored: Wanted | None) -> Wanted:
+        """Make it the wanted model of all replicas, if nobody else wrote since `stored` was read.
+
+        Raises:
+            Conflict: somebody did; the model that they want is the one that will serve.
+        """
         if stored is not None and (stored.tag, stored.sha256) == (model.tag, model.sha256):
-            return
-        await self._store.write(
-            Wanted(
-                tag=model.tag,
-                sha256=model.sha256,
-                previous_tag=current.tag if current else None,
-                previous_sha256=current.sha256 if current else None,
-                version=stored.version + 1 if stored else 1,
-                changed=datetime.now(UTC),
-            )
+            if await self._store.read() != stored:
+                raise Conflict(CHANGED)
+            return stored
+        tag, sha256 = _before(stored, self._serving.current)
+        wanted = Wanted(
+            tag=model.tag,
+            sha256=model.sha256,
+            previous_tag=tag,
+            previous_sha256=sha256,
+            version=stored.version + 1 if stored else 1,
+            changed=datetime.now(UTC),
         )
+        try:
+            await self._store.write(wanted)
+        except Unavailable:  # the answer may have been lost on its way, and not the record
+            if not await self._is_stored(wanted):
+                raise
+        return wanted
+
+    async def _is_stored(self, wanted: Wanted) -> bool:
+        try:
+            return await self._store.read() == wanted
+        except Unavailable:
+            return False
 
     def switch(self, model: Model) -> None:
         """Serve a model in this worker, from the next chip on."""
@@ -128,27 +145,50 @@ class Swapper:
         """Wait until the other workers of this replica have followed: the answer is to be true."""
         deadline = time.monotonic() + SETTLE
         while time.monotonic() < deadline:
-            if all(worker.sha256 == model.sha256 for worker in self._replica.workers()):
+            found = {(worker.tag, worker.sha256) for worker in self._replica.workers()}
+            if found <= {(model.tag, model.sha256)}:
                 return
             await asyncio.sleep(0.02)
 
     @contextmanager
     def _guarded(self, tag: str) -> Iterator[Steps]:
         steps = Steps(tag, self._tracing, self._replica)
-        with self._replica.swapping():
+        with self._locked():
             try:
                 yield steps
             except ServiceError as error:
                 error.step = error.step or steps.current
-                self._metrics.swaps.labels("failed", steps.current).inc()
-                steps.end(error.detail)
+                self._end(steps, error.detail)
                 raise
-            except BaseException:  # a cancelled request, or a bug: nothing was switched
-                self._metrics.swaps.labels("failed", steps.current).inc()
-                steps.end("it was stopped; the old model serves on")
+            except BaseException:  # a cancelled request, or a bug
+                self._end(steps, None if steps.switched else "it was stopped before it had ended")
                 raise
-            self._metrics.swaps.labels("done", steps.current).inc()
-            steps.end(None)
+            self._end(steps, None)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._replica.swapping())
+            except ServiceError as error:
+                error.step = "lock"
+                self._metrics.swaps.labels("failed", "lock").inc()
+                raise
+            yield
+
+    def _end(self, steps: Steps, detail: str | None) -> None:
+        self._metrics.swaps.labels("done" if detail is None else "failed", steps.current).inc()
+        steps.end(detail)
+
+
+def _before(stored: Wanted | None, current: Model | None) -> tuple[str | None, str | None]:
+    """What a rollback brings back: what was wanted. Here it may not serve yet, elsewhere it does.
+
+    The local bundle is another thing: whatever is in the folder is what is wanted.
+    """
+    if stored is not None and not (current is not None and current.tag == stored.tag == LOCAL):
+        return stored.tag, stored.sha256
+    return (current.tag, current.sha256) if current else (None, None)
 
 
 def _check_compatible(bundle: Bundle, current: Model | None) -> None:

@@ -19,6 +19,9 @@ import tifffile
 from service.errors import TooLarge, Unprocessable
 
 MAX_DIRECTORIES = 32  # overviews and masks of one image; more is an attack or a film
+MAX_TAGS = 1024  # of one directory
+MAX_VALUES = 16384  # of one tag: strips or tiles of the image; each costs microseconds
+MAX_TEXT = 1 << 20  # bytes of a tag that holds text or a profile
 COMPRESSIONS = {
     1: "none",
     5: "LZW",
@@ -28,9 +31,13 @@ COMPRESSIONS = {
     50000: "ZSTD",
 }
 DTYPES = {(8, 1): "u1", (16, 1): "<u2"}  # (bits, sample format) of the fast way
-SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 16: 8}  # bytes of a value, by TIFF's number of its type
+SIZES = {
+    **{1: 1, 2: 1, 6: 1, 7: 1, 3: 2, 8: 2, 4: 4, 9: 4, 11: 4, 13: 4},
+    **{5: 8, 10: 8, 12: 8, 16: 8, 17: 8, 18: 8},
+}  # bytes of a value, by TIFF's number of its type
 CODES = {1: "B", 3: "H", 4: "I"}
 REDUCED, MASK = 1, 4  # bits of NewSubfileType
+SUBFILE = 254
 
 WIDTH, HEIGHT, BITS, COMPRESSION, FILL_ORDER = 256, 257, 258, 259, 266
 STRIP_OFFSETS, SAMPLES, STRIP_SIZES, PLANAR, SAMPLE_FORMAT = 273, 277, 279, 284, 339
@@ -74,11 +81,15 @@ def _locate(content: Buffer) -> Plain | None:
         return None
     (directory,) = struct.unpack_from("<I", content, 4)
     (count,) = struct.unpack_from("<H", content, directory)
+    if count > MAX_TAGS:
+        return None
     end = directory + 2 + 12 * count
     if content[end : end + 4] != b"\x00\x00\x00\x00":  # another image, overview or mask follows
         return None
     tags: dict[int, tuple[int, ...]] = {}
     for tag, kind, length, value in struct.iter_unpack("<HHI4s", content[directory + 2 : end]):
+        if tag in tags:
+            return None
         if tag in READ:
             tags[tag] = _values(content, kind, length, value)
     return _plain(tags, len(content))
@@ -88,8 +99,8 @@ def _values(content: Buffer, kind: int, length: int, value: bytes) -> tuple[int,
     code = CODES[kind]
     if SIZES[kind] * length <= 4:
         return struct.unpack_from(f"<{length}{code}", value)
-    if length > len(content):
-        raise IndexError("the directory names more values than the file has bytes")
+    if length > MAX_VALUES:
+        raise IndexError("more values than a plain image needs")
     return struct.unpack_from(f"<{length}{code}", content, struct.unpack("<I", value)[0])
 
 
@@ -138,7 +149,10 @@ def read_any(content: Buffer, max_pixels: int) -> Array:
 
 def _check_page(page: Any, max_pixels: int) -> None:
     values = page.imagewidth * page.imagelength * page.imagedepth * page.samplesperpixel
-    segment = (page.tilewidth or 1) * (page.tilelength or 1) * page.samplesperpixel
+    tile = (page.tilewidth or 1) * (page.tilelength or 1) * (page.tiledepth or 1)
+    segment = tile * page.samplesperpixel
+    if values < 1:
+        raise Unprocessable("the TIFF declares an image without pixels: write it again")
     if values > max_pixels or segment > max_pixels:
         raise TooLarge(
             f"the TIFF declares {page.imagewidth} x {page.imagelength} pixels in "
@@ -167,12 +181,16 @@ def _bands_first(pixels: Array, axes: str) -> Array:
 def check_directories(content: bytes) -> None:
     """Walk the chain of directories, at most `MAX_DIRECTORIES`, and insist on one image.
 
+    Tags are counted before anything reads them: a thousand that all point at the same megabyte
+    are a gigabyte of numbers.
+
     Raises:
-        Unprocessable: the chain is broken, cyclic or long, or holds several images.
+        Unprocessable: the chain is broken, cyclic or long, or holds several images, or a tag is
+            larger than any image needs.
     """
     try:
         subfiles = _walk(content)
-    except struct.error:
+    except (struct.error, OverflowError):
         raise Unprocessable("the TIFF is cut off or broken: write it again") from None
     images = [kind for kind in subfiles if not kind & (REDUCED | MASK)]
     if len(images) > 1:
@@ -187,29 +205,40 @@ def _walk(content: bytes) -> list[int]:
     (magic,) = struct.unpack_from(f"{order}H", content, 2)
     big = magic == 43
     where = 8 if big else 4
-    pointer, counter, entry = ("Q", "Q", "HHQ") if big else ("I", "H", "HHI")
-    step = struct.calcsize(f"<{entry}{pointer}")
+    pointer, counter, entry = ("Q", "Q", "HHQQ") if big else ("I", "H", "HHII")
+    step = struct.calcsize(f"<{entry}")
     seen: list[int] = []
     subfiles: list[int] = []
     (offset,) = struct.unpack_from(order + pointer, content, where)
     while offset:
         if offset in seen or len(seen) == MAX_DIRECTORIES:
             raise Unprocessable(
-                f"the TIFF's directories run in a circle or are more than {MAX_DIRECTORIES}"
+                f"the TIFF's directories run in a circle or are more than {MAX_DIRECTORIES}: "
+                "send one image a request"
             )
         seen.append(offset)
         (count,) = struct.unpack_from(order + counter, content, offset)
+        if count > MAX_TAGS:
+            raise Unprocessable(f"the TIFF has {count} tags, at most {MAX_TAGS}: write it again")
         first = offset + struct.calcsize(f"<{counter}")
-        subfiles.append(_subfile(content, order, entry, first, min(count, 4096), step))
-        (offset,) = struct.unpack_from(order + pointer, content, first + step * count)
+        end = first + step * count
+        (offset,) = struct.unpack_from(order + pointer, content, end)
+        subfiles.append(_subfile(content[first:end], order + entry, len(content)))
     return subfiles
 
 
-def _subfile(content: bytes, order: str, entry: str, first: int, count: int, step: int) -> int:
-    for number in range(count):
-        at = first + number * step
-        tag, _, _ = struct.unpack_from(order + entry, content, at)
-        if tag == 254:
-            (kind,) = struct.unpack_from(f"{order}I", content, at + struct.calcsize(f"<{entry}"))
-            return int(kind)
-    return 0
+def _subfile(directory: bytes, entry: str, size: int) -> int:
+    """Check the tags of one directory in a file of `size` bytes; give its NewSubfileType."""
+    subfile = total = 0
+    field = struct.calcsize(entry[0] + entry[-1])
+    for tag, kind, count, value in struct.iter_unpack(entry, directory):
+        width = SIZES.get(kind, 1)
+        total += width * count
+        if count > (MAX_VALUES if width > 1 else MAX_TEXT) or total > size:
+            raise Unprocessable(
+                f"the TIFF's tag {tag} has {count} values, more than are taken: write the image "
+                "again in larger strips or tiles, without metadata"
+            )
+        if tag == SUBFILE:  # a value that is shorter than its field stands at the left of it
+            subfile = value >> 8 * max(0, field - width) if entry[0] == ">" else value
+    return subfile

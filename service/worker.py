@@ -1,9 +1,13 @@
 """One worker: uvicorn's HTTP protocol on connections that the parent hands over."""
 
 import asyncio
+import json
 import logging
 import signal
 import socket
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -12,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.app import create_app
 from service.container import Container
+from service.errors import MEDIA_TYPE, problem
 from service.metrics import know_own_pid
 from service.settings import Settings
 
@@ -75,6 +80,7 @@ class Connection(HttpToolsProtocol):
 
     closed: memoryview
     slot: int
+    draining: Callable[[], bool]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Begin before the first header."""
@@ -83,6 +89,11 @@ class Connection(HttpToolsProtocol):
         self._header_bytes = 0
         self._fed = 0
         self._late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Expect the first request soon."""
+        super().connection_made(transport)
+        self._hurry()
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come; headers have to end in bounded size and time."""
@@ -97,34 +108,57 @@ class Connection(HttpToolsProtocol):
             self.transport.write(HEADERS_TOO_LARGE)
             self.transport.close()
         elif self._late is None:
-            self._late = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+            self._hurry()
 
     def on_headers_complete(self) -> None:
         """Begin the body."""
         self._in_headers = False
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+        self._calm()
         super().on_headers_complete()
-        self.cycle.transport = self._corked = Corked(self.transport)  # type: ignore[assignment]
+        if self.draining():  # the client is to go elsewhere before this connection ends
+            self.cycle.keep_alive = False
+        corked = Corked(self.transport)
+        self.cycle.transport = corked  # type: ignore[assignment]
+        self.cycle.on_response = partial(self._complete, corked)
 
-    def on_response_complete(self) -> None:
+    def _complete(self, corked: Corked) -> None:
         """Let nothing wait, then go on with the next request."""
-        self._corked.flush()
-        super().on_response_complete()
+        corked.flush()  # of this response: the next request may be here already, with its own
+        if self.cycle.response_complete and not self._in_headers:
+            self._hurry()  # the rest of a body that was refused; nobody reads it
+        self.on_response_complete()
 
     def on_message_complete(self) -> None:
         """Expect the headers of the next request."""
         self._in_headers = True
         self._header_bytes = -self._fed
+        self._calm()
         super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the parent that there is room."""
-        if self._late is not None:
-            self._late.cancel()
+        self._calm()
         self.closed[self.slot] += 1
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP in the form of every other refusal."""
+        detail = "the request is no valid HTTP/1.1: check its headers and its length"
+        body = json.dumps(problem(400, detail, "about:blank")).encode()
+        head = "HTTP/1.1 400 Bad Request\r\ncontent-type: %s\r\ncontent-length: %d\r\n"
+        head += "connection: close\r\n\r\n"
+        self.transport.write((head % (MEDIA_TYPE, len(body))).encode() + body)
+        self.transport.close()
+
+    def _hurry(self) -> None:
+        """Close the connection soon, unless what is expected comes."""
+        self._calm()
+        self._late = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+
+    def _calm(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
 
 class Worker(uvicorn.Server):
@@ -169,12 +203,18 @@ class Worker(uvicorn.Server):
             self.should_exit = True
 
     async def _adopt(self, connection: socket.socket) -> None:
+        try:
+            await self._begin(connection)
+        except OSError:  # the client has left already
+            Connection.closed[Connection.slot] += 1
+            connection.close()
+
+    async def _begin(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         if len(self.server_state.connections) >= self._limit:
-            Connection.closed[Connection.slot] += 1
-            with connection:
+            with suppress(OSError):
                 connection.send(FULL)
-            return
+            raise ConnectionAbortedError
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         loop = asyncio.get_running_loop()
         await loop.connect_accepted_socket(self._protocol, connection)
@@ -190,7 +230,9 @@ def run_worker(settings: Settings, channel: socket.socket, closed: memoryview, s
     know_own_pid()
     container = Container()
     container.settings.override(settings)
+    serving = container.serving()
     Connection.closed, Connection.slot = closed, slot
+    Connection.draining = staticmethod(lambda: serving.draining)
     config = uvicorn.Config(
         create_app(container),
         http=Connection,

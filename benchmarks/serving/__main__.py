@@ -55,7 +55,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
     document = {"machine": machine.line(), "samples": report.as_json(found)}
     write_json(RESULTS, document | {"swaps": report.plain(swapped)})
-    if any(sample.failure for sample in found) or (swapped and swapped.wrong):
+    if any(sample.failure for sample in found) or (swapped and swapped.failures):
         sys.exit("error: some samples failed, see above")
 
 
@@ -100,7 +100,8 @@ def run(options: Namespace) -> tuple[list[Sample], swaps.Swaps | None]:
     for environment in sorted({item.environment for item in chosen if item.environment}):
         servers.install(environment)
     with ExitStack() as stack:
-        courses = [prepare(kind, options.bundle, stack) for kind in options.kinds] * bool(chosen)
+        kinds = options.kinds if chosen else []
+        courses = [prepare(kind, options.bundle, stack) for kind in kinds]
         found = list(take(options, courses, chosen))
     swapped = swaps.measure(options.bundle, options.seconds) if "swaps" in options.only else None
     show(options, courses, chosen, found)
@@ -120,22 +121,26 @@ def prepare(kind: str, network: str, stack: ExitStack) -> Course:
 def take(options: Namespace, courses: list[Course], chosen: list[Contender]) -> Iterator[Sample]:
     """Yield all samples, round by round; odd rounds go backwards."""
     turns = [(course, contender) for course in courses for contender in chosen]
+    pause = max(1.0, options.seconds / 2)
+    last: tuple[Course, samples.Bare] | None = None
     broken = set()
     for number in range(options.rounds):
         for course, contender in turns[:: -1 if number % 2 else 1]:
             key = (course.served.kind, contender.name)
             if key in broken:
                 continue
-            pause = max(1.0, options.seconds / 2)
+            if last is None or last[0] is not course:
+                last = course, samples.measure_raw(course.raw, pause)
             sample = samples.measure(
                 contender,
                 course.served,
                 course.expected,
                 number=number,
-                before=samples.measure_raw(course.raw, pause),
+                before=last[1],
                 seconds=options.seconds,
             )
-            sample = sample._replace(after=samples.measure_raw(course.raw, pause))
+            last = course, samples.measure_raw(course.raw, pause)
+            sample = sample._replace(after=last[1])
             samples.progress(sample)
             if not sample.many:  # it did not start, and will not next time
                 broken.add(key)

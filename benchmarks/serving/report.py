@@ -4,11 +4,14 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from benchmarks.serving.load import CONNECTIONS
 from benchmarks.serving.samples import LOAD, Sample, Window
 from benchmarks.serving.servers import CONTENDERS
+from benchmarks.serving.swaps import LOAD as SWAP_LOAD
 from benchmarks.serving.swaps import Swaps
 from pipeline.markdown import table
 
+LATE = 0.01  # share of paced requests sent late that is worth a word
 QUIET = 0.05  # share of the machine that others may take before a measurement is dropped
 
 HEADERS = (
@@ -42,25 +45,36 @@ def kind_section(samples: Sequence[Sample], way: str, keep: Keep) -> str:
     parts = [table(HEADERS, rows), f"Raw was fastest as {way}.", *_comparisons(good, keep)]
     dropped = _dropped(good, keep)
     if dropped:
-        parts.append(f"{dropped} measurements were dropped: others took over {QUIET:.0%} then.")
+        parts.append(
+            f"{dropped} measurements were dropped: others took over {QUIET:.0%} of the machine."
+        )
+    late = [s.paced.result.late / s.paced.result.requests for s in good if s.paced]
+    if max(late, default=0) > LATE:
+        parts.append(
+            f"Up to {max(late):.0%} of the paced requests had to wait for one of {CONNECTIONS} "
+            "connections to be free: their wait is in no percentile."
+        )
     parts += [f"Failed: {s.contender}, round {s.round + 1}: {s.failure}" for s in _failed(samples)]
     return "\n\n".join(parts)
 
 
 def swap_section(swaps: Swaps) -> str:
     """Write the table of the swaps under load."""
-    head = ("load", "requests", "failed", "p50, ms", "p99, ms", "worst, ms")
+    head = ("load", "requests", "failed", "late", "p50, ms", "p99, ms", "worst, ms")
+    loads = (("no swaps", swaps.calm), (f"{len(swaps.seconds)} swaps", swaps.swapping))
     rows = [
-        (title, f"{r.requests:,}", str(r.errors), f"{r.p50:.1f}", f"{r.p99:.1f}", f"{r.worst:.1f}")
-        for title, r in (("no swaps", swaps.calm), (f"{len(swaps.seconds)} swaps", swaps.swapping))
+        (title, f"{r.requests:,}", f"{r.errors}", f"{r.late / max(1, r.requests):.1%}")
+        + (f"{r.p50:.1f}", f"{r.p99:.1f}", f"{r.worst:.1f}")
+        for title, r in loads
     ]
     return "\n\n".join(
         (
-            f"Hot swaps at {swaps.rate:,.0f} requests/s, {LOAD:.0%} of saturation:",
+            f"Hot swaps at {swaps.rate:,.0f} requests/s, {SWAP_LOAD:.0%} of saturation:",
             table(head, rows),
             f"A swap by tag took {_middle(swaps.seconds[::2], '.2f')} s, a rollback "
             f"{_middle(swaps.seconds[1::2], '.2f')} s (medians). Wrong model in the answer after "
-            f"a swap: {swaps.wrong} of {swaps.checked}.",
+            f"a swap: {swaps.wrong} of {swaps.checked}. Late: all {CONNECTIONS} connections were "
+            "waiting when a request was due; that wait is in no percentile.",
         )
     )
 
@@ -71,7 +85,8 @@ def as_json(samples: Iterable[Sample]) -> list[dict[str, Any]]:
 
 
 def _raw_row(samples: Sequence[Sample], keep: Keep) -> tuple[str, ...]:
-    bare = [s.before for s in samples] + [s.after for s in samples if s.after]
+    # Neighbours share a measurement.
+    bare = dict.fromkeys(b for s in samples for b in (s.before, s.after) if b)
     kept = [item for item in bare if keep(item.others)]
     rates = _spread([item.rate for item in kept])
     cpu = _middle([item.cpu for item in kept])

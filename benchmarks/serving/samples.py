@@ -106,7 +106,9 @@ def _loaded(
     load.saturate(url, body, connections=MANY, seconds=max(2, seconds / 2))
     many = window(lambda: load.saturate(url, body, connections=MANY, seconds=seconds), server.pid)
     memory = processes.memory(server.pid)
-    few = window(lambda: load.saturate(url, body, connections=FEW, seconds=seconds), server.pid)
+    few = window(
+        lambda: load.saturate(url, body, connections=FEW, seconds=max(2, seconds / 2)), server.pid
+    )
     rate = LOAD * max(many.result.rate, few.result.rate)
     paced = window(lambda: load.paced(url, body, rate=rate, seconds=seconds), server.pid)
     return sample._replace(start=server.seconds, many=many, few=few, paced=paced, memory=memory)

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from benchmarks.serving import load, raw
 from benchmarks.serving.bundle import Body, Served, make
 from benchmarks.serving.load import Result
-from benchmarks.serving.samples import LOAD, MANY
+from benchmarks.serving.samples import MANY
 from benchmarks.serving.servers import (
     CONTENDERS,
     HOST,
@@ -45,6 +45,8 @@ from service.security import new_key
 
 TAGS = ("landcover@v1.0.0", "landcover@v2.0.0")
 COUNT = 20
+PAUSE = 1.0  # seconds between swaps: a fetch takes about a second of a core
+LOAD = 0.5  # of saturation; the other half is what fetching takes on two cores
 CHECKS = 8  # requests after a swap; connections are new, so that every worker is likely met
 FOREVER = 3600  # seconds; wrk is told to stop when the swaps are done
 STAGES = """stages:
@@ -68,6 +70,11 @@ class Swaps(NamedTuple):
     checked: int
     wrong: int
     """Answers after a swap that were not the wanted model's."""
+
+    @property
+    def failures(self) -> int:
+        """All that should not have happened."""
+        return self.calm.errors + self.swapping.errors + self.wrong
 
 
 class Version(NamedTuple):
@@ -141,6 +148,7 @@ def _measure(server: Server, body: Body, versions: list[Version], key: str, seco
             wanted = _swap(number, versions, key)
             times.append(time.perf_counter() - begun)
             wrong += sum(not _right(body, wanted) for _ in range(CHECKS))
+            time.sleep(PAUSE)
         client.send_signal(signal.SIGINT)
         output, _ = client.communicate()
     return Swaps(rate, calm, load.read(output), times, COUNT * CHECKS, wrong)

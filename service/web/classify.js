@@ -46,7 +46,7 @@ export function showInput(model) {
   const names = bands.length > 8 ? "" : ` (${bands.join(", ")})`;
   byId("takes").textContent =
     `GeoTIFF, TIFF, PNG, JPEG or NPY: ${bands.length} bands${names}, ` +
-    `${width} × ${height} pixels, ${dtype}.`;
+    `${width}\u00a0×\u00a0${height} pixels, ${dtype}.`;
 }
 
 export async function loadSamples() {
@@ -175,6 +175,8 @@ function showPicture(source, name) {
   image.hidden = !source;
   byId("invitation").hidden = Boolean(source);
   if (!source) return image.removeAttribute("src");
+  // Chips are small: their pixels are shown as they are. Large pictures are shrunk smoothly.
+  image.onload = () => image.classList.toggle("large", image.naturalWidth > image.width);
   image.src = source;
   image.alt = `${name} in true colour`;
 }

@@ -1,6 +1,8 @@
 // Two experiments side by side: metrics with their difference, parameters that differ.
 
-import { byId, digitsOf, el, label, number, replaceIfChanged, short, signed } from "/web/page.js";
+import { 
+  broken, byId, digitsOf, el, label, number, replaceIfChanged, short, signed,
+ } from "/web/page.js";
 
 const LESS_IS_BETTER = /loss|error|latency|size|seconds|time/;
 // Metrics whose better direction is known; more test chips are not a better model.
@@ -27,15 +29,15 @@ function build(one, other, close) {
     el(
       "div", { class: "title-row" },
       el("h3", { id: "compare-title" }, "Compare"),
-      el("button", { type: "button", class: "quiet", onclick: close }, "Close the comparison"),
+      el("button", { type: "button", class: "quiet", "aria-label": "Close the comparison", onclick: close }, "Close"),
     ),
-    table("Metrics", null, [one.tag, other.tag, "Difference"], metricRows(one, other)),
+    table("Metrics", null, [one.tag, other.tag, "Change"], metricRows(one, other)),
     parameters(one, other, again),
   ];
 }
 
 function table(name, kind, columns, rows) {
-  const head = [name, ...columns].map((text) => el("th", { scope: "col" }, text));
+  const head = [name, ...columns].map((text) => el("th", { scope: "col" }, broken(text)));
   return el(
     "div", { class: "scroll", tabindex: "0", role: "region", "aria-label": name },
     el("table", { class: kind }, el("thead", {}, el("tr", {}, head)), el("tbody", {}, rows)),

@@ -2,7 +2,7 @@
 
 import { isLessBetter, showComparison } from "/web/compare.js";
 import {
-  byId, day, digitsOf, el, label, moment, notice, number, replaceIfChanged, short,
+  broken, byId, day, digitsOf, el, label, moment, notice, number, replaceIfChanged, short,
 } from "/web/page.js";
 import { read, unloaded } from "/web/server.js";
 import { openReplace } from "/web/swap.js";
@@ -178,7 +178,7 @@ function rowsOf(item, digits) {
   const row = el(
     "tr", { role: "row", class: serves ? "serves" : null },
     cell("Compare", "choose", chooser(item.tag)),
-    cell("Tag", "tag", el("b", {}, item.tag), serves && el("span", { class: "badge on" }, "serves")),
+    cell("Tag", "tag", el("b", {}, broken(item.tag)), serves && el("span", { class: "badge on" }, "serves")),
     cell("Date", "date", day(item.date)),
     cell("Stages", "stages", item.stages.map((name) => el("span", { class: "badge" }, name))),
     cell("Summary", "summary", item.summary),
@@ -217,7 +217,7 @@ function details(item) {
     pair("Data", item.data_version ? el("code", { title: item.data_version }, short(item.data_version)) : "–"),
     pair("Model", item.bundle_digest ? el("code", { title: item.bundle_digest }, short(item.bundle_digest)) : "none"),
   ];
-  const numbers = Object.entries(item.metrics).map(([name, value]) => pair(label(name), String(Number(value.toPrecision(6)))));
+  const numbers = Object.entries(item.metrics).map(([name, value]) => pair(label(name), String(Number(value.toPrecision(4)))));
   const trouble = item.problem && notice(item.problem, null, "calm");
   const content = [trouble, el("dl", { class: "grid" }, facts, numbers)];
   const span = 6 + metrics.length;

@@ -28,9 +28,9 @@ export function replaceIfChanged(element, state, build) {
 
 // Rounded, a model would be as sure as no model is.
 export function percent(probability) {
-  if (probability >= 0.9995 && probability < 1) return "> 99.9 %";
-  if (probability < 0.0005 && probability > 0) return "< 0.1 %";
-  return `${(100 * probability).toFixed(1)} %`;
+  if (probability >= 0.9995 && probability < 1) return ">\u00a099.9\u00a0%";
+  if (probability < 0.0005 && probability > 0) return "<\u00a00.1\u00a0%";
+  return `${(100 * probability).toFixed(1)}\u00a0%`;
 }
 
 // Digits after the point at which the values of one metric can be told apart.
@@ -55,6 +55,10 @@ export function label(name) {
 
 // HerbaceousVegetation -> Herbaceous Vegetation
 export const words = (name) => name.replace(/(\p{Ll})(\p{Lu})/gu, "$1 $2").replaceAll("_", " ");
+
+// A long tag breaks where its parts end.
+export const broken = (tag) =>
+  tag.split(/(?<=[@/#])/).flatMap((part, at) => (at ? [el("wbr"), part] : [part]));
 
 export const short = (digest) => digest.slice(0, 10);
 

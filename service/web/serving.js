@@ -79,7 +79,7 @@ function about(model) {
     fact("Trained", moment(model.trained)),
     fact("Commit", digest(model.git_revision)),
     fact("Data", digest(model.data_version)),
-    fact("Takes", `${bands.join(" ")}, ${width} × ${height}, ${dtype}`),
+    fact("Takes", `${bands.join(" ")}, ${width}\u00a0×\u00a0${height}, ${dtype}`),
     fact(
       "Classes",
       el("details", {}, el("summary", {}, String(model.classes.length)), el("p", {}, classes)),

@@ -1,201 +1,196 @@
-"""A real Chromium, and a real service with tagged experiments in a real Git repository."""
+"""A real Chromium that notes what must not happen, and a repository worth looking at."""
 
-import hashlib
+import io
 import json
-import os
-import re
-import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import yaml
 
-from tests.conftest import ROOT
+from tests.service.bundles import make_bundle, make_chip
 from tests.service.repositories import Project, md5
+from tests.service.server import DEPLOY_KEY
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, ConsoleMessage, Dialog, FilePayload, Locator, Page
 
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = [
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = (
     "--no-sandbox",
     "--disable-quic",
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-]
-KEY = "cvy_only-for-this-test"
+)
+PATIENCE = 30_000  # ms; generous, the machine may be busy
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"
-DEADLINE = 30  # seconds for a server to start
-
-Files = dict[str, bytes]
+WATCH = """
+    window.violations = [];
+    document.addEventListener("securitypolicyviolation", (event) =>
+        window.violations.push(`${event.violatedDirective} ${event.blockedURI}`));
+"""
+OVERFLOW = "() => document.documentElement.scrollWidth - window.innerWidth"
+FOLLOW = """() => {
+    window.steps = [];
+    new MutationObserver(() => {
+        const now = document.querySelector("#steps [aria-current] span")?.previousSibling.data;
+        if (now && now !== window.steps.at(-1)) window.steps.push(now);
+    }).observe(document.getElementById("steps"), { childList: true });
+}"""
+DROP = """({ kind, name, bytes }) => {
+    const data = new DataTransfer();
+    data.items.add(new File([new Uint8Array(bytes)], name));
+    const options = { bubbles: true, cancelable: true };
+    const event = kind === "drop"
+        ? new DragEvent("drop", { ...options, dataTransfer: data })
+        : new ClipboardEvent("paste", { ...options, clipboardData: data });
+    document.getElementById("frame").dispatchEvent(event);
+}"""
+HIDE = """(hidden) => {
+    Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+PARAMS: dict[str, dict[str, Any]] = {
+    "model": {"name": "landcover", "network": "resnet", "width": 12},
+    "train": {"epochs": 40, "learning_rate": 0.02, "seed": 42},
+}
 
 
 @contextmanager
 def chromium() -> "Iterator[Browser]":
     """Run Debian's Chromium; skips, and says so, where it or Playwright is not installed."""
     api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    if not Path(CHROMIUM).exists():
+    if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is not installed (Debian: apt install chromium)")
+    api.expect.set_options(timeout=PATIENCE)
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
 
 
-def sample_bundle() -> Files:
-    """The bundle that belongs to this repository, from the DVC remote that it carries."""
-    lock = yaml.safe_load((ROOT / "dvc.lock").read_text(encoding="utf-8"))
-    [out] = [item for item in lock["stages"]["train"]["outs"] if item["path"] == "model"]
-    listed = json.loads(_stored(out["md5"]))
-    return {item["relpath"]: _stored(item["md5"]) for item in listed}
+class Visit:
+    """One visitor with one page."""
 
+    def __init__(self, page: "Page", url: str) -> None:
+        self.page = page
+        self.url = url
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("dialog", self._refuse)
+        page.on("console", self._note)
+        page.add_init_script(WATCH)
+        page.set_default_timeout(PATIENCE)
 
-def _stored(digest: str) -> bytes:
-    return (ROOT / "sample/files/md5" / digest[:2] / digest[2:]).read_bytes()
+    def _note(self, message: "ConsoleMessage") -> None:
+        # The browser itself notes every answer of 400 and more; the page says those in place.
+        if message.type == "error" and not message.text.startswith("Failed to load resource"):
+            self.errors.append(message.text)
 
+    def _refuse(self, dialog: "Dialog") -> None:
+        self.errors.append(f"a script said: {dialog.message}")
+        dialog.dismiss()
 
-def variant(files: Mapping[str, bytes], name: str, golden: bool = True) -> Files:
-    """The same model under another digest; without `golden` its self-test fails."""
-    # Field 6 of ONNX's ModelProto is its documentation: a text, which changes no answer.
-    graph = files["model.onnx"] + b"\x32" + bytes([len(name)]) + name.encode()
-    manifest = json.loads(files["model.json"])
-    manifest["sha256"] = hashlib.sha256(graph).hexdigest()
-    if not golden:
-        for item in manifest["golden"]:
-            item["probabilities"].reverse()
-    return {"model.json": json.dumps(manifest).encode(), "model.onnx": graph}
-
-
-class Gallery(Project):
-    """A repository with experiments that differ in what a person wants to see."""
-
-    def experiment(
-        self, tag: str, summary: str, files: Mapping[str, bytes], metrics: Any, changes: Any
-    ) -> str:
-        """Commit a training with its model and tag it; returns the commit."""
-        self.lock(self.push(files))
-        document = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-        for section, values in changes.items():
-            document[section].update(values)
-        accuracy, macro_f1, log_loss = metrics
-        measured = json.loads((ROOT / "reports/metrics.json").read_text(encoding="utf-8"))
-        measured |= {"accuracy": accuracy, "macro_f1": macro_f1, "log_loss": log_loss}
-        self.write("reports/metrics.json", json.dumps(measured))
-        self.write("params.yaml", yaml.safe_dump(document))
-        self.write("data.dvc", f"outs:\n- md5: {md5(b'data')}.dir\n  path: data\n")
-        self.minutes += 2000
-        commit = self.commit(summary)
-        self.tag(tag)
-        return commit
-
-
-def build_gallery(folder: Path, files: Mapping[str, bytes]) -> Gallery:
-    """Make a repository with six experiments; one has hostile texts, one a model that fails."""
-    made = Gallery(folder)
-    first = made.experiment(
-        "landcover@v1.0.0", "Start with a small network", variant(files, "1.0.0"),
-        (0.91, 0.905, 0.287), {"train": {"epochs": 12}},
-    )  # fmt: skip
-    made.experiment(
-        "experiment/7-101", "Try dropout", variant(files, "7-101"),
-        (0.9, 0.893, 0.301), {"train": {"epochs": 12}, "model": {"dropout": 0.2}},
-    )  # fmt: skip
-    made.experiment(
-        "experiment/9-118", f"Hostile {HOSTILE}", variant(files, "9-118", golden=False),
-        (0.84, 0.829, 0.522), {"train": {"epochs": 3}, "model": {"network": HOSTILE}},
-    )  # fmt: skip
-    second = made.experiment(
-        "landcover@v1.1.0", "Augment with shifts and brightness", variant(files, "1.1.0"),
-        (0.94, 0.937, 0.196), {"train": {"epochs": 30}},
-    )  # fmt: skip
-    made.experiment(
-        "experiment/12-140", "Warm up for longer", variant(files, "12-140"),
-        (0.93, 0.926, 0.21), {"train": {"learning_rate": 0.03}},
-    )  # fmt: skip
-    third = made.experiment(
-        "landcover@v1.2.0", "Train on growing chips with Muon", variant(files, "1.2.0"),
-        (0.95, 0.948, 0.175), {},
-    )  # fmt: skip
-    made.tag("landcover#production#1", first)
-    made.tag("landcover#production#2", second)
-    made.tag("landcover#staging#3", third)
-    return made
-
-
-@dataclass(frozen=True)
-class Site:
-    """A running service."""
-
-    url: str
-    log: Path
+    def check(self) -> None:
+        """Nothing went wrong, was refused by the policy, or was asked of another server."""
+        assert self.errors == []
+        assert self.page.evaluate("window.violations") == []
+        assert [url for url in self.requests if not url.startswith((self.url, "blob:"))] == []
 
 
 @contextmanager
-def serve(folder: Path, bundle: Path, repository: Path, **settings: str) -> Iterator[Site]:
-    """Run the service on a free port of loopback, with one key that may deploy."""
-    folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(KEY.encode()).hexdigest()
-    environment = os.environ | {
-        "SERVICE_PORT": "0",
-        "SERVICE_WORKERS": "1",
-        "SERVICE_BUNDLE": str(bundle),
-        "SERVICE_STATE": str(folder / "state"),
-        "SERVICE_REPOSITORY": str(repository),
-        "SERVICE_API_KEYS": json.dumps({digest: ["deploy", "view", "predict"]}),
-        "DVC_NO_ANALYTICS": "1",
-        **settings,
-    }
-    log = folder / "service.log"
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(
-            [sys.executable, "-m", "service"],
-            cwd=ROOT,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        ) as process,
-    ):
-        try:
-            yield Site(_address(log, process), log)
-        finally:
-            process.terminate()
-            process.wait(timeout=DEADLINE)
+def visiting(browser: "Browser", url: str, **options: Any) -> Iterator[Visit]:
+    """Open the page as a new visitor; at the end nothing may have gone wrong."""
+    context = browser.new_context(**options)
+    try:
+        visit = Visit(context.new_page(), url)
+        visit.page.goto(url)
+        yield visit
+        visit.check()
+    finally:
+        context.close()
 
 
-def _address(log: Path, process: "subprocess.Popen[bytes]") -> str:
-    """Wait until it listens."""
-    found: list[str] = []
+def expect(locator: "Locator") -> Any:
+    from playwright.sync_api import expect as expectation
 
-    def listens() -> bool:
-        assert process.poll() is None, log.read_text(encoding="utf-8")
-        found.extend(re.findall(r'"address": *"([^"]+)"', log.read_text(encoding="utf-8")))
-        return bool(found)
-
-    wait_for(listens)
-    return found[0]
+    return expectation(locator, "waited in vain")
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Poll until something is true."""
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.05)
+def npy(height: int = 64, width: int = 64, seed: int = 0) -> bytes:
+    content = io.BytesIO()
+    np.save(content, make_chip(seed, size=max(height, width))[:, :height, :width])
+    return content.getvalue()
 
 
-def write_bundle(folder: Path, files: Mapping[str, bytes]) -> Path:
-    """Write the files of a bundle; returns the folder."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    return folder
+def choose(page: "Page", content: bytes, name: str = "chip.npy") -> None:
+    payload: FilePayload = {"name": name, "mimeType": "", "buffer": content}
+    page.set_input_files("#file", payload)
+
+
+def headline(page: "Page") -> Any:
+    return expect(page.locator("#headline"))
+
+
+def has_answer(page: "Page") -> None:
+    expect(page.locator("#bars li")).to_have_count(10)
+    first = page.locator("#bars li").first.inner_text().split("\n")[0]
+    assert page.locator("#headline").inner_text().startswith(f"{first}, ")
+
+
+def replace(page: "Page", tag: str, key: str = DEPLOY_KEY) -> None:
+    page.get_by_role("button", name=f"Serve {tag}").click()
+    page.get_by_label("Key with the role").fill(key)
+    page.keyboard.press("Enter")
+
+
+def served(page: "Page") -> Any:
+    return expect(page.locator("#serving > div", has=page.get_by_text("Tag", exact=True)))
+
+
+def gallery(folder: Path) -> Project:
+    """A repository with four experiments; one has hostile texts, and a model that fails."""
+    project = Project(folder)
+    _experiment(project, "landcover@v1.0.0", "Start small", 1, (0.91, 0.287), {"epochs": 12})
+    _experiment(
+        project, "experiment/9-118", f"Hostile {HOSTILE}", 2, (0.84, 0.522), {"note": HOSTILE},
+        golden=[(1.0, *[0.0] * 9)] * 2,
+    )  # fmt: skip
+    _experiment(project, "landcover@v1.1.0", "Augment", 3, (0.94, 0.196), {"epochs": 30})
+    project.tag("landcover#production#1")
+    _experiment(project, "landcover@v1.2.0", "Grow the chips", 4, (0.95, 0.175), {})
+    return project
+
+
+def _experiment(
+    project: Project,
+    tag: str,
+    summary: str,
+    seed: int,
+    metrics: tuple[float, float],
+    train: dict[str, Any],
+    golden: Sequence[tuple[float, ...]] = (),
+) -> None:
+    """Commit a training with its model, a day after the one before, and tag it."""
+    made = make_bundle(project.folder.parent / f"model-{seed}", seed)
+    files = {path.name: path.read_bytes() for path in made.iterdir()}
+    if golden:
+        manifest = json.loads(files["model.json"])
+        for entry, wrong in zip(manifest["golden"], golden, strict=True):
+            entry["probabilities"] = wrong
+        files["model.json"] = json.dumps(manifest).encode()
+    project.lock(project.push(files))
+    measured = {"accuracy": metrics[0], "log_loss": metrics[1], "test_chips": 100}
+    project.write("reports/metrics.json", json.dumps(measured))
+    params = PARAMS | {"train": PARAMS["train"] | train}
+    project.write("params.yaml", yaml.safe_dump(params))
+    project.write("data.dvc", f"outs:\n- md5: {md5(b'data')}.dir\n  path: data\n")
+    project.minutes += 24 * 60
+    project.commit(summary)
+    project.tag(tag)

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -197,7 +197,9 @@ def test_a_protocol_that_runs_commands_is_refused(tmp_path: Path, cache: Path) -
     assert not (tmp_path / "canary").exists()
 
 
-def test_a_full_disk_does_not_hide_the_listing(trained: Path, cache: Path) -> None:
+def test_a_full_disk_does_not_hide_the_listing(
+    trained: Path, cache: Path, children: Callable[[], list[int]]
+) -> None:
     (cache / "experiments.json").mkdir(parents=True)  # can not be replaced by a file
     assert len(listing(trained, cache).experiments) == 2
 
@@ -237,43 +239,49 @@ def hanging(project: Project) -> Iterator[threading.Event]:
         yield asked
 
 
-def children() -> list[str]:
-    """Processes of this one and how they are: Z is a zombie."""
+def processes() -> dict[int, str]:
+    """Children of this process and how they are: Z is a zombie."""
     ps = subprocess.run(
         ["ps", "--ppid", str(os.getpid()), "-o", "pid=,stat=,comm="],
         capture_output=True,
         text=True,
         check=True,
     )
-    return [line for line in ps.stdout.splitlines() if not line.endswith("ps")]
+    lines = [line.split() for line in ps.stdout.splitlines()]
+    return {int(pid): state for pid, state, *name in lines if name != ["ps"]}
+
+
+@pytest.fixture
+def children() -> Callable[[], list[int]]:
+    """Returns the children that were born since the test began; a server may be older."""
+    before = processes().keys()
+    return lambda: sorted(processes().keys() - before)
 
 
 def test_a_remote_that_hangs_is_left_after_the_time_limit(
-    project: Project, cache: Path, hanging: threading.Event
+    project: Project, cache: Path, hanging: threading.Event, children: Callable[[], list[int]]
 ) -> None:
     with pytest.raises(RegistryUnavailable, match="did not answer within 3 seconds"):
         fetch(project.folder, cache, seconds=3)
     assert below(cache) == [] and children() == []
 
 
-def test_a_git_server_that_hangs_is_left_after_the_time_limit(cache: Path) -> None:
+def test_a_git_server_that_hangs_is_left_after_the_time_limit(
+    cache: Path, children: Callable[[], list[int]]
+) -> None:
     with silent_server() as (port, _):
         with pytest.raises(RegistryUnavailable, match="did not answer within 2 seconds"):
             fetch(f"http://ada:secret@127.0.0.1:{port}/x.git", cache, seconds=2)
     assert below(cache) == [] and children() == []
 
 
-def the_child() -> int:
-    (line,) = children()
-    return int(line.split()[0])
-
-
 def test_a_killed_child_is_reported_as_stopped(
-    project: Project, cache: Path, hanging: threading.Event
+    project: Project, cache: Path, hanging: threading.Event, children: Callable[[], list[int]]
 ) -> None:
     def kill() -> None:
         assert hanging.wait(60)
-        os.kill(the_child(), signal.SIGKILL)
+        (pid,) = children()
+        os.kill(pid, signal.SIGKILL)
 
     thread = threading.Thread(target=kill)
     thread.start()
@@ -284,7 +292,7 @@ def test_a_killed_child_is_reported_as_stopped(
 
 
 def test_a_cancelled_fetch_leaves_no_process_and_no_folder(
-    project: Project, cache: Path, hanging: threading.Event
+    project: Project, cache: Path, hanging: threading.Event, children: Callable[[], list[int]]
 ) -> None:
     async def main() -> None:
         task = asyncio.create_task(Registry(str(project.folder), cache).fetch(V1))
