@@ -6,6 +6,8 @@ import sys
 
 # Before anything imports NumPy: its threads would not survive the fork, and are not needed.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# ONNX Runtime would write a database of its use below the home folder.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 DESCRIPTION = """Serves the model bundle over HTTP. Settings come from the environment, prefix
 SERVICE_: docs/service.md lists them."""

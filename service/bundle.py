@@ -4,7 +4,6 @@ A folder with exactly two files, `model.onnx` and `model.json`. Nothing in it ex
 """
 
 import base64
-import binascii
 import hashlib
 import os
 import stat
@@ -154,10 +153,11 @@ def _read_plain(path: Path, limit: int) -> bytes:
         raise BundleRefused(
             f"{path.name} is a link or can not be read; wanted a plain file"
         ) from None
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise BundleRefused(f"{path.name} is not a plain file")
     with open(handle, "rb") as file:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise BundleRefused(f"{path.name} is not a plain file")
         if status.st_size > limit:
             raise BundleRefused(f"{path.name} has {status.st_size} bytes, at most {limit} are read")
         return file.read()
@@ -173,7 +173,7 @@ def decode_chip(text: str, wanted: Input) -> Array:
     try:
         unpack = zlib.decompressobj()
         content = unpack.decompress(base64.b64decode(text, validate=True), size + 1)
-    except (binascii.Error, zlib.error) as error:
+    except (ValueError, zlib.error) as error:  # ValueError: no base64, or not even ASCII
         raise BundleRefused(f"{MANIFEST}: golden: {error}; train it again") from None
     if len(content) != size:
         raise BundleRefused(f"{MANIFEST}: golden: {len(content)} bytes, wanted {size}")

@@ -154,7 +154,8 @@ def _read_picture(content: bytes, max_pixels: int) -> Array:
                 bands = MODES.get(image.mode)
                 if bands is None:
                     raise Unprocessable(
-                        f"the picture has colour mode {image.mode}; taken are {', '.join(MODES)}"
+                        f"the picture has colour mode {image.mode}, taken are {', '.join(MODES)}: "
+                        "convert it"
                     )
                 if image.width * image.height * bands > max_pixels:
                     raise _too_large((bands, image.height, image.width), max_pixels)

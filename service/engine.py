@@ -13,6 +13,7 @@ TOLERANCE = (
     1e-3  # of a golden probability; another CPU rounds differently, another model is far off
 )
 WARM_UP_RUNS = 3
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 OUTPUTS = ["probabilities", "statistics"]
 
 
@@ -41,6 +42,8 @@ class Engine:
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4
+        # A graph may name files for its weights, and would get those below the working directory.
+        options.add_session_config_entry(WEIGHTS_FOLDER, "/dev/null")
         try:
             self._session = onnxruntime.InferenceSession(
                 bundle.graph, options, providers=["CPUExecutionProvider"]

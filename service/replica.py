@@ -43,7 +43,9 @@ class Replica:
         """
         with disk_errors():
             self._folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self._folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+            handle = os.open(
+                self._folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

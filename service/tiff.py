@@ -9,6 +9,7 @@ Source: TIFF 6.0 (Adobe, 1992); BigTIFF (Aware Systems, 2007).
 """
 
 import io
+import math
 import struct
 from typing import Any, NamedTuple
 
@@ -35,13 +36,16 @@ SIZES = {
     **{1: 1, 2: 1, 6: 1, 7: 1, 3: 2, 8: 2, 4: 4, 9: 4, 11: 4, 13: 4},
     **{5: 8, 10: 8, 12: 8, 16: 8, 17: 8, 18: 8},
 }  # bytes of a value, by TIFF's number of its type
-CODES = {1: "B", 3: "H", 4: "I"}
+CODES = {1: "B", 3: "H", 4: "I", 16: "Q"}
 REDUCED, MASK = 1, 4  # bits of NewSubfileType
 SUBFILE = 254
 
 WIDTH, HEIGHT, BITS, COMPRESSION, FILL_ORDER = 256, 257, 258, 259, 266
 STRIP_OFFSETS, SAMPLES, STRIP_SIZES, PLANAR, SAMPLE_FORMAT = 273, 277, 279, 284, 339
 TILE_WIDTH = 322
+SCALARS = frozenset((WIDTH, HEIGHT, COMPRESSION, FILL_ORDER, SAMPLES, PLANAR, TILE_WIDTH)) | {
+    *(254, 278, 317, 323, 32997, 32998)  # kind, lines of a strip, predictor, tile's height, depths
+}
 READ = frozenset(
     (WIDTH, HEIGHT, BITS, COMPRESSION, FILL_ORDER, STRIP_OFFSETS, SAMPLES, STRIP_SIZES, PLANAR)
 ) | {SAMPLE_FORMAT, TILE_WIDTH}
@@ -137,6 +141,7 @@ def read_any(content: Buffer, max_pixels: int) -> Array:
         with tifffile.TiffFile(io.BytesIO(content)) as file:
             page = file.pages.first
             _check_page(page, max_pixels)
+            _check_segments(page, len(content))
             pixels = page.asarray()
     except (TooLarge, Unprocessable):
         raise
@@ -166,6 +171,17 @@ def _check_page(page: Any, max_pixels: int) -> None:
         )
     if page.dtype is None or page.dtype.kind not in "uif":
         raise Unprocessable("the TIFF holds values of no common type; wanted unsigned integers")
+
+
+def _check_segments(page: Any, size: int) -> None:
+    """Some decoders fill up with zeros what is not there."""
+    offsets, lengths = page.dataoffsets, page.databytecounts
+    if not math.prod(page.chunked) <= len(offsets) == len(lengths):
+        raise Unprocessable(
+            "the TIFF has fewer strips or tiles than its size needs: write it again"
+        )
+    if any(offset + length > size for offset, length in zip(offsets, lengths, strict=True)):
+        raise Unprocessable("the TIFF is cut off: its pixels end beyond its end, send it again")
 
 
 def _bands_first(pixels: Array, axes: str) -> Array:
@@ -239,6 +255,8 @@ def _subfile(directory: bytes, entry: str, size: int) -> int:
                 f"the TIFF's tag {tag} has {count} values, more than are taken: write the image "
                 "again in larger strips or tiles, without metadata"
             )
+        if tag in SCALARS and (count != 1 or kind not in CODES):  # several widths are a bomb
+            raise Unprocessable(f"the TIFF's tag {tag} is not one whole number: write it again")
         if tag == SUBFILE:  # a value that is shorter than its field stands at the left of it
             subfile = value >> 8 * max(0, field - width) if entry[0] == ">" else value
     return subfile
