@@ -158,7 +158,7 @@ def _check_page(page: Any, max_pixels: int) -> None:
     segment = tile * page.samplesperpixel
     if values < 1:
         raise Unprocessable("the TIFF declares an image without pixels: write it again")
-    if values > max_pixels or segment > max_pixels:
+    if max(values, segment, math.prod(page.shape)) > max_pixels:
         raise TooLarge(
             f"the TIFF declares {page.imagewidth} x {page.imagelength} pixels in "
             f"{page.samplesperpixel} bands, at most {max_pixels} values are taken: cut it up"

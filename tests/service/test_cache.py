@@ -19,6 +19,7 @@ from service.cache import KEPT, BundleCache
 from service.errors import BundleRefused, NotFound, StorageFull, Unavailable
 from tests.service.bundles import make_bundle
 from tests.service.load import Client, Truth, check, truth
+from tests.service.processes import until
 from tests.service.projects import Published, contents, digest_of
 from tests.service.server import Server, address, serving, spawn
 
@@ -239,13 +240,6 @@ def serves(server: Server, known: Truth) -> set[Label]:
         found.add(check(known, 0, *client.predict(0)))
         client.close()
     return found
-
-
-def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 90
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.05)
 
 
 def ready(server: Server) -> bool:

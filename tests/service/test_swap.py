@@ -5,16 +5,16 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from tests.service.bundles import make_bundle
 from tests.service.load import BODIES, Load, check, percentile, truth
+from tests.service.processes import memory, until
 from tests.service.projects import digest_of, train_with_dvc
 from tests.service.server import DEPLOY_KEY, Server, serving
 
@@ -66,19 +66,6 @@ def serves(client: httpx.Client) -> set[tuple[str, str]]:
     workers = client.get("/version").json()["workers"]
     assert len(workers) == 2
     return {(worker["tag"], worker["sha256"]) for worker in workers}
-
-
-def memory(pid: int) -> int:
-    """KiB that a process alone holds, its part of what it shares included."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-
-
-def until(condition: Callable[[], Any], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.02)
 
 
 def test_a_hundred_swaps_under_load_lose_and_mix_nothing(

@@ -31,6 +31,7 @@ from service.swap import Swapper
 from service.tracing import Tracing
 from tests.service.bundles import CLASSES, make_bundle, make_graph
 from tests.service.load import CHIPS, Client, Load, Truth, check, truth
+from tests.service.processes import children, running_swap, until
 from tests.service.projects import Published, contents, digest_of
 from tests.service.repositories import md5
 from tests.service.server import Server, serving
@@ -75,14 +76,6 @@ def replace(server: Server, tag: str) -> httpx.Response:
 def version(server: Server) -> dict[str, Any]:
     body: dict[str, Any] = httpx.get(server.url + "/version", timeout=60).json()
     return body
-
-
-def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.005)
-    return found
 
 
 @contextmanager
@@ -435,18 +428,6 @@ def test_a_full_disk_changes_nothing(
             chip.close()
     finally:
         subprocess.run(["umount", disk], check=True)
-
-
-def running_swap(server: Server) -> int:
-    """Process of the worker that fetches for a swap; 0 when none does."""
-    file = server.log.parent / "state" / "swap.json"
-    found = json.loads(file.read_bytes()) if file.exists() else {}
-    return int(found["pid"]) if found.get("state") == "running" else 0
-
-
-def children(pid: int) -> list[int]:
-    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
-    return [int(line) for line in found.stdout.split()]
 
 
 # What only a store can do wrong, and at one moment only: the parts themselves, without HTTP.
