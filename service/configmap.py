@@ -17,6 +17,7 @@ from service.security import check_url
 from service.state import CHANGED, Wanted, parse_wanted, require_next
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")  # RFC 1123, as Kubernetes takes it
+KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 VERBS = {"GET": "get", "PATCH": "patch", "POST": "create"}
 NO_CREDENTIALS = (
     "The file {file} of the service account can not be used. Mount the token of a service account "
@@ -25,14 +26,20 @@ NO_CREDENTIALS = (
 
 
 class ConfigMapStore:
-    """Keeps the wanted model in the key `wanted` of a ConfigMap.
+    """Keeps the wanted model in a key of a ConfigMap.
 
     The service account needs the verbs get and patch on that ConfigMap, and create where it does
     not exist yet. A store belongs to one event loop: `close` it before that loop ends.
     """
 
     def __init__(
-        self, api: str, namespace: str, name: str, credentials: Path, timeout: float = 5.0
+        self,
+        api: str,
+        namespace: str,
+        name: str,
+        credentials: Path,
+        timeout: float = 5.0,
+        key: str = "wanted",
     ) -> None:
         """Take the URL of the API, the folder with `token` and `ca.crt`, a time limit in seconds.
 
@@ -42,7 +49,10 @@ class ConfigMapStore:
         for field, value in (("namespace", namespace), ("name", name)):
             if not NAME.fullmatch(value):
                 raise ValueError(f"{field}: {value!r} is no Kubernetes name: use a-z, 0-9, - and .")
+        if not KEY.fullmatch(key):
+            raise ValueError(f"key: {key!r} is no key of a ConfigMap: use a-z, 0-9, -, _ and .")
         self._name = name
+        self._key = key
         self._namespace = namespace
         self._collection = f"{api.rstrip('/')}/api/v1/namespaces/{namespace}/configmaps"
         self._timeout = timeout
@@ -57,7 +67,7 @@ class ConfigMapStore:
         """Compare and set by the resourceVersion. Raises Conflict or Unavailable."""
         stored = await self._get()
         require_next(stored.wanted, wanted)
-        data = {"wanted": wanted.model_dump_json()}
+        data = {self._key: wanted.model_dump_json()}
         if stored.resource_version is None:
             answer = await self._create(data)
         else:
@@ -86,7 +96,7 @@ class ConfigMapStore:
             return _Stored(None, None)
         if answer.status_code != 200:
             raise self._refusal(answer)
-        return _stored(answer, self._name)
+        return _stored(answer, self._name, self._key)
 
     async def _create(self, data: Mapping[str, str]) -> httpx.Response:
         metadata = {"name": self._name}
@@ -186,7 +196,7 @@ class _Status(BaseModel):
     reason: str
 
 
-def _stored(answer: httpx.Response, name: str) -> _Stored:
+def _stored(answer: httpx.Response, name: str, key: str) -> _Stored:
     try:
         found = _ConfigMap.model_validate_json(answer.content)
     except ValidationError as error:
@@ -194,8 +204,8 @@ def _stored(answer: httpx.Response, name: str) -> _Stored:
             "The Kubernetes API answered something that is no ConfigMap. Check the setting of its "
             "address."
         ) from error
-    text = (found.data or {}).get("wanted")
-    place = f"key `wanted` of the ConfigMap {name}"
+    text = (found.data or {}).get(key)
+    place = f"key `{key}` of the ConfigMap {name}"
     wanted = None if text is None else parse_wanted(text, place)
     return _Stored(wanted, found.metadata.resource_version)
 

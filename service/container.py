@@ -29,7 +29,8 @@ def _store(settings: Settings) -> FileStore | ConfigMapStore:
         return FileStore(settings.state / "wanted.json")
     namespace, name = settings.configmap.split("/")
     api = settings.kubernetes_api or _cluster_api()
-    return ConfigMapStore(api, namespace, name, settings.kubernetes_credentials)
+    key = settings.release
+    return ConfigMapStore(api, namespace, name, settings.kubernetes_credentials, key=key)
 
 
 def _cluster_api() -> str:
@@ -81,7 +82,9 @@ class Container(containers.DeclarativeContainer):
         settings.provided.refresh,
         settings.provided.fetch_timeout,
     )
-    loader = providers.Singleton(Loader, registry, cache, settings.provided.bundle)
+    loader = providers.Singleton(
+        Loader, registry, cache, settings.provided.bundle, settings.provided.tag
+    )
     swapper = providers.Singleton(Swapper, serving, loader, store, replica, cache, metrics, tracing)
     follower = providers.Singleton(
         Follower, swapper, serving, loader, store, replica, metrics, tracing

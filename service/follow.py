@@ -17,7 +17,6 @@ from service.model import Model, Serving
 from service.replica import Replica
 from service.state import Wanted, WantedStore
 from service.swap import Swapper
-from service.tags import LOCAL
 from service.tracing import Tracing
 
 LONGEST_PAUSE = 30.0  # seconds between two tries
@@ -58,7 +57,8 @@ class Follower:
         """
         wanted = await self._wanted()
         last = self._replica.last_served()
-        local = (LOCAL, last[1] if last is not None and last[0] == LOCAL else "")
+        name = self._loader.local_tag
+        local = (name, last[1] if last is not None and last[0] == name else "")
         first = (wanted.tag, wanted.sha256) if wanted else local
         if self._unreadable and last is not None:
             first = last  # better than to change the model because of a store that is away
@@ -93,7 +93,7 @@ class Follower:
             self._tried, self._failures, self._retry_at = wanted, 0, 0.0
         if time.monotonic() < self._retry_at:
             return
-        tag, sha256 = (wanted.tag, wanted.sha256) if wanted else (LOCAL, "")
+        tag, sha256 = (wanted.tag, wanted.sha256) if wanted else (self._loader.local_tag, "")
         before = self._serving.current
         try:
             model = await self._bring(tag, sha256)
@@ -138,7 +138,7 @@ class Follower:
         right = current is not None and (
             wanted is None
             or (current.tag, current.sha256) == (wanted.tag, wanted.sha256)
-            or current.tag == wanted.tag == LOCAL
+            or current.tag == wanted.tag == self._loader.local_tag
         )
         self._metrics.mismatch.set(0 if right else 1)
         return right
@@ -157,7 +157,7 @@ class Follower:
             return previous
         steps = Steps(tag, self._tracing)
         try:
-            if tag == LOCAL and self._serving.current is None:
+            if tag == self._loader.local_tag and self._serving.current is None:
                 bundle = await self._local(sha256)
             else:
                 bundle = await self._find(tag, sha256, fetch, steps)
@@ -180,7 +180,7 @@ class Follower:
 
         When the folder has nothing that may serve: what it held when it last served.
         """
-        if beside := self._replica.beside(LOCAL):
+        if beside := self._replica.beside(self._loader.local_tag):
             with suppress(NotFound, BundleRefused):
                 return await self._loader.cached(beside)
         try:

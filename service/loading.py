@@ -51,11 +51,14 @@ class Steps:
 class Loader:
     """From a tag to a model that has passed its self-test."""
 
-    def __init__(self, registry: Registry, cache: BundleCache, folder: Path) -> None:
-        """Fetch from a registry into a cache; `folder` is the local bundle."""
+    def __init__(
+        self, registry: Registry, cache: BundleCache, folder: Path, local_tag: str = LOCAL
+    ) -> None:
+        """Fetch from a registry into a cache; `folder` has the local bundle, named `local_tag`."""
         self._registry = registry
         self._cache = cache
         self._folder = folder
+        self.local_tag = local_tag
 
     async def fetch(self, tag: str, steps: Steps) -> Bundle:
         """Bring the bundle of a tag, verified, into the cache."""
@@ -79,7 +82,7 @@ class Loader:
             return await self.cached(sha256)
         except (NotFound, BundleRefused):
             pass
-        if tag == LOCAL:
+        if tag == self.local_tag:
             bundle = await asyncio.to_thread(read_bundle, self._folder)
         else:
             bundle = await self.fetch(tag, steps)

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.security import Role
+from service.tags import LOCAL, match_tag
 
 PREFIX = "SERVICE_"
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -39,6 +40,9 @@ class Settings(BaseSettings):
         default_factory=cores, ge=1, le=256, description="Processes; one a core is best."
     )
     bundle: Path = Field(Path("model"), description="Bundle that serves until a tag is wanted.")
+    tag: str = Field(
+        LOCAL, description="Tag under which that bundle serves: the version baked into an image."
+    )
     state: Path = Field(
         Path("artifacts/service"),
         description="Folder for the wanted tag and for fetched bundles; outlives the process.",
@@ -49,6 +53,11 @@ class Settings(BaseSettings):
     configmap: str = Field(
         "",
         description="`namespace/name` of the ConfigMap that holds the wanted tag; a file if empty.",
+    )
+    release: str = Field(
+        "wanted",
+        pattern=r"^[-._a-zA-Z0-9]{1,253}$",
+        description="Key in the ConfigMap: replicas of one release want one model.",
     )
     kubernetes_api: str = Field(
         "", description="Address of the Kubernetes API; that of the pod's cluster if empty."
@@ -102,6 +111,13 @@ class Settings(BaseSettings):
                     "make one with `python -m service key`"
                 )
         return keys
+
+    @field_validator("tag")
+    @classmethod
+    def _tag(cls, text: str) -> str:
+        if text != LOCAL and match_tag(text) is None:
+            raise ValueError(f"{text!a} is not the tag of a model: write name@v1.2.3")
+        return text
 
     @model_validator(mode="after")
     def _safe(self) -> Self:

@@ -22,7 +22,7 @@ from service.model import Model, Serving
 from service.replica import Replica
 from service.schemas import ModelRef, SwapAnswer
 from service.state import CHANGED, Wanted, WantedStore
-from service.tags import LOCAL, parse_tag
+from service.tags import parse_tag
 from service.tracing import Tracing
 
 SETTLE = 10.0  # seconds that a swap waits for the other workers; each looks twice a second
@@ -109,7 +109,7 @@ class Swapper:
             if await self._store.read() != stored:
                 raise Conflict(CHANGED)
             return stored
-        tag, sha256 = _before(stored, self._serving.current)
+        tag, sha256 = _before(stored, self._serving.current, self._loader.local_tag)
         wanted = Wanted(
             tag=model.tag,
             sha256=model.sha256,
@@ -181,12 +181,14 @@ class Swapper:
         steps.end(detail)
 
 
-def _before(stored: Wanted | None, current: Model | None) -> tuple[str | None, str | None]:
+def _before(
+    stored: Wanted | None, current: Model | None, local: str
+) -> tuple[str | None, str | None]:
     """What a rollback brings back: what was wanted. Here it may not serve yet, elsewhere it does.
 
     The local bundle is another thing: whatever is in the folder is what is wanted.
     """
-    if stored is not None and not (current is not None and current.tag == stored.tag == LOCAL):
+    if stored is not None and not (current is not None and current.tag == stored.tag == local):
         return stored.tag, stored.sha256
     return (current.tag, current.sha256) if current else (None, None)
 

@@ -1,0 +1,1 @@
+"""From a trained commit to a rollout: merge requests, the registry of tags, images, stages."""

@@ -1,0 +1,115 @@
+"""The Git repository, as delivery uses it: arguments are lists, names stand behind a separator."""
+
+import os
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from delivery.errors import GitError
+
+ORIGIN = "origin"
+BOT_NAME, BOT_EMAIL = "Conveyor", "conveyor@localhost"
+
+
+class Repository:
+    """A working copy. Every method raises GitError with what Git said."""
+
+    def __init__(self, folder: Path = Path(".")) -> None:
+        self.folder = folder
+
+    def git(self, *words: str, stdin: str | None = None) -> str:
+        """Run git; returns what it printed, without the last line's end."""
+        done = self._run(words, stdin)
+        if done.returncode != 0:
+            said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+            raise GitError(f"git {words[0]}: {said[-1] if said else 'failed without a word'}")
+        return done.stdout.rstrip("\n")
+
+    def commit(self, revision: str) -> str:
+        """Full hash of the commit that a revision means."""
+        words = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+        done = self._run(words)
+        if done.returncode != 0:
+            raise GitError(
+                f"revision {revision[:128]!a} is not in this repository: git fetch --tags origin"
+            )
+        return done.stdout.strip()
+
+    def show(self, commit: str, path: PurePosixPath | str) -> str | None:
+        """Text of a file as it was at a commit; None when it was not there."""
+        done = self._run(("show", "--end-of-options", f"{commit}:./{path}"))
+        return done.stdout if done.returncode == 0 else None
+
+    def tags(self, pattern: str) -> dict[str, str]:
+        """Tags that match a pattern of Git, each with the commit that it names; oldest first."""
+        form = "%(refname:strip=2)%00%(objectname)%00%(*objectname)"
+        listed = self.git(
+            "for-each-ref", "--sort=creatordate", f"--format={form}", f"refs/tags/{pattern}"
+        )
+        rows = (line.split("\0") for line in listed.splitlines())
+        return {tag: behind or commit for tag, commit, behind in rows}
+
+    def message(self, tag: str) -> str:
+        """Message of an annotated tag; empty for another."""
+        form = "%(if:equals=tag)%(objecttype)%(then)%(contents)%(end)"
+        return self.git("for-each-ref", f"--format={form}", f"refs/tags/{tag}").strip()
+
+    def is_ancestor(self, old: str, new: str) -> bool:
+        """Whether `new` contains `old`."""
+        done = self._run(("merge-base", "--is-ancestor", old, new))
+        if done.returncode > 1:
+            raise GitError(f"git merge-base: {done.stderr.strip()}")
+        return done.returncode == 0
+
+    def fetch(self, *refs: str) -> None:
+        """Bring refs and all tags from origin; a tag that was moved there is an error."""
+        self.git("fetch", "--quiet", "--tags", "--end-of-options", ORIGIN, *refs)
+
+    def push(self, *refs: str, skip_ci: bool = True) -> None:
+        """Push refs to where `PUSH_URL` says, or origin; all of them or none.
+
+        A push by CI skips the pipeline that it would start; a push by a person starts it.
+        """
+        target = os.environ.get("PUSH_URL") or ORIGIN
+        options = ("--push-option=ci.skip",) if skip_ci and self._takes_options(target) else ()
+        self.git("push", "--quiet", "--atomic", *options, "--end-of-options", target, *refs)
+
+    def commit_files(self, paths: Iterable[str], message: str) -> bool:
+        """Commit these files as the bot; False when nothing changed."""
+        self.git("add", "--", *paths)
+        if self._run(("diff", "--cached", "--quiet")).returncode == 0:
+            return False
+        self.git("commit", "--quiet", "--no-verify", "--file=-", stdin=message)
+        return True
+
+    def _takes_options(self, target: str) -> bool:
+        """A plain repository on disk need not take push options; GitLab does."""
+        done = self._run(("push", "--dry-run", "--push-option=ci.skip", target, "HEAD:refs/probe"))
+        return "does not support" not in done.stderr
+
+    def _run(
+        self, words: Iterable[str], stdin: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        command = ["git", "-C", str(self.folder), *words]
+        return subprocess.run(
+            command, input=stdin, capture_output=True, text=True, check=False, env=environment()
+        )
+
+
+def environment() -> dict[str, str]:
+    """The environment of Git: in CI the bot as author, its token out of every argument, no prompt.
+
+    The token of `BOT_TOKEN` goes through a credential helper, which Git asks only for http.
+    """
+    found = os.environ | {"GIT_TERMINAL_PROMPT": "0"}
+    if "CI" in os.environ:
+        for role in ("AUTHOR", "COMMITTER"):
+            found |= {f"GIT_{role}_NAME": BOT_NAME, f"GIT_{role}_EMAIL": BOT_EMAIL}
+    if os.environ.get("BOT_TOKEN"):
+        helper = '!f() { echo username=conveyor; echo "password=$BOT_TOKEN"; }; f'
+        found |= {
+            "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": "credential.helper",
+            "GIT_CONFIG_VALUE_0": helper,
+        }
+    return found
