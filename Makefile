@@ -5,18 +5,23 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
+VENV ?= .venv
+BIN := $(abspath $(VENV))/bin
 # Stages call `python`: it has to be the one of this environment, also in `dvc repro`.
-export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PATH := $(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 STATE := artifacts/service
 
+# The parts of pyproject.toml to install. Jobs that only release take fewer.
+EXTRAS ?= registry,train,delivery,dev
 # What was installed is named by what it was installed from.
-INSTALLED := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
+INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS); cat pyproject.toml constraints.txt) | sha256sum | cut -c1-16)
 
-.PHONY: help setup setup-e2e demo train-sample serve repro report gate test lint format bench bench-eurosat bench-serving lock clean
+.PHONY: help setup setup-e2e demo train-sample serve repro report gate test e2e lint audit format \
+  models promote rollback retire lineage gitlab-setup \
+  experiment comment verify register image deploy review review-stop retrain reap notify \
+  bench bench-eurosat bench-serving lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,7 +32,7 @@ $(INSTALLED):
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make setup PYTHON=python3.11")'
 	@echo "setup: installing into $(VENV), a minute or two the first time"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[registry,train,dev]' --constraint constraints.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]' --constraint constraints.txt
 	@rm -f $(VENV)/.installed-* && touch $@
 	@echo "setup: done"
 
@@ -74,7 +79,10 @@ gate: setup ## judge the model: exit 1 when it misses a floor (AGAINST=main)
 	@python -m pipeline.gate --against '$(or $(AGAINST),main)'
 
 test: setup ## run the tests
-	@pytest --numprocesses auto
+	@pytest --numprocesses auto --ignore tests/e2e
+
+e2e: setup ## run the whole story: merge request, report, merge, release, rollout
+	@pytest --numprocesses 2 tests/e2e
 
 lint: setup ## check format, style and types
 	@black --check --quiet . || (echo "error: not formatted: make format"; exit 1)
@@ -83,6 +91,68 @@ lint: setup ## check format, style and types
 
 format: setup ## format the code
 	@black --quiet .
+
+# The registry: versions and stages are tags (docs/registry.md).
+
+models: setup ## show versions, stages and metrics
+	@python -m delivery.registry models
+
+promote: setup ## let a stage serve a version: VERSION=v1.2.0 STAGE=production (FORCE=1 REASON=...)
+	@python -m delivery.registry promote '$(or $(VERSION),$(error say which: VERSION=v1.2.0))' \
+	  '$(or $(STAGE),$(error say where: STAGE=staging))' $(if $(FORCE),--force) --reason '$(REASON)'
+
+rollback: setup ## let a stage serve what it served before: STAGE=production
+	@python -m delivery.registry rollback '$(or $(STAGE),$(error say where: STAGE=production))' --reason '$(REASON)'
+
+retire: setup ## deprecate a version that serves nowhere: VERSION=v1.2.0
+	@python -m delivery.registry retire '$(or $(VERSION),$(error say which: VERSION=v1.2.0))'
+
+lineage: setup ## follow a version back to data, parameters and merge request: VERSION=v1.2.0 (JSON=1)
+	@python -m delivery.registry lineage '$(or $(VERSION),$(error say which: VERSION=v1.2.0))' $(if $(JSON),--json)
+
+gitlab-setup: setup ## show what a GitLab project lacks (APPLY=1 does it; docs/gitlab-setup.md)
+	@python -m delivery.gitlab_setup $(if $(APPLY),--apply)
+
+# What the jobs of .gitlab-ci.yml call. Texts of the pipeline come as environment, never as code.
+export VERSION STAGE TAG AGAINST EVENT INGEST IMAGE
+
+experiment: setup ## train what the merge request proposes, and give it back to its branch
+	@python -m delivery.experiment
+
+comment: setup ## post reports/report.md to the merge request (AGAINST=origin/main)
+	@python -m delivery.comment --against "$${AGAINST:-origin/main}"
+
+verify: setup ## hold dvc.lock, this commit and the DVC remote together
+	@python -m delivery.verify
+
+register: setup ## give this commit's model a version
+	@mkdir -p artifacts
+	@tag=$$(python -m delivery.registry register --ci-skip) && echo "VERSION=$$tag" | tee artifacts/release.env
+
+image: setup ## build, scan and push the service's image with its model: VERSION=landcover@v1.2.0
+	@dvc pull --quiet model
+	@python -m delivery.image build --version "$$VERSION"
+	@python -m delivery.image scan
+	@python -m delivery.image push
+
+deploy: setup ## roll a version out: STAGE=staging VERSION=landcover@v1.2.0, or TAG=landcover#staging#3
+	@if [ -n "$$TAG" ]; then python -m delivery.deploy --tag "$$TAG"; \
+	else python -m delivery.deploy "$$STAGE" --version "$$VERSION"; fi
+
+review: setup ## serve the candidate of a merge request under its own name
+	@python -m delivery.review start
+
+review-stop: setup ## end that
+	@python -m delivery.review stop
+
+retrain: setup ## train again and propose the result (INGEST='folder --path incoming')
+	@python -m delivery.retrain
+
+reap: setup ## delete cloud runners that were left behind
+	@python -m delivery.reap
+
+notify: setup ## tell the team: EVENT=released
+	@python -m delivery.notify "$$EVENT"
 
 bench: setup ## measure the demo and the training loop
 	@python -m benchmarks.demo

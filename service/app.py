@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from service.container import Container
 from service.door import GONE, Door
@@ -57,7 +57,9 @@ def create_app(container: Container) -> Door:
     parts = container.parts()
     add_routes(app, parts)
     metrics = container.metrics()
-    Instrumentator(registry=metrics.registry).expose(app, tags=["operations"])
+    Instrumentator(registry=metrics.registry).expose(
+        app, tags=["operations"], response_class=PlainTextResponse
+    )
     return Door(
         app,
         {("POST", "/predict"): parts.predict},

@@ -3,7 +3,6 @@
 import io
 import math
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -13,8 +12,9 @@ from starlette.responses import Response
 
 from service.bundle import decode_chip
 from service.decode import read_image
-from service.errors import NotFound, ServiceError, Unavailable, Unprocessable
+from service.errors import MEDIA_TYPE, NotFound, ServiceError, Unavailable, Unprocessable
 from service.model import Serving
+from service.page import add_page
 from service.predict import Predict, Uploads
 from service.preview import true_colour
 from service.registry import Registry
@@ -35,19 +35,7 @@ from service.state import WantedStore
 from service.swap import Swapper
 
 PNG = "image/png"
-WEB = files("service") / "web"
-PAGE = "index.html"
-TYPES = {
-    ".html": "text/html",
-    ".css": "text/css",
-    ".js": "text/javascript",
-    ".svg": "image/svg+xml",
-}
-# Nothing from elsewhere, no inline code; blob: is the picture that the visitor has just chosen.
-PAGE_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
+JSON = "application/json"
 UPLOAD: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -99,11 +87,29 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
     _add_experiments(app, parts)
     _add_swaps(app, parts)
     _add_health(app, parts)
-    _add_page(app)
+    add_page(app)
+    _describe_problems(app)
 
 
 def _problems(*codes: int) -> dict[int | str, dict[str, Any]]:
-    return {code: {"model": Problem, "content": {"application/problem+json": {}}} for code in codes}
+    return {code: {"model": Problem} for code in codes}
+
+
+def _describe_problems(app: FastAPI) -> None:
+    """FastAPI documents every model as application/json; an error is application/problem+json."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        operations = (item for path in document["paths"].values() for item in path.values())
+        for operation in operations:
+            for status, response in operation["responses"].items():
+                content = response.get("content", {})
+                if status >= "400" and JSON in content:
+                    content[MEDIA_TYPE] = content.pop(JSON)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _add_predictions(app: FastAPI, parts: Parts) -> None:
@@ -212,7 +218,7 @@ def _add_experiments(app: FastAPI, parts: Parts) -> None:
             experiments,
             methods=["GET"],
             tags=["experiments"],
-            responses=_problems(401, 403, 422, 503),
+            responses=_problems(401, 403, 422, 503, 507),
             name=path.strip("/"),
         )
 
@@ -276,22 +282,3 @@ def _add_health(app: FastAPI, parts: Parts) -> None:
             workers=parts.replica.workers(),
             swap=parts.replica.last_swap(),
         )
-
-
-def _add_page(app: FastAPI) -> None:
-    content = {item.name: item.read_bytes() for item in WEB.iterdir() if item.is_file()}
-
-    def answer(name: str) -> Response:
-        if name not in content:
-            raise NotFound("there is no such file")
-        kind = TYPES.get("." + name.rpartition(".")[2], "application/octet-stream")
-        headers = {"content-security-policy": PAGE_POLICY, "referrer-policy": "no-referrer"}
-        return Response(content[name], headers=headers, media_type=kind)
-
-    @app.get("/", include_in_schema=False)
-    async def page() -> Response:
-        return answer(PAGE)
-
-    @app.get("/web/{file}", include_in_schema=False)
-    async def asset(file: str) -> Response:
-        return answer(file)

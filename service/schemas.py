@@ -5,6 +5,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+# The grammar of tags.py for readers of the OpenAPI document; a test holds the two together.
+_NAME = "[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?"
+_NUMBER = "(0|[1-9][0-9]*)"
+_PART = "(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
+_VERSION = rf"v{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_PART}(\.{_PART})*)?"
+TAG = f"^(experiment/[0-9]+-[0-9]+|{_NAME}@{_VERSION}|{_NAME}#{_NAME}(#[0-9]+)?)$"
+
 
 class Wire(BaseModel):
     """Frozen: what was answered does not change afterwards."""
@@ -119,6 +126,8 @@ class SwapRequest(Wire):
         max_length=128,
         description="A version, stage or experiment tag of the repository.",
         examples=["landcover@v1.2.0"],
+        # Not `pattern`: the refusal of tags.py says more than that a pattern does not match.
+        json_schema_extra={"pattern": TAG},
     )
 
 

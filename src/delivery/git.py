@@ -1,6 +1,7 @@
 """The Git repository, as delivery uses it: arguments are lists, names stand behind a separator."""
 
 import os
+import re
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -21,15 +22,14 @@ class Repository:
         """Run git; returns what it printed, without the last line's end."""
         done = self._run(words, stdin)
         if done.returncode != 0:
-            said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-            raise GitError(f"git {words[0]}: {said[-1] if said else 'failed without a word'}")
+            raise GitError(f"git {words[0]}: {_said(done.stderr or done.stdout)}")
         return done.stdout.rstrip("\n")
 
     def commit(self, revision: str) -> str:
         """Full hash of the commit that a revision means."""
         words = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-        done = self._run(words)
-        if done.returncode != 0:
+        done = None if "\0" in revision else self._run(words)
+        if done is None or done.returncode != 0:
             raise GitError(
                 f"revision {revision[:128]!a} is not in this repository: git fetch --tags origin"
             )
@@ -46,7 +46,7 @@ class Repository:
         listed = self.git(
             "for-each-ref", "--sort=creatordate", f"--format={form}", f"refs/tags/{pattern}"
         )
-        rows = (line.split("\0") for line in listed.splitlines())
+        rows = (line.split("\0") for line in listed.split("\n") if line)
         return {tag: behind or commit for tag, commit, behind in rows}
 
     def message(self, tag: str) -> str:
@@ -74,6 +74,15 @@ class Repository:
         options = ("--push-option=ci.skip",) if skip_ci and self._takes_options(target) else ()
         self.git("push", "--quiet", "--atomic", *options, "--end-of-options", target, *refs)
 
+    def propose(self, branch: str, into: str, title: str) -> None:
+        """Push HEAD as a branch, and let GitLab open its merge request by push options."""
+        wishes = ("create", f"target={into}", f"title={title}", "remove_source_branch")
+        options = [f"--push-option=merge_request.{wish}" for wish in wishes]
+        target = os.environ.get("PUSH_URL") or ORIGIN
+        self.git(
+            "push", "--quiet", *options, "--end-of-options", target, f"HEAD:refs/heads/{branch}"
+        )
+
     def commit_files(self, paths: Iterable[str], message: str) -> bool:
         """Commit these files as the bot; False when nothing changed."""
         self.git("add", "--", *paths)
@@ -84,32 +93,54 @@ class Repository:
 
     def _takes_options(self, target: str) -> bool:
         """A plain repository on disk need not take push options; GitLab does."""
-        done = self._run(("push", "--dry-run", "--push-option=ci.skip", target, "HEAD:refs/probe"))
+        words = ("push", "--dry-run", "--push-option=ci.skip", "--end-of-options")
+        done = self._run((*words, target, "HEAD:refs/probe"))
         return "does not support" not in done.stderr
 
     def _run(
         self, words: Iterable[str], stdin: str | None = None
     ) -> subprocess.CompletedProcess[str]:
         command = ["git", "-C", str(self.folder), *words]
-        return subprocess.run(
-            command, input=stdin, capture_output=True, text=True, check=False, env=environment()
-        )
+        try:
+            # Messages and files of other people need not be UTF-8.
+            return subprocess.run(
+                command,
+                input=stdin,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                check=False,
+                env=environment(),
+            )
+        except FileNotFoundError:
+            raise GitError("git is not installed: install it") from None
 
 
 def environment() -> dict[str, str]:
     """The environment of Git: in CI the bot as author, its token out of every argument, no prompt.
 
-    The token of `BOT_TOKEN` goes through a credential helper, which Git asks only for http.
+    The token goes through a credential helper, which Git asks only for http: `RELEASE_TOKEN`, which
+    only pipelines of main and of tags see, or else `BOT_TOKEN`.
     """
-    found = os.environ | {"GIT_TERMINAL_PROMPT": "0"}
+    found = os.environ | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     if "CI" in os.environ:
         for role in ("AUTHOR", "COMMITTER"):
             found |= {f"GIT_{role}_NAME": BOT_NAME, f"GIT_{role}_EMAIL": BOT_EMAIL}
-    if os.environ.get("BOT_TOKEN"):
-        helper = '!f() { echo username=conveyor; echo "password=$BOT_TOKEN"; }; f'
+    if os.environ.get("RELEASE_TOKEN") or os.environ.get("BOT_TOKEN"):
+        helper = '!f() { echo username=conveyor; echo "password=${RELEASE_TOKEN:-$BOT_TOKEN}"; }; f'
+        count = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
         found |= {
-            "GIT_CONFIG_COUNT": "1",
-            "GIT_CONFIG_KEY_0": "credential.helper",
-            "GIT_CONFIG_VALUE_0": helper,
+            "GIT_CONFIG_COUNT": str(count + 1),
+            f"GIT_CONFIG_KEY_{count}": "credential.helper",
+            f"GIT_CONFIG_VALUE_{count}": helper,
         }
     return found
+
+
+def _said(text: str) -> str:
+    """The line that tells most: what the server said, which ref was refused, why Git gave up."""
+    lines = [line.strip() for line in text.splitlines() if re.search(r"\w", line)]
+    signs = ("remote:", "! [", "fatal:", "error:", "")
+    told = (line for sign in signs for line in lines if line.startswith(sign))
+    line = next((line for line in told if line != "remote:"), "failed without a word")
+    return "".join(letter if letter.isprintable() else " " for letter in line)[:300]

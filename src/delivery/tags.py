@@ -1,7 +1,8 @@
 """The registry's grammar of tags, which is GTO's, made strict.
 
     landcover@v1.2.0         registers a version
-    landcover#staging#3      assigns the version on the same commit to a stage, for the third time
+    landcover#staging#3      assigns the version on the same commit to a stage
+    landcover#staging        the same, made by hand: it counts by its time
     experiment/12-345        the commit that pipeline 345 of merge request 12 trained
 
 A text is matched here before anything else is done with it: Git accepts tags such as `$(id)`.
@@ -17,8 +18,9 @@ STAGES = ("staging", "production")
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 _NUMBER = r"(0|[1-9][0-9]{0,8})"
+_COUNTER = r"(?:#([1-9][0-9]{0,8}))?"
 _VERSION = re.compile(rf"(?P<name>{NAME.pattern})@v{_NUMBER}\.{_NUMBER}\.{_NUMBER}")
-_ASSIGNMENT = re.compile(rf"(?P<name>{NAME.pattern})#(?P<stage>{NAME.pattern})#{_NUMBER}")
+_ASSIGNMENT = re.compile(rf"(?P<name>{NAME.pattern})#(?P<stage>{NAME.pattern}){_COUNTER}")
 
 
 class Version(NamedTuple):
@@ -44,16 +46,19 @@ class Version(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """An assignment of a version to a stage; `count` grows with each."""
+    """An assignment of a version to a stage.
+
+    `counter` grows with each assignment of the model, to whichever stage; 0 is a tag without one.
+    """
 
     name: str
     stage: str
-    count: int
+    counter: int
 
     @property
     def tag(self) -> str:
         """The tag that makes it, `landcover#staging#3`."""
-        return f"{self.name}#{self.stage}#{self.count}"
+        return f"{self.name}#{self.stage}" + (f"#{self.counter}" if self.counter else "")
 
 
 def parse_version(text: str, name: str | None = None) -> Version:
@@ -79,7 +84,7 @@ def parse_assignment(text: str) -> Assignment:
     """
     if not (found := _ASSIGNMENT.fullmatch(text)):
         raise TagError(f"tag: {text[:64]!a} assigns nothing: write landcover#staging#3")
-    return Assignment(found["name"], found["stage"], int(found.groups()[2]))
+    return Assignment(found["name"], found["stage"], int(found.groups()[2] or 0))
 
 
 def parse_stage(text: str) -> str:

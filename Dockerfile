@@ -1,0 +1,108 @@
+# Two images: `serve` answers predictions, `train` runs the jobs of a pipeline. docs/images.md tells
+# where the bytes are and how to renew these pins, which stand nowhere else.
+ARG PYTHON_BASE=docker.io/library/python:3.11-slim-bookworm@sha256:528257d48c1da0dcecc2e725d1ae34498d60c965f1241e39cd6a85a8859bdf84
+# Not the `runtime` flavour: torch's wheels bring CUDA's libraries, the driver comes from the host.
+ARG CUDA_BASE=docker.io/nvidia/cuda:13.0.3-base-ubuntu24.04@sha256:7c7413a56200486f71f181cad9310f6fd31b6bb21816ade15fc9c1e1e927a5c1
+
+
+# What both stages of `serve` stand on: the base and git. Perl, which only git's scripts need, goes
+# again, and so do the programs of git that serve, mail or push; what stays is what the package
+# database says, so that a scanner sees it.
+FROM ${PYTHON_BASE} AS system
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends ca-certificates git \
+ && dpkg --purge --force-depends git-man liberror-perl perl \
+        $(dpkg-query --show --showformat '${Package} ' 'libperl5*' 'perl-modules-*' 'libgdbm*') \
+ && cd /usr/lib/git-core \
+ && rm -rf git-daemon git-http-backend git-http-fetch git-http-push git-imap-send git-shell \
+        git-sh-i18n--envsubst scalar /usr/bin/git-shell /usr/bin/scalar \
+ && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /var/lib/dpkg/*-old /tmp/* /var/tmp/*
+
+
+FROM system AS packages
+WORKDIR /build
+COPY pyproject.toml constraints.txt src/delivery/slim.py src/delivery/sbom.py ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv /app/venv \
+ && python3 slim.py requirements pyproject.toml registry > requirements.txt \
+ && /app/venv/bin/pip install --no-compile --requirement requirements.txt --constraint constraints.txt \
+ && /app/venv/bin/python slim.py packages
+WORKDIR /app
+COPY service service
+COPY model model
+ENV PYTHONPYCACHEPREFIX=/app/pycache \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONHASHSEED=0
+# Rights are set here, so that they depend on nobody's umask.
+RUN venv/bin/python /build/slim.py compile \
+ && venv/bin/python /build/sbom.py > sbom.json \
+ && chmod -R u=rwX,go=rX .
+
+
+FROM system AS serve
+# No way to install anything in here, not even by the base's own tools.
+RUN --mount=type=bind,from=packages,source=/build/slim.py,target=/run/slim.py \
+    PYTHONDONTWRITEBYTECODE=1 python3 /run/slim.py installers
+# By how often they change, so that a release moves few bytes: constraints, code, model.
+COPY --from=packages /app/venv /app/venv
+COPY --from=packages /app/pycache /app/pycache
+COPY --from=packages /app/sbom.json /app/sbom.json
+COPY --from=packages /app/service /app/service
+COPY --from=packages /app/model /app/model
+# What the service writes goes to /tmp: give it a tmpfs, the rest can be read-only. The host is set
+# so that the service refuses to start without keys (docs/service.md).
+ENV PATH=/app/venv/bin:$PATH \
+    HOME=/tmp \
+    PYTHONPYCACHEPREFIX=/app/pycache \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    SERVICE_HOST=0.0.0.0 \
+    SERVICE_BUNDLE=/app/model \
+    SERVICE_STATE=/tmp/state
+WORKDIR /app
+# Any user will do, also one without a line in /etc/passwd: every file can be read by all.
+USER 10001:0
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+# No HEALTHCHECK: Kubernetes asks /healthz and /readyz itself and OCI images can not carry one;
+# compose.yaml has its own.
+# checkov:skip=CKV_DOCKER_2:probes belong to what runs the image
+ENTRYPOINT ["python", "-m", "service"]
+# Last, since every release changes them: `python -m delivery.image build` passes them.
+ARG VERSION=local
+ARG REVISION=unknown
+ARG BUNDLE_SHA256=unknown
+ENV SERVICE_TAG=${VERSION}
+LABEL org.opencontainers.image.title="conveyor" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      io.conveyor.bundle.sha256="${BUNDLE_SHA256}"
+
+
+# What the jobs that train need, so that they install nothing. CML posts the reports.
+FROM ${CUDA_BASE} AS train
+ARG CML=@dvcorg/cml@0.20.6
+RUN apt-get update \
+ && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
+        ca-certificates git make nodejs npm openssh-client python3 python3-venv rsync \
+ && if [ -n "${CML}" ]; then npm install --global "${CML}" && npm cache clean --force; fi \
+ && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/*
+# `make setup` finds here what it would install, until pyproject.toml, the constraints or EXTRAS
+# change. The code is taken from the job's checkout, never from the image.
+ENV VENV=/opt/venv \
+    EXTRAS=registry,train,delivery \
+    PATH=/opt/venv/bin:$PATH
+WORKDIR /conveyor
+COPY Makefile README.md pyproject.toml constraints.txt ./
+COPY service service
+COPY src src
+RUN --mount=type=cache,target=/root/.cache/pip \
+    make setup \
+ && pip uninstall --yes conveyor
+ENV PYTHONPATH=src:.
+WORKDIR /work
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="conveyor-train" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.revision="${REVISION}"

@@ -1,0 +1,147 @@
+"""Command: the report of a merge request as its one comment, renewed by each pipeline.
+
+    python -m delivery.comment --against origin/main
+    python -m delivery.comment --against origin/main --dry-run     write it, post nothing
+
+Writes reports/comment.md and gives it to CML, which uploads the pictures to GitLab. A training that
+failed is reported too: the end of its log, and what to do.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from delivery.errors import GitError, ToolError, command
+from delivery.experiment import LOG, RECORD, Experiment
+from delivery.git import Repository
+
+REPORT = Path("reports/report.md")  # `python -m pipeline.report` writes it, with its pictures
+COMMENT = Path("reports/comment.md")
+TITLE = "conveyor-report"
+LAST = 30  # lines of a log that are shown
+FENCE = "`" * 12  # longer than any in a log
+
+FAILED = """# ❌ Training failed
+
+Nothing was measured, so there is nothing to merge. The last {count} lines of its log:
+
+{fence}text
+{log}
+{fence}
+
+What to do: run `dvc repro` on your machine, where the same commit fails the same way, or read the
+[whole log]({job}). A value that `params.yaml` does not allow is named in the last line; when memory
+ran out, make `train.batch_size` smaller; when the runner was lost, start the job again: it goes on
+from its last checkpoint."""
+
+ABSENT = """# ❌ No result
+
+The training job left nothing: it was cancelled, or its runner was lost before it began. Start
+[it]({job}) again."""
+
+
+@command
+def main() -> None:
+    """Write the comment, and post it."""
+    parser = ArgumentParser(
+        prog="python -m delivery.comment",
+        description=__doc__,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--against", default="origin/main", metavar="REV", help="what to compare")
+    parser.add_argument("--dry-run", action="store_true", help="write it, post nothing")
+    options = parser.parse_args()
+    COMMENT.parent.mkdir(exist_ok=True)
+    COMMENT.write_text(compose(Repository(), options.against), encoding="utf-8")
+    print(f"comment: {COMMENT} is written")
+    if not options.dry_run:
+        post()
+
+
+def compose(repository: Repository, against: str) -> str:
+    """The comment, Markdown."""
+    try:
+        experiment = Experiment.model_validate_json(RECORD.read_bytes())
+    except (OSError, ValidationError):
+        return ABSENT.format(job=_job()) + "\n"
+    if experiment.state != "done":
+        return "\n\n".join((_failure(), *_notes(repository, against, experiment))) + "\n"
+    _report(against)
+    report = REPORT.read_text(encoding="utf-8").rstrip()
+    return "\n\n".join((report, *_notes(repository, against, experiment))) + "\n"
+
+
+def _report(against: str) -> None:
+    line = [sys.executable, "-m", "pipeline.report", "--against", against]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ToolError(f"pipeline.report: {done.stderr.strip().removeprefix('error: ')}")
+
+
+def _failure() -> str:
+    lines = LOG.read_text("utf-8", errors="replace").splitlines() if LOG.exists() else []
+    shown = [line.replace(FENCE, "`") for line in lines[-LAST:]] or ["(it is empty)"]
+    return FAILED.format(count=len(shown), log="\n".join(shown), fence=FENCE, job=_job())
+
+
+def _notes(repository: Repository, against: str, experiment: Experiment) -> list[str]:
+    notes = []
+    if behind := _behind(repository, against):
+        notes.append(
+            f"⚠️ The base is stale: `{against}` has {behind} commits that this branch lacks. Merge "
+            "or rebase before you trust the comparison."
+        )
+    notes.append(f"## Runner minutes\n\n{_minutes(experiment)}")
+    if experiment.note:
+        notes.append(f"Pipeline: {experiment.note}.")
+    return notes
+
+
+def _behind(repository: Repository, against: str) -> int:
+    try:
+        base = repository.commit(against)
+        return int(repository.git("rev-list", "--count", f"HEAD..{base}"))
+    except (GitError, ValueError):
+        return 0
+
+
+def _minutes(experiment: Experiment) -> str:
+    used = f"Used: {experiment.seconds / 60:.1f}."
+    if not experiment.trained:
+        return f"{used} Nothing was trained: the model of this data, code and parameters was there."
+    if not experiment.estimate:
+        return f"{used} It is the first experiment here, so there was no estimate."
+    return f"{used} Estimated: {experiment.estimate / 60:.1f}, by the last experiment's epochs."
+
+
+def _job() -> str:
+    return os.environ.get("TRAIN_JOB_URL") or os.environ.get("CI_PIPELINE_URL", "the pipeline")
+
+
+def post() -> None:
+    """Renew the comment of this merge request through CML.
+
+    Raises:
+        ToolError: CML is missing, or GitLab refused.
+    """
+    if shutil.which("cml") is None:
+        raise ToolError("cml is missing: npm install --global @dvcorg/cml@0.20.6, or --dry-run")
+    line = ["cml", "comment", "update", "--publish-native", f"--watermark-title={TITLE}"]
+    environment = dict(os.environ)
+    if token := os.environ.get("BOT_TOKEN"):
+        environment.setdefault("REPO_TOKEN", token)
+    done = subprocess.run(
+        [*line, COMMENT.name], cwd=COMMENT.parent, env=environment, check=False, text=True
+    )
+    if done.returncode != 0:
+        raise ToolError(f"cml comment update ended with {done.returncode}: see above")
+    print("comment: posted")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""What dvc.lock and the DVC remote say, without running a stage."""
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from delivery.errors import RemoteError, ToolError
+
+LOCK = Path("dvc.lock")
+
+
+def dvc(*words: str) -> str:
+    """Run dvc; returns what it printed.
+
+    Raises:
+        ToolError: it failed, with its last line.
+    """
+    environment = os.environ | {"DVC_NO_ANALYTICS": "1"}
+    done = subprocess.run(
+        ["dvc", *words], capture_output=True, text=True, check=False, env=environment
+    )
+    if done.returncode != 0:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise ToolError(f"dvc {words[0]}: {said[-1] if said else 'failed without a word'}")
+    return done.stdout
+
+
+def read_lock() -> dict[str, Any]:
+    """The stages of dvc.lock.
+
+    Raises:
+        RemoteError: it is missing or not what DVC writes.
+    """
+    try:
+        stages = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        raise RemoteError(f"{LOCK} is missing or broken: dvc repro, and commit it") from None
+    return dict(stages)
+
+
+def stale() -> list[str]:
+    """What dvc.lock was not made with: files of the repository and parameters that differ now.
+
+    Only what lies in Git is looked at. What stages hand to each other follows from it.
+    """
+    return [line for name, stage in read_lock().items() for line in _stale(name, stage)]
+
+
+def _stale(name: str, stage: dict[str, Any]) -> Iterator[str]:
+    for dependency in stage.get("deps", []):
+        path = Path(dependency["path"])
+        if path.is_file() and _md5(path) != dependency["md5"]:
+            yield f"{name}: {path} has changed"
+    for file, values in stage.get("params", {}).items():
+        now = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        for key, value in values.items():
+            if _at(now, key) != value:
+                yield f"{name}: {key} of {file} has changed"
+    for output in stage.get("outs", []):
+        path = Path(output["path"])
+        if path.is_file() and _md5(path) != output["md5"]:
+            yield f"{name}: {path} is not what the stage wrote"
+    if name == "load" and _data() not in {d.get("md5") for d in stage.get("deps", [])}:
+        yield f"{name}: data.dvc names another version of the data"
+
+
+def _data() -> str:
+    document = yaml.safe_load(Path("data.dvc").read_text(encoding="utf-8"))
+    return str(document["outs"][0]["md5"])
+
+
+def _at(document: Any, key: str) -> Any:
+    for part in key.split("."):
+        document = document.get(part) if isinstance(document, dict) else None
+    return document
+
+
+def _md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def default_remote() -> tuple[str, str]:
+    """Name and address of the remote that `dvc push` goes to.
+
+    Raises:
+        RemoteError: there is none.
+    """
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        name = repo.config["core"].get("remote", "")
+        url = repo.config["remote"].get(name, {}).get("url", "")
+    if not url:
+        raise RemoteError("DVC has no default remote: dvc remote default team-s3, see .dvc/config")
+    return name, str(url)
+
+
+def require_own_remote() -> None:
+    """Refuse a remote inside the repository: what a job pushes there is lost with the job.
+
+    Raises:
+        RemoteError: the default remote is such a one.
+    """
+    name, url = default_remote()
+    root = Path.cwd().resolve()
+    if "://" not in url and (root / ".dvc" / url).resolve().is_relative_to(root):
+        raise RemoteError(
+            f"the DVC remote {name!r} lies in this repository; what is pushed there is lost "
+            "with the job: give the team one, dvc remote default team-s3 (docs/gitlab-setup.md)"
+        )

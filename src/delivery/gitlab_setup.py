@@ -1,0 +1,210 @@
+"""Command: what a GitLab project lacks for the loop; with `--apply`, make it so.
+
+    GITLAB_TOKEN=... python -m delivery.gitlab_setup                  show what differs
+    GITLAB_TOKEN=... python -m delivery.gitlab_setup --apply --values ~/landcover.env
+
+The token is a personal one with the scope `api`, of a Maintainer; it is used here only. The values
+are lines `KEY=VALUE` for the variables of the pipelines; keep the file outside the repository.
+Applied twice, it changes nothing the second time. docs/gitlab-setup.md has the whole way.
+"""
+
+import os
+import re
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from pathlib import Path
+from typing import Any
+
+import yaml
+from gitlab.v4.objects import Project
+
+from delivery import gitlab_wanted as wanted
+from delivery.errors import DeliveryError, GitLabError, command
+from delivery.git import Repository
+from delivery.gitlab import asking, connect
+from delivery.gitlab_plan import Change, Plan, compare_project, role_name
+from delivery.gitlab_variables import compare_variables, read_values
+from delivery.tags import NAME
+
+TOKEN = "GITLAB_TOKEN"
+
+
+@command
+def main() -> None:
+    """Compare, print, and apply when asked to."""
+    arguments = parse()
+    url, path = where(arguments)
+    values = read_values(arguments.values) if arguments.values else {}
+    token = os.environ.get(TOKEN)
+    if not token:
+        raise GitLabError(
+            f"{TOKEN}: not set: make a personal access token with the scope api at "
+            f"{url}/-/user_settings/personal_access_tokens"
+        )
+    project, text = open_project(url, path, token)
+    print(f"gitlab-setup: {project.path_with_namespace} on {url} (GitLab {text})\n")
+    version = tuple(int(number) for number in re.findall(r"\d+", text)[:2])
+    plan, model = Plan(), model_name()
+    compare_project(plan, project, model)
+    compare_variables(plan, project, values)
+    changes = kept(plan, arguments.keep, model)
+    for change in changes:
+        print(f"  {change}\n      {change.why}")
+    report(plan, version, changes, arguments.apply)
+    if arguments.apply:
+        apply(changes)
+
+
+def parse() -> Namespace:
+    """Read the command line."""
+    parser = ArgumentParser(
+        prog="python -m delivery.gitlab_setup",
+        description=__doc__,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--url", help="address of GitLab (default: that of the remote origin)")
+    parser.add_argument("--project", help="group/project (default: that of the remote origin)")
+    parser.add_argument("--values", type=Path, metavar="FILE", help="values of the variables")
+    parser.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="leave this setting, protection, variable or token as it is (may be repeated)",
+    )
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--dry-run", action="store_true", help="change nothing (the default)")
+    mode.add_argument("--apply", action="store_true", help="make it so")
+    return parser.parse_args()
+
+
+def where(arguments: Namespace) -> tuple[str, str]:
+    """Address and project: what was given, else what the remote `origin` says."""
+    if arguments.url and arguments.project:
+        return arguments.url.rstrip("/"), arguments.project
+    try:
+        remote = Repository().git("remote", "get-url", "origin")
+    except DeliveryError:
+        remote = ""
+    found = re.fullmatch(
+        r"(?:(?P<scheme>https?)://(?:[^@/]*@)?|ssh://(?:[^@/]*@)?|[^@/:]+@)"
+        r"(?P<host>[^/:]+)(?P<port>:\d+(?=/))?[/:](?P<path>.+?)(?:\.git)?/?",
+        remote,
+    )
+    if not found:
+        raise GitLabError("the remote origin is no address of GitLab: give --url and --project")
+    # The port of an SSH address is not that of the API.
+    port = found["port"] if found["scheme"] and found["port"] else ""
+    url = arguments.url or f"{found['scheme'] or 'https'}://{found['host']}{port}"
+    return url.rstrip("/"), arguments.project or found["path"]
+
+
+def open_project(url: str, path: str, token: str) -> tuple[Project, str]:
+    """The project and the version of GitLab.
+
+    Raises:
+        GitLabError: it is not there, it is empty, or the token's role is too low.
+    """
+    client = connect(url, token)
+    with asking(f"asking {url} for its version"):
+        answer = client.http_get("/version")
+    version = answer.get("version") if isinstance(answer, dict) else None
+    if not isinstance(version, str):
+        raise GitLabError(f"{url} does not say its version: is this a GitLab?")
+    with asking(f"opening the project {path!a}"):
+        project = client.projects.get(path)
+    rights: dict[str, Any] = project.attributes.get("permissions") or {}
+    levels = [right["access_level"] for right in rights.values() if right]
+    if levels and max(levels) < wanted.MAINTAINER:
+        role = role_name(max(levels))
+        raise GitLabError(f"the token's owner is among the {role} of {path}: be a Maintainer")
+    if project.attributes.get("empty_repo"):
+        raise GitLabError(f"{path} is empty: git push origin main, then run this again")
+    if project.default_branch != "main":
+        raise GitLabError(
+            f"the default branch is {project.default_branch!a}; the pipeline expects main: "
+            "rename it in Settings > Repository"
+        )
+    return project, version
+
+
+def model_name() -> str:
+    """Name of the model in params.yaml.
+
+    Raises:
+        GitLabError: there is none.
+    """
+    try:
+        name = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["model"]["name"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        raise GitLabError("params.yaml: no model.name: run this in the repository") from None
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise GitLabError(f"params.yaml: model.name: {name!a} is no name of a model")
+    return name
+
+
+def kept(plan: Plan, names: list[str], model: str) -> list[Change]:
+    """The changes without those that should be kept as they are.
+
+    Raises:
+        GitLabError: a name is none of the tables.
+    """
+    rows = [row.field for row in wanted.SETTINGS]
+    rows += [row.name.format(model=model) for row in wanted.PROTECTIONS]
+    rows += [row.key for row in wanted.VARIABLES] + [row.name for row in wanted.TOKENS]
+    rows += [row.task for row in wanted.SCHEDULES] + ["job_token_scope", "drift alert"]
+    for name in names:
+        if name not in rows:
+            raise GitLabError(f"--keep {name[:64]!a}: there is no such row: {', '.join(rows)}")
+    return [change for change in plan.changes if change.name.split(" (")[0] not in names]
+
+
+def report(plan: Plan, version: tuple[int, ...], changes: list[Change], applying: bool) -> None:
+    """Say how much there is to do, and what a person must do."""
+    added = sum(change.sign == "+" for change in changes)
+    if changes:
+        print(f"\nPlan: {added} to add, {len(changes) - added} to change.")
+    else:
+        print("Nothing to do: the project is as it should be.")
+    left = list(plan.left)
+    if version < wanted.OLDEST:
+        oldest = ".".join(map(str, wanted.OLDEST))
+        left.insert(0, f"GitLab: older than {oldest}, which this template is written for")
+    left += [f"GitLab: {lost}" for since, lost in wanted.SINCE if version < since]
+    if left:
+        print("\nLeft to you:")
+        print("\n".join(f"  - {line}" for line in left))
+    if plan.unset:
+        print(f"\nNot set, and not needed: {', '.join(plan.unset)}")
+    if changes and not applying:
+        print("\nNothing was changed. To make it so: make gitlab-setup APPLY=1")
+
+
+def apply(changes: list[Change]) -> None:
+    """Make the changes, one by one.
+
+    Raises:
+        GitLabError: names the change that failed; those before it stand.
+    """
+    if changes:
+        print()
+    for change in changes:
+        try:
+            with asking(f"{change.kind} {change.name}"):
+                change.apply()
+        except GitLabError as error:
+            raise GitLabError(_with_cure(str(error))) from None
+        print(f"done: {change.kind} {change.name}")
+
+
+def _with_cure(said: str) -> str:
+    if "permission to create project access token" in said:
+        said += (
+            ". Use a personal token of a Maintainer; where GitLab offers no project access tokens "
+            "(gitlab.com without Premium), make tokens of a user of its own and give them in the "
+            f"values as {' and '.join(row.variable for row in wanted.TOKENS)}"
+        )
+    return f"{said}. What is done stands; run it again"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""What a GitLab project needs for the loop, as tables; `delivery.gitlab_setup` makes it so.
+
+Two tokens, because two kinds of pipelines push. Code on a branch can read every variable that is
+not protected, so the token that merge requests need is no more than a developer; releases are
+tagged with another one, which only pipelines of `main` and of the registry's tags see.
+"""
+
+from typing import NamedTuple
+
+NO_ONE, DEVELOPER, MAINTAINER = 0, 30, 40
+ROLES = {
+    NO_ONE: "no one",
+    10: "guests",
+    20: "reporters",
+    DEVELOPER: "developers",
+    MAINTAINER: "maintainers",
+    50: "owners",
+}
+
+OLDEST = (17, 2)
+"""The GitLab that this template is written for; what older ones lack is said, not hidden."""
+
+SINCE = (
+    ((15, 2), "`git push -o ci.skip` skips no merge-request pipeline: the bot starts a second one"),
+    ((16, 0), "tokens can not be renewed: revoke them by hand before they end"),
+    ((17, 4), "variables can not be hidden: the bots' tokens are masked only"),
+    ((17, 10), "the cluster agent can not be kept from branches (protected_branches_only)"),
+)
+"""What does not work before a version."""
+
+
+class Setting(NamedTuple):
+    """A setting of the project, by its name in the API."""
+
+    field: str
+    value: bool | str
+    why: str
+    since: str = ""
+    """The GitLab that brought it, where one that this template meets may lack it."""
+    also: tuple[str, ...] = ()
+    """Other values that do as well, and stay."""
+
+
+class Protection(NamedTuple):
+    """Who may do what with a branch, with tags or in an environment: verb -> role."""
+
+    kind: str
+    name: str
+    levels: dict[str, int]
+    why: str
+
+
+class Variable(NamedTuple):
+    """A variable of the pipelines. Its value comes from the file of values, never from a shell."""
+
+    key: str
+    about: str
+    scope: str = "*"
+    secret: bool = False
+    protected: bool = False
+    file: bool = False
+    """The value is the content of the file that is named; a job gets the path of a copy."""
+    needed: bool = False
+
+    @property
+    def source(self) -> str:
+        """Its key in the file of values: `SMOKE_TOKEN_STAGING` for the environment `staging`."""
+        return self.key if self.scope == "*" else f"{self.key}_{self.scope.upper()}"
+
+
+class BotToken(NamedTuple):
+    """A project access token, kept in the variable of the same row."""
+
+    variable: str
+    name: str
+    role: int
+    scopes: tuple[str, ...]
+    why: str
+
+
+TOKEN_DAYS, RENEW_DAYS = 180, 30
+"""How long a token lives, and how long before its end it is renewed; days."""
+
+MERGE_MESSAGE = """Merge branch '%{source_branch}' into '%{target_branch}'
+
+%{title}
+
+%{issues}
+
+See merge request %{reference}
+
+%{approved_by}"""
+
+SETTINGS = (
+    Setting(
+        "only_allow_merge_if_pipeline_succeeds",
+        True,
+        "a closed gate blocks the merge",
+    ),
+    Setting(
+        "allow_merge_on_skipped_pipeline",
+        True,
+        "the bot's commit of the trained model skips the pipeline, and would block the merge",
+    ),
+    Setting(
+        "merge_method",
+        "merge",
+        "the merge commit names merge request and approvals",
+        also=("rebase_merge",),
+    ),
+    Setting("squash_option", "never", "the commit that was trained stays in the history"),
+    Setting("merge_commit_template", MERGE_MESSAGE, "`make lineage` reads it"),
+    Setting("remove_source_branch_after_merge", True, "a merged experiment leaves its tag"),
+    Setting("auto_cancel_pending_pipelines", "enabled", "a newer push ends the older pipeline"),
+    Setting("ci_forward_deployment_enabled", True, "an older pipeline does not deploy last"),
+    Setting(
+        "ci_forward_deployment_rollback_allowed",
+        False,
+        "a retried job of an old pipeline does not deploy; `make rollback` does",
+        "15.6",
+    ),
+    Setting("ci_separated_caches", True, "a branch can not poison the cache of main", "15.0"),
+    Setting(
+        "ci_allow_fork_pipelines_to_run_in_parent_project",
+        False,
+        "code from a fork never sees the project's variables; a member takes the branch over",
+        "14.8",
+    ),
+    Setting(
+        "ci_push_repository_for_job_token_allowed",
+        False,
+        "a job on a branch does not push with the rights of whoever started it",
+        "17.2",
+    ),
+    Setting(
+        "ci_pipeline_variables_minimum_override_role",
+        "maintainer",
+        "who may start a pipeline may not change its variables",
+        "17.1",
+        also=("owner", "no_one_allowed"),
+    ),
+    Setting("container_registry_access_level", "enabled", "the images go there", also=("private",)),
+    Setting("public_jobs", False, "logs and artifacts are for members"),
+)
+
+PROTECTIONS = (
+    Protection(
+        "branch",
+        "main",
+        {"push": NO_ONE, "merge": MAINTAINER},
+        "main changes by merge requests only",
+    ),
+    # experiment/* stays free: developers' pipelines make these tags, and the pipeline of a
+    # protected tag would see the protected variables.
+    Protection(
+        "tag", "{model}@*", {"create": MAINTAINER}, "a version is registered by main, and stays"
+    ),
+    Protection("tag", "{model}#*", {"create": MAINTAINER}, "such a tag rolls a version out"),
+    Protection("environment", "staging", {"deploy": MAINTAINER}, "main and tags deploy"),
+    Protection("environment", "production", {"deploy": MAINTAINER}, "main and tags deploy"),
+)
+
+VARIABLES = (
+    Variable("TRAIN_RUNNER_TAG", "Tag of the runners that train; `gpu` when not set."),
+    Variable(
+        "BOT_TOKEN",
+        "Merge-request pipelines push the trained commit and write the report with it.",
+        secret=True,
+    ),
+    Variable(
+        "RELEASE_TOKEN", "Main's pipelines tag releases with it.", secret=True, protected=True
+    ),
+    Variable("NOTIFY_URL", "Slack-compatible webhook for notifications.", secret=True),
+    Variable("NOTIFY_EVENTS", "Which events are sent, with commas between; all when not set."),
+    Variable(
+        "KUBE_CONTEXT",
+        "`path/of/agent-project:agent-name` of the cluster agent.",
+        protected=True,
+        needed=True,
+    ),
+    Variable("STAGING_URL", "Where the service of staging answers.", needed=True),
+    Variable("PRODUCTION_URL", "Where the service of production answers.", needed=True),
+    Variable("SERVICE_AUDIENCE", "Audience of the OIDC tokens that jobs show to the service."),
+    Variable(
+        "SMOKE_TOKEN",
+        "Key of the service with the role `predict`, for the smoke test.",
+        scope="staging",
+        secret=True,
+        protected=True,
+    ),
+    Variable(
+        "SMOKE_TOKEN",
+        "Key of the service with the role `predict`, for the smoke test.",
+        scope="production",
+        secret=True,
+        protected=True,
+    ),
+    Variable("PRODUCTION", "`manual`: production waits for a person; by itself when not set."),
+    Variable("CANARY", "`argo` or `none`; found out from the cluster when not set."),
+    Variable("REVIEW_URL", "Where review apps answer; there are none when not set."),
+    Variable("INGEST", "Words of `python -m pipeline.ingest`, for the pipeline `retrain`."),
+    Variable("AWS_ROLE_ARN", "Role that jobs take by OIDC, for a DVC remote on S3."),
+    Variable("AWS_DEFAULT_REGION", "Region of the DVC remote on S3."),
+    Variable("AWS_ACCESS_KEY_ID", "Key for S3 where OIDC is not to be had.", secret=True),
+    Variable("AWS_SECRET_ACCESS_KEY", "Its secret.", secret=True),
+    Variable(
+        "GDRIVE_CREDENTIALS_FILE",
+        "Key file of the service account, for a DVC remote on Google Drive.",
+        file=True,
+    ),
+)
+
+STORAGE = ("AWS_ROLE_ARN", "AWS_ACCESS_KEY_ID", "GDRIVE_CREDENTIALS_FILE")
+"""One of these gives access to the DVC remote."""
+
+TOKENS = (
+    BotToken(
+        "BOT_TOKEN",
+        "conveyor-bot",
+        DEVELOPER,
+        ("api", "write_repository"),
+        "pushes to branches, comments, opens merge requests; no more than a developer",
+    ),
+    BotToken(
+        "RELEASE_TOKEN",
+        "conveyor-release",
+        MAINTAINER,
+        ("write_repository",),
+        "makes the protected tags; seen by pipelines of main and of these tags only",
+    ),
+)
+
+RUNNER_TAG = "gpu"
+
+LABELS = ({"name": "retrain", "color": "#6699cc", "description": "Proposed by `make retrain`"},)
+
+
+class Schedule(NamedTuple):
+    """A pipeline by the clock. Whether and when it runs is the team's choice afterwards."""
+
+    task: str
+    """Value of its variable TASK, which the jobs ask for."""
+    cron: str
+    why: str
+
+
+SCHEDULES = (
+    Schedule("retrain", "0 3 * * 1", "trains on what is new, and proposes it"),
+    Schedule("reap", "17 * * * *", "deletes cloud runners that were left behind"),
+)
+
+TRIGGER = {"description": "drift alert"}

@@ -1,0 +1,139 @@
+"""Writes the registry's tags through GTO; origin has the truth.
+
+What origin does not have did not happen. So writing begins with what origin has, and a tag that
+could not be pushed does not stay here: a command that was killed at any point can be given again.
+"""
+
+import logging
+import re
+import subprocess
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from delivery.errors import GitError, RegistryError
+from delivery.git import ORIGIN, Repository
+from delivery.tags import Version
+
+if TYPE_CHECKING:
+    from gto.base import BaseEvent
+
+_IDENTITY = re.compile(r"(?P<author>.*) <(?P<author_email>.*)> [0-9]+ [+-][0-9]{4}")
+_log = logging.getLogger(__name__)
+
+
+class Ledger:
+    """The tags of one model. What writes makes one annotated tag, pushes it and returns its name.
+
+    Raises:
+        GitError: origin can not be reached, or Git does not know who writes.
+        RegistryError: GTO or origin refuses the tag.
+    """
+
+    def __init__(self, repository: Repository, name: str) -> None:
+        self._repository = repository
+        self._name = name
+
+    def sync(self) -> None:
+        """Make the tags of this model here those of origin.
+
+        A tag that a killed run left here, or that was made by hand and not pushed, goes with a
+        warning: it would be in the way of the one that gets there.
+        """
+        before = self._tags()
+        kinds = [f"refs/tags/{self._name}{sign}*" for sign in "@#"]
+        words = ("fetch", "--quiet", "--no-tags", "--prune", "--end-of-options", ORIGIN)
+        try:
+            self._repository.git(*words, *(f"+{kind}:{kind}" for kind in kinds))
+        except GitError as error:
+            raise GitError(f"{ORIGIN} has the registry, and can not be read: {error}") from None
+        after = self._tags()
+        for tag, was in before.items():
+            if tag not in after:
+                _log.warning("%s is not on %s, removed here; git tag %s %s", tag, ORIGIN, tag, was)
+            elif after[tag] != was:
+                _log.warning("%s is another one on %s, which counts (was %s)", tag, ORIGIN, was)
+
+    def register(self, version: Version, commit: str, message: str, ci_skip: bool) -> str:
+        """Tag a commit as a version.
+
+        The number is given: GTO begins with v0.0.1, and takes that of a retired version again.
+        """
+        from gto.api import register
+
+        return self._write(register, ci_skip, ref=commit, version=version.text, message=message)
+
+    def assign(self, commit: str, stage: str, message: str, ci_skip: bool) -> str:
+        """Assign the version on a commit to a stage.
+
+        Forced, as GTO refuses a version that was in the stage before, also when another serves
+        there since: there would be no way back. By commit, as GTO does not see a version whose tag
+        has no message.
+        """
+        from gto.api import assign
+
+        details = {"stage": stage, "ref": commit, "skip_registration": True, "force": True}
+        return self._write(assign, ci_skip, message=message, **details)
+
+    def unassign(self, commit: str, stage: str, message: str, ci_skip: bool) -> str:
+        """Take the assignment of the version on a commit back."""
+        from gto.api import unassign
+
+        return self._write(unassign, ci_skip, stage=stage, ref=commit, message=message, force=True)
+
+    def retire(self, version: Version, message: str, ci_skip: bool) -> str:
+        """End a version. To GTO that is deregister; its deprecate ends the whole model."""
+        from gto.api import deregister
+
+        return self._write(deregister, ci_skip, version=version.text, message=message)
+
+    def _write(self, make: Callable[..., "BaseEvent"], ci_skip: bool, **details: Any) -> str:
+        from gto.exceptions import GTOException
+        from scmrepo.exceptions import SCMError
+
+        try:
+            event = make(str(self._repository.folder), self._name, **details, **self._who())
+        except (GTOException, SCMError, ValueError, OSError, subprocess.SubprocessError) as error:
+            raise RegistryError(
+                f"GTO refuses: {str(error).strip() or type(error).__name__}; it reads annotated "
+                f"tags alone: git tag --list '{self._name}*'"
+            ) from None
+        tag: str = event.ref
+        self._publish(tag, ci_skip)
+        return tag
+
+    def _who(self) -> dict[str, str]:
+        try:
+            said = _IDENTITY.fullmatch(self._repository.git("var", "GIT_COMMITTER_IDENT"))
+        except GitError as error:
+            raise GitError(f"{error}: git config user.name NAME, user.email ADDRESS") from None
+        return said.groupdict() if said else {}
+
+    def _publish(self, tag: str, ci_skip: bool) -> None:
+        """Push a tag. What does not arrive does not stay."""
+        mine = self._tags()[tag]
+        try:
+            self._repository.push(f"refs/tags/{tag}", skip_ci=ci_skip)
+            return
+        except GitError as error:
+            refused = error
+        self._repository.git("update-ref", "-d", f"refs/tags/{tag}", mine)
+        self.sync()
+        theirs = self._tags().get(tag)
+        if theirs is None:
+            raise RegistryError(f"tag {tag} was not pushed, nothing has changed: {refused}")
+        if theirs != mine:  # else only the answer was lost
+            raise RegistryError(
+                f"tag {tag} was pushed by somebody else at the same moment: look what serves now "
+                f"(make models), then run it again"
+            )
+
+    def _tags(self) -> dict[str, str]:
+        """The model's tags, each with its own object."""
+        listed = self._repository.git(
+            "for-each-ref",
+            "--format=%(refname:strip=2)%00%(objectname)",
+            f"refs/tags/{self._name}@*",
+            f"refs/tags/{self._name}#*",
+        )
+        rows = (line.partition("\0") for line in listed.split("\n") if line)
+        return {tag: own for tag, _, own in rows}

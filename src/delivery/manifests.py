@@ -1,0 +1,130 @@
+"""The objects of a stage: `k8s/overlays/<stage>` rendered by kustomize, then made one version's.
+
+The overlay names neither image nor version; both are written into the rendered Deployment here, as
+values of a document, so that no text of theirs is read as YAML or by a shell.
+"""
+
+import copy
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from delivery.errors import RolloutError, ToolError
+from delivery.tags import Version, parse_stage
+
+APP = "landcover"
+"""Name of the Deployment, the Rollout, the Service; and the label of their pods."""
+CONTAINER = "service"
+RELEASE, TAG = "SERVICE_RELEASE", "SERVICE_TAG"
+NAME_LABEL, VERSION_LABEL = "app.kubernetes.io/name", "app.kubernetes.io/version"
+APPLIED = "conveyor/applied"
+"""Annotation of the Deployment: digest of everything that was applied with it."""
+OVERLAYS = Path("k8s/overlays")
+CANARY = "-canary"
+"""An overlay of this suffix is the stage's where the cluster has Argo Rollouts."""
+
+_HOST = r"[a-z0-9]+(?:[.-][a-z0-9]+)*(?::[0-9]{1,5})?"
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_IMAGE = re.compile(rf"(?:{_HOST}/)?{_PART}(?:/{_PART})*@sha256:[0-9a-f]{{64}}")
+LONGEST_IMAGE = 512  # characters
+
+Document = dict[str, Any]
+
+
+def parse_image(text: str) -> str:
+    """Check that an image is named by its digest, so that what is tested is what runs.
+
+    Raises:
+        RolloutError: it is not `name@sha256:<64 hexadecimal digits>`.
+    """
+    if len(text) > LONGEST_IMAGE or not _IMAGE.fullmatch(text):
+        raise RolloutError(
+            f"image: {text[:128]!a} is not named by its digest: write "
+            "registry/name@sha256:<64 hexadecimal digits>, as `python -m delivery.image` prints it"
+        )
+    return text
+
+
+def render(stage: str, canary: bool = False, overlays: Path = OVERLAYS) -> list[Document]:
+    """Render the overlay of a stage; with `canary` that for Argo Rollouts, where there is one.
+
+    Raises:
+        RolloutError: kustomize refuses it.
+        ToolError: there is no kustomize.
+    """
+    folder = overlays / parse_stage(stage)
+    if canary and has_canary(stage, overlays):
+        folder = folder.with_name(folder.name + CANARY)
+    done = subprocess.run([*_kustomize(), str(folder)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines()
+        raise RolloutError(f"{folder}: {said[-1] if said else 'kustomize failed without a word'}")
+    found = [document for document in yaml.safe_load_all(done.stdout) if document]
+    # A namespace before what lies in it; kustomize's order else.
+    return sorted(found, key=lambda document: document["kind"] != "Namespace")
+
+
+def has_canary(stage: str, overlays: Path = OVERLAYS) -> bool:
+    """Whether a stage has an overlay for Argo Rollouts."""
+    return (overlays / (stage + CANARY)).is_dir()
+
+
+def for_version(documents: Iterable[Document], version: Version, image: str) -> list[Document]:
+    """Write a version into copies of a stage's objects.
+
+    Raises:
+        RolloutError: the Deployment is not there, or lacks the container or its variables.
+    """
+    found = copy.deepcopy(list(documents))
+    deployment = deployment_of(found)
+    template = deployment["spec"]["template"]
+    container = _named(template["spec"]["containers"], CONTAINER)
+    container["image"] = parse_image(image)
+    _named(container["env"], RELEASE)["value"] = version.release
+    _named(container["env"], TAG)["value"] = version.tag
+    for labelled in (deployment, template):
+        labelled["metadata"].setdefault("labels", {})[VERSION_LABEL] = version.text
+    content = json.dumps(found, sort_keys=True).encode()
+    annotations = deployment["metadata"].setdefault("annotations", {})
+    annotations[APPLIED] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+def deployment_of(documents: Iterable[Document]) -> Document:
+    """The Deployment among a stage's objects.
+
+    Raises:
+        RolloutError: it is not there.
+    """
+    for document in documents:
+        if (document["kind"], document["metadata"]["name"]) == ("Deployment", APP):
+            return document
+    raise RolloutError(f"k8s: there is no Deployment {APP}: k8s/base has it")
+
+
+def to_yaml(documents: Iterable[Document]) -> str:
+    """The objects as one stream, for `kubectl apply`."""
+    return yaml.safe_dump_all(documents, sort_keys=False)
+
+
+def _kustomize() -> list[str]:
+    """`kubectl` has a kustomize in it; alone it does as well."""
+    if shutil.which("kubectl"):
+        return ["kubectl", "kustomize"]
+    if shutil.which("kustomize"):
+        return ["kustomize", "build"]
+    raise ToolError("kubectl: not found, and no kustomize either: install kubectl 1.21 or newer")
+
+
+def _named(items: list[Document], name: str) -> Document:
+    for item in items:
+        if item["name"] == name:
+            return item
+    raise RolloutError(f"k8s: the Deployment has no {name}: k8s/base/deployment.yaml has it")

@@ -1,0 +1,160 @@
+"""Command: tell a channel what happened.
+
+    python -m delivery.notify released --text "landcover@v1.2.0 serves in production"
+
+Posts to `NOTIFY_URL`, a webhook that takes Slack's format: Slack, Mattermost, Rocket.Chat and
+others. `NOTIFY_EVENTS` names the events that are sent, with commas between; all when it is not set.
+Without `NOTIFY_URL` nothing is sent, which is no error. A webhook that fails does not fail the
+pipeline: it is said on stderr. The address is a secret and is never printed.
+"""
+
+import os
+import re
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Mapping
+
+import httpx
+import tenacity
+
+from delivery.errors import DeliveryError, command
+
+EVENTS = {
+    "pipeline-failed": "❌ pipeline failed",
+    "gate-missed": "⛔ the gate is closed",
+    "released": "🚀 released",
+    "rolled-back": "↩️ rolled back",
+    "retrained": "🔁 retrained",
+}
+
+TIMEOUT = 10.0  # seconds for each of connecting, sending and answering
+PAUSE = 1.0  # seconds before the second and last try
+LONGEST = 2000  # letters of one text; Slack cuts messages at 40,000
+
+
+class NotifyError(DeliveryError):
+    """The settings of notifications can not be used."""
+
+
+class _Failed(Exception):
+    """The webhook did not take the message; the text says why, without the address."""
+
+
+@command
+def main() -> None:
+    """Send one event."""
+    parser = ArgumentParser(
+        prog="python -m delivery.notify",
+        description=__doc__,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("event", choices=EVENTS, metavar="EVENT", help=", ".join(EVENTS))
+    parser.add_argument("--text", default="", help="what there is to say beside the event")
+    arguments = parser.parse_args()
+    print(f"notify: {notify(arguments.event, arguments.text)}")
+
+
+def notify(event: str, text: str = "") -> str:
+    """Send an event, unless nobody wants it; returns what became of it.
+
+    Raises:
+        NotifyError: `NOTIFY_URL` is no address, or `NOTIFY_EVENTS` names an event that is none.
+    """
+    url, wanted = webhook(), wanted_events()
+    if url is None:
+        return f"{event} is not sent: NOTIFY_URL is not set"
+    if event not in wanted:
+        return f"{event} is not sent: NOTIFY_EVENTS leaves it out"
+    try:
+        _post(url, message(event, text, os.environ))
+    except _Failed as failure:
+        print(f"notify: {event} was not sent: {failure}", file=sys.stderr)
+        return f"{event} was not sent"
+    return f"{event} is sent"
+
+
+def webhook() -> httpx.URL | None:
+    """The address of the webhook, None when there is none.
+
+    Raises:
+        NotifyError: it is no http or https address. The message does not have it.
+    """
+    text = os.environ.get("NOTIFY_URL", "").strip()
+    if not text:
+        return None
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL:
+        url = httpx.URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        raise NotifyError(
+            "NOTIFY_URL: no http or https address (it is a secret and not shown): "
+            "give the one that the chat made for an incoming webhook"
+        )
+    return url
+
+
+def wanted_events() -> set[str]:
+    """The events that are sent.
+
+    Raises:
+        NotifyError: one of them is none.
+    """
+    text = os.environ.get("NOTIFY_EVENTS", "")
+    events = {event.strip() for event in text.split(",") if event.strip()}
+    if unknown := events - EVENTS.keys():
+        raise NotifyError(
+            f"NOTIFY_EVENTS: {min(unknown)[:64]!a} is no event: take some of {', '.join(EVENTS)}"
+        )
+    return events or set(EVENTS)
+
+
+def message(event: str, text: str, environment: Mapping[str, str]) -> str:
+    """The message in Slack's mrkdwn: what happened, where, with which commit, and the pipeline."""
+    project = environment.get("CI_PROJECT_PATH", "")
+    ref = environment.get("CI_COMMIT_REF_NAME", "")
+    where = " on ".join(inert(part) for part in (project, ref) if part)
+    lines = [f"*{EVENTS[event]}*{': ' if where else ''}{where}"]
+    if title := environment.get("CI_COMMIT_TITLE", ""):
+        lines.append(f"commit: {inert(title)}")
+    lines += [inert(line) for line in text[:LONGEST].splitlines() if line.strip()]
+    url = environment.get("CI_PIPELINE_URL", "")
+    if re.fullmatch(r"https?://[^\s<>|]+", url):
+        lines.append(f"<{url.replace('&', '&amp;')}|pipeline {_number(environment)}>")
+    return "\n".join(lines)
+
+
+def inert(text: str) -> str:
+    """Foreign text that stays text: no mention, no link, no format.
+
+    A code span keeps formats and names of people out; `<!channel>` and `<url|text>` would work even
+    there, so the three characters that Slack gives a meaning are written as entities.
+    """
+    line = "".join(letter if letter.isprintable() else " " for letter in text.replace("`", "ˋ"))
+    line = line.strip()[:LONGEST] or " "
+    return f"`{line.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')}`"
+
+
+def _number(environment: Mapping[str, str]) -> str:
+    found = re.fullmatch(r"[0-9]{1,18}", environment.get("CI_PIPELINE_ID", ""))
+    return found[0] if found else ""
+
+
+@tenacity.retry(
+    retry=tenacity.retry_if_exception_type(_Failed),
+    stop=tenacity.stop_after_attempt(2),
+    wait=tenacity.wait_fixed(PAUSE),
+    reraise=True,
+)
+def _post(url: httpx.URL, text: str) -> None:
+    try:
+        answer = httpx.post(url, json={"text": text}, timeout=TIMEOUT)
+    except httpx.HTTPError as error:
+        # What httpx says may hold the address.
+        raise _Failed(f"the webhook can not be reached ({type(error).__name__})") from None
+    if not answer.is_success:
+        raise _Failed(f"the webhook answered {answer.status_code}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+"""What the registry's tags say, and what the commit behind a version says.
+
+GTO writes the tags, but is not asked what they mean: it orders them by a time of whole seconds, so
+that two assignments in one second change places, and it does not see a tag without a message, which
+is what GitLab's page makes. The counter in the name orders them for sure. Where GTO can tell, both
+say the same; a test holds them together.
+"""
+
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import yaml
+
+from delivery.errors import GitError, TagError
+from delivery.git import Repository
+from delivery.tags import Assignment, Version, parse_assignment, parse_version
+
+MODEL = "model"
+METRICS, LOCK, PARAMS, DATA = "reports/metrics.json", "dvc.lock", "params.yaml", "data.dvc"
+LARGEST = 2**20  # characters of a file that is read
+
+_CANCEL = re.compile(r"([^!#]+(?:#[^!#]+)?)!(#[0-9]+)?")
+_MD5 = re.compile(r"[0-9a-f]{32}(?:\.dir)?")
+_FORM = "%(refname:strip=2)%00%(objecttype)%00%(objectname)%00%(*objecttype)%00%(*objectname)%00"
+_FORM += "%(creatordate:unix)%00%(contents:subject)%00%(contents:body)%00"
+
+
+class Tag(NamedTuple):
+    """A tag of Git; `message` is empty for a tag that has none of its own."""
+
+    name: str
+    commit: str
+    when: datetime
+    message: str
+
+
+class Move(NamedTuple):
+    """A version was assigned to a stage; `withdrawn` when that was taken back."""
+
+    version: Version
+    stage: str
+    tag: str
+    when: datetime
+    message: str
+    withdrawn: bool = False
+
+    def entry(self) -> dict[str, Any]:
+        """The same for JSON."""
+        plain = {"version": self.version.tag, "stage": self.stage, "tag": self.tag}
+        more = {"message": self.message, "withdrawn": self.withdrawn}
+        return plain | {"when": self.when.isoformat()} | more
+
+
+@dataclass(frozen=True)
+class Record:
+    """A registered version, with what its commit says."""
+
+    version: Version
+    commit: str
+    date: datetime
+    stages: tuple[str, ...]
+    deprecated: bool
+    metrics: dict[str, float]
+    digest: str | None
+
+    def entry(self) -> dict[str, Any]:
+        """The same for JSON."""
+        return {
+            "version": self.version.tag,
+            "commit": self.commit,
+            "date": self.date.isoformat(),
+            "stages": list(self.stages),
+            "deprecated": self.deprecated,
+            "metrics": self.metrics,
+            "digest": self.digest,
+        }
+
+
+@dataclass
+class State:
+    """What the tags of one model say. `moves` are newest first."""
+
+    versions: dict[Version, Tag] = field(default_factory=dict)
+    retired: dict[Version, Tag] = field(default_factory=dict)
+    moves: dict[str, list[Move]] = field(default_factory=dict)
+    serving: dict[str, Move] = field(default_factory=dict)
+
+    def at(self, commit: str) -> Version | None:
+        """The version on a commit; the highest, should somebody have made several."""
+        found = (version for version, tag in self.versions.items() if tag.commit == commit)
+        return max(found, default=None)
+
+    def serves(self, stage: str, version: Version) -> bool:
+        """Whether a stage serves a version."""
+        return stage in self.serving and self.serving[stage].version == version
+
+    def served(self, stage: str) -> list[Move]:
+        """What a stage has served, newest first; what was taken back never did."""
+        return [move for move in self.moves.get(stage, []) if not move.withdrawn]
+
+
+class _Event(NamedTuple):
+    assignment: Assignment
+    cancels: bool
+    tag: Tag
+
+
+def read_state(repository: Repository, name: str) -> State:
+    """Read the tags of a model; what the grammar does not know is passed over."""
+    state, events = State(), []
+    for tag in _read_tags(repository, name):
+        cancelled = _CANCEL.fullmatch(tag.name)
+        try:
+            if "@" in tag.name:
+                version = parse_version(cancelled[1] if cancelled else tag.name)
+                (state.retired if cancelled else state.versions)[version] = tag
+            else:
+                text = cancelled[1] + (cancelled[2] or "") if cancelled else tag.name
+                events.append(_Event(parse_assignment(text), cancelled is not None, tag))
+        except TagError:
+            continue
+    for stage in {event.assignment.stage for event in events}:
+        _replay(state, stage, [event for event in events if event.assignment.stage == stage])
+    return state
+
+
+def _read_tags(repository: Repository, name: str) -> list[Tag]:
+    listed = repository.git(
+        "for-each-ref", f"--format={_FORM}", f"refs/tags/{name}@*", f"refs/tags/{name}#*"
+    )
+    fields, tags = listed.split("\0"), []
+    for row in range(0, len(fields) - 8, 8):
+        text, kind, own, peeled_kind, peeled, when, subject, body = fields[row : row + 8]
+        if kind == "commit":
+            tags.append(Tag(text.strip("\n"), own, _time(when), ""))
+        elif kind == "tag" and (commit := _commit(repository, peeled_kind, peeled)):
+            message = f"{subject}\n\n{body}".strip()
+            tags.append(Tag(text.strip("\n"), commit, _time(when), message))
+    return tags
+
+
+def _commit(repository: Repository, kind: str, peeled: str) -> str | None:
+    """The commit that an annotated tag stands on; Git looks through one tag on the way."""
+    if kind != "tag":
+        return peeled if kind == "commit" else None
+    try:
+        return repository.commit(peeled)
+    except GitError:
+        return None
+
+
+def _time(seconds: str) -> datetime:
+    try:
+        return datetime.fromtimestamp(int(seconds), UTC)
+    except (ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(0, UTC)
+
+
+def _replay(state: State, stage: str, events: list[_Event]) -> None:
+    """Go through the events of a stage in their order; as in GTO, an end frees one version only."""
+    moves: list[Move] = []
+    held: dict[Version, Move] = {}
+    for assignment, cancels, tag in _in_order(events):
+        if (version := state.at(tag.commit)) is None:
+            continue
+        if cancels and (ended := held.pop(version, None)):
+            moves[moves.index(ended)] = ended._replace(withdrawn=True)
+        elif not cancels:
+            held.pop(version, None)
+            held[version] = Move(version, assignment.stage, tag.name, tag.when, tag.message)
+            moves.append(held[version])
+    state.moves[stage] = moves[::-1]
+    if held:
+        state.serving[stage] = list(held.values())[-1]
+
+
+def _in_order(events: list[_Event]) -> list[_Event]:
+    """Oldest first: by counter; a tag without one stands after those that were there before it."""
+    ordered = sorted(
+        (event for event in events if event.assignment.counter),
+        key=lambda event: (event.assignment.counter, event.cancels),
+    )
+    for event in sorted(
+        (event for event in events if not event.assignment.counter),
+        key=lambda event: (event.tag.when, event.cancels),
+    ):
+        earlier = (place for place, it in enumerate(ordered, 1) if it.tag.when <= event.tag.when)
+        ordered.insert(max(earlier, default=0), event)
+    return ordered
+
+
+def model_digest(repository: Repository, commit: str) -> str | None:
+    """The md5 of the model that `dvc.lock` names at a commit; None when it names none."""
+    return _lock_digest(repository, commit, "outs", MODEL)
+
+
+def trained_on(repository: Repository, commit: str, path: str = "data") -> str | None:
+    """The md5 of the data that the pipeline read, as `dvc.lock` says."""
+    return _lock_digest(repository, commit, "deps", path)
+
+
+def _lock_digest(repository: Repository, commit: str, side: str, path: str) -> str | None:
+    document = _yaml(repository, commit, LOCK)
+    try:
+        entries = [entry for stage in document["stages"].values() for entry in stage.get(side, ())]
+        return _md5(next(entry["md5"] for entry in entries if entry["path"] == path))
+    except (KeyError, TypeError, AttributeError, StopIteration):
+        return None
+
+
+def data_version(repository: Repository, commit: str) -> str | None:
+    """The md5 of the raw data that `data.dvc` names at a commit."""
+    try:
+        return _md5(_yaml(repository, commit, DATA)["outs"][0]["md5"])
+    except (KeyError, IndexError, TypeError):
+        return None
+
+
+def read_metrics(repository: Repository, commit: str) -> dict[str, float]:
+    """The numbers of reports/metrics.json at a commit; empty when there are none."""
+    try:
+        document = json.loads(_text(repository, commit, METRICS))
+    except (ValueError, RecursionError):
+        return {}
+    found = document.items() if isinstance(document, dict) else ()
+    return {name: value for name, value in found if _is_number(value)}
+
+
+def read_params(repository: Repository, commit: str) -> dict[str, Any]:
+    """The values of params.yaml at a commit, by `section.key`; empty when there is none."""
+    document = _yaml(repository, commit, PARAMS)
+    sections = document.items() if isinstance(document, dict) else ()
+    return {
+        f"{section}.{key}": _plain(value)
+        for section, values in sections
+        if isinstance(values, dict)
+        for key, value in values.items()
+    }
+
+
+def _text(repository: Repository, commit: str, path: str) -> str:
+    text = repository.show(commit, path) or ""
+    return text if len(text) <= LARGEST else ""
+
+
+def _yaml(repository: Repository, commit: str, path: str) -> Any:
+    try:
+        return yaml.load(_text(repository, commit, path), Loader=yaml.CSafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return None
+
+
+def _md5(value: object) -> str | None:
+    return value if isinstance(value, str) and _MD5.fullmatch(value) else None
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) < 2**63
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _plain(value: object) -> Any:
+    """Parameters have two levels; what lies deeper could multiply by aliases, and is only named."""
+    if isinstance(value, list) and all(isinstance(it, str | int | float) for it in value):
+        return value
+    if value is None or isinstance(value, str | bool) or _is_number(value):
+        return value
+    return f"({type(value).__name__})"

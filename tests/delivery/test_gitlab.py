@@ -1,0 +1,311 @@
+"""The client for GitLab and the stand-in for CML, against a fake of GitLab's API on loopback."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from delivery.errors import GitLabError
+from delivery.gitlab import GitLab
+from tests.conftest import ROOT
+from tests.gitlab import NUMBER, PATH, FakeGitLab, serving
+
+CML = ROOT / "tests" / "e2e" / "bin" / "cml"
+
+
+@pytest.fixture
+def api() -> Iterator[FakeGitLab]:
+    with serving() as fake:
+        yield fake
+
+
+@pytest.fixture
+def lab(api: FakeGitLab, monkeypatch: pytest.MonkeyPatch) -> GitLab:
+    """The client as a job has it."""
+    monkeypatch.setenv("CI_SERVER_URL", api.url)
+    monkeypatch.setenv("CI_PROJECT_ID", str(NUMBER))
+    monkeypatch.setenv("BOT_TOKEN", api.admit(user="bot", level=30))
+    return GitLab.from_environment()
+
+
+def test_outside_of_a_job_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CI_SERVER_URL", "CI_PROJECT_ID", "BOT_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(GitLabError, match="CI_SERVER_URL, CI_PROJECT_ID, BOT_TOKEN: not set"):
+        GitLab.from_environment()
+
+
+def test_an_open_merge_request_is_found_by_branch_and_by_label(
+    api: FakeGitLab, lab: GitLab
+) -> None:
+    assert lab.open_merge_request(label="retrain") is None
+    api.open_merge_request("retrain/1", labels=["retrain", "bot"], state="merged")
+    api.open_merge_request("other", labels=["bot"])
+    api.open_merge_request("retrain/2", labels=["retrain"])
+    found = lab.open_merge_request(label="retrain")
+    assert found and (found.iid, found.source, found.labels) == (3, "retrain/2", ("retrain",))
+    by_branch = lab.open_merge_request("other")
+    assert by_branch and by_branch.iid == 2
+
+
+def test_a_merge_request_is_opened_once_and_then_renewed(api: FakeGitLab, lab: GitLab) -> None:
+    first = lab.open_or_renew("retrain/main", "Retrain", "accuracy 0.91", ("retrain",))
+    api.merge_requests[0]["labels"].append("urgent")  # somebody's
+    second = lab.open_or_renew("retrain/main", "Retrain again", "accuracy 0.92", ("retrain",))
+    assert first.iid == second.iid and len(api.merge_requests) == 1
+    assert second.labels == ("retrain", "urgent") and second.title == "Retrain again"
+    assert api.merge_requests[0]["description"] == "accuracy 0.92"
+
+
+def test_when_another_pipeline_opens_it_meanwhile_that_one_is_renewed(
+    api: FakeGitLab, lab: GitLab
+) -> None:
+    def faster(request: object) -> None:
+        if getattr(request, "method", "") == "POST":
+            api.meanwhile = lambda request: None
+            api.open_merge_request("retrain/main")
+
+    api.meanwhile = faster
+    made = lab.open_or_renew("retrain/main", "Retrain", "text")
+    assert len(api.merge_requests) == 1 and made.title == "Retrain"
+
+
+def test_older_pipelines_of_a_branch_are_cancelled_and_no_others(
+    api: FakeGitLab, lab: GitLab
+) -> None:
+    done = api.add_pipeline("wide", "success")
+    old = [api.add_pipeline("wide", state) for state in ("running", "pending")]
+    other = api.add_pipeline("main", "running")
+    mine = api.add_pipeline("wide", "running")
+    newer = api.add_pipeline("wide", "running")
+    cancelled = lab.cancel_older("wide", mine["id"])
+    assert sorted(pipeline.id for pipeline in cancelled) == [row["id"] for row in old]
+    assert [row["status"] for row in old] == ["canceled", "canceled"]
+    assert [row["status"] for row in (done, other, mine, newer)] == ["success", *["running"] * 3]
+
+
+def test_the_latest_pipeline_is_read(api: FakeGitLab, lab: GitLab) -> None:
+    assert lab.latest_pipeline("wide") is None
+    api.add_pipeline("wide", "failed")
+    newest = api.add_pipeline("wide", "running", sha="c" * 40)
+    api.add_pipeline("main", "success")
+    found = lab.latest_pipeline("wide")
+    assert found and (found.id, found.status, found.commit) == (newest["id"], "running", "c" * 40)
+
+
+def test_a_network_that_stumbles_is_asked_again(api: FakeGitLab, lab: GitLab) -> None:
+    api.broken[("GET", "merge_requests")] = (503, b"")
+
+    def mend(request: object) -> None:
+        if len(api.requests) == 1:
+            api.broken.clear()
+
+    api.meanwhile = mend
+    assert lab.open_merge_request("wide") is None
+    assert len(api.requests) == 2
+
+
+def test_what_makes_something_is_not_repeated(api: FakeGitLab, lab: GitLab) -> None:
+    api.broken[("POST", "merge_requests")] = (503, b"")
+    with pytest.raises(
+        GitLabError, match="opening a merge request from 'wide': GitLab answered 503"
+    ):
+        lab.open_or_renew("wide", "Wide", "text")
+    assert len(api.changes()) == 1
+
+
+@pytest.mark.parametrize(
+    ("token", "said"),
+    [
+        ({"scopes": ("read_api",)}, "lacks the scope 'api'"),
+        ({"level": 20}, "the token's role is too low"),
+        ({"level": 0}, "there is no such thing, or the token can not see it"),
+    ],
+)
+def test_a_token_that_may_not_says_what_it_lacks(
+    api: FakeGitLab, token: dict[str, object], said: str
+) -> None:
+    lab = GitLab(api.url, PATH, api.admit(**token))
+    with pytest.raises(GitLabError, match=said):
+        lab.open_or_renew("wide", "Wide", "text")
+
+
+def test_a_hostile_answer_stays_one_printable_line(api: FakeGitLab, lab: GitLab) -> None:
+    body = {"message": {"base": ["no\x1b[2J\n\nerror: all is well", "x" * 5000]}}
+    api.broken[("GET", "merge_requests")] = (400, json.dumps(body).encode())
+    with pytest.raises(GitLabError) as refused:
+        lab.open_merge_request("wide")
+    assert str(refused.value).isprintable() and len(str(refused.value)) < 400
+
+
+def test_a_comment_that_cml_would_miss_is_dropped(api: FakeGitLab, lab: GitLab) -> None:
+    api.open_merge_request("wide")
+    old = api.add_note(1, "report ![](x) CML watermark report")
+    old["author"]["username"] = "bot"
+    for number in range(19):
+        api.add_note(1, f"note {number}")
+    assert lab.drop_buried_comment(1, "CML watermark report") == 0  # CML still sees it
+    api.add_note(1, "one more", system=True)
+    assert lab.drop_buried_comment(1, "CML watermark report") == 1
+    assert old not in api.notes[1] and len(api.notes[1]) == 20
+
+
+# The stand-in for CML, which the story in tests/e2e runs with.
+
+
+@pytest.fixture
+def job(api: FakeGitLab, tmp_path: Path) -> dict[str, str]:
+    """The environment of a job in a merge-request pipeline."""
+    api.open_merge_request("wide", sha="a" * 40)
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "CI_PROJECT_URL": api.web_url,
+        "CI_MERGE_REQUEST_IID": "1",
+        "CI_COMMIT_SHA": "a" * 40,
+        "REPO_TOKEN": api.admit(user="bot", level=30),
+    }
+
+
+def cml(job: dict[str, str], folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the stand-in."""
+    command = [sys.executable, str(CML), *words]
+    return subprocess.run(command, env=job, cwd=folder, capture_output=True, text=True, check=False)
+
+
+UPDATE = ("comment", "update", "--publish-native", "--watermark-title=report", "--target=pr")
+
+
+def test_one_comment_is_written_and_then_renewed(
+    api: FakeGitLab, job: dict[str, str], tmp_path: Path
+) -> None:
+    report = tmp_path / "report.md"
+    (tmp_path / "curve.png").write_bytes(b"\x89PNG picture\r\n\xff")
+    report.write_text("# first\n\n![curve](curve.png) ![gone](gone.png) `![code](curve.png)`\n")
+    done = cml(job, tmp_path, *UPDATE, f"--repo={api.web_url}", "report.md")
+    assert done.returncode == 0, done.stderr
+    note = api.notes[1][0]
+    assert done.stdout.strip() == f"{api.web_url}/-/merge_requests/1#note_{note['id']}"
+    link = note["body"].split("![curve](")[1].split(")")[0]
+    assert api.picture(link) == b"\x89PNG picture\r\n\xff"
+    assert "![gone](gone.png)" in note["body"] and "`![code](curve.png)`" in note["body"]
+    report.write_text("# second\n")
+    job["CI_COMMIT_SHA"] = "b" * 40  # the watermark has the commit, and still is the same
+    assert cml(job, tmp_path, *UPDATE, f"--repo={api.web_url}", "report.md").returncode == 0
+    assert len(api.notes[1]) == 1 and note["body"].startswith("# second")
+    assert f'![](https://cml.dev/watermark.png#{"b" * 40} "CML watermark report")' in note["body"]
+
+
+def test_comments_with_another_watermark_are_others(
+    api: FakeGitLab, job: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "report.md").write_text("text")
+    where = ("--publish-native", "--repo", api.web_url, "report.md")
+    for title in ("report", "data", "report"):
+        words = ("comment", "update", "--watermark-title", title, *where)
+        assert cml(job, tmp_path, *words).returncode == 0
+    assert len(api.notes[1]) == 2
+
+
+def test_a_comment_below_twenty_others_is_missed_as_by_the_original(
+    api: FakeGitLab, job: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "report.md").write_text("text")
+    words = (*UPDATE, f"--repo={api.web_url}", "report.md")
+    cml(job, tmp_path, *words)
+    for number in range(20):
+        api.add_note(1, f"note {number}")
+    cml(job, tmp_path, *words)
+    assert len(api.notes[1]) == 22
+
+
+def test_the_merge_request_is_found_by_the_commit(
+    api: FakeGitLab, job: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "report.md").write_text("text")
+    del job["CI_MERGE_REQUEST_IID"]
+    assert cml(job, tmp_path, *UPDATE, f"--repo={api.web_url}", "report.md").returncode == 0
+    assert len(api.notes[1]) == 1
+    job["CI_COMMIT_SHA"] = "c" * 40
+    failed = cml(job, tmp_path, *UPDATE, f"--repo={api.web_url}", "report.md")
+    assert failed.returncode == 1 and "not found" in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("comment", "update", "--publish-nativ", "report.md"), "--publish-nativ"),
+        (("comment", "update", "--pr", "--target=pr", "report.md"), "not allowed with"),
+        (("comment", "update", "--driver=svn", "report.md"), "invalid choice"),
+        (("comment", "update"), "required"),
+        (("comment", "update", "report.md", "more.md"), "unrecognized"),
+        (("comment",), "required"),
+        (("send-comment", "report.md"), "invalid choice"),
+        (("pr", "create", "--branche=x", "."), "--branche=x"),
+        (("comment", "update", "--publish-native", "nothing.md"), "no such file"),
+        (("comment", "update", "report.md"), "asset.cml.dev"),
+        (("comment", "update", "--target=pr/99", "--publish-native", "report.md"), "Not Found"),
+        (("comment", "update", "--token=wrong", "--publish-native", "report.md"), "Unauthorized"),
+        (("comment", "update", "--target=tag/1", "--publish-native", "report.md"), "unsupported"),
+    ],
+)
+def test_a_call_that_is_wrong_fails(
+    api: FakeGitLab, job: dict[str, str], tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    (tmp_path / "report.md").write_text("![p](report.md)")
+    job["CML_REPO"] = api.web_url
+    failed = cml(job, tmp_path, *words)
+    assert failed.returncode == 1 and said in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert api.notes[1] == []
+
+
+def test_a_comment_that_is_too_long_is_refused(
+    api: FakeGitLab, job: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "report.md").write_text("x" * 1_000_000)
+    failed = cml(job, tmp_path, *UPDATE, f"--repo={api.web_url}", "report.md")
+    assert failed.returncode == 1 and "too large" in failed.stderr
+
+
+def test_without_a_token_or_a_driver_it_fails(
+    api: FakeGitLab, job: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "report.md").write_text("text")
+    words = (*UPDATE, f"--repo={api.web_url}", "report.md")
+    assert "token not found" in cml(job | {"REPO_TOKEN": ""}, tmp_path, *words).stderr
+    assert "driver not set" in cml(job | {"CI_PROJECT_URL": ""}, tmp_path, *words).stderr
+
+
+def test_a_branch_is_pushed_and_a_merge_request_opened_once(
+    api: FakeGitLab, job: dict[str, str], tmp_path: Path
+) -> None:
+    bare, work = tmp_path / "bare.git", tmp_path / "work"
+    identity = ("-c", "user.name=Ana", "-c", "user.email=ana@example.org")
+    for words in (
+        ("init", "--quiet", "--bare", "--initial-branch=main", str(bare)),
+        ("clone", "--quiet", str(bare), str(work)),
+        ("-C", str(work), *identity, "commit", "--quiet", "--allow-empty", "-m", "start"),
+        ("-C", str(work), "push", "--quiet", "origin", "HEAD:main"),
+    ):
+        subprocess.run(["git", *words], check=True, capture_output=True)
+    (work / "data.dvc").write_text("md5: 1")
+    (work / "stray.txt").write_text("not asked for")
+    job = job | {"CI_COMMIT_BRANCH": "main"}
+    words = ("pr", "create", f"--repo={api.web_url}", "--branch=retrain/1", "--title=Retrain")
+    done = cml(job, work, *words, "--message=Retrain", "data.dvc")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"{api.web_url}/-/merge_requests/2"
+    files = ["git", "-C", str(bare), "show", "--name-only", "--format=%s", "retrain/1"]
+    assert subprocess.run(files, capture_output=True, text=True, check=True).stdout.split() == [
+        "Retrain",
+        "data.dvc",
+    ]
+    (work / "data.dvc").write_text("md5: 2")
+    again = cml(job, work, *words, "--md", "data.dvc")
+    assert again.stdout.strip() == f"[CML's Merge Request]({api.web_url}/-/merge_requests/2)"
+    assert len(api.merge_requests) == 2

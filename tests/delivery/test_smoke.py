@@ -1,0 +1,233 @@
+"""The smoke test against the real service, and against servers that are not what they should be."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from delivery.errors import RolloutError
+from delivery.smoke import Expected, Refused, Smoke, expectation, read_bundle
+from service.security import new_key
+from tests.service.bundles import make_bundle
+from tests.service.server import Server, serving
+
+TOKEN, TOKEN_HASH = new_key()
+VIEWER, VIEWER_HASH = new_key()
+TAG = "landcover@v1.2.0"
+KEYS = json.dumps({TOKEN_HASH: ["predict", "view"], VIEWER_HASH: ["view"]})
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle that is served."""
+    return make_bundle(tmp_path_factory.mktemp("smoke") / "model", seed=1)
+
+
+@pytest.fixture(scope="module")
+def stage(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service that needs keys, as in a cluster."""
+    folder = tmp_path_factory.mktemp("stage")
+    with serving(bundle, folder, tag=TAG, api_keys=KEYS, open_roles="[]") as running:
+        yield running
+
+
+def smoke(url: str, expected: Expected, token: str = TOKEN, limit: float = 0) -> list[str]:
+    """Run it without a word."""
+    return Smoke(url, expected, token).run(limit, say=lambda line: None)
+
+
+def test_the_right_version_passes_every_check(stage: Server, bundle: Path) -> None:
+    ready, version, golden = smoke(stage.url, read_bundle(TAG, bundle))
+    assert ready == "ready: 200"
+    assert version == f"version: {TAG} in all of 2 workers, asked 6 times"
+    assert golden.startswith("golden: 2 chips within 0.001")
+
+
+def test_without_a_bundle_the_samples_of_the_service_are_predicted(stage: Server) -> None:
+    assert smoke(stage.url, Expected(TAG))[-1] == "samples: 2 answered right"
+
+
+def test_another_tag_fails(stage: Server) -> None:
+    with pytest.raises(RolloutError, match=rf"version: '{TAG}' serves, not landcover@v1.3.0"):
+        smoke(stage.url, Expected("landcover@v1.3.0"))
+
+
+def test_another_model_under_the_right_tag_fails(stage: Server, tmp_path: Path) -> None:
+    other = read_bundle(TAG, make_bundle(tmp_path / "other", seed=2))
+    with pytest.raises(RolloutError, match=f"{TAG} is the model"):
+        smoke(stage.url, other)
+    with pytest.raises(RolloutError, match="golden: chip 0 is answered .* off"):
+        smoke(stage.url, other._replace(sha256=""))
+
+
+def test_a_model_with_other_classes_fails(stage: Server, tmp_path: Path) -> None:
+    classes = [f"class-{number}" for number in range(10)]
+    other = read_bundle(TAG, make_bundle(tmp_path / "other", seed=1, classes=classes))
+    with pytest.raises(RolloutError, match="golden: chip 0 is answered with other classes"):
+        smoke(stage.url, other)
+
+
+@pytest.mark.parametrize("token", ["", "cvy_unknown", VIEWER])
+def test_refused_credentials_are_not_tried_again(stage: Server, bundle: Path, token: str) -> None:
+    with pytest.raises(Refused, match="SMOKE_TOKEN has to be"):
+        smoke(stage.url, read_bundle(TAG, bundle), token, limit=1000)
+
+
+def test_what_does_not_serve_yet_is_waited_for(bundle: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    threads: list[threading.Thread] = []
+    server, url = imitation({"/readyz": 503})
+
+    def say(line: str) -> None:
+        said.append(line)
+        if len(said) == 1:  # it was not ready once; now the service itself comes to the address
+            server.shutdown()
+            server.server_close()
+            threads.append(threading.Thread(target=serve_until, args=(url, bundle, tmp_path, done)))
+            threads[0].start()
+
+    done = threading.Event()
+    try:
+        Smoke(url, read_bundle(TAG, bundle), TOKEN).run(60, say)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert said[0] == "wait  /readyz: 503"
+    assert [line.split(":")[0] for line in said[-3:]] == [
+        "ok    ready",
+        "ok    version",
+        "ok    golden",
+    ]
+
+
+def serve_until(url: str, bundle: Path, folder: Path, done: threading.Event) -> None:
+    port = int(url.rpartition(":")[2])
+    with serving(bundle, folder, tag=TAG, api_keys=KEYS, open_roles="[]", port=port):
+        done.wait(120)
+
+
+def test_nobody_there_is_an_error_that_names_the_address(bundle: Path) -> None:
+    with pytest.raises(RolloutError, match="no answer from http://127.0.0.1:9"):
+        smoke("http://127.0.0.1:9", read_bundle(TAG, bundle))
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("<html>", "the answer is no JSON"),
+        ("[]", "does not answer as the service does"),
+        ('{"model": 1}', "does not answer as the service does"),
+        ('{"model": null, "workers": []}', "version: None serves"),
+        (json.dumps({"model": {"tag": TAG}, "workers": [{"tag": "local"}]}), "'local' serves"),
+    ],
+)
+def test_another_server_fails_with_a_sentence(body: str, said: str) -> None:
+    server, url = imitation({"/readyz": 200}, body)
+    with server, pytest.raises(RolloutError, match=said):
+        try:
+            smoke(url, Expected(TAG))
+        finally:
+            server.shutdown()
+
+
+def test_a_redirect_is_not_followed() -> None:
+    server, url = imitation({"/readyz": 302})
+    with server, pytest.raises(RolloutError, match="/readyz: 302"):
+        try:
+            smoke(url, Expected(TAG))
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "url", ["", "landcover.example.com", "file:///etc/passwd", "https://me:secret@example.com"]
+)
+def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(Refused, match="url: "):
+        Smoke(url, Expected(TAG))
+
+
+def test_the_token_travels_encrypted_or_not_far() -> None:
+    with pytest.raises(Refused, match="is not encrypted"):
+        Smoke("http://landcover.example.com", Expected(TAG), TOKEN)
+    with pytest.raises(Refused, match="is not encrypted"):
+        Smoke("http://127.0.0.1.example.com", Expected(TAG), TOKEN)
+    Smoke("http://landcover.example.com", Expected(TAG))
+    for host in ("127.0.0.1:8000", "localhost", "landcover.landcover-staging.svc", "[::1]:8000"):
+        Smoke(f"http://{host}", Expected(TAG), TOKEN)
+
+
+def test_a_token_that_no_header_can_carry_is_refused() -> None:
+    with pytest.raises(Refused, match="SMOKE_TOKEN") as error:
+        Smoke("https://example.com", Expected(TAG), "secret\nx-role: deploy")
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"golden": [1]}', b'{"golden": 1}'])
+def test_a_bundle_that_can_not_be_read_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.json").write_bytes(content)
+    with pytest.raises(Refused, match="bundle: .* is not of schema 1"):
+        read_bundle(TAG, tmp_path)
+
+
+def test_a_bundle_with_a_broken_golden_chip_is_refused(bundle: Path, tmp_path: Path) -> None:
+    manifest = json.loads((bundle / "model.json").read_bytes())
+    manifest["golden"][0]["chip"] = "AAAA"
+    (tmp_path / "model.json").write_text(json.dumps(manifest))
+    with pytest.raises(Refused, match="bundle: .* is not of schema 1"):
+        read_bundle(TAG, tmp_path)
+
+
+def test_digest_and_bundle_have_to_agree(bundle: Path) -> None:
+    assert expectation(TAG, "", None) == Expected(TAG)
+    with pytest.raises(Refused, match="sha256: the bundle in .* is"):
+        expectation(TAG, "0" * 64, bundle)
+    with pytest.raises(Refused, match="sha256: 'abc' is none"):
+        expectation(TAG, "abc", None)
+
+
+def test_the_command_prints_a_line_a_check_and_ends_with_a_sentence(
+    stage: Server, bundle: Path
+) -> None:
+    words = [sys.executable, "-m", "delivery.smoke", stage.url, "--bundle", str(bundle)]
+    environment = os.environ | {"SMOKE_TOKEN": TOKEN}
+    good = subprocess.run(
+        [*words, "--version", TAG], env=environment, capture_output=True, text=True, check=True
+    )
+    assert [line[:6] for line in good.stdout.splitlines()] == ["ok    "] * 3
+    bad = subprocess.run(
+        [*words, "--version", "landcover@v9.0.0", "--limit=0"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert bad.returncode == 1 and bad.stderr.startswith("error: version: ")
+    assert TOKEN not in bad.stdout + bad.stderr
+
+
+def imitation(statuses: dict[str, int], body: str = "{}") -> tuple[ThreadingHTTPServer, str]:
+    """A server that answers everything with the same body."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(statuses.get(self.path, 200))
+            self.send_header("location", "/elsewhere")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    arguments = {"poll_interval": 0.05}
+    threading.Thread(target=server.serve_forever, kwargs=arguments, daemon=True).start()
+    return server, f"http://127.0.0.1:{server.server_port}"

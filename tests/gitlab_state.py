@@ -1,0 +1,190 @@
+"""What the fake of GitLab keeps: plain attributes that tests look into and disturb."""
+
+import itertools
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+Document = dict[str, Any]
+GUEST, REPORTER, DEVELOPER, MAINTAINER = 10, 20, 30, 40
+PATH, NUMBER = "team/landcover", 42
+
+# What GitLab gives a new project; the fields that nobody here looks at are left out.
+NEW_PROJECT: Document = {
+    "default_branch": "main",
+    "empty_repo": False,
+    "only_allow_merge_if_pipeline_succeeds": False,
+    "allow_merge_on_skipped_pipeline": None,
+    "merge_method": "merge",
+    "squash_option": "default_off",
+    "merge_commit_template": None,
+    "remove_source_branch_after_merge": True,
+    "auto_cancel_pending_pipelines": "enabled",
+    "ci_forward_deployment_enabled": True,
+    "ci_forward_deployment_rollback_allowed": True,
+    "ci_allow_fork_pipelines_to_run_in_parent_project": True,
+    "ci_separated_caches": True,
+    "ci_push_repository_for_job_token_allowed": False,
+    "ci_pipeline_variables_minimum_override_role": "developer",
+    "container_registry_access_level": "disabled",
+    "public_jobs": True,
+}
+
+
+@dataclass
+class Token:
+    """Who a token stands for, and what it may do."""
+
+    user: str
+    level: int = MAINTAINER
+    scopes: tuple[str, ...] = ("api",)
+    personal: bool = True
+
+
+@dataclass
+class Request:
+    """A request as it came; `body` holds the fields of a form or a JSON document."""
+
+    method: str
+    path: str  # still encoded, without the query
+    query: dict[str, str]
+    token: str
+    body: Document
+
+
+class Refusal(Exception):
+    """An answer that is no success."""
+
+    def __init__(self, status: int, message: Any) -> None:
+        self.status = status
+        self.document = message if isinstance(message, dict) else {"message": message}
+
+
+@dataclass
+class FakeGitLab:
+    """The state, which tests look into and disturb."""
+
+    url: str = ""
+    version: str = "18.4.1-ee"
+    premium: bool = True
+    project: Document = field(default_factory=lambda: dict(NEW_PROJECT))
+    tokens: dict[str, Token] = field(default_factory=dict)
+    notes: dict[int, list[Document]] = field(default_factory=dict)  # merge request -> oldest first
+    commit_comments: dict[str, list[Document]] = field(default_factory=dict)
+    uploads: dict[str, bytes] = field(default_factory=dict)  # path as a comment names it -> bytes
+    merge_requests: list[Document] = field(default_factory=list)
+    variables: list[Document] = field(default_factory=list)  # with values, hidden or not
+    protected_branches: list[Document] = field(default_factory=list)
+    protected_tags: list[Document] = field(default_factory=list)
+    protected_environments: list[Document] = field(default_factory=list)
+    pipeline_schedules: list[Document] = field(default_factory=list)
+    triggers: list[Document] = field(default_factory=list)
+    labels: list[Document] = field(default_factory=list)
+    access_tokens: list[Document] = field(default_factory=list)
+    runners: list[Document] = field(default_factory=list)
+    pipelines: list[Document] = field(default_factory=list)
+    job_token_scope: Document = field(
+        default_factory=lambda: {"inbound_enabled": False, "outbound_enabled": False}
+    )
+    requests: list[Request] = field(default_factory=list)
+    # (method, regular expression for the path) -> status and body of every such answer
+    broken: dict[tuple[str, str], tuple[int, bytes]] = field(default_factory=dict)
+    meanwhile: Callable[[Request], None] = lambda request: None  # before a request is handled
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1001))
+
+    def __post_init__(self) -> None:
+        self.project |= {"id": NUMBER, "path_with_namespace": PATH, "name": "landcover"}
+        self.protected_branches.append(protection("main", push=MAINTAINER, merge=MAINTAINER))
+
+    @property
+    def web_url(self) -> str:
+        """Address of the project for people, and for CML."""
+        return f"{self.url}/{PATH}"
+
+    def admit(self, **token: Any) -> str:
+        """Make a token; returns its text."""
+        text = f"glpat-{secrets.token_hex(10)}"
+        self.tokens[text] = Token(**({"user": "ana"} | token))
+        return text
+
+    def changes(self) -> list[Request]:
+        """The requests that changed something, or tried to."""
+        return [request for request in self.requests if request.method != "GET"]
+
+    def variable(self, key: str, scope: str = "*") -> Document:
+        """A variable as it is stored."""
+        found = [v for v in self.variables if (v["key"], v["environment_scope"]) == (key, scope)]
+        assert found, f"no variable {key} for {scope}"
+        return found[0]
+
+    def open_merge_request(self, source: str, **fields: Any) -> Document:
+        """Store an open merge request as somebody else would."""
+        with self.lock:
+            iid = len(self.merge_requests) + 1
+            self.merge_requests.append(
+                {
+                    "id": next(self._numbers),
+                    "iid": iid,
+                    "project_id": NUMBER,
+                    "title": source,
+                    "description": "",
+                    "state": "opened",
+                    "source_branch": source,
+                    "target_branch": "main",
+                    "labels": [],
+                    "sha": "0" * 40,
+                    "merge_commit_sha": None,
+                    "author": {"username": "ana"},
+                    "web_url": f"{self.web_url}/-/merge_requests/{iid}",
+                }
+                | fields
+            )
+            self.notes.setdefault(iid, [])
+            return self.merge_requests[-1]
+
+    def add_note(self, iid: int, body: str, system: bool = False) -> Document:
+        """Store a comment as somebody else would."""
+        note = {
+            "id": next(self._numbers),
+            "body": body,
+            "system": system,
+            "author": {"username": "ana"},
+            "created_at": datetime.now(UTC).isoformat(),
+        }
+        self.notes.setdefault(iid, []).append(note)
+        return note
+
+    def add_pipeline(self, ref: str, status: str = "running", **fields: Any) -> Document:
+        """Store a pipeline."""
+        number = next(self._numbers)
+        self.pipelines.append(
+            {
+                "id": number,
+                "iid": len(self.pipelines) + 1,
+                "project_id": NUMBER,
+                "ref": ref,
+                "sha": "0" * 40,
+                "status": status,
+                "source": "push",
+                "web_url": f"{self.web_url}/-/pipelines/{number}",
+            }
+            | fields
+        )
+        return self.pipelines[-1]
+
+    def picture(self, link: str) -> bytes | None:
+        """What a link in a comment leads to."""
+        return self.uploads.get(link)
+
+
+def protection(name: str, **levels: int) -> Document:
+    """Protection of a branch, tag or environment, as GitLab answers it."""
+    rows = {
+        f"{verb}_access_levels": [{"id": 1, "access_level": level}]
+        for verb, level in levels.items()
+    }
+    return {"name": name, **rows}

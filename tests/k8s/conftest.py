@@ -1,0 +1,82 @@
+"""The overlays, rendered and made a version's, as a rollout applies them."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from delivery.manifests import Document, for_version, render, to_yaml
+from delivery.tags import parse_version
+from tests.conftest import ROOT
+
+IMAGE = "registry.example.com/group/landcover@sha256:" + "0123456789abcdef" * 4
+VERSION = parse_version("landcover@v1.2.0")
+OVERLAYS = {
+    "staging": ("staging", False),
+    "production": ("production", False),
+    "production-canary": ("production", True),
+}
+CHECKS = ROOT / ".venv-checks" / "bin"
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def rendered(overlay: str) -> list[Document]:
+    """The objects of an overlay, as a rollout applies them."""
+    if not (shutil.which("kubectl") or shutil.which("kustomize")):
+        pytest.skip("neither kubectl nor kustomize is installed: make setup-e2e")
+    stage, canary = OVERLAYS[overlay]
+    return for_version(render(stage, canary, ROOT / "k8s" / "overlays"), VERSION, IMAGE)
+
+
+@pytest.fixture(scope="module", params=OVERLAYS)
+def objects(request: pytest.FixtureRequest) -> list[Document]:
+    """The objects of each overlay in turn."""
+    return rendered(request.param)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A file an overlay."""
+    folder = tmp_path_factory.mktemp("manifests")
+    for overlay in OVERLAYS:
+        (folder / f"{overlay}.yaml").write_text(to_yaml(rendered(overlay)), encoding="utf-8")
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture
+def check() -> Run:
+    """Run a program of the checks; skips where it is not installed."""
+
+    def run(name: str, *words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+        program = CHECKS / name
+        found = str(program) if program.exists() else shutil.which(name)
+        if not found:
+            pytest.skip(f"{name} is not installed: make setup-e2e")
+        return subprocess.run(
+            [found, *map(str, words)],
+            check=False,
+            text=True,
+            capture_output=True,
+            cwd=ROOT,
+            env=os.environ | {"LOG_LEVEL": "ERROR"},
+            **options,
+        )
+
+    return run
+
+
+def one(objects: list[Document], kind: str, name: str = "landcover") -> Any:
+    """The object of this kind and name, which is there once."""
+    found = [
+        item
+        for item in objects
+        if item["kind"] == kind and item["metadata"]["name"].startswith(name)
+    ]
+    assert len(found) == 1, [item["metadata"]["name"] for item in found]
+    return json.loads(json.dumps(found[0]))

@@ -1,0 +1,96 @@
+"""Fields of the operators' objects, as far as the manifests use them.
+
+Kubernetes' own schemas do not know these kinds. The fields were read off the definitions that Argo
+Rollouts and the Prometheus operator ship; one that is not listed here is a fault.
+"""
+
+from typing import Any
+
+Node = Any
+STRINGS = {"*": str}  # any names
+NUMBER_OR_SHARE = (int, str)
+DURATION = (int, str)
+
+_METADATA = {"name": str, "namespace": str, "labels": STRINGS}
+_ANALYSIS = {
+    "templates": [{"templateName": str}],
+    "args": [{"name": str, "valueFrom": {"podTemplateHashValue": str}}],
+}
+_STEP = {"setWeight?": int, "pause?": {"duration?": DURATION}, "analysis?": _ANALYSIS}
+_METRIC = {
+    "name": str,
+    "successCondition": str,
+    "provider": {"prometheus": {"address": str, "query": str}},
+}
+
+KINDS: dict[str, Node] = {
+    "Rollout": {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "Rollout",
+        "metadata": _METADATA,
+        "spec": {
+            "selector": {"matchLabels": STRINGS},
+            "workloadRef": {"apiVersion": str, "kind": str, "name": str, "scaleDown": str},
+            "revisionHistoryLimit": int,
+            "rollbackWindow": {"revisions": int},
+            "minReadySeconds": int,
+            "progressDeadlineSeconds": int,
+            "progressDeadlineAbort": bool,
+            "strategy": {
+                "canary": {
+                    "maxSurge": NUMBER_OR_SHARE,
+                    "maxUnavailable": NUMBER_OR_SHARE,
+                    "steps": [_STEP],
+                }
+            },
+        },
+    },
+    "AnalysisTemplate": {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "AnalysisTemplate",
+        "metadata": _METADATA,
+        "spec": {"args": [{"name": str, "value?": str}], "metrics": [_METRIC]},
+    },
+    "ServiceMonitor": {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "ServiceMonitor",
+        "metadata": _METADATA,
+        "spec": {
+            "selector": {"matchLabels": STRINGS},
+            "podTargetLabels": [str],
+            "endpoints": [{"port": str, "path": str, "interval": str, "scrapeTimeout": str}],
+        },
+    },
+}
+
+
+def faults(document: dict[str, Any]) -> list[str]:
+    """What is wrong with an object of one of these kinds; a `?` marks what may be left out."""
+    return _faults(document, KINDS[document["kind"]], document["kind"])
+
+
+def _faults(value: Any, node: Node, where: str) -> list[str]:
+    if isinstance(node, dict):
+        return _faults_of_fields(value, node, where)
+    if isinstance(node, list):
+        if not isinstance(value, list):
+            return [f"{where} is no list"]
+        found = [_faults(item, node[0], f"{where}[{n}]") for n, item in enumerate(value)]
+        return [line for lines in found for line in lines]
+    if isinstance(node, str):
+        return [] if value == node else [f"{where} is {value!r}, not {node!r}"]
+    wanted = node if isinstance(node, tuple) else (node,)
+    return [] if type(value) in wanted else [f"{where} is {value!r}, no {node}"]
+
+
+def _faults_of_fields(value: Any, node: dict[str, Node], where: str) -> list[str]:
+    if not isinstance(value, dict):
+        return [f"{where} is no object"]
+    if "*" in node:
+        node = dict.fromkeys(value, node["*"])
+    fields = {key.removesuffix("?"): item for key, item in node.items()}
+    found = [f"{where} has a field {key}" for key in value.keys() - fields.keys()]
+    found += [f"no {where}.{key}" for key in node if not key.endswith("?") and key not in value]
+    for key in value.keys() & fields.keys():
+        found += _faults(value[key], fields[key], f"{where}.{key}")
+    return found

@@ -1,0 +1,346 @@
+"""The manifests fit the service, and each other."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from delivery.errors import RolloutError, TagError
+from delivery.manifests import APPLIED, Document, for_version, render
+from service.security import ROLES
+from service.server import GRACE
+from service.settings import Settings, read_settings
+from tests.conftest import ROOT
+from tests.k8s.conftest import IMAGE, OVERLAYS, VERSION, one, rendered
+
+NAME = {"app.kubernetes.io/name": "landcover"}
+UNITS = {"Mi": 2**20, "Gi": 2**30, "m": 2**20}
+
+
+def test_a_stage_has_every_object_in_its_namespace(objects: list[Document]) -> None:
+    stage = one(objects, "Namespace")["metadata"]["name"]
+    assert stage in ("landcover-staging", "landcover-production")
+    kinds = {item["kind"] for item in objects}
+    assert kinds - {"Rollout", "AnalysisTemplate"} == {
+        "Namespace",
+        "ServiceAccount",
+        "Role",
+        "RoleBinding",
+        "ConfigMap",
+        "Service",
+        "Deployment",
+        "PodDisruptionBudget",
+        "HorizontalPodAutoscaler",
+        "ServiceMonitor",
+        "Ingress",
+        "NetworkPolicy",
+    }
+    assert objects[0]["kind"] == "Namespace"
+    for item in objects[1:]:
+        assert item["metadata"]["namespace"] == stage
+
+
+def test_the_namespace_enforces_the_restricted_standard(objects: list[Document]) -> None:
+    labels = one(objects, "Namespace")["metadata"]["labels"]
+    for mode in ("enforce", "warn", "audit"):
+        assert labels[f"pod-security.kubernetes.io/{mode}"] == "restricted"
+
+
+def test_the_pod_keeps_to_the_restricted_standard(objects: list[Document]) -> None:
+    pod, container = spec(objects), containers(objects)
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+    assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] > 0
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
+    assert all(volume.keys() == {"name", "emptyDir"} for volume in pod["volumes"])
+    assert all(volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"])
+
+
+def test_what_the_service_writes_can_be_written(objects: list[Document]) -> None:
+    mounted = {item["mountPath"] for item in containers(objects)["volumeMounts"]}
+    assert mounted == {"/tmp", environment(objects)["SERVICE_STATE"]}
+    assert spec(objects)["securityContext"]["fsGroup"]
+
+
+def test_the_service_starts_with_these_settings(
+    objects: list[Document], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("SERVICE_")]:
+        monkeypatch.delenv(name)
+    for name, value in environment(objects).items():
+        if name.startswith("SERVICE_"):
+            monkeypatch.setenv(name, value)
+    settings = read_settings()
+    assert settings.host == "0.0.0.0" and settings.roles_open_to_everybody() == frozenset()
+    assert settings.port == containers(objects)["ports"][0]["containerPort"]
+    assert settings.tag == "landcover@v1.2.0" and settings.release == "landcover-v1.2.0"
+    namespace = one(objects, "Namespace")["metadata"]["name"]
+    assert settings.configmap == f"{namespace}/wanted-model"
+
+
+@pytest.mark.parametrize("stage", ["staging", "production"])
+def test_the_settings_that_are_offered_exist(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "k8s" / "overlays" / stage / "settings.env").read_text(encoding="utf-8")
+    offered = dict(re.findall(r"(?m)^#?(SERVICE_\w+)=(.*)$", text))
+    assert {"SERVICE_REPOSITORY", "SERVICE_JWT_ISSUER", "SERVICE_JWT_CLAIMS"} <= offered.keys()
+    for name, value in offered.items():
+        monkeypatch.setenv(name, value)
+    assert read_settings().jwt_claims["environment"] == stage
+
+
+def test_the_image_is_named_by_its_digest(objects: list[Document]) -> None:
+    assert containers(objects)["image"] == IMAGE
+
+
+def test_probes_ask_open_routes_on_the_named_port(objects: list[Document]) -> None:
+    container = containers(objects)
+    for probe, route in (("startup", "healthz"), ("liveness", "healthz"), ("readiness", "readyz")):
+        assert container[f"{probe}Probe"]["httpGet"] == {"path": f"/{route}", "port": "http"}
+        assert ROLES["GET", f"/{route}"] is None
+
+
+def test_a_pod_has_the_time_to_drain_and_to_finish(objects: list[Document]) -> None:
+    drain = float(environment(objects)["SERVICE_DRAIN"])
+    upload = Settings.model_fields["upload_timeout"].default
+    assert spec(objects)["terminationGracePeriodSeconds"] > drain + max(GRACE, upload)
+
+
+def test_uploads_of_all_workers_fit_into_the_memory(objects: list[Document]) -> None:
+    values = environment(objects)
+    uploads = int(values["SERVICE_WORKERS"]) * int(values["SERVICE_UPLOAD_MEMORY"])
+    assert uploads <= size(containers(objects)["resources"]["limits"]["memory"]) / 4
+    assert int(values["SERVICE_UPLOAD_MEMORY"]) >= Settings.model_fields["max_upload"].default
+
+
+def test_a_rolling_update_loses_no_capacity(objects: list[Document]) -> None:
+    deployment = one(objects, "Deployment")["spec"]
+    assert deployment["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    assert "replicas" not in deployment  # the autoscaler's
+    assert one(objects, "PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
+
+
+def test_the_autoscaler_scales_what_runs_the_pods(objects: list[Document]) -> None:
+    kinds = {item["kind"] for item in objects}
+    target = one(objects, "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]
+    assert target["name"] == "landcover"
+    assert target["kind"] == ("Rollout" if "Rollout" in kinds else "Deployment")
+
+
+def test_everything_that_selects_pods_selects_these(objects: list[Document]) -> None:
+    template = one(objects, "Deployment")["spec"]["template"]
+    assert NAME.items() <= template["metadata"]["labels"].items()
+    selectors = [
+        one(objects, "Service")["spec"]["selector"],
+        one(objects, "Deployment")["spec"]["selector"]["matchLabels"],
+        one(objects, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        one(objects, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
+        one(objects, "ServiceMonitor")["spec"]["selector"]["matchLabels"],
+        *(
+            item["labelSelector"]["matchLabels"]
+            for item in spec(objects)["topologySpreadConstraints"]
+        ),
+    ]
+    assert all(selector == NAME for selector in selectors)
+    service = one(objects, "Service")
+    assert NAME.items() <= service["metadata"]["labels"].items()
+    assert service["spec"]["ports"][0]["name"] == "http"
+    assert one(objects, "ServiceMonitor")["spec"]["endpoints"][0]["port"] == "http"
+
+
+def test_the_ingress_leads_to_every_route_but_the_metrics(objects: list[Document]) -> None:
+    rule = one(objects, "Ingress")["spec"]["rules"][0]
+    exact = {item["path"] for item in rule["http"]["paths"] if item["pathType"] == "Exact"}
+    prefixes = {item["path"] for item in rule["http"]["paths"] if item["pathType"] == "Prefix"}
+
+    def leads(route: str) -> bool:
+        return route in exact or any(f"{route}/".startswith(f"{item}/") for item in prefixes)
+
+    routes = {template for _, template in ROLES}
+    assert {route for route in routes if not leads(route)} == {"/metrics"}
+    assert exact <= routes
+    assert rule["host"] in one(objects, "Ingress")["spec"]["tls"][0]["hosts"]
+
+
+def test_the_ingress_lets_the_service_refuse_for_itself(objects: list[Document]) -> None:
+    annotations = one(objects, "Ingress")["metadata"]["annotations"]
+    limit = size(annotations["nginx.ingress.kubernetes.io/proxy-body-size"])
+    assert limit > Settings.model_fields["max_upload"].default
+    patience = float(annotations["nginx.ingress.kubernetes.io/proxy-read-timeout"])
+    assert patience > Settings.model_fields["fetch_timeout"].default
+
+
+def test_pods_may_read_and_change_the_wanted_model_and_nothing_else(
+    objects: list[Document],
+) -> None:
+    assert one(objects, "Role")["rules"] == [
+        {
+            "apiGroups": [""],
+            "resources": ["configmaps"],
+            "resourceNames": ["wanted-model"],
+            "verbs": ["get", "patch"],
+        }
+    ]
+    binding = one(objects, "RoleBinding")
+    account = one(objects, "ServiceAccount")["metadata"]
+    assert binding["subjects"] == [
+        {"kind": "ServiceAccount", "name": account["name"], "namespace": account["namespace"]}
+    ]
+    assert binding["roleRef"]["kind"] == "Role" and binding["roleRef"]["name"] == "landcover"
+    assert spec(objects)["serviceAccountName"] == account["name"]
+    assert spec(objects)["automountServiceAccountToken"] is True
+
+
+def test_an_apply_owns_no_key_of_the_wanted_model(objects: list[Document]) -> None:
+    wanted = one(objects, "ConfigMap", "wanted-model")
+    assert not {"data", "binaryData", "immutable"} & wanted.keys()
+
+
+def test_other_pods_reach_the_service_only_from_ingress_and_monitoring(
+    objects: list[Document],
+) -> None:
+    policy = one(objects, "NetworkPolicy")["spec"]
+    (entry,) = policy["ingress"]
+    names = {
+        item["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+        for item in entry["from"]
+    }
+    assert names == {"ingress-nginx", "monitoring"} and entry["ports"][0]["port"] == "http"
+    ports = {port["port"] for item in policy["egress"] for port in item["ports"]}
+    assert ports == {53, 443, 6443}
+    assert policy["egress"][1]["to"][0]["ipBlock"]["except"] == ["169.254.0.0/16"]
+
+
+def test_the_canary_changes_nothing_but_who_runs_the_pods() -> None:
+    plain, canary = rendered("production"), rendered("production-canary")
+    kinds = {"Rollout", "AnalysisTemplate", "HorizontalPodAutoscaler"}
+
+    def rest(objects: list[Document]) -> list[str]:
+        found = json.loads(json.dumps(objects))
+        one_deployment = next(item for item in found if item["kind"] == "Deployment")
+        del one_deployment["metadata"]["annotations"][APPLIED]
+        return sorted(json.dumps(item) for item in found if item["kind"] not in kinds)
+
+    assert rest(plain) == rest(canary)
+
+
+def test_the_canary_runs_the_deployments_pods_and_is_judged_twice() -> None:
+    objects = rendered("production-canary")
+    rollout = one(objects, "Rollout")["spec"]
+    assert rollout["workloadRef"]["name"] == one(objects, "Deployment")["metadata"]["name"]
+    assert rollout["selector"]["matchLabels"] == NAME
+    assert "replicas" not in rollout and "template" not in rollout
+    canary = rollout["strategy"]["canary"]
+    assert canary["maxUnavailable"] == 0
+    analyses = [step["analysis"] for step in canary["steps"] if "analysis" in step]
+    template = one(objects, "AnalysisTemplate")
+    given = {item["name"] for item in template["spec"]["args"] if "value" not in item}
+    assert len(analyses) == 2
+    for analysis in analyses:
+        assert analysis["templates"] == [{"templateName": template["metadata"]["name"]}]
+        assert {item["name"] for item in analysis["args"]} == given
+    for number, step in enumerate(canary["steps"]):
+        if "analysis" in step:  # a window of five minutes has to have passed
+            assert canary["steps"][number - 1]["pause"]["duration"] == "6m"
+
+
+def test_other_settings_are_another_pod_template(tmp_path: Path) -> None:
+    rendered("staging")  # skips without kustomize
+    shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
+    settings = tmp_path / "k8s" / "base" / "settings.env"
+    settings.write_text(settings.read_text(encoding="utf-8") + "SERVICE_QUEUE=32\n")
+    changed = for_version(render("staging", False, tmp_path / "k8s/overlays"), VERSION, IMAGE)
+    assert spec(changed) != spec(rendered("staging"))
+
+
+def test_a_version_is_written_where_it_belongs_and_nowhere_else() -> None:
+    before = render("staging", False, ROOT / "k8s" / "overlays") if rendered("staging") else []
+    after = for_version(before, VERSION, IMAGE)
+    assert [item for item in after if item["kind"] != "Deployment"] == [
+        item for item in before if item["kind"] != "Deployment"
+    ]
+    assert containers(before)["image"] == "landcover"  # the original is left alone
+    for labelled in (one(after, "Deployment"), one(after, "Deployment")["spec"]["template"]):
+        assert labelled["metadata"]["labels"]["app.kubernetes.io/version"] == "v1.2.0"
+
+
+def test_the_mark_of_what_is_applied_changes_with_anything_that_is() -> None:
+    objects = rendered("staging")
+
+    def mark(objects: list[Document], image: str = IMAGE) -> str:
+        found: str = one(for_version(objects, VERSION, image), "Deployment")["metadata"][
+            "annotations"
+        ][APPLIED]
+        return found
+
+    first = render("staging", False, ROOT / "k8s" / "overlays")
+    second = json.loads(json.dumps(first))
+    one_ingress = next(item for item in second if item["kind"] == "Ingress")
+    one_ingress["spec"]["rules"][0]["host"] = "elsewhere.example.com"
+    assert (
+        mark(first) == mark(first) == one(objects, "Deployment")["metadata"]["annotations"][APPLIED]
+    )
+    assert len({mark(first), mark(second), mark(first, IMAGE.replace("group", "other"))}) == 3
+
+
+def test_what_is_broken_is_said_in_a_sentence(tmp_path: Path) -> None:
+    rendered("staging")  # skips without kustomize
+    shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
+    overlays = tmp_path / "k8s" / "overlays"
+    with pytest.raises(TagError, match="stage: 'canary' is none"):
+        render("canary", False, overlays)
+    without = [item for item in render("staging", False, overlays) if item["kind"] != "Deployment"]
+    with pytest.raises(RolloutError, match="there is no Deployment landcover"):
+        for_version(without, VERSION, IMAGE)
+    found = render("staging", False, overlays)
+    containers(found)["env"].clear()
+    with pytest.raises(RolloutError, match="has no SERVICE_RELEASE"):
+        for_version(found, VERSION, IMAGE)
+    (overlays / "staging" / "kustomization.yaml").write_text("resources: [missing.yaml]\n")
+    with pytest.raises(RolloutError, match="overlays/staging: .*missing.yaml"):
+        render("staging", False, overlays)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_folder_of_an_overlay_has_its_name(overlay: str) -> None:
+    path = ROOT / "k8s" / "overlays" / overlay / "kustomization.yaml"
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert document["namespace"] == f"landcover-{overlay.removesuffix('-canary')}"
+
+
+def spec(objects: list[Document]) -> Any:
+    """The pod."""
+    deployment = next(item for item in objects if item["kind"] == "Deployment")
+    return deployment["spec"]["template"]["spec"]
+
+
+def containers(objects: list[Document]) -> Any:
+    """The one container."""
+    (container,) = spec(objects)["containers"]
+    return container
+
+
+def environment(objects: list[Document]) -> dict[str, str]:
+    """Its variables, as a cluster resolves them; the keys are from the secret."""
+    container = containers(objects)
+    (name,) = [
+        item["configMapRef"]["name"] for item in container["envFrom"] if "configMapRef" in item
+    ]
+    found = dict(one(objects, "ConfigMap", name)["data"])
+    for item in container["env"]:
+        found[item["name"]] = item.get("value", json.dumps({"0" * 64: ["predict"]}))
+    return found
+
+
+def size(text: str) -> int:
+    """Bytes."""
+    number, unit = re.fullmatch(r"(\d+)(\w+)", text).groups()  # type: ignore[union-attr]
+    return int(number) * UNITS[unit]

@@ -1,0 +1,81 @@
+"""The manifests are valid: against Kubernetes' own schemas, checkov, and what the operators take."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from delivery.manifests import Document, to_yaml
+from tests.conftest import ROOT
+from tests.k8s.conftest import OVERLAYS, Run, rendered
+from tests.k8s.crds import KINDS, faults
+
+VERSIONS = ("1.25", "1.29", "1.33", "1.37")
+SKIPPED = re.compile(r"Couldn't find schema for kind (\w+)")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_object_is_valid_in_this_version_of_kubernetes(
+    files: list[Path], check: Run, version: str
+) -> None:
+    done = check("kubernetes-validate", "--strict", "-k", version, *files)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert set(SKIPPED.findall(said)) == set(KINDS)  # test_operators_take_their_objects has them
+    kinds = [item["kind"] for overlay in OVERLAYS for item in rendered(overlay)]
+    own = [kind for kind in kinds if kind not in KINDS]
+    assert said.count(" passed for resource ") == len(own)
+
+
+def test_a_misspelt_field_would_be_found(tmp_path: Path, check: Run) -> None:
+    objects = rendered("staging")
+    deployment = next(item for item in objects if item["kind"] == "Deployment")
+    deployment["spec"]["template"]["spec"]["terminationGracePeriod"] = 45
+    path = tmp_path / "manifests.yaml"
+    path.write_text(to_yaml(objects), encoding="utf-8")
+    assert check("kubernetes-validate", "--strict", path).returncode != 0
+
+
+def test_operators_take_their_objects(objects: list[Document]) -> None:
+    for item in objects:
+        if item["kind"] in KINDS:
+            assert faults(item) == []
+
+
+def test_a_misspelt_field_of_an_operators_object_would_be_found() -> None:
+    rollout = next(item for item in rendered("production-canary") if item["kind"] == "Rollout")
+    rollout["spec"]["strategy"]["canary"]["maxUnavailible"] = 0
+    rollout["spec"]["minReadySeconds"] = "5"
+    del rollout["spec"]["workloadRef"]["kind"]
+    assert len(faults(rollout)) == 3
+
+
+def test_checkov_finds_nothing_that_is_not_explained(files: list[Path], check: Run) -> None:
+    done = check("checkov", "--config-file", "ci/checkov.yaml", "-f", *files)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_checkov_skips_no_check_that_would_pass(files: list[Path], check: Run) -> None:
+    words = ("--skip-download", "--framework", "kubernetes", "--output", "json")
+    done = check("checkov", *words, "-f", *files)
+    failed = json.loads(done.stdout)["results"]["failed_checks"]
+    assert {item["check_id"] for item in failed} == set(configuration()["skip-check"])
+
+
+def test_every_skipped_check_has_its_reason() -> None:
+    lines = (ROOT / "ci" / "checkov.yaml").read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines):
+        if "- CKV" in line:
+            assert lines[number - 1].strip().startswith("#"), line
+
+
+def test_no_secret_and_no_key_is_in_the_manifests(objects: list[Document]) -> None:
+    assert not any(item["kind"] == "Secret" for item in objects)
+    assert "cvy_" not in to_yaml(objects)
+
+
+def configuration() -> Any:
+    return yaml.safe_load((ROOT / "ci" / "checkov.yaml").read_text(encoding="utf-8"))
