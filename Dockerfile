@@ -49,6 +49,19 @@ COPY --from=packages /app/pycache /app/pycache
 COPY --from=packages /app/sbom.json /app/sbom.json
 COPY --from=packages /app/service /app/service
 COPY --from=packages /app/model /app/model
+# Every release changes these: `python -m delivery.image build` passes them. The file is no ornament:
+# buildah takes a label from its cache that had other arguments, and a step that runs it does not.
+ARG VERSION=local
+ARG REVISION=unknown
+ARG BUNDLE_SHA256=unknown
+ARG CREATED=1980-01-01T00:00:00Z
+RUN echo "${VERSION} ${REVISION} ${BUNDLE_SHA256}" > /app/release
+LABEL org.opencontainers.image.title="conveyor" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}" \
+      io.conveyor.bundle.sha256="${BUNDLE_SHA256}"
 # What the service writes goes to /tmp: give it a tmpfs, the rest can be read-only. The host is set
 # so that the service refuses to start without keys (docs/service.md).
 ENV PATH=/app/venv/bin:$PATH \
@@ -58,7 +71,8 @@ ENV PATH=/app/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     SERVICE_HOST=0.0.0.0 \
     SERVICE_BUNDLE=/app/model \
-    SERVICE_STATE=/tmp/state
+    SERVICE_STATE=/tmp/state \
+    SERVICE_TAG=${VERSION}
 WORKDIR /app
 # Any user will do, also one without a line in /etc/passwd: every file can be read by all.
 USER 10001:0
@@ -68,16 +82,6 @@ STOPSIGNAL SIGTERM
 # compose.yaml has its own.
 # checkov:skip=CKV_DOCKER_2:probes belong to what runs the image
 ENTRYPOINT ["python", "-m", "service"]
-# Last, since every release changes them: `python -m delivery.image build` passes them.
-ARG VERSION=local
-ARG REVISION=unknown
-ARG BUNDLE_SHA256=unknown
-ENV SERVICE_TAG=${VERSION}
-LABEL org.opencontainers.image.title="conveyor" \
-      org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      io.conveyor.bundle.sha256="${BUNDLE_SHA256}"
 
 
 # What the jobs that train need, so that they install nothing. CML posts the reports.
@@ -103,6 +107,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 ENV PYTHONPATH=src:.
 WORKDIR /work
 ARG REVISION=unknown
+RUN echo "${REVISION}" > /opt/venv/release
 LABEL org.opencontainers.image.title="conveyor-train" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.revision="${REVISION}"

@@ -11,6 +11,12 @@ BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
+# What a person or a pipeline says reaches the command as it is: neither make nor the shell expands
+# it. A title of a merge request is no code.
+GIVEN := VERSION STAGE REASON FORCE JSON TAG AGAINST EVENT APPLY VALUES
+unexport $(GIVEN)
+$(foreach name,$(GIVEN),$(eval export GIVEN_$(name) := $$(value $(name))))
+
 STATE := artifacts/service
 
 # The parts of pyproject.toml to install. Jobs that only release take fewer.
@@ -73,10 +79,10 @@ repro: setup ## run the stages whose inputs changed
 	@dvc repro
 
 report: setup ## write reports/report.md (AGAINST=main)
-	@python -m pipeline.report --against '$(or $(AGAINST),main)'
+	@python -m pipeline.report --against="$${GIVEN_AGAINST:-main}"
 
 gate: setup ## judge the model: exit 1 when it misses a floor (AGAINST=main)
-	@python -m pipeline.gate --against '$(or $(AGAINST),main)'
+	@python -m pipeline.gate --against="$${GIVEN_AGAINST:-main}"
 
 test: setup ## run the tests
 	@pytest --numprocesses auto --ignore tests/e2e
@@ -94,50 +100,49 @@ format: setup ## format the code
 
 # The registry: versions and stages are tags (docs/registry.md).
 
-models: setup ## show versions, stages and metrics
-	@python -m delivery.registry models
+models: setup ## show versions of the model, their stages and metrics (JSON=1)
+	@python -m delivery.registry models $(if $(value JSON),--json)
 
-promote: setup ## let a stage serve a version: VERSION=v1.2.0 STAGE=production (FORCE=1 REASON=...)
-	@python -m delivery.registry promote '$(or $(VERSION),$(error say which: VERSION=v1.2.0))' \
-	  '$(or $(STAGE),$(error say where: STAGE=staging))' $(if $(FORCE),--force) --reason '$(REASON)'
+promote: setup ## let a stage serve a version: VERSION=v1.2.0 STAGE=production (FORCE=1 REASON='...')
+	@python -m delivery.registry promote $(if $(value FORCE),--force) --reason="$$GIVEN_REASON" -- "$$GIVEN_VERSION" "$$GIVEN_STAGE"
 
-rollback: setup ## let a stage serve what it served before: STAGE=production
-	@python -m delivery.registry rollback '$(or $(STAGE),$(error say where: STAGE=production))' --reason '$(REASON)'
+rollback: setup ## let a stage serve what it served before: STAGE=production (VERSION=v1.0.0 REASON='...')
+	@python -m delivery.registry rollback --to="$$GIVEN_VERSION" --reason="$$GIVEN_REASON" -- "$$GIVEN_STAGE"
 
-retire: setup ## deprecate a version that serves nowhere: VERSION=v1.2.0
-	@python -m delivery.registry retire '$(or $(VERSION),$(error say which: VERSION=v1.2.0))'
+retire: setup ## let a version go nowhere any more: VERSION=v1.2.0 (REASON='...')
+	@python -m delivery.registry retire --reason="$$GIVEN_REASON" -- "$$GIVEN_VERSION"
 
-lineage: setup ## follow a version back to data, parameters and merge request: VERSION=v1.2.0 (JSON=1)
-	@python -m delivery.registry lineage '$(or $(VERSION),$(error say which: VERSION=v1.2.0))' $(if $(JSON),--json)
+lineage: setup ## follow a version to data, parameters, merge request and stages: VERSION=v1.2.0 (JSON=1)
+	@python -m delivery.registry lineage $(if $(value JSON),--json) -- "$$GIVEN_VERSION"
 
-gitlab-setup: setup ## show what a GitLab project lacks (APPLY=1 does it; docs/gitlab-setup.md)
-	@python -m delivery.gitlab_setup $(if $(APPLY),--apply)
+gitlab-setup: setup ## show what a GitLab project lacks (APPLY=1 makes it, VALUES=file; docs/gitlab-setup.md)
+	@python -m delivery.gitlab_setup $(if $(value APPLY),--apply) $(if $(value VALUES),--values="$$GIVEN_VALUES")
 
-# What the jobs of .gitlab-ci.yml call. Texts of the pipeline come as environment, never as code.
-export VERSION STAGE TAG AGAINST EVENT INGEST IMAGE
+# What the jobs of .gitlab-ci.yml call.
 
-experiment: setup ## train what the merge request proposes, and give it back to its branch
+experiment: setup ## train what a merge request proposes, and give it back to its branch
 	@python -m delivery.experiment
 
-comment: setup ## post reports/report.md to the merge request (AGAINST=origin/main)
-	@python -m delivery.comment --against "$${AGAINST:-origin/main}"
+comment: setup ## post the report to the merge request (AGAINST=origin/main)
+	@python -m delivery.comment --against="$${GIVEN_AGAINST:-origin/main}"
 
 verify: setup ## hold dvc.lock, this commit and the DVC remote together
 	@python -m delivery.verify
 
 register: setup ## give this commit's model a version
 	@mkdir -p artifacts
+	@dvc pull --quiet model
 	@tag=$$(python -m delivery.registry register --ci-skip) && echo "VERSION=$$tag" | tee artifacts/release.env
 
 image: setup ## build, scan and push the service's image with its model: VERSION=landcover@v1.2.0
 	@dvc pull --quiet model
-	@python -m delivery.image build --version "$$VERSION"
+	@python -m delivery.image build --version="$$GIVEN_VERSION"
 	@python -m delivery.image scan
 	@python -m delivery.image push
 
 deploy: setup ## roll a version out: STAGE=staging VERSION=landcover@v1.2.0, or TAG=landcover#staging#3
-	@if [ -n "$$TAG" ]; then python -m delivery.deploy --tag "$$TAG"; \
-	else python -m delivery.deploy "$$STAGE" --version "$$VERSION"; fi
+	@if [ -n "$$GIVEN_TAG" ]; then python -m delivery.deploy --tag="$$GIVEN_TAG"; \
+	else python -m delivery.deploy --version="$$GIVEN_VERSION" -- "$$GIVEN_STAGE"; fi
 
 review: setup ## serve the candidate of a merge request under its own name
 	@python -m delivery.review start
@@ -145,14 +150,14 @@ review: setup ## serve the candidate of a merge request under its own name
 review-stop: setup ## end that
 	@python -m delivery.review stop
 
-retrain: setup ## train again and propose the result (INGEST='folder --path incoming')
+retrain: setup ## train again on what ci/ingest.txt brings, and propose the result
 	@python -m delivery.retrain
 
-reap: setup ## delete cloud runners that were left behind
+reap: setup ## forget cloud runners that were left behind
 	@python -m delivery.reap
 
 notify: setup ## tell the team: EVENT=released
-	@python -m delivery.notify "$$EVENT"
+	@python -m delivery.notify "$$GIVEN_EVENT"
 
 bench: setup ## measure the demo and the training loop
 	@python -m benchmarks.demo

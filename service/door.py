@@ -22,6 +22,7 @@ from service.errors import (
     MethodNotAllowed,
     NotFound,
     ServiceError,
+    SlowUpload,
     TooLarge,
     problem,
 )
@@ -34,6 +35,10 @@ from service.tracing import Tracing
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 NOSNIFF = (b"x-content-type-options", b"nosniff")
+NO_STORE = (b"cache-control", b"no-store")
+UPLOADS = frozenset(("/predict", "/preview"))  # routes that limit their bodies themselves
+SMALL = 64 << 10  # bytes that any other body may have
+SMALL_SECONDS = 10.0  # and how long it may take
 LINGER = 5.0  # seconds that an upload which is too large may go on
 GONE = 499  # what logs call an answer that nobody waited for
 PARAMETER = re.compile(r"\\{[a-z]+\\}")
@@ -129,7 +134,11 @@ class _Passage:
         role = role_of(method, self._route)
         if role is not None and not door._guard.is_open(role):
             await door._guard.check(role, self._scope["headers"])
-        app = door._straight.get((method, self._route), door._app)
+        app = door._straight.get((method, self._route))
+        if app is None:
+            app = door._app
+            if method == "POST" and self._route not in UPLOADS:
+                receive = await _read_small(receive)
         # The server drops the body of an answer to HEAD; the routes need not know.
         scope = self._scope if method != "HEAD" else {**self._scope, "method": "GET"}
         await app(scope, receive, self._forward)
@@ -138,6 +147,8 @@ class _Passage:
         if message["type"] == "http.response.start":
             self._status = message["status"]
             headers = [*message.get("headers", ()), (b"x-request-id", self._id.encode()), NOSNIFF]
+            if all(name != b"cache-control" for name, _ in headers):
+                headers.append(NO_STORE)
             message = {"type": "http.response.start", "status": self._status, "headers": headers}
         else:
             self._bytes_out += len(message.get("body", b""))
@@ -188,6 +199,33 @@ async def _discard(receive: Receive) -> None:
         async with asyncio.timeout(LINGER):
             while (await receive()).get("more_body"):
                 pass
+
+
+async def _read_small(receive: Receive) -> Receive:
+    """Read a body that is no upload, before FastAPI does, which has no limits.
+
+    Raises:
+        TooLarge, SlowUpload: it is larger than any such body, or takes too long.
+    """
+    body, more = b"", True
+    try:
+        async with asyncio.timeout(SMALL_SECONDS):
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Disconnected
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+                if len(body) > SMALL:
+                    raise TooLarge(f"the body has more than {SMALL} bytes: send a tag", more)
+    except TimeoutError:
+        raise SlowUpload(f"the body took longer than {SMALL_SECONDS:g} s: send it again") from None
+    pending = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def replay() -> Message:
+        return next(pending, None) or await receive()
+
+    return replay
 
 
 def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:

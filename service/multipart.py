@@ -45,9 +45,12 @@ def file_field(content_type: bytes, body: bytes) -> memoryview:
         if body.startswith(b"--", position):
             break
         start = _end_of_headers(body, position)
-        end = body.find(b"\r\n" + delimiter, start)
+        # From the headers on: a part that is empty may lack the line's end of its own.
+        end = body.find(b"\r\n" + delimiter, position)
         if end < 0:
             raise BadRequest("the form is cut off: the closing boundary is missing")
+        if end < start - 2:
+            raise BadRequest("the form is broken: a boundary stands among the headers of a part")
         if _name(body[position:start].replace(b"\r\n", b"\n")) == FIELD:
             if found is not None:
                 raise BadRequest(

@@ -241,7 +241,7 @@ def sorted_by(found: list[Experiment], metric: str | None) -> list[Experiment]:
 
 
 def _add_swaps(app: FastAPI, parts: Parts) -> None:
-    errors = _problems(400, 401, 403, 404, 409, 422, 503, 507)
+    errors = _problems(400, 401, 403, 404, 408, 409, 413, 422, 503, 507)
 
     @app.post("/replace_ml_model", tags=["experiments"], responses=errors)
     async def replace_ml_model(request: SwapRequest) -> SwapAnswer:

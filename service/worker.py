@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from httptools import HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.app import create_app
@@ -25,6 +26,8 @@ HEADER_SECONDS = 10.0  # that a request's headers may take
 KEEP_ALIVE = 75  # seconds that an idle connection stays; above the 60 of usual balancers
 FINISH = 25  # seconds that requests in flight have when the worker stops
 HANDED = 64  # connections taken from the channel at once
+
+OFFER = (b"connection", b"upgrade", b"http2-settings")  # headers that offer another protocol
 
 FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\n"
@@ -75,6 +78,26 @@ class Corked:
         return self._transport.is_closing()
 
 
+class Parser(HttpRequestParser):
+    """httptools' parser, which would skip the body of a request that offers another protocol.
+
+    A server may ignore the offer (RFC 9110, 7.8). `curl --http2` and Java's client make it always.
+    """
+
+    def __init__(self, connection: "Connection") -> None:
+        """Tell `connection` what comes."""
+        super().__init__(connection)
+        self._connection = connection
+
+    def feed_data(self, data: Any) -> None:
+        """Parse on; an offer is taken out, and the request read again without it."""
+        try:
+            super().feed_data(data)
+        except HttpParserUpgrade as stopped:
+            rest = data[stopped.args[0] :]
+            self._connection.read_again(rest)
+
+
 class Connection(HttpToolsProtocol):
     """uvicorn's protocol with limits on headers, and a count of connections that have ended."""
 
@@ -89,6 +112,8 @@ class Connection(HttpToolsProtocol):
         self._header_bytes = 0
         self._fed = 0
         self._late: asyncio.TimerHandle | None = None
+        self._offer = False
+        self.parser = Parser(self)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect the first request soon."""
@@ -112,14 +137,26 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin the body."""
+        self._offer = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self._offer:
+            return
         self._in_headers = False
         self._calm()
+        self._unset_keepalive_if_required()
         super().on_headers_complete()
         if self.draining():  # the client is to go elsewhere before this connection ends
             self.cycle.keep_alive = False
         corked = Corked(self.transport)
         self.cycle.transport = corked  # type: ignore[assignment]
         self.cycle.on_response = partial(self._complete, corked)
+
+    def read_again(self, rest: bytes) -> None:
+        """Read a request whose headers offered another protocol, without the offer."""
+        lines = [b"%s %s HTTP/1.1" % (self.parser.get_method(), self.url)]
+        lines += [b"%s: %s" % item for item in self.headers if item[0] not in OFFER]
+        self._offer = False
+        self.parser = Parser(self)
+        self.parser.feed_data(b"\r\n".join([*lines, b"", b""]) + rest)
 
     def _complete(self, corked: Corked) -> None:
         """Let nothing wait, then go on with the next request."""
@@ -130,10 +167,16 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Expect the headers of the next request."""
+        if self._offer:
+            return
         self._in_headers = True
         self._header_bytes = -self._fed
         self._calm()
         super().on_message_complete()
+        if self.cycle.response_complete:  # a refused body has ended: nothing else waits for a time
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the parent that there is room."""
@@ -237,6 +280,7 @@ def run_worker(settings: Settings, channel: socket.socket, closed: memoryview, s
         create_app(container),
         http=Connection,
         loop="uvloop",
+        ws="none",  # there are none; uvicorn would take the connection away
         lifespan="on",
         log_config=None,
         access_log=False,

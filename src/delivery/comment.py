@@ -131,6 +131,11 @@ def post() -> None:
     """
     if shutil.which("cml") is None:
         raise ToolError("cml is missing: npm install --global @dvcorg/cml@0.20.6, or --dry-run")
+    if number := os.environ.get("CI_MERGE_REQUEST_IID", ""):
+        # CML looks for its comment among the 20 newest notes, and would write a second one.
+        from delivery.gitlab import GitLab
+
+        GitLab.from_environment().drop_buried_comment(int(number), f"CML watermark {TITLE}")
     line = ["cml", "comment", "update", "--publish-native", f"--watermark-title={TITLE}"]
     environment = dict(os.environ)
     if token := os.environ.get("BOT_TOKEN"):

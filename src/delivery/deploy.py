@@ -25,7 +25,7 @@ from delivery.registry import Registry, open_registry
 from delivery.rollout import bring
 from delivery.smoke import LIMIT, expectation
 from delivery.stage import Wish
-from delivery.tags import STAGES, Version, parse_assignment, parse_stage, parse_version
+from delivery.tags import STAGES, Version, parse_version
 
 BUNDLES = Path("artifacts/bundles")
 
@@ -59,6 +59,8 @@ def main() -> None:
         outcome = bring(wish, os.environ.get("KUBE_CONTEXT", ""))
     except DeliveryError as error:
         said = f"{release.version.tag} does not serve {release.stage}: {error}"
+        if release.tag:
+            registry.withdraw(release.tag, said)
         _tell(registry, "rolled-back", said)
         raise
     tag = release.tag or registry.assign(release.version, release.stage, ci_skip=True)
@@ -73,14 +75,8 @@ def _release(registry: Registry, options: Namespace) -> Release:
         DeliveryError: they do not, or it is not there.
     """
     if options.tag:
-        assignment = parse_assignment(options.tag)
-        moves = registry.history(parse_stage(assignment.stage))
-        found = next((move for move in moves if move.tag == assignment.tag), None)
-        if found is None:
-            raise RegistryError(f"{assignment.tag} assigns no version of {registry.name}")
-        if found is not moves[0]:
-            raise RegistryError(f"{assignment.tag} is outdated: {moves[0].tag} came after it")
-        return Release(found.version, assignment.stage, assignment.tag)
+        move = registry.wanted(options.tag)
+        return Release(move.version, move.stage, move.tag)
     if not options.stage or not options.version:
         raise RegistryError("say which version goes where: STAGE --version, or --tag")
     version = parse_version(options.version, registry.name)

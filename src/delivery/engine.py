@@ -20,12 +20,26 @@ _ABSENT = ("manifest unknown", "name unknown", "not known to registry", "manifes
 _LOOPBACK = re.compile(r"(localhost|127\.[0-9.]+|\[::1\]):[0-9]+/")
 
 
+TIME = 315532800
+"""Unix time that every image and every file in it gets, the start of 1980, before which zip files
+know none. The same for all commits: else a layer that has not changed would be another one with
+each release, and buildah, whose cache does not look at the time, would mix several. The time of the
+commit is a label."""
+
+
 class Recipe(NamedTuple):
-    """What a build is made of. `time` is the Unix time that files and image get."""
+    """What a build is made of."""
 
     target: str
     arguments: Mapping[str, str]
-    time: int
+
+
+class Built(NamedTuple):
+    """An image on this machine."""
+
+    labels: Mapping[str, str]
+    size: int
+    """Bytes that it takes, its base included."""
 
 
 class Found(NamedTuple):
@@ -43,8 +57,8 @@ class Engine(Protocol):
     def build(self, recipe: Recipe) -> str:
         """Build from the Dockerfile of the working directory; returns the image's id."""
 
-    def size(self, image: str) -> int:
-        """Bytes that a built image takes, its base included."""
+    def inspect(self, image: str) -> Built:
+        """What a built image is."""
 
     def save(self, image: str, archive: Path) -> None:
         """Write a built image as the archive that scanners read."""
@@ -85,18 +99,19 @@ class Buildah:
     """
 
     def build(self, recipe: Recipe) -> str:
-        """See Engine. Every file gets the time of the recipe, so that equal content is equal."""
+        """See Engine."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "id")
-            words = ["--layers", f"--timestamp={recipe.time}", f"--target={recipe.target}"]
+            words = ["--layers", f"--timestamp={TIME}", f"--target={recipe.target}"]
             words += [f"--build-arg={key}={value}" for key, value in recipe.arguments.items()]
             stream("buildah", "build", *words, f"--iidfile={file}", ".")
             return file.read_text(encoding="ascii").strip()
 
-    def size(self, image: str) -> int:
+    def inspect(self, image: str) -> Built:
         """See Engine."""
         said = json.loads(run("buildah", "inspect", "--type=image", image))
-        return sum(int(layer["size"]) for layer in json.loads(said["Manifest"])["layers"])
+        size = sum(int(layer["size"]) for layer in json.loads(said["Manifest"])["layers"])
+        return Built(said["OCIv1"]["config"].get("Labels") or {}, size)
 
     def save(self, image: str, archive: Path) -> None:
         """See Engine."""
@@ -141,15 +156,16 @@ class Docker:
         """See Engine. Docker sets the image's time; that of the files stays (docs/images.md)."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "id")
-            arguments = {"SOURCE_DATE_EPOCH": str(recipe.time), **recipe.arguments}
+            arguments = {"SOURCE_DATE_EPOCH": str(TIME), **recipe.arguments}
             words = [f"--build-arg={key}={value}" for key, value in arguments.items()]
             words += [f"--target={recipe.target}", f"--iidfile={file}"]
             stream("docker", "build", *words, ".")
             return file.read_text(encoding="ascii").strip()
 
-    def size(self, image: str) -> int:
+    def inspect(self, image: str) -> Built:
         """See Engine."""
-        return int(self._inspect(image)["Size"])
+        said = self._inspect(image)
+        return Built(said["Config"].get("Labels") or {}, int(said["Size"]))
 
     def save(self, image: str, archive: Path) -> None:
         """See Engine."""

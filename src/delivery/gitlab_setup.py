@@ -49,9 +49,12 @@ def main() -> None:
     changes = kept(plan, arguments.keep, model)
     for change in changes:
         print(f"  {change}\n      {change.why}")
-    report(plan, version, changes, arguments.apply)
+    print(summary(changes))
     if arguments.apply:
         apply(changes)
+    print(rest(plan, version))
+    if changes and not arguments.apply:
+        print("\nNothing was changed. To make it so: make gitlab-setup APPLY=1")
 
 
 def parse() -> Namespace:
@@ -158,25 +161,25 @@ def kept(plan: Plan, names: list[str], model: str) -> list[Change]:
     return [change for change in plan.changes if change.name.split(" (")[0] not in names]
 
 
-def report(plan: Plan, version: tuple[int, ...], changes: list[Change], applying: bool) -> None:
-    """Say how much there is to do, and what a person must do."""
+def summary(changes: list[Change]) -> str:
+    """How much there is to do."""
     added = sum(change.sign == "+" for change in changes)
-    if changes:
-        print(f"\nPlan: {added} to add, {len(changes) - added} to change.")
-    else:
-        print("Nothing to do: the project is as it should be.")
+    if not changes:
+        return "Nothing to do: the project is as it should be."
+    return f"\nPlan: {added} to add, {len(changes) - added} to change."
+
+
+def rest(plan: Plan, version: tuple[int, ...]) -> str:
+    """What a person must do, and what was not asked for."""
     left = list(plan.left)
     if version < wanted.OLDEST:
         oldest = ".".join(map(str, wanted.OLDEST))
         left.insert(0, f"GitLab: older than {oldest}, which this template is written for")
     left += [f"GitLab: {lost}" for since, lost in wanted.SINCE if version < since]
-    if left:
-        print("\nLeft to you:")
-        print("\n".join(f"  - {line}" for line in left))
+    parts = ["\nLeft to you:", *(f"  - {line}" for line in left)] if left else []
     if plan.unset:
-        print(f"\nNot set, and not needed: {', '.join(plan.unset)}")
-    if changes and not applying:
-        print("\nNothing was changed. To make it so: make gitlab-setup APPLY=1")
+        parts.append(f"\nNot set, and not needed: {', '.join(plan.unset)}")
+    return "\n".join(parts)
 
 
 def apply(changes: list[Change]) -> None:

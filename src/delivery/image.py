@@ -81,21 +81,34 @@ def build(version: Version, name: str, arguments: Mapping[str, str]) -> Image:
     if pushed and (pushed.revision, pushed.bundle_sha256) == (revision, sha256):
         return pushed
     facts = {"VERSION": version.tag, "REVISION": revision, "BUNDLE_SHA256": sha256}
-    made = _build(repository, "serve", {**arguments, **facts})
-    return Image(name, version.tag, revision, sha256, choose_engine().size(made), made)
+    wanted = {VERSION: version.tag, REVISION: revision, BUNDLE: sha256}
+    made, size = _build(repository, "serve", {**arguments, **facts}, wanted)
+    return Image(name, version.tag, revision, sha256, size, made)
 
 
 def build_train(name: str, arguments: Mapping[str, str]) -> Image:
     """Build the image that jobs run in. It holds no code that could be of another commit."""
     repository = Repository()
     revision = clean_revision(repository)
-    made = _build(repository, "train", {**arguments, "REVISION": revision})
-    return Image(name, "", revision, "", choose_engine().size(made), made)
+    facts = {**arguments, "REVISION": revision}
+    made, size = _build(repository, "train", facts, {REVISION: revision})
+    return Image(name, "", revision, "", size, made)
 
 
-def _build(repository: Repository, target: str, arguments: Mapping[str, str]) -> str:
-    time = int(repository.git("show", "--no-patch", "--format=%ct", "HEAD"))
-    return choose_engine().build(Recipe(target, arguments, time))
+def _build(
+    repository: Repository, target: str, arguments: Mapping[str, str], labels: Mapping[str, str]
+) -> tuple[str, int]:
+    """Build; returns id and size. The labels are looked up: a cache may have its own view."""
+    engine = choose_engine()
+    created = repository.git("show", "--no-patch", "--format=%cI", "HEAD")
+    made = engine.build(Recipe(target, {**arguments, "CREATED": created}))
+    found = engine.inspect(made)
+    for name, value in labels.items():
+        if (said := found.labels.get(name)) != value:
+            raise ImageError(
+                f"the image's label {name} is {said!a}, not {value}: build without a cache"
+            )
+    return made, found.size
 
 
 def scan(image: Image, folder: Path) -> None:

@@ -61,8 +61,8 @@ class Cluster:
     def calls(self) -> list[Document]:
         """What kubectl was asked for: `argv` and `stdin` of each call."""
         path = self.folder / "calls.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines]
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        return [json.loads(line) for line in text.split("\n")[:-1]]  # the last may be half written
 
     def stop(self) -> None:
         """End every pod."""

@@ -316,6 +316,34 @@ def test_the_folder_of_an_overlay_has_its_name(overlay: str) -> None:
     assert document["namespace"] == f"landcover-{overlay.removesuffix('-canary')}"
 
 
+def test_the_page_describes_every_object() -> None:
+    page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    rows = re.findall(r"(?m)^\| ([A-Z][\w, `.-]+?) \|", page)
+    described = {kind.split()[0] for row in rows for kind in row.split(", ")}
+    assert described == {item["kind"] for item in rendered("production-canary")}
+
+
+def test_the_pipeline_has_the_rights_of_a_rollout_and_can_delete_nothing() -> None:
+    text = (ROOT / "k8s" / "deployer.yaml").read_text(encoding="utf-8")
+    role, *bindings = yaml.safe_load_all(text)
+    rights: dict[str, set[str]] = {}
+    for rule in role["rules"]:
+        for resource in rule["resources"]:
+            rights.setdefault(resource, set()).update(rule["verbs"])
+    plurals = {"Ingress": "ingresses", "NetworkPolicy": "networkpolicies"}
+    for item in rendered("production-canary"):
+        needed = {"get", "patch"} | ({"create"} if item["kind"] != "Namespace" else set())
+        assert needed <= rights[plurals.get(item["kind"], item["kind"].lower() + "s")]
+    assert {"replicasets", "pods"} <= rights.keys()
+    assert not {"delete", "deletecollection", "update", "escalate", "bind", "*"} & set().union(
+        *rights.values()
+    )
+    assert "secrets" not in rights and "pods/exec" not in rights
+    spaces = {binding["metadata"]["namespace"] for binding in bindings}
+    assert spaces == {"landcover-staging", "landcover-production"}
+    assert all(binding["kind"] == "RoleBinding" for binding in bindings)
+
+
 def spec(objects: list[Document]) -> Any:
     """The pod."""
     deployment = next(item for item in objects if item["kind"] == "Deployment")

@@ -127,7 +127,6 @@ def test_the_headers_of_every_request_are_awaited_for_so_long(bundle: Path, tmp_
         pytest.param(
             LATE,
             id="before its body",
-            marks=pytest.mark.xfail(strict=True, reason="what comes late ends the wait for ever"),
         ),
     ],
 )
@@ -145,7 +144,6 @@ def test_an_idle_connection_is_closed_in_order_whenever_it_was_answered(
             assert ask(connection, [GET]) == 200
 
 
-@pytest.mark.xfail(strict=True, reason="the parser skips the body, or takes the connection away")
 @pytest.mark.parametrize(
     "pieces",
     [

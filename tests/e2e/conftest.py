@@ -1,0 +1,35 @@
+"""The story's world, and what its steps share. A step that fails ends the story, by its name."""
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from tests import gitlab
+from tests.e2e.world import RUNNER, World
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A team on its first day."""
+    for program in (str(RUNNER), "rsync"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program.rpartition('/')[2]} is not installed: make setup-e2e")
+    with gitlab.serving() as api:
+        yield World(tmp_path_factory.mktemp("world"), api)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Iterator[pytest.TestReport]:  # type: ignore[misc]
+    report = yield
+    if report.failed and item.get_closest_marker("step"):  # type: ignore[attr-defined]
+        item.parent.failed_step = item.name  # type: ignore[union-attr]
+    return report  # type: ignore[return-value]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what comes after a step that failed."""
+    if item.get_closest_marker("step") and (name := getattr(item.parent, "failed_step", "")):
+        pytest.skip(f"the story ended at {name}")

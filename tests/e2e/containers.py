@@ -1,0 +1,236 @@
+"""Real images and containers: buildah and podman with runc, a registry on loopback.
+
+No base image can be pulled where these tests run, so that one is made of Debian's packages; it is
+kept in buildah's storage. Everything here belongs to root.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from filelock import FileLock
+
+from service.security import new_key
+
+BASE = "localhost/conveyor-base:bookworm"
+BUILD_ARGS = f"PYTHON_BASE={BASE}"
+"""What IMAGE_BUILD_ARGS has to be here."""
+PROGRAMS = ("buildah", "mmdebstrap", "podman", "runc", "skopeo")
+PACKAGES = "python3,python3-venv,ca-certificates,usr-is-merged"
+# Debian's `usrmerge`, which comes first, brings all of Perl; the image of Python has none.
+SUPERFLUOUS = "usrmerge perl ^libperl5 ^perl-modules lib.*-perl$"
+# As the image of Python is made.
+EXCLUDED = ("/usr/share/locale/*", "/usr/share/man/*", "/usr/share/doc/*")
+# How this machine reaches its package index. Not part of the project, only of the stand-in.
+HOST_FILES = ("/etc/pip.conf", "/etc/ssl/certs/ca-certificates.crt")
+# crun refuses this machine's cgroups, and the limits of podman are above what is allowed here.
+RUN = (
+    *("--runtime=/usr/sbin/runc", "--cgroup-manager=cgroupfs"),
+    *("--ulimit=nofile=20000:20000", "--ulimit=nproc=10000:10000"),
+)
+LOCKED = (
+    *("--read-only", "--read-only-tmpfs=false", "--tmpfs=/tmp:size=256m,mode=1777"),
+    *("--cap-drop=all", "--security-opt=no-new-privileges", "--user=123456:0"),
+)
+"""As a cluster with restricted pods runs it, and with a user that no file of the image knows."""
+READY_WITHIN = 90.0  # seconds; generous, the machine may be busy
+KEY, HASH = new_key()
+
+
+def environment() -> dict[str, str]:
+    """The environment in which buildah and podman work here."""
+    settings = {"BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "overlay", "LC_ALL": "C.UTF-8"}
+    return os.environ | settings | {"IMAGE_BUILD_ARGS": BUILD_ARGS}
+
+
+def missing() -> str:
+    """Why containers can not be used here; empty when they can."""
+    absent = [program for program in PROGRAMS if not shutil.which(program)]
+    if absent:
+        return f"{', '.join(absent)} not installed: make setup-e2e"
+    return "" if os.geteuid() == 0 else "building a base image needs root"
+
+
+needed = pytest.mark.skipif(bool(missing()), reason=missing())
+
+
+def call(*words: str, check: bool = True, **options: Any) -> str:
+    """Run a program; returns what it wrote on standard output."""
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        words, text=True, capture_output=True, env=environment(), check=False, **options
+    )
+    assert not check or done.returncode == 0, f"{words}: {done.stdout[-4000:]}{done.stderr[-4000:]}"
+    return done.stdout.strip()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let one process after the other in: the rest then finds what the first has made."""
+    with FileLock(Path(tempfile.gettempdir(), "conveyor-containers.lock")):
+        yield
+
+
+@cache
+def base() -> str:
+    """Name of the stand-in for the image of Python; made the first time, in half a minute."""
+    with alone():
+        if not call("buildah", "images", "--quiet", BASE, check=False):
+            with tempfile.TemporaryDirectory() as folder:
+                _make_base(Path(folder, "base.tar"))
+    return BASE
+
+
+def _make_base(archive: Path) -> None:
+    hooks = [f'chroot "$1" apt-get purge --quiet=2 --yes {SUPERFLUOUS} >/dev/null']
+    hooks += [f"copy-in {file} {Path(file).parent}" for file in HOST_FILES if Path(file).exists()]
+    words = [f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED]
+    words += [f"--customize-hook={hook}" for hook in hooks]
+    words += ['--aptopt=Acquire::Check-Valid-Until "false"', '--aptopt=Acquire::Check-Date "false"']
+    call("mmdebstrap", "--variant=apt", f"--include={PACKAGES}", *words, "bookworm", str(archive))
+    path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    changes = [f"--change=ENV {setting}" for setting in ("LANG=C.UTF-8", path)]
+    call("podman", "import", "--quiet", *changes, str(archive), BASE)
+
+
+class Container:
+    """One running container of the service."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.url = ""
+
+    def client(self) -> httpx.Client:
+        """A client that may do everything; close it."""
+        headers = {"authorization": f"Bearer {KEY}"}
+        return httpx.Client(base_url=self.url, timeout=60, headers=headers)
+
+    def logs(self) -> str:
+        """What it has written."""
+        return call("sh", "-c", f"podman logs {self.name} 2>&1")
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What it has logged."""
+        return [json.loads(line) for line in self.logs().splitlines() if line.startswith("{")]
+
+    def python(self, code: str) -> str:
+        """Run Python inside; returns what it printed."""
+        return call("podman", "exec", "--cgroup-manager=cgroupfs", self.name, "python", "-c", code)
+
+    def stop(self, seconds: int = 60) -> int:
+        """Send its stop signal; returns the exit code, which is 137 if it had to be killed."""
+        call("podman", "stop", "--cgroup-manager=cgroupfs", f"--time={seconds}", self.name)
+        return int(call("podman", "inspect", "--format={{.State.ExitCode}}", self.name))
+
+    def wait_until_ready(self) -> None:
+        """Ask until it is ready."""
+        deadline = time.monotonic() + READY_WITHIN
+        while time.monotonic() < deadline:
+            try:
+                if httpx.get(f"{self.url}/readyz", timeout=10).status_code == 200:
+                    return
+            except httpx.TransportError:
+                running = call("podman", "inspect", "--format={{.State.Running}}", self.name)
+                assert running == "true", f"it ended: {self.logs()}"
+            time.sleep(0.02)
+        raise AssertionError(f"it never was ready: {self.logs()}")
+
+
+@contextmanager
+def running(image: str, *options: str, **settings: Any) -> Iterator[Container]:
+    """Run the service until the block ends; `settings` are SERVICE_ variables in lower case."""
+    container = Container(f"conveyor-{uuid.uuid4().hex[:12]}")
+    values = {"api_keys": json.dumps({HASH: ["predict", "view", "deploy"]}), "workers": 2}
+    published, reach = _network()
+    variables = _variables(values | reach | settings)
+    name = f"--name={container.name}"
+    try:
+        call("podman", "run", "--detach", name, *RUN, *published, *variables, *options, image)
+        container.url = _address(container.name, reach)
+        container.wait_until_ready()
+        yield container
+    finally:
+        call("podman", "rm", "--force", "--time=0", "--ignore", "--volumes", container.name)
+
+
+def run_once(image: str, *words: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+    """Run a container to its end."""
+    command = ["podman", "run", "--rm", *RUN, "--network=none", *_variables(settings), *words]
+    return subprocess.run(
+        [*command, image], text=True, capture_output=True, env=environment(), check=False
+    )
+
+
+def _variables(settings: Mapping[str, Any]) -> list[str]:
+    return [f"--env=SERVICE_{name.upper()}={value}" for name, value in settings.items()]
+
+
+@cache
+def _network() -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Options of podman, and settings: a published port, or the host's where that is refused."""
+    published = ("--publish=127.0.0.1::8000",)
+    words = ["podman", "run", "--rm", *RUN, *published, "--entrypoint=true", base()]
+    tried = subprocess.run(words, capture_output=True, env=environment(), check=False)
+    if tried.returncode == 0:
+        return published, {}
+    return ("--network=host",), {"host": "127.0.0.1", "port": free_port()}
+
+
+def _address(name: str, reach: Mapping[str, Any]) -> str:
+    if reach:
+        return f"http://127.0.0.1:{reach['port']}"
+    return f"http://{call('podman', 'port', name, '8000/tcp')}"
+
+
+def free_port() -> int:
+    """A port of loopback that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+@contextmanager
+def registry(folder: Path) -> Iterator[str]:
+    """A registry on loopback, as `host:port`."""
+    if not shutil.which("docker-registry"):
+        pytest.skip("docker-registry not installed: make setup-e2e")
+    address = f"127.0.0.1:{free_port()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "version": "0.1",
+        "log": {"level": "warn"},
+        "storage": {"filesystem": {"rootdirectory": str(folder / "images")}},
+        "http": {"addr": address},
+    }
+    (folder / "registry.yml").write_text(json.dumps(config), encoding="utf-8")
+    words = ["docker-registry", "serve", str(folder / "registry.yml")]
+    with (folder / "registry.log").open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        _wait_for_registry(address, process)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _wait_for_registry(address: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + READY_WITHIN
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the registry ended"
+        try:
+            if httpx.get(f"http://{address}/v2/").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.02)
+    raise AssertionError("the registry never answered")

@@ -1,0 +1,339 @@
+"""The image of the service, built and run for real: what it answers, how it ends, what is in it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from delivery.contents import folder_md5
+from delivery.engine import TIME
+from tests.conftest import ROOT
+from tests.e2e import containers
+from tests.e2e.containers import Container
+from tests.service.bundles import CLASSES, expected, make_bundle
+from tests.service.images import CHIP, CHIPS, picture
+from tests.service.processes import until
+from tests.service.projects import Published, contents, digest_of
+
+pytestmark = containers.needed
+
+V1, V2 = "landcover@v1.0.0", "landcover@v1.1.0"
+MOST = 400 * 2**20  # bytes of the whole image
+SOURCES = ("Dockerfile", ".dockerignore", "Makefile", "README.md", "constraints.txt")
+FORBIDDEN = {
+    *("torch", "pip", "pip3", "setuptools", "ensurepip", "wheel", "git-daemon"),
+    *("gcc", "cc", "g++", "make", ".git", ".dvc", "pipeline", "delivery"),
+}
+LIST = """
+import json, os, stat
+found = []
+for folder, folders, files in os.walk("/"):
+    hidden = ("/proc", "/sys", "/tmp")
+    folders[:] = [name for name in folders if os.path.join(folder, name) not in hidden]
+    for name in folders + files:
+        path = os.path.join(folder, name)
+        found.append((path, os.lstat(path).st_mode, os.access(path, os.R_OK)))
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Published:
+    """A repository with the sources of the image and two versions; the first is checked out."""
+    project = Published(tmp_path_factory.mktemp("image") / "project")
+    for name in (*SOURCES, "pyproject.toml", "params.yaml"):
+        shutil.copy(ROOT / name, project.folder / name)
+    for name in ("service", "src"):
+        kept = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        shutil.copytree(ROOT / name, project.folder / name, ignore=kept)
+    project.write(".gitignore", "/model\n/artifacts\n")
+    for seed, tag in enumerate((V1, V2), 1):
+        publish(project, tag, seed)
+    check_out(project, V1)
+    return project
+
+
+def publish(project: Published, tag: str, seed: int) -> None:
+    bundle = make_bundle(bundle_of(project, tag), seed=seed)
+    project.publish(tag, dict(sorted(contents(bundle).items())))
+
+
+def bundle_of(project: Published, tag: str) -> Path:
+    """Where the bundle of a version is kept beside the project."""
+    return project.folder.with_name(tag.replace("@", "-"))
+
+
+def check_out(project: Published, tag: str) -> None:
+    """What `git switch --detach` and `dvc checkout` do."""
+    project.git("switch", "--quiet", "--detach", tag)
+    shutil.rmtree(project.folder / "model", ignore_errors=True)
+    shutil.copytree(bundle_of(project, tag), project.folder / "model")
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with containers.registry(tmp_path_factory.mktemp("registry")) as address:
+        yield address
+
+
+def deliver(project: Published, *words: str, check: bool = True) -> tuple[int, str, str]:
+    """Run `python -m delivery.image` in the project."""
+    done = subprocess.run(
+        [sys.executable, "-m", "delivery.image", *words],
+        cwd=project.folder,
+        env=containers.environment(),
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert not check or done.returncode == 0, done.stdout[-2000:] + done.stderr[-8000:]
+    return done.returncode, done.stdout, done.stderr
+
+
+def record(project: Published) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((project.folder / "artifacts/image/image.json").read_bytes())
+    return found
+
+
+@pytest.fixture(scope="module")
+def image(project: Published) -> str:
+    """Id of the image of the first version, built by the command."""
+    containers.base()
+    begun = time.monotonic()
+    with containers.alone():
+        deliver(project, "build", "--version", V1, "--image", "localhost/landcover")
+    print(f"\nbuilt in {time.monotonic() - begun:.1f} s")
+    return str(record(project)["id"])
+
+
+@pytest.fixture(scope="module")
+def container(image: str, project: Published) -> Iterator[Container]:
+    """The image as a cluster runs it, with the project's repository and remote mounted."""
+    volumes = [f"--volume={path}:{path}:ro" for path in (project.folder, project.remote)]
+    begun = time.monotonic()
+    repository = {"repository": project.folder, "reconcile": 0.1}
+    with containers.running(image, *containers.LOCKED, *volumes, **repository) as container:
+        print(f"\nready {time.monotonic() - begun:.1f} s after podman was called")
+        yield container
+
+
+def test_its_labels_say_what_is_in_it(image: str, project: Published) -> None:
+    found = json.loads(containers.call("podman", "image", "inspect", image))[0]
+    commit = project.git("rev-parse", f"{V1}^{{commit}}")
+    sha256 = digest_of(bundle_of(project, V1))
+    labels = found["Config"]["Labels"]
+    assert labels["org.opencontainers.image.version"] == V1
+    assert labels["org.opencontainers.image.revision"] == commit
+    assert labels["io.conveyor.bundle.sha256"] == sha256
+    assert found["Config"]["User"] == "10001:0"
+    assert found["Config"]["StopSignal"] == "SIGTERM"
+    said = record(project)
+    assert (said["version"], said["revision"], said["bundle_sha256"]) == (V1, commit, sha256)
+
+
+def test_it_stays_below_its_size(image: str, project: Published) -> None:
+    size = record(project)["size"]
+    print(f"\n{size / 2**20:.0f} MiB")
+    assert size < MOST
+
+
+def test_it_answers_as_the_runtime_does_in_every_format(
+    container: Container, project: Published
+) -> None:
+    truth = expected(bundle_of(project, V1), CHIP)
+    with container.client() as client:
+        for name, content in CHIPS.items():
+            answer = client.post("/predict", files={"file": content})
+            assert answer.status_code == 200, f"{name}: {answer.text}"
+            assert answer.json()["class"] == CLASSES[int(truth.argmax())]
+            found = [answer.json()["probabilities"][label] for label in CLASSES]
+            np.testing.assert_allclose(found, truth, atol=1e-6)
+        for form in ("PNG", "JPEG"):
+            assert client.post("/preview", files={"file": picture(form)}).status_code == 200
+
+
+def test_it_says_which_version_it_serves(container: Container, project: Published) -> None:
+    with container.client() as client:
+        found = client.get("/version").json()["model"]
+    assert (found["tag"], found["sha256"]) == (V1, digest_of(bundle_of(project, V1)))
+
+
+def test_it_runs_as_anybody_and_can_write_nothing(container: Container) -> None:
+    assert json.loads(container.python("import os; print([os.getuid(), os.getgid()])")) == [
+        123456,
+        0,
+    ]
+    listed = json.loads(container.python(LIST))
+    unreadable = [path for path, _, readable in listed if not readable and path.startswith("/app")]
+    assert unreadable == []
+    status = container.python("print(open('/proc/self/status').read())")
+    assert "CapEff:\t0000000000000000" in status
+    assert "NoNewPrivs:\t1" in status
+    failed = container.python(
+        "try: open('/app/x', 'w')\nexcept OSError as error: print(error.strerror)"
+    )
+    assert failed == "Read-only file system"
+
+
+def test_nothing_is_in_it_that_does_not_serve(container: Container) -> None:
+    listed = json.loads(container.python(LIST))
+    assert {path for path, _, _ in listed if Path(path).parent == Path("/app")} == {
+        f"/app/{name}" for name in ("model", "pycache", "release", "sbom.json", "service", "venv")
+    }
+    for path, _, _ in listed:
+        name = Path(path).name
+        own = not path.startswith(("/usr/lib/python3", "/usr/share", "/usr/lib/x86_64"))
+        assert name not in FORBIDDEN or not own, path
+    assert container.python("import importlib.util as u; print(u.find_spec('torch'))") == "None"
+    assert container.python("import importlib.util as u; print(u.find_spec('pip'))") == "None"
+
+
+def test_byte_code_of_what_serves_is_in_it(container: Container) -> None:
+    code = (
+        "import sys, os, service.worker, service.download, dvc.repo\n"
+        "files = {m.__cached__ for m in sys.modules.values() if getattr(m, '__cached__', None)}\n"
+        "print([file for file in files if not os.path.exists(file)])"
+    )
+    assert container.python(code) == "[]"
+
+
+def test_the_clients_of_every_remote_work(container: Container) -> None:
+    code = (
+        "import dvc_http, dvc_s3, dvc_gdrive, pydrive2.fs, botocore.session\n"
+        "from googleapiclient.discovery import build\n"
+        "assert build('drive', 'v2', developerKey='x').files()\n"
+        "session = botocore.session.get_session()\n"
+        "for name in ('s3', 'sts'): assert session.create_client(name, region_name='eu-west-1')\n"
+        "from oauth2client.crypt import Signer\n"
+        "from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key\n"
+        "from cryptography.hazmat.primitives import serialization as s\n"
+        "key = generate_private_key(65537, 2048).private_bytes(\n"
+        "    s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption())\n"
+        "print(len(Signer.from_string(key).sign(b'x')))"
+    )
+    assert container.python(code) == "256"
+
+
+def test_its_bill_of_materials_names_every_package(container: Container) -> None:
+    bill = json.loads(container.python("print(open('/app/sbom.json').read())"))
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.5")
+    named = {component["purl"].partition("?")[0] for component in bill["components"]}
+    assert len(named) == len(bill["components"])
+    code = (
+        "import importlib.metadata as m, json, re\n"
+        "print(json.dumps([re.sub('[-_.]+', '-', d.name).lower() + '@' + d.version"
+        " for d in m.distributions(path=['/app/venv/lib/python3.11/site-packages'])]))"
+    )
+    installed = json.loads(container.python(code))
+    assert {f"pkg:pypi/{name}" for name in installed} <= named
+    assert any(purl.startswith("pkg:deb/debian/git@") for purl in named)
+    assert not any(purl.startswith("pkg:deb/debian/perl@") for purl in named)
+
+
+def test_it_swaps_to_a_tag_of_a_mounted_repository(
+    container: Container, project: Published
+) -> None:
+    with container.client() as client:
+        answer = client.post("/replace_ml_model", json={"tag": V2})
+        assert answer.status_code == 200, answer.text + container.logs()
+        until(
+            lambda: {worker["tag"] for worker in client.get("/version").json()["workers"]} == {V2}
+        )
+        answer = client.post("/predict", files={"file": CHIPS["NPY"]})
+        truth = expected(bundle_of(project, V2), CHIP)
+        found = [answer.json()["probabilities"][label] for label in CLASSES]
+        np.testing.assert_allclose(found, truth, atol=1e-6)
+        assert client.post("/rollback_ml_model").json()["model"]["tag"] == V1
+
+
+def test_it_ends_gracefully_when_told_to_stop(image: str) -> None:
+    with containers.running(image, *containers.LOCKED) as container:
+        assert container.stop() == 0
+        assert container.lines()[-1]["event"] == "stopped"
+
+
+def test_it_does_not_start_without_keys(image: str) -> None:
+    done = containers.run_once(image, *containers.LOCKED)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and "SERVICE_API_KEYS" in done.stderr
+
+
+def test_the_same_commit_gives_the_same_image(
+    image: str, project: Published, tmp_path: Path
+) -> None:
+    """Built again without a cache, from a clone with other times and other rights."""
+    previous = os.umask(0o002)
+    try:
+        project.git(
+            "clone", "--quiet", "--branch", V1, str(project.folder), str(tmp_path / "clone")
+        )
+        shutil.copytree(project.folder / "model", tmp_path / "clone/model")
+    finally:
+        os.umask(previous)
+    (tmp_path / "clone/model/model.onnx").chmod(0o600)
+    said = record(project)
+    arguments = {
+        "PYTHON_BASE": containers.BASE,
+        "VERSION": V1,
+        "CREATED": project.git("log", "-1", "--format=%cI", V1),
+        "REVISION": said["revision"],
+        "BUNDLE_SHA256": said["bundle_sha256"],
+    }
+    words = [f"--build-arg={name}={value}" for name, value in arguments.items()]
+    words.append(f"--timestamp={TIME}")
+    words.append(f"--iidfile={tmp_path / 'id'}")
+    build = ("buildah", "build", "--no-cache", "--layers", "--target=serve")
+    containers.call(*build, *words, ".", cwd=tmp_path / "clone")
+    assert (tmp_path / "id").read_text().strip() == image
+
+
+def test_a_pushed_image_is_found_by_its_version_and_is_not_built_again(
+    image: str, project: Published, registry: str
+) -> None:
+    name = f"{registry}/group/landcover"
+    code, _, said = deliver(project, "resolve", "--version", V1, "--image", name, check=False)
+    assert code == 1 and said.startswith("error: ") and "has no image of" in said
+    deliver(project, "build", "--version", V1, "--image", name)
+    assert record(project)["id"] == image
+    _, pushed, _ = deliver(project, "push")
+    assert pushed.startswith(f"{name}@sha256:")
+    assert record(project)["reference"] == pushed.strip()
+    _, found, _ = deliver(project, "resolve", "--version", V1, "--image", name)
+    assert found == pushed
+    _, said, _ = deliver(project, "build", "--version", V1, "--image", name)
+    assert "is in the registry" in said
+    assert deliver(project, "push")[1] == pushed
+    tags = containers.call("skopeo", "list-tags", "--tls-verify=false", f"docker://{name}")
+    commit = record(project)["revision"][:12]
+    assert sorted(json.loads(tags)["Tags"]) == ["v1.0.0", f"v1.0.0-{commit}"]
+
+
+def test_an_older_commit_does_not_take_the_version_from_a_later_one(
+    image: str, project: Published, registry: str
+) -> None:
+    name = f"{registry}/group/late"
+    older = record(project)
+    project.write(
+        "service/__init__.py", (project.folder / "service/__init__.py").read_bytes() + b"\n"
+    )
+    project.commit("Change the code, and not the model")
+    deliver(project, "build", "--version", V1, "--image", name)
+    _, pushed, _ = deliver(project, "push")
+    check_out(project, V1)
+    _, said, _ = deliver(project, "build", "--version", V1, "--image", name)
+    assert record(project)["revision"] == older["revision"]
+    code, _, said = deliver(project, "push", check=False)
+    assert code == 1 and "is outdated" in said
+    assert deliver(project, "resolve", "--version", V1, "--image", name)[1] == pushed
+
+
+def test_the_digest_of_a_folder_is_the_one_in_dvc_lock(project: Published) -> None:
+    assert f"md5: {folder_md5(project.folder / 'model')}" in project.git("show", f"{V1}:dvc.lock")

@@ -1,0 +1,86 @@
+"""The story, first part: a merge request is an experiment, and its report is read there."""
+
+import re
+
+import httpx
+import pytest
+import yaml
+
+from tests.e2e.world import World
+
+pytestmark = [pytest.mark.step, pytest.mark.xdist_group("request")]
+WIDER, WORSE, BROKEN, DATA = "try-$(touch${IFS}pwned)-wider", "worse", "broken", "more-data"
+
+
+def test_a_merge_request_is_trained_tagged_and_reported(world: World) -> None:
+    number = world.propose(WIDER, {"model": {"width": 6}}, "Try a wider network; $(touch pwned)")
+    pipeline = world.request_pipeline(number)
+    assert pipeline.jobs == {"train": True, "report": True, "gate": True}, pipeline.log
+    assert "Running stage 'train'" in pipeline.of("train")
+    comment = world.comment(number)
+    assert "the gate is open" in comment
+    assert re.search(r"`model.width`.*`4`.*`6`", comment)
+    assert re.search(r"accuracy.*\d+\.\d+%", comment)
+    pictures = re.findall(r"!\[[^\]]*\]\((?!https://cml)([^)]+)\)", comment)
+    assert len(pictures) == 4
+    for link in pictures:
+        content = httpx.get(link if "://" in link else world.api.web_url + link).content
+        assert content.startswith(b"\x89PNG"), f"{link} is no picture"
+    assert not list(world.folder.rglob("pwned")), "a name was executed"
+
+
+def test_the_bot_gave_the_result_back_without_starting_a_pipeline(world: World) -> None:
+    assert [options for options in world.options_of(f"refs/heads/{WIDER}")] == ["", "|ci.skip"]
+    assert "experiment/1-101" in world.tags()
+    world.git("fetch", "--quiet", "--tags", "origin")
+    changed = world.git("diff", "--name-only", f"origin/{WIDER}~1", f"origin/{WIDER}").split()
+    assert "dvc.lock" in changed and "reports/metrics.json" in changed
+    lock = yaml.safe_load(world.git("show", f"origin/{WIDER}:dvc.lock"))
+    assert lock["stages"]["train"]["params"]["params.yaml"]["model"]["width"] == 6
+
+
+def test_a_second_push_trains_nothing_and_renews_the_comment(world: World) -> None:
+    world.git("switch", "--quiet", "--force-create", WIDER, f"origin/{WIDER}")
+    (world.dev / "NOTES.md").write_text("Wider is better.\n", encoding="utf-8")
+    world.commit("Say why")
+    world.git("push", "--quiet", "origin", WIDER)
+    pipeline = world.request_pipeline(1)
+    assert pipeline.jobs == {"train": True, "report": True, "gate": True}, pipeline.log
+    assert "Running stage 'train'" not in pipeline.of("train")
+    assert "Nothing was trained" in world.comment(1)
+    assert "experiment/1-102" not in world.tags()
+
+
+def test_a_worse_model_closes_the_gate_and_the_report_says_why(world: World) -> None:
+    worse = {"train": {"learning_rate": 1e-06, "epochs": 1}, "gate": {"min_accuracy": 0.9}}
+    number = world.propose(WORSE, worse, "Learn less")
+    pipeline = world.request_pipeline(number)
+    assert pipeline.code != 0
+    assert pipeline.jobs == {"train": True, "report": True, "gate": False}, pipeline.log
+    comment = world.comment(number)
+    assert "the gate is closed" in comment
+    assert re.search(r"`accuracy`.*missed.*wanted at least 0.9", comment)
+
+
+def test_a_training_that_fails_is_reported_with_its_log_and_the_cure(world: World) -> None:
+    number = world.propose(BROKEN, {"train": {"epochs": -1}}, "Train backwards")
+    pipeline = world.request_pipeline(number)
+    assert not pipeline.jobs["train"]
+    pipeline = world.request_pipeline(number, "report")  # what GitLab does with `when: always`
+    comment = world.comment(number)
+    assert "Training failed" in comment or "No result" in comment
+    del pipeline
+
+
+def test_a_change_of_the_data_is_reported_by_class(world: World) -> None:
+    world.git("switch", "--quiet", "--create", DATA, "origin/main")
+    world.sh("python", "-m", "pipeline.ingest", "synthetic", "--seed", "7")
+    world.commit("Paint other chips")
+    world.git("push", "--quiet", "origin", DATA)
+    number = int(world.api.open_merge_request(DATA)["iid"])
+    world.sh("dvc", "push", "--quiet", "data.dvc")
+    pipeline = world.request_pipeline(number)
+    assert pipeline.jobs["train"] and pipeline.jobs["report"], pipeline.log
+    section = world.comment(number).partition("## Data changes")[2].partition("\n## ")[0]
+    assert "added" in section and "**all**" in section
+    assert "+0" not in section.splitlines()[-1]

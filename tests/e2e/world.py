@@ -1,0 +1,253 @@
+"""The world of the story: a Git server, a DVC remote, GitLab's API, a registry, a cluster, a team.
+
+Real: the bare repository with push options, DVC and its remote, the pipeline as .gitlab-ci.yml has
+it, run job by job by gitlab-ci-local, the images, and the service. Fake: GitLab's API
+(tests/gitlab.py), CML (bin/cml), trivy (bin/trivy) and kubectl (cluster.py); each says at its head
+what it is true to. What GitLab itself does, starting pipelines and merging, this file does.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.conftest import ROOT
+from tests.gitlab import NUMBER, PATH, FakeGitLab
+
+BIN = Path(__file__).parent / "bin"
+RUNNER = Path(__file__).parent / "tools" / "node_modules" / ".bin" / "gitlab-ci-local"
+REQUEST_JOBS = ("train", "report", "gate")
+MAIN_JOBS = ("verify", "register", "build-image", "staging", "production")
+LIMIT = 600  # seconds that a pipeline may take; generous, the machine may be busy
+
+# A training of seconds, whose models are bad and pass.
+SMALL: dict[str, dict[str, Any]] = {
+    "model": {"width": 4},
+    "train": {"epochs": 3, "device": "cpu", "precision": "float32", "patience": 0},
+    "evaluate": {"bootstrap_samples": 100, "latency_runs": 10},
+    "gate": {"min_accuracy": 0.15, "min_recall": 0.0, "max_calibration_error": 1.0},
+}
+# Writes down each push with its options, as GitLab would read them.
+HOOK = """#!/bin/sh
+while read old new ref; do
+  i=0; options=""
+  while [ "$i" -lt "${{GIT_PUSH_OPTION_COUNT:-0}}" ]; do
+    eval "option=\\$GIT_PUSH_OPTION_$i"; options="$options|$option"; i=$((i + 1))
+  done
+  echo "$ref $new $options" >> '{log}'
+done
+"""
+
+
+@dataclass
+class Pipeline:
+    """A pipeline that has ended."""
+
+    code: int
+    log: str
+
+    @property
+    def jobs(self) -> dict[str, bool]:
+        """Jobs that ran -> whether they passed."""
+        found = re.findall(r"^ (PASS|FAIL|WARN)  (\S+)", self.log, re.MULTILINE)
+        return {name: verdict == "PASS" for verdict, name in found}
+
+    def of(self, job: str) -> str:
+        """What one job printed."""
+        lines = re.findall(rf"^{re.escape(job)} +> (.*)$", self.log, re.MULTILINE)
+        return "\n".join(lines)
+
+
+class World:
+    """Everything, in one folder."""
+
+    def __init__(self, folder: Path, api: FakeGitLab) -> None:
+        self.folder, self.api = folder, api
+        self.origin, self.dev = folder / "project.git", folder / "dev"
+        self.pushes = folder / "pushes.log"
+        self.remote = folder / "dvc"
+        self.token = api.admit(user="conveyor-bot", scopes=("api", "write_repository"))
+        self.numbers = iter(range(101, 999))
+        self.variables: dict[str, str] = {}
+        self._make_origin()
+        self._make_project()
+
+    def _make_origin(self) -> None:
+        run("git", "init", "--quiet", "--bare", "--initial-branch=main", str(self.origin))
+        run("git", "-C", str(self.origin), "config", "receive.advertisePushOptions", "true")
+        hook = self.origin / "hooks" / "post-receive"
+        hook.write_text(HOOK.format(log=self.pushes), encoding="utf-8")
+        hook.chmod(0o755)
+
+    def _make_project(self) -> None:
+        """A team's project: this repository with a remote of its own and a model of seconds."""
+        self.dev.mkdir()
+        listed = run("git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "-x", ".*")
+        for name in filter(None, listed.split("\0")):
+            source, target = ROOT / name, self.dev / name
+            if source.is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, target)
+        self.git("init", "--quiet", "--initial-branch=main")
+        self.git("config", "user.name", "Ana")
+        self.git("config", "user.email", "ana@example.org")
+        self.git("remote", "add", "origin", str(self.origin))
+        self.sh("dvc", "pull", "--quiet", "data.dvc")
+        self.sh("dvc", "remote", "add", "--quiet", "--default", "team", str(self.remote))
+        self.sh("dvc", "remote", "modify", "team", "verify", "true")
+        self.change(SMALL)
+        self.commit("Begin")
+        self.sh("dvc", "repro", "--quiet")
+        self.sh("dvc", "push", "--quiet", "--run-cache")
+        self.commit("Train")
+        self.git("push", "--quiet", "origin", "main")
+
+    def git(self, *words: str) -> str:
+        """Git in the developer's clone."""
+        return run("git", "-C", str(self.dev), *words)
+
+    def sh(self, *words: str, **variables: str) -> str:
+        """A command in the developer's clone."""
+        return run(*words, cwd=self.dev, env=environment(variables))
+
+    def change(self, changes: Mapping[str, Mapping[str, Any]]) -> None:
+        """Change params.yaml."""
+        path = self.dev / "params.yaml"
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for section, values in changes.items():
+            document[section].update(values)
+        path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+
+    def commit(self, message: str) -> str:
+        """Commit everything in the developer's clone; returns the hash."""
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", message)
+        return self.git("rev-parse", "HEAD")
+
+    def propose(self, branch: str, changes: Mapping[str, Mapping[str, Any]], message: str) -> int:
+        """Open a merge request that changes params.yaml; returns its number."""
+        self.git("switch", "--quiet", "--create", branch, "origin/main")
+        self.change(changes)
+        self.commit(message)
+        self.git("push", "--quiet", "origin", branch)
+        return int(self.api.open_merge_request(branch, title=message)["iid"])
+
+    def request_pipeline(self, number: int, *jobs: str, **variables: str) -> Pipeline:
+        """Run the pipeline of a merge request."""
+        branch = self.api.merge_requests[number - 1]["source_branch"]
+        facts = {
+            "CI_PIPELINE_SOURCE": "merge_request_event",
+            "CI_MERGE_REQUEST_IID": str(number),
+            "CI_MERGE_REQUEST_SOURCE_BRANCH_NAME": branch,
+            "CI_MERGE_REQUEST_TARGET_BRANCH_NAME": "main",
+            "CI_MERGE_REQUEST_SOURCE_PROJECT_ID": str(NUMBER),
+            "BOT_TOKEN": self.token,
+        }
+        return self.pipeline(branch, jobs or REQUEST_JOBS, facts | variables)
+
+    def main_pipeline(self, commit: str = "main", *jobs: str, **variables: str) -> Pipeline:
+        """Run the pipeline of main, as it was at a commit."""
+        facts = {"CI_PIPELINE_SOURCE": "push", "RELEASE_TOKEN": self.token}
+        return self.pipeline(commit, jobs or MAIN_JOBS, facts | variables)
+
+    def pipeline(self, ref: str, jobs: tuple[str, ...], variables: Mapping[str, str]) -> Pipeline:
+        """Check a ref out as a runner does, and run these jobs of its pipeline."""
+        line, folder = self.prepare(ref, jobs, variables)
+        done = subprocess.run(
+            line,
+            cwd=folder,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=LIMIT,
+            check=False,
+        )
+        (folder / "pipeline.log").write_text(done.stdout, encoding="utf-8")
+        return Pipeline(done.returncode, done.stdout)
+
+    def prepare(
+        self, ref: str, jobs: tuple[str, ...], variables: Mapping[str, str]
+    ) -> tuple[list[str], Path]:
+        """The command of a pipeline, and the fresh clone to run it in."""
+        number = next(self.numbers)
+        folder = self.folder / "runs" / str(number)
+        run("git", "clone", "--quiet", str(self.origin), str(folder))
+        run("git", "-C", str(folder), "checkout", "--quiet", ref)
+        known = {
+            "CI_PIPELINE_ID": str(number),
+            "CI_PROJECT_ID": str(NUMBER),
+            "CI_PROJECT_PATH": PATH,
+            "CI_PROJECT_URL": self.api.web_url,
+            "CI_SERVER_URL": self.api.url,
+            "CI_API_V4_URL": f"{self.api.url}/api/v4",
+            "CI_COMMIT_BRANCH": "main",
+            "CI_DEFAULT_BRANCH": "main",
+            "PUSH_URL": str(self.origin),
+            # What runners have in their images: the environment of this checkout.
+            "VENV": sys.prefix,
+            "EXTRAS": "registry,train,delivery,dev",
+            "PYTHONPATH": "src",
+            "OMP_NUM_THREADS": "1",
+        }
+        line = [str(RUNNER), *jobs, "--force-shell-executor", "--shell-isolation", "--no-color"]
+        for name, value in {**known, **self.variables, **variables}.items():
+            line += ["--variable", f"{name}={value}"]
+        return line, folder
+
+    def merge(self, number: int) -> str:
+        """Merge, with the message that GitLab's template writes; returns the commit of main."""
+        request = self.api.merge_requests[number - 1]
+        self.git("fetch", "--quiet", "--tags", "origin")
+        self.git("switch", "--quiet", "--force-create", "main", "origin/main")
+        message = (
+            f"Merge branch '{request['source_branch']}' into 'main'\n\n{request['title']}\n\n"
+            f"See merge request {PATH}!{number}\n\nApproved-by: Ben <ben@example.org>"
+        )
+        source = f"origin/{request['source_branch']}"
+        self.git("merge", "--quiet", "--no-ff", "--message", message, source)
+        self.git("push", "--quiet", "origin", "main")
+        request["state"] = "merged"
+        return self.git("rev-parse", "HEAD")
+
+    def tags(self) -> set[str]:
+        """Tags of the Git server."""
+        return set(run("git", "-C", str(self.origin), "tag").split())
+
+    def options_of(self, ref: str) -> list[str]:
+        """Push options of each push to a ref."""
+        lines = self.pushes.read_text(encoding="utf-8").splitlines()
+        return [line.partition(" ")[2].partition(" ")[2] for line in lines if f"{ref} " in line]
+
+    def comment(self, number: int) -> str:
+        """The one comment of a merge request."""
+        notes = self.api.notes[number]
+        assert len(notes) == 1, f"{len(notes)} comments instead of one"
+        return str(notes[0]["body"])
+
+
+def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of people and runners: this checkout's programs, the stand-ins first."""
+    path = os.pathsep.join((str(BIN), str(Path(sys.executable).parent), os.environ["PATH"]))
+    known = {"PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONPATH": "src", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **known, **(variables or {})}
+
+
+def run(*words: str, **options: Any) -> str:
+    """Run a command; returns what it printed."""
+    done = subprocess.run(words, capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, f"{' '.join(words)}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+    return str(done.stdout).strip()
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))

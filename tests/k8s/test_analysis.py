@@ -1,0 +1,170 @@
+"""The analysis of the canary, as Prometheus answers its queries: what promotes, what stops."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.conftest import ROOT
+from tests.service.bundles import make_bundle, make_chip
+from tests.service.server import serving
+
+TEMPLATE = yaml.safe_load((ROOT / "k8s/components/canary/analysis.yaml").read_text("utf-8"))
+METRICS: dict[str, Any] = {item["name"]: item for item in TEMPLATE["spec"]["metrics"]}
+# No data is an empty result, and false; NaN is not comparable, and false.
+CONDITION = re.compile(r"len\(result\) > 0 && result\[0\] (?P<sign>[<>]=) (?P<limit>[0-9.]+)")
+COMING = {"model_confidence_sum", "model_confidence_count"}  # with the monitoring
+HASHES = {"canary": "6d4cf56db6", "stable": "7bf84f9696"}
+CLASSES = ("Forest", "River", "Pasture")
+
+Shares = Mapping[str, float]
+EVEN: Shares = {"Forest": 2, "River": 1, "Pasture": 1}
+
+
+def pods(
+    kind: str,
+    shares: Shares = EVEN,
+    *,
+    errors: float = 0,
+    slow: float = 0,
+    seconds: float = 0.02,
+    confidence: float = 0.8,
+    pace: float = 10,
+) -> dict[str, float]:
+    """What the pods of a version count in 15 seconds; `shares` times `pace` are predictions."""
+    label = f'rollouts_pod_template_hash="{HASHES[kind]}"'
+    total = sum(shares.values()) * pace
+    found = {
+        f'model_predictions_total{{{label},class="{name}",tag="{kind}"}}': share * pace
+        for name, share in shares.items()
+    }
+    http = f'{label},handler="/predict"'
+    found[f'http_requests_total{{{http},method="POST",status="200"}}'] = total
+    if errors:
+        found[f'http_requests_total{{{http},method="POST",status="503"}}'] = errors * total
+    # The probes of the pod are no predictions, and fast.
+    found[f'http_request_duration_seconds_count{{{label},handler="/healthz"}}'] = 1000
+    found[f'http_request_duration_seconds_bucket{{{label},handler="/healthz",le="0.5"}}'] = 1000
+    found[f"http_request_duration_seconds_count{{{http}}}"] = total
+    found[f"http_request_duration_seconds_sum{{{http}}}"] = total * seconds
+    found[f'http_request_duration_seconds_bucket{{{http},le="0.05"}}'] = total * 0.5
+    found[f'http_request_duration_seconds_bucket{{{http},le="0.5"}}'] = total * (1 - slow)
+    found[f"model_confidence_sum{{{label}}}"] = total * confidence
+    found[f"model_confidence_count{{{label}}}"] = total
+    return found
+
+
+STABLE = pods("stable", pace=30)
+SHIFTED = {"Forest": 1, "River": 1, "Pasture": 2}
+COMPARISONS = {"latency", "class-shares", "confidence"}
+
+CASES: list[tuple[str, dict[str, float], set[str]]] = [
+    ("as good as the stable version", STABLE | pods("canary"), set()),
+    ("nothing at all", {}, set(METRICS)),
+    ("no canary", STABLE, set(METRICS)),
+    ("a canary without requests", STABLE | pods("canary", pace=0), set(METRICS)),
+    ("no stable version", pods("canary"), COMPARISONS),
+    ("a stable version without requests", pods("canary") | pods("stable", pace=0), COMPARISONS),
+    ("few predictions", STABLE | pods("canary", pace=0.5), {"predictions"}),
+    ("errors", STABLE | pods("canary", errors=0.02), {"error-ratio"}),
+    ("few errors", STABLE | pods("canary", errors=0.005), set()),
+    ("some are slow", STABLE | pods("canary", slow=0.02), {"slow-ratio"}),
+    ("all are slower", STABLE | pods("canary", seconds=0.04), {"latency"}),
+    ("all are faster", STABLE | pods("canary", seconds=0.01), set()),
+    ("other shares", STABLE | pods("canary", SHIFTED), {"class-shares"}),
+    ("a class has gone", STABLE | pods("canary", {"Forest": 3, "River": 1}), {"class-shares"}),
+    ("a class is new", STABLE | pods("canary", {**EVEN, "SeaLake": 2}), {"class-shares"}),
+    ("less confident", STABLE | pods("canary", confidence=0.6), {"confidence"}),
+    ("more confident", STABLE | pods("canary", confidence=0.95), {"confidence"}),
+]
+
+
+def query(name: str) -> str:
+    text = str(METRICS[name]["provider"]["prometheus"]["query"])
+    for kind, value in HASHES.items():
+        text = text.replace(f"{{{{args.{kind}}}}}", value)
+    assert "{{" not in text
+    return text
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_no_data_and_nan_never_promote(name: str) -> None:
+    metric = METRICS[name]
+    assert CONDITION.fullmatch(metric["successCondition"])
+    # Without it Argo takes what does not succeed for a failure; with it there would be a between.
+    assert "failureCondition" not in metric
+    assert "failureLimit" not in metric and "inconclusiveLimit" not in metric
+
+
+@pytest.mark.parametrize(("case", "series", "failing"), CASES, ids=[case[0] for case in CASES])
+def test_the_analysis_stops_what_is_worse_and_promotes_what_is_not(
+    case: str, series: dict[str, float], failing: set[str], tmp_path: Path
+) -> None:
+    """promtool evaluates each query, with its condition around it: one is success, zero failure."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed: make setup-e2e")
+    tests = []
+    for name, metric in METRICS.items():
+        found = CONDITION.fullmatch(metric["successCondition"])
+        assert found
+        holds = f"count(({query(name)}) {found['sign']} {found['limit']}) or vector(0)"
+        wanted = {"labels": "{}", "value": 0 if name in failing else 1}
+        tests.append({"expr": holds, "eval_time": "10m", "exp_samples": [wanted]})
+    values = [{"series": key, "values": f"0+{step:.10g}x60"} for key, step in series.items()]
+    test = {"interval": "15s", "input_series": values, "promql_expr_test": tests}
+    path = tmp_path / "analysis.yaml"
+    path.write_text(yaml.safe_dump({"evaluation_interval": "15s", "tests": [test]}), "utf-8")
+    done = subprocess.run(
+        [promtool, "test", "rules", str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{case}: {done.stdout}{done.stderr}"
+
+
+def test_the_service_exports_what_the_queries_ask_for(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "model")
+    with serving(bundle, tmp_path / "service", workers=1) as server:
+        headers = {"content-type": "application/octet-stream"}
+        chip = npy(tmp_path)
+        httpx.post(f"{server.url}/predict", content=chip, headers=headers).raise_for_status()
+        text = httpx.get(f"{server.url}/metrics").text
+    exported = [
+        (sample.name, sample.labels)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    ]
+    asked = {
+        (name, selector)
+        for metric in METRICS
+        for name, selector in re.findall(r"(\w+)\{(.*?)\}", query(metric))
+    }
+    assert len({name for name, _ in asked}) == 7
+    missing = {
+        name
+        for name, selector in asked
+        if not any(name == other and fits(selector, labels) for other, labels in exported)
+    }
+    assert missing <= COMING
+    labels = next(labels for name, labels in exported if name == "model_predictions_total")
+    assert labels.keys() == {"class", "tag"}
+
+
+def fits(selector: str, labels: Mapping[str, str]) -> bool:
+    """Whether a sample has what a selector asks for, but for the pods' hash and the status."""
+    wanted = dict(re.findall(r'(\w+)="(.*?)"', selector))
+    wanted.pop("rollouts_pod_template_hash")
+    return wanted.items() <= labels.items() and ("status" in labels or "status" not in selector)
+
+
+def npy(folder: Path) -> bytes:
+    """A chip as an upload."""
+    np.save(folder / "chip.npy", make_chip(0))
+    return (folder / "chip.npy").read_bytes()
