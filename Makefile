@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
 # Stages call `python`: it has to be the one of this environment, also in `dvc repro`.
-export PATH := $(BIN):$(PATH)
+export PATH := $(BIN):$(PATH):$(CURDIR)/tests/e2e/tools/node_modules/.bin
 export DVC_NO_ANALYTICS := 1
 
 # What a person or a pipeline says reaches the command as it is: neither make nor the shell expands
@@ -32,7 +32,8 @@ INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS); cat pyproject.toml cons
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(INSTALLED) ## install everything into .venv (idempotent)
+# An image of your own that has everything sets NO_SETUP=1.
+setup: $(if $(NO_SETUP),,$(INSTALLED)) ## install everything into .venv (idempotent)
 
 $(INSTALLED):
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make setup PYTHON=python3.11")'
@@ -42,17 +43,35 @@ $(INSTALLED):
 	@rm -f $(VENV)/.installed-* && touch $@
 	@echo "setup: done"
 
-# What tests and benchmarks need beyond Python: Chromium for the page, wrk and hey for load.
-E2E_PACKAGES := chromium wrk hey
+# What tests and benchmarks need beyond Python, from Debian: Chromium for the page, wrk and hey for
+# load, and what the story of `make e2e` runs: images, a registry, promtool.
+E2E_PACKAGES := chromium wrk hey rsync buildah podman runc skopeo docker-registry mmdebstrap \
+  netavark aardvark-dns catatonit prometheus
+E2E_TOOLS := tests/e2e/tools/node_modules/.package-lock.json
+CHECKS := .venv-checks/.installed-$(shell sha256sum ci/checks.txt | cut -c1-16)
 
-setup-e2e: setup ## install what the browser tests and benchmarks need (Debian or Ubuntu, root)
-	@bash -c 'for command in $(E2E_PACKAGES); do command -v $$command >/dev/null || exit 1; done' && exit 0; \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+setup-e2e: setup $(E2E_TOOLS) $(CHECKS) ## install what the end-to-end tests and benchmarks need (Debian or Ubuntu, root)
+	@missing=$$(dpkg-query --show --showformat '$${Package} ' $(E2E_PACKAGES) 2>&1 >/dev/null | wc -l); \
+	if [ "$$missing" = 0 ]; then exit 0; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  echo "setup-e2e: installing $(E2E_PACKAGES)"; \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(E2E_PACKAGES) >/dev/null; \
 	else \
 	  echo "setup-e2e: not root, or no apt-get: tests that need $(E2E_PACKAGES) are skipped and counted"; \
 	fi
+
+# gitlab-ci-local, and kustomize where no kubectl has one. No install script runs.
+$(E2E_TOOLS): tests/e2e/tools/package-lock.json
+	@if command -v npm >/dev/null; then \
+	  echo "setup-e2e: installing gitlab-ci-local" && npm ci --prefix tests/e2e/tools --ignore-scripts --no-audit --no-fund --silent && touch $@; \
+	else echo "setup-e2e: no npm: the story of make e2e is skipped and counted"; fi
+
+# Linters whose dependencies collide with ours.
+$(CHECKS): ci/checks.txt
+	@echo "setup-e2e: installing the linters of manifests and images into .venv-checks"
+	@test -x .venv-checks/bin/python || $(PYTHON) -m venv .venv-checks
+	@.venv-checks/bin/python -m pip install --quiet --disable-pip-version-check --requirement ci/checks.txt
+	@rm -f .venv-checks/.installed-* && touch $@
 
 demo: train-sample ## train on the embedded sample, then serve (or: make demo EUROSAT=path/to/EuroSAT_RGB.zip)
 	@rm -f $(STATE)/wanted.json $(STATE)/served.json
@@ -94,6 +113,11 @@ lint: setup ## check format, style and types
 	@black --check --quiet . || (echo "error: not formatted: make format"; exit 1)
 	@flake8
 	@mypy
+
+audit: $(CHECKS) ## look for known holes in what is installed, manifests and Dockerfile
+	@.venv-checks/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
+	@.venv-checks/bin/hadolint Dockerfile
+	@.venv-checks/bin/checkov --config-file ci/checkov.yaml --directory k8s
 
 format: setup ## format the code
 	@black --quiet .

@@ -181,8 +181,8 @@ class Smoke:
             raise RolloutError(f"{path}: no answer from {self._url}: {reason}") from None
         if answer.status_code in (401, 403):
             raise Refused(
-                f"{path}: the credentials are refused ({answer.status_code}): SMOKE_TOKEN has to be "
-                "a key or token of this stage with the roles predict and view"
+                f"{path}: the credentials are refused ({answer.status_code}): SMOKE_TOKEN has to "
+                "be a key or token of this stage with the roles predict and view"
             )
         if answer.status_code != 200:
             raise RolloutError(f"{path}: {answer.status_code} {_detail(answer)}".rstrip())

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -100,6 +99,9 @@ class Project:
         return [" ".join(item for item in call[:3] if not item.startswith("-")) for call in words]
 
 
+Served = tuple[Project, subprocess.CompletedProcess[str]]
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
@@ -127,8 +129,19 @@ def project(tmp_path: Path, bundles: dict[int, Path]) -> Iterator[Project]:
         found.cluster.stop()
 
 
-def test_a_version_is_brought_to_a_stage(project: Project) -> None:
-    done = project.roll_out(1, "--bundle", str(project.bundles[1]))
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, bundles: dict[int, Path]) -> Iterator[Served]:
+    """A stage that serves its first version, and what the rollout said; nobody changes it."""
+    found = Project(tmp_path_factory.mktemp("served"), bundles)
+    try:
+        bundle = str(bundles[1])
+        yield found, found.roll_out(1, "--bundle", bundle, KUBE_CONTEXT="group/project:agent")
+    finally:
+        found.cluster.stop()
+
+
+def test_a_version_is_brought_to_a_stage(served: Served) -> None:
+    project, done = served
     assert done.returncode == 0, done.stderr
     assert "ok    version: landcover@v1.1.0" in done.stdout
     assert "ok    golden: 2 chips" in done.stdout
@@ -137,13 +150,14 @@ def test_a_version_is_brought_to_a_stage(project: Project) -> None:
     assert result["result"] == "rolled-out" and result["before"] is None
     assert result["serving"] == result["version"] == "landcover@v1.1.0"
     assert result["strategy"] == "rolling" and result["image"] == image(1)
+    assert result["seconds"] > 0
     verbs = project.verbs()
     assert verbs.index("apply") < verbs.index("rollout status deployment/landcover")
     assert "rollout undo deployment/landcover" not in verbs
 
 
-def test_the_pods_know_their_release_and_run_the_image_by_its_digest(project: Project) -> None:
-    assert project.roll_out(1).returncode == 0
+def test_the_pods_know_their_release_and_run_the_image_by_its_digest(served: Served) -> None:
+    project, _ = served
     applied = next(call["stdin"] for call in project.cluster.calls() if call["argv"][0] == "apply")
     documents = {item["kind"]: item for item in yaml.safe_load_all(applied)}
     container = documents["Deployment"]["spec"]["template"]["spec"]["containers"][0]
@@ -290,7 +304,7 @@ def test_a_release_that_was_told_to_serve_another_model_serves_its_own_again(
 def test_refused_credentials_do_not_roll_a_running_version_back(project: Project) -> None:
     assert project.roll_out(1).returncode == 0
     done = project.roll_out(1, SMOKE_TOKEN="cvy_of_somebody_else")
-    assert done.returncode == 1 and "SMOKE_TOKEN has to be" in done.stderr
+    assert done.returncode == 1 and "SMOKE_TOKEN has to be a key" in done.stderr
     assert project.serving() == "landcover@v1.1.0"
     assert not any("undo" in item for item in project.verbs())
 
@@ -305,12 +319,11 @@ def test_a_dry_run_prints_the_objects_and_asks_no_cluster(project: Project) -> N
     assert not (project.folder / "artifacts").exists()
 
 
-def test_every_call_names_context_and_namespace(project: Project) -> None:
-    context = "group/project:agent"
-    assert project.roll_out(1, KUBE_CONTEXT=context).returncode == 0
+def test_every_call_names_context_and_namespace(served: Served) -> None:
+    project, _ = served
     for call in project.cluster.calls():
         if call["argv"][0] != "kustomize":
-            assert f"--context={context}" in call["argv"]
+            assert "--context=group/project:agent" in call["argv"]
             assert f"--namespace={STAGING}" in call["argv"]
 
 
@@ -399,13 +412,6 @@ def test_a_plain_image_is_taken(text: str) -> None:
 
 
 def test_without_kubectl_it_says_what_to_install(project: Project) -> None:
-    python = Path(sys.executable).parent
-    done = project.roll_out(1, PATH=str(project.folder), PYTHONPATH=str(ROOT / "src"))
-    assert python.is_dir() and done.returncode == 1
+    done = project.roll_out(1, PATH=str(project.folder))
+    assert done.returncode == 1
     assert "error: kubectl: not found" in done.stderr
-
-
-def test_time_is_counted(project: Project) -> None:
-    started = time.monotonic()
-    assert project.roll_out(1).returncode == 0
-    assert 0 < project.result()["seconds"] <= time.monotonic() - started

@@ -1,12 +1,15 @@
 """The story's world, and what its steps share. A step that fails ends the story, by its name."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
 from tests import gitlab
 from tests.e2e.world import RUNNER, World
+
+FAILED: dict[str, str] = {}
+"""File of a story -> the step at which it ended."""
 
 
 @pytest.fixture(scope="module")
@@ -21,15 +24,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Iterator[pytest.TestReport]:  # type: ignore[misc]
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember the step that failed."""
     report = yield
-    if report.failed and item.get_closest_marker("step"):  # type: ignore[attr-defined]
-        item.parent.failed_step = item.name  # type: ignore[union-attr]
-    return report  # type: ignore[return-value]
+    if report.failed and item.get_closest_marker("step"):
+        FAILED[item.path.name] = item.name
+    return report
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what comes after a step that failed."""
-    if item.get_closest_marker("step") and (name := getattr(item.parent, "failed_step", "")):
+    if item.get_closest_marker("step") and (name := FAILED.get(item.path.name)):
         pytest.skip(f"the story ended at {name}")

@@ -35,8 +35,10 @@ SUPERFLUOUS = "usrmerge perl ^libperl5 ^perl-modules lib.*-perl$"
 EXCLUDED = ("/usr/share/locale/*", "/usr/share/man/*", "/usr/share/doc/*")
 # How this machine reaches its package index. Not part of the project, only of the stand-in.
 HOST_FILES = ("/etc/pip.conf", "/etc/ssl/certs/ca-certificates.crt")
-# crun refuses this machine's cgroups, and the limits of podman are above what is allowed here.
+# crun refuses this machine's cgroups, and the limits of podman are above what is allowed here. On
+# the host's network nothing else is needed, and the service listens on loopback.
 RUN = (
+    "--network=host",
     *("--runtime=/usr/sbin/runc", "--cgroup-manager=cgroupfs"),
     *("--ulimit=nofile=20000:20000", "--ulimit=nproc=10000:10000"),
 )
@@ -105,11 +107,11 @@ def _make_base(archive: Path) -> None:
 
 
 class Container:
-    """One running container of the service."""
+    """One running container of the service, and where it answers."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, url: str) -> None:
         self.name = name
-        self.url = ""
+        self.url = url
 
     def client(self) -> httpx.Client:
         """A client that may do everything; close it."""
@@ -150,14 +152,14 @@ class Container:
 @contextmanager
 def running(image: str, *options: str, **settings: Any) -> Iterator[Container]:
     """Run the service until the block ends; `settings` are SERVICE_ variables in lower case."""
-    container = Container(f"conveyor-{uuid.uuid4().hex[:12]}")
-    values = {"api_keys": json.dumps({HASH: ["predict", "view", "deploy"]}), "workers": 2}
-    published, reach = _network()
-    variables = _variables(values | reach | settings)
+    port = free_port()
+    container = Container(f"conveyor-{uuid.uuid4().hex[:12]}", f"http://127.0.0.1:{port}")
+    keys = json.dumps({HASH: ["predict", "view", "deploy"]})
+    values = {"host": "127.0.0.1", "port": port, "api_keys": keys, "workers": 2}
+    variables = _variables(values | settings)
     name = f"--name={container.name}"
     try:
-        call("podman", "run", "--detach", name, *RUN, *published, *variables, *options, image)
-        container.url = _address(container.name, reach)
+        call("podman", "run", "--detach", name, *RUN, *variables, *options, image)
         container.wait_until_ready()
         yield container
     finally:
@@ -166,7 +168,7 @@ def running(image: str, *options: str, **settings: Any) -> Iterator[Container]:
 
 def run_once(image: str, *words: str, **settings: Any) -> subprocess.CompletedProcess[str]:
     """Run a container to its end."""
-    command = ["podman", "run", "--rm", *RUN, "--network=none", *_variables(settings), *words]
+    command = ["podman", "run", "--rm", *RUN, *_variables(settings), *words]
     return subprocess.run(
         [*command, image], text=True, capture_output=True, env=environment(), check=False
     )
@@ -174,23 +176,6 @@ def run_once(image: str, *words: str, **settings: Any) -> subprocess.CompletedPr
 
 def _variables(settings: Mapping[str, Any]) -> list[str]:
     return [f"--env=SERVICE_{name.upper()}={value}" for name, value in settings.items()]
-
-
-@cache
-def _network() -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Options of podman, and settings: a published port, or the host's where that is refused."""
-    published = ("--publish=127.0.0.1::8000",)
-    words = ["podman", "run", "--rm", *RUN, *published, "--entrypoint=true", base()]
-    tried = subprocess.run(words, capture_output=True, env=environment(), check=False)
-    if tried.returncode == 0:
-        return published, {}
-    return ("--network=host",), {"host": "127.0.0.1", "port": free_port()}
-
-
-def _address(name: str, reach: Mapping[str, Any]) -> str:
-    if reach:
-        return f"http://127.0.0.1:{reach['port']}"
-    return f"http://{call('podman', 'port', name, '8000/tcp')}"
 
 
 def free_port() -> int:

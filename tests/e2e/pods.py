@@ -82,7 +82,7 @@ class Stage:
             return ""
         stop_pod(self.folder)
         image = container(self.current)["image"]
-        if image not in self.config["images"]:
+        if image not in self.config["images"] and "pod" not in self.config:
             return "ErrImagePull"
         log = self.folder / f"pod-{time.monotonic_ns()}.log"
         with log.open("wb") as stream:
@@ -119,7 +119,8 @@ class Stage:
         port = str(self.stage["port"])
         state = self.folder / "releases" / self.release(self.current)
         found |= {"SERVICE_HOST": "127.0.0.1", "SERVICE_PORT": port, "SERVICE_CONFIGMAP": ""}
-        found |= {"SERVICE_BUNDLE": self.config["images"][image], "SERVICE_STATE": str(state)}
+        if image in self.config["images"]:
+            found |= {"SERVICE_BUNDLE": self.config["images"][image], "SERVICE_STATE": str(state)}
         found |= {"SERVICE_OPEN_ROLES": "[]", "SERVICE_DRAIN": "0", "IMAGE": image, "PORT": port}
         return found | dict(self.stage.get("settings", {}))
 

@@ -9,7 +9,7 @@ import yaml
 from tests.e2e.world import World
 
 pytestmark = [pytest.mark.step, pytest.mark.xdist_group("request")]
-WIDER, WORSE, BROKEN, DATA = "try-$(touch${IFS}pwned)-wider", "worse", "broken", "more-data"
+WIDER, WORSE, BROKEN, DATA = "try-$(>pwned)-wider", "worse", "broken", "more-data"
 
 
 def test_a_merge_request_is_trained_tagged_and_reported(world: World) -> None:

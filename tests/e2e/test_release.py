@@ -1,0 +1,204 @@
+"""The story, second part: a merge releases, by version, image, staging, production and tags."""
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e import containers
+from tests.e2e.cluster import Cluster
+from tests.e2e.world import MAIN_JOBS, World
+from tests.service.server import serving
+
+pytestmark = [pytest.mark.step, pytest.mark.xdist_group("release"), containers.needed]
+STAGES = ("staging", "production")
+V1, V2, V3, V4 = (f"landcover@v1.{minor}.0" for minor in range(4))
+ALL_PASS = dict.fromkeys(MAIN_JOBS, True)
+
+
+@pytest.fixture(scope="module")
+def cluster(world: World) -> Iterator[Cluster]:
+    """Two stages, empty; their pods are the real images."""
+    containers.base()
+    found = Cluster(world.folder / "cluster")
+    keys = json.dumps({containers.HASH: ["predict", "view", "deploy"]})
+    ports = {stage: containers.free_port() for stage in STAGES}
+    found.configure(
+        pod=[str(Path(containers.__file__).parent / "pod.sh")],
+        stages={
+            f"landcover-{stage}": {"port": port, "settings": {"SERVICE_API_KEYS": keys}}
+            for stage, port in ports.items()
+        },
+    )
+    world.path = (str(found.bin),)
+    with containers.registry(world.folder / "registry") as address:
+        world.variables |= {
+            f"{stage.upper()}_URL": f"http://127.0.0.1:{port}" for stage, port in ports.items()
+        }
+        world.variables |= {
+            "CI_REGISTRY_IMAGE": f"{address}/landcover",
+            "IMAGE": f"{address}/landcover/service",
+            "IMAGE_BUILD_ARGS": containers.BUILD_ARGS,
+            "BUILDAH_ISOLATION": "chroot",
+            "STORAGE_DRIVER": "overlay",
+            "SMOKE_TOKEN": containers.KEY,
+        }
+        yield found
+        found.stop()
+
+
+def serves(world: World, stage: str) -> str:
+    """The tag that a stage says it serves."""
+    found: Any = httpx.get(world.variables[f"{stage.upper()}_URL"] + "/version", timeout=60).json()
+    return str(found["model"]["tag"])
+
+
+def release(world: World, branch: str, width: int) -> str:
+    """Open a merge request, let its pipeline train, and merge it; the commit of main."""
+    number = world.propose(branch, {"model": {"width": width}}, f"Width {width}")
+    pipeline = world.request_pipeline(number, "train")
+    assert pipeline.jobs == {"train": True}, pipeline.log
+    return world.merge(number)
+
+
+def stage_tags(world: World, stage: str) -> set[str]:
+    return {tag for tag in world.tags() if tag.startswith(f"landcover#{stage}")}
+
+
+def test_the_first_model_of_main_goes_to_production(world: World, cluster: Cluster) -> None:
+    pipeline = world.main_pipeline()
+    assert pipeline.jobs == ALL_PASS, pipeline.log
+    assert {V1, "landcover#staging#1", "landcover#production#1"} <= world.tags()
+    assert {serves(world, stage) for stage in STAGES} == {V1}
+
+
+def test_a_merge_trains_nothing_and_releases_what_was_trained(
+    world: World, cluster: Cluster
+) -> None:
+    release(world, "wider", 5)
+    pipeline = world.main_pipeline()
+    assert pipeline.jobs == ALL_PASS, pipeline.log
+    assert "Running stage" not in pipeline.log
+    assert {serves(world, stage) for stage in STAGES} == {V2}
+    assert stage_tags(world, "production") == {"landcover#production#1", "landcover#production#2"}
+    assert set(world.options_of("refs/tags/landcover#production#2")) == {"|ci.skip"}
+
+
+def test_the_image_carries_the_digest_of_the_bundle(world: World, cluster: Cluster) -> None:
+    name = f"docker://{world.variables['IMAGE']}:v1.1.0"
+    found = json.loads(containers.call("skopeo", "inspect", "--tls-verify=false", name))
+    version = httpx.get(world.variables["PRODUCTION_URL"] + "/version").json()["model"]
+    assert found["Labels"]["io.conveyor.bundle.sha256"] == version["sha256"]
+    applied = [call["stdin"] for call in cluster.calls() if call["argv"][0] == "apply"]
+    assert f"{world.variables['IMAGE']}@{found['Digest']}" in applied[-1]
+
+
+def test_a_service_elsewhere_swaps_to_the_new_tag_without_a_restart(
+    world: World, cluster: Cluster, tmp_path: Path
+) -> None:
+    world.sh("dvc", "get", "--quiet", "--rev", V1, "--out", str(tmp_path / "model"), ".", "model")
+    version = httpx.get(world.variables["PRODUCTION_URL"] + "/version").json()["model"]
+    with serving(tmp_path / "model", tmp_path, repository=world.origin) as server:
+        pids = set(server.workers())
+        with server.client() as client:
+            answer = client.post("/replace_ml_model", json={"tag": V2})
+            assert answer.status_code == 200, answer.text
+            now = client.get("/version").json()["model"]
+        assert (now["tag"], now["sha256"]) == (V2, version["sha256"])
+        assert set(server.workers()) == pids
+
+
+def test_the_same_pipeline_twice_ends_the_same(world: World, cluster: Cluster) -> None:
+    before, applied = world.tags(), len(cluster.calls())
+    pipeline = world.main_pipeline()
+    assert pipeline.jobs == ALL_PASS, pipeline.log
+    assert world.tags() == before
+    later = [call["argv"][0] for call in cluster.calls()[applied:]]
+    assert "apply" not in later, "what serves already was touched"
+
+
+def test_a_bad_canary_is_rolled_back_and_the_tag_of_the_stage_stays(
+    world: World, cluster: Cluster
+) -> None:
+    release(world, "broken-in-production", 6)
+    config = json.loads((cluster.folder / "config.json").read_text(encoding="utf-8"))
+    config["stages"]["landcover-production"]["settings"]["BROKEN"] = V3
+    cluster.configure(stages=config["stages"])
+    before = stage_tags(world, "production")
+    pipeline = world.main_pipeline()
+    assert pipeline.jobs == ALL_PASS | {"production": False}, pipeline.log
+    assert serves(world, "staging") == V3
+    assert serves(world, "production") == V2
+    assert stage_tags(world, "production") == before
+
+
+def test_an_older_pipeline_that_finishes_last_is_refused(world: World, cluster: Cluster) -> None:
+    pipeline = world.main_pipeline(V2, "register", "build-image", "staging")
+    assert not pipeline.jobs["staging"], pipeline.log
+    assert "outdated" in pipeline.log
+    assert serves(world, "staging") == V3
+
+
+def test_a_pipeline_that_was_killed_is_finished_by_the_next(world: World, cluster: Cluster) -> None:
+    release(world, "interrupted", 7)
+    facts = {"CI_PIPELINE_SOURCE": "push", "RELEASE_TOKEN": world.token}
+    line, folder = world.prepare("main", MAIN_JOBS, facts)
+    with subprocess.Popen(
+        line,
+        cwd=folder,
+        env=world.environment(),
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        deadline = time.monotonic() + 300
+        while V4 not in world.tags():  # registered, and no more
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        subprocess.run(["pkill", "-KILL", "--session", str(process.pid)], check=True)
+        process.send_signal(signal.SIGKILL)
+    pipeline = world.main_pipeline()
+    assert pipeline.jobs == ALL_PASS, pipeline.log
+    assert {serves(world, stage) for stage in STAGES} == {V4}
+    assert "landcover@v1.4.0" not in world.tags()
+
+
+def test_a_tag_by_hand_rolls_back(world: World, cluster: Cluster) -> None:
+    world.git("fetch", "--quiet", "--tags", "origin")
+    before = stage_tags(world, "production")
+    world.sh("make", "rollback", "STAGE=production", "NO_SETUP=1")
+    (tag,) = stage_tags(world, "production") - before
+    assert world.options_of(f"refs/tags/{tag}") == [""], "the tag has to start its pipeline"
+    facts = {"CI_COMMIT_TAG": tag, "CI_COMMIT_BRANCH": "", "RELEASE_TOKEN": world.token}
+    pipeline = world.pipeline("main", ("production",), facts)
+    assert pipeline.jobs == {"production": True}, pipeline.log
+    assert serves(world, "production") == V2
+
+
+def test_a_flipped_byte_in_the_remote_stops_the_release(world: World, cluster: Cluster) -> None:
+    release(world, "altered", 8)
+    before = world.tags()
+    (path,) = [
+        path
+        for path in world.remote.rglob("*")
+        if path.is_file() and path.stat().st_mtime == newest(world.remote, b"onnx")
+    ]
+    content = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(content[:-1] + bytes((content[-1] ^ 1,)))
+    pipeline = world.main_pipeline()
+    assert pipeline.jobs == {"verify": False}, pipeline.log
+    assert "were altered in the DVC remote" in pipeline.log
+    assert world.tags() == before
+    path.write_bytes(content)
+
+
+def newest(remote: Path, mark: bytes) -> float:
+    """When the newest object with these bytes was written."""
+    files = [path for path in remote.rglob("*") if path.is_file() and mark in path.read_bytes()]
+    return max(path.stat().st_mtime for path in files)
