@@ -7,15 +7,18 @@ ARG CUDA_BASE=docker.io/nvidia/cuda:13.0.3-base-ubuntu24.04@sha256:7c7413a562004
 
 # What both stages of `serve` stand on: the base and git. Perl, which only git's scripts need, goes
 # again, and so do the programs of git that serve, mail or push; what stays is what the package
-# database says, so that a scanner sees it.
+# database says, so that a scanner sees it. Versions are Debian's of the day: its security updates
+# replace each other, and the old one can not be installed any more.
 FROM ${PYTHON_BASE} AS system
+# hadolint ignore=DL3008,SC2046
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends ca-certificates git \
  && dpkg --purge --force-depends git-man liberror-perl perl \
         $(dpkg-query --show --showformat '${Package} ' 'libperl5*' 'perl-modules-*' 'libgdbm*') \
- && cd /usr/lib/git-core \
- && rm -rf git-daemon git-http-backend git-http-fetch git-http-push git-imap-send git-shell \
-        git-sh-i18n--envsubst scalar /usr/bin/git-shell /usr/bin/scalar \
+ && for program in daemon http-backend http-fetch http-push imap-send shell sh-i18n--envsubst; do \
+        rm -f "/usr/lib/git-core/git-${program}" "/usr/bin/git-${program}"; \
+    done \
+ && rm -f /usr/lib/git-core/scalar /usr/bin/scalar \
  && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /var/lib/dpkg/*-old /tmp/* /var/tmp/*
 
 
@@ -36,13 +39,14 @@ ENV PYTHONPYCACHEPREFIX=/app/pycache \
 # Rights are set here, so that they depend on nobody's umask.
 RUN venv/bin/python /build/slim.py compile \
  && venv/bin/python /build/sbom.py > sbom.json \
- && chmod -R u=rwX,go=rX .
+ && chmod -R u=rwX,go=rX model pycache sbom.json service
 
 
 FROM system AS serve
 # No way to install anything in here, not even by the base's own tools.
 RUN --mount=type=bind,from=packages,source=/build/slim.py,target=/run/slim.py \
-    PYTHONDONTWRITEBYTECODE=1 python3 /run/slim.py installers
+    PYTHONDONTWRITEBYTECODE=1 python3 /run/slim.py installers \
+ && mkdir --mode=0770 /state
 # By how often they change, so that a release moves few bytes: constraints, code, model.
 COPY --from=packages /app/venv /app/venv
 COPY --from=packages /app/pycache /app/pycache
@@ -62,8 +66,9 @@ LABEL org.opencontainers.image.title="conveyor" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}" \
       io.conveyor.bundle.sha256="${BUNDLE_SHA256}"
-# What the service writes goes to /tmp: give it a tmpfs, the rest can be read-only. The host is set
-# so that the service refuses to start without keys (docs/service.md).
+# What the service writes goes to /tmp: give it a tmpfs, the rest can be read-only. Mount a volume at
+# /state, which group 0 may write, and set SERVICE_STATE to keep what serves. The host is set so that
+# the service refuses to start without keys (docs/service.md).
 ENV PATH=/app/venv/bin:$PATH \
     HOME=/tmp \
     PYTHONPYCACHEPREFIX=/app/pycache \
@@ -87,6 +92,7 @@ ENTRYPOINT ["python", "-m", "service"]
 # What the jobs that train need, so that they install nothing. CML posts the reports.
 FROM ${CUDA_BASE} AS train
 ARG CML=@dvcorg/cml@0.20.6
+# hadolint ignore=DL3008,DL3016
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
         ca-certificates git make nodejs npm openssh-client python3 python3-venv rsync \

@@ -159,6 +159,7 @@ register: setup ## give this commit's model a version
 	@tag=$$(python -m delivery.registry register --ci-skip) && echo "VERSION=$$tag" | tee artifacts/release.env
 
 image: setup ## build, scan and push the service's image with its model: VERSION=landcover@v1.2.0
+	@git fetch --quiet --tags origin
 	@dvc pull --quiet model
 	@python -m delivery.image build --version="$$GIVEN_VERSION"
 	@python -m delivery.image scan

@@ -198,7 +198,21 @@ VARIABLES = (
     Variable("PRODUCTION", "`manual`: production waits for a person; by itself when not set."),
     Variable("CANARY", "`argo` or `none`; found out from the cluster when not set."),
     Variable("REVIEW_URL", "Where review apps answer; there are none when not set."),
-    Variable("INGEST", "Words of `python -m pipeline.ingest`, for the pipeline `retrain`."),
+    Variable(
+        "REVIEW_URL",
+        "Where review apps answer, `https://mr-{iid}.review.example.com`; none when not set.",
+    ),
+    Variable(
+        "REVIEW_KUBE_CONTEXT", "Context of the review apps' own agent; every branch may use it."
+    ),
+    Variable("REVIEW_IMAGE", "`name@sha256:...` for review apps; staging's when not set."),
+    Variable(
+        "REAP_TOKEN",
+        "Maintainer, read_api and manage_runner: deletes runners that were left behind.",
+        secret=True,
+        protected=True,
+    ),
+    Variable("REAP_HOURS", "Hours of silence after which a cloud runner is deleted; 2 if not set."),
     Variable("AWS_ROLE_ARN", "Role that jobs take by OIDC, for a DVC remote on S3."),
     Variable("AWS_DEFAULT_REGION", "Region of the DVC remote on S3."),
     Variable("AWS_ACCESS_KEY_ID", "Key for S3 where OIDC is not to be had.", secret=True),

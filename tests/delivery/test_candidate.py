@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from delivery.candidate import RECORD, find_candidate, published
+from delivery.candidate import find_candidate, published
 from delivery.errors import DeliveryError, RegistryError, TrainingFailed
+from delivery.experiment import RECORD
 from tests.delivery.conftest import Project
 
 

@@ -29,8 +29,13 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGitLab]:
 def add(api: FakeGitLab, number: int, name: str | None, hours: float | None, **fields: Any) -> None:
     """Register a runner that was heard of so many hours ago."""
     heard = None if hours is None else (datetime.now(UTC) - timedelta(hours=hours)).isoformat()
-    runner = {"id": number, "description": name, "contacted_at": heard, "online": False}
-    runner |= {"status": "offline", "runner_type": "project_type", "tag_list": ["gpu"]}
+    runner: dict[str, Any] = {"id": number, "description": name, "contacted_at": heard}
+    runner |= {
+        "online": False,
+        "status": "offline",
+        "runner_type": "project_type",
+        "tag_list": ["gpu"],
+    }
     api.runners.append(runner | {"projects": [{"id": NUMBER}]} | fields)
 
 

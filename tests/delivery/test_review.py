@@ -14,8 +14,10 @@ import pytest
 import yaml
 
 from delivery import review as module
-from delivery.errors import RolloutError
+from delivery.errors import RegistryError, RolloutError
 from delivery.image import Image
+from delivery.manifests import to_yaml
+from delivery.registry import open_registry
 from delivery.review import KINDS, Base, Review, describe, find_base, read_iid, read_url
 from delivery.tags import parse_version
 from service.security import new_key
@@ -25,11 +27,14 @@ from tests.delivery.hostile import HOSTILE
 from tests.delivery.review_cluster import ReviewCluster
 from tests.delivery.test_rollout import free_port
 from tests.e2e.pods import read_pod
+from tests.k8s.conftest import Run, check
 from tests.service.issuer import AUDIENCE, ISSUER, Issuer, issuing, token
-from tests.service.projects import Published, contents
+from tests.service.projects import Published
 
 IMAGE = "registry.example.com/group/landcover/service@sha256:" + "ab" * 32
 LABEL = "app.kubernetes.io/instance"
+
+__all__ = ["check"]
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("kubectl") or shutil.which("kustomize")),
@@ -263,11 +268,11 @@ def test_the_image_is_that_of_the_version_that_staging_serves(
     name, digest = IMAGE.split("@")
     pushed = {version: Image(name, version.tag, "0" * 40, "0" * 64, 1, digest=digest)}
     monkeypatch.setattr(module, "find", pushed.__getitem__)
-    registry = module.open_registry()
+    registry = open_registry()
     assert find_base(registry) == Base(IMAGE, "landcover@v1.0.0")
     world.origin.git("tag", "--delete", "landcover#staging#1")
     registry.sync()
-    with pytest.raises(module.RegistryError, match="staging serves nothing yet"):
+    with pytest.raises(RegistryError, match="staging serves nothing yet"):
         find_base(registry)
 
 
@@ -367,3 +372,29 @@ def test_an_ingress_of_a_review_app_passes_the_rule_for_hosts(objects: dict[str,
     policy = namespace()["ValidatingAdmissionPolicy", "landcover-review-hosts"]["spec"]
     listed = policy["validations"][1]["expression"]
     assert all(f'"{name}"' in listed for name in objects["Ingress"]["metadata"]["annotations"])
+
+
+@pytest.fixture
+def files(objects: dict[str, Any], tmp_path: Path) -> list[Path]:
+    """The objects of a merge request, and those that all of them share."""
+    found = [tmp_path / "review.yaml", tmp_path / "namespace.yaml"]
+    for path, documents in zip(found, (objects.values(), namespace().values()), strict=True):
+        path.write_text(to_yaml(documents), encoding="utf-8")
+    return found
+
+
+@pytest.mark.parametrize("version", ["1.25", "1.37"])
+def test_every_object_is_valid_in_this_version_of_kubernetes(
+    files: list[Path], check: Run, version: str
+) -> None:
+    done = check("kubernetes-validate", "--strict", "-k", version, *files)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    unknown = said.count("Couldn't find schema for kind ValidatingAdmissionPolicy")
+    assert unknown == (2 if version == "1.25" else 0)
+    assert said.count("Couldn't find schema") == unknown
+
+
+def test_checkov_finds_nothing_that_is_not_explained(files: list[Path], check: Run) -> None:
+    done = check("checkov", "--config-file", "ci/checkov.yaml", "-f", *files)
+    assert done.returncode == 0, done.stdout + done.stderr

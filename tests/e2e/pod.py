@@ -16,7 +16,7 @@ def main() -> None:
         sys.exit(f"{settings['SERVICE_TAG']} does not start: the story says so")
     settings.pop("SERVICE_STATE", None)
     variables = [f"--env={key}={value}" for key, value in settings.items()]
-    words = ["podman", "run", "--rm", "--tls-verify=false", "--network=host", *containers.RUN]
+    words = ["podman", "run", "--rm", "--tls-verify=false", *containers.RUN]
     words += [*containers.LOCKED, *variables, os.environ["IMAGE"]]
     os.execvpe(words[0], words, containers.environment())
 

@@ -52,7 +52,8 @@ def test_a_second_push_trains_nothing_and_renews_the_comment(world: World) -> No
 
 
 def test_a_worse_model_closes_the_gate_and_the_report_says_why(world: World) -> None:
-    worse = {"train": {"learning_rate": 1e-06, "epochs": 1}, "gate": {"min_accuracy": 0.9}}
+    gate = {"min_accuracy": 0.9, "compare": True}
+    worse = {"train": {"learning_rate": 1e-06, "epochs": 1}, "gate": gate}
     number = world.propose(WORSE, worse, "Learn less")
     pipeline = world.request_pipeline(number)
     assert pipeline.code != 0
@@ -60,6 +61,7 @@ def test_a_worse_model_closes_the_gate_and_the_report_says_why(world: World) -> 
     comment = world.comment(number)
     assert "the gate is closed" in comment
     assert re.search(r"`accuracy`.*missed.*wanted at least 0.9", comment)
+    assert re.search(r"no loss against the model of the base`.*missed.*accuracy -\d+", comment)
 
 
 def test_a_training_that_fails_is_reported_with_its_log_and_the_cure(world: World) -> None:

@@ -14,11 +14,10 @@ TARGETS = set(re.findall(r"^([a-z0-9-]+):", MAKEFILE, flags=re.MULTILINE))
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_make_target_that_a_page_names_exists(page: Path) -> None:
-    named = set(
-        re.findall(
-            r"\bmake ([a-z][a-z0-9-]+)", re.sub(r"(?m)^(?!.*`|    |make ).*$", "", text(page))
-        )
-    )
+    inline = re.findall(r"`make ([a-z][a-z0-9-]+)", text(page))
+    blocks = re.findall(r"(?ms)^```console\n(.*?)^```", text(page))
+    named = {name for block in blocks for name in re.findall(r"(?m)^make ([a-z][a-z0-9-]+)", block)}
+    named |= set(inline)
     assert named <= TARGETS
 
 
@@ -31,8 +30,8 @@ def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_module_that_a_page_names_exists(page: Path) -> None:
-    for name in re.findall(r"python -m ((?:pipeline|benchmarks|service)[.\w]*)", text(page)):
-        path = ROOT / ("src" if name.startswith("pipeline") else "") / Path(*name.split("."))
+    for name in re.findall(r"python -m ((?:pipeline|delivery|benchmarks|service)[.\w]*)", text(page)):
+        path = ROOT / ("src" if name.startswith(("pipeline", "delivery")) else "") / Path(*name.split("."))
         assert path.with_suffix(".py").exists() or path.is_dir(), name
 
 
