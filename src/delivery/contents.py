@@ -20,7 +20,9 @@ _HINT = "dvc checkout model, or dvc pull model"
 
 def clean_revision(repository: Repository) -> str:
     """HEAD, when what goes into an image is as it was committed."""
-    changed = repository.git("status", "--porcelain", "--", *INGREDIENTS).splitlines()
+    changed = repository.git(
+        "status", "--porcelain", "--untracked-files=all", "--", *INGREDIENTS
+    ).splitlines()
     if changed:
         raise ImageError(
             f"{len(changed)} files differ from the commit that the image would name, such as "

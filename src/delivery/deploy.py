@@ -8,7 +8,7 @@ version and has passed the smoke test, and it starts no pipeline. The second is 
 a tag does that a person has pushed: promotion and rollback are tags. A stage never goes back to an
 older version unless such a tag says so, so that a pipeline that finishes late is refused.
 
-Environment: what `delivery.rollout` and `delivery.image` read, and <STAGE>_URL, such as STAGING_URL.
+Environment: what delivery.rollout and delivery.image read, and <STAGE>_URL, such as STAGING_URL.
 """
 
 import os

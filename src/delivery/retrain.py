@@ -63,7 +63,7 @@ def retrain(repository: Repository, target: str, ingest: Sequence[str]) -> str:
         TrainingFailed: ingest or a stage failed.
     """
     if is_open(repository):
-        return f"the branch {BRANCH} exists on origin, so one proposal is open: merge or close it"
+        return f"one is open, {BRANCH} on origin: merge it, or close it and delete its branch"
     require_own_remote()
     repository.git("switch", "--quiet", "--force-create", BRANCH)
     bring()

@@ -67,11 +67,11 @@ def test_a_worse_model_closes_the_gate_and_the_report_says_why(world: World) -> 
 def test_a_training_that_fails_is_reported_with_its_log_and_the_cure(world: World) -> None:
     number = world.propose(BROKEN, {"train": {"epochs": -1}}, "Train backwards")
     pipeline = world.request_pipeline(number)
-    assert not pipeline.jobs["train"]
-    pipeline = world.request_pipeline(number, "report")  # what GitLab does with `when: always`
+    assert pipeline.jobs == {"train": False, "report": True}, pipeline.log
     comment = world.comment(number)
-    assert "Training failed" in comment or "No result" in comment
-    del pipeline
+    assert "Training failed" in comment
+    assert "train.epochs" in comment.partition("```")[2]
+    assert "What to do" in comment
 
 
 def test_a_change_of_the_data_is_reported_by_class(world: World) -> None:
@@ -86,3 +86,21 @@ def test_a_change_of_the_data_is_reported_by_class(world: World) -> None:
     section = world.comment(number).partition("## Data changes")[2].partition("\n## ")[0]
     assert "added" in section and "**all**" in section
     assert "+0" not in section.splitlines()[-1]
+
+
+def test_a_schedule_proposes_what_new_data_give_once(world: World) -> None:
+    world.git("switch", "--quiet", "--force-create", "main", "origin/main")
+    facts = {"CI_PIPELINE_SOURCE": "schedule", "TASK": "retrain", "RELEASE_TOKEN": world.token}
+    quiet = world.pipeline("main", ("retrain",), facts)
+    assert "nothing is new" in quiet.of("retrain"), quiet.log
+    (world.dev / "ci" / "ingest.txt").write_text("synthetic --seed 9\n", encoding="utf-8")
+    world.commit("Ingest another country")
+    world.git("push", "--quiet", "origin", "main")
+    assert world.pipeline("main", ("retrain",), facts).jobs == {"retrain": True}
+    (options,) = world.options_of("refs/heads/retrain")
+    assert "merge_request.create" in options and "merge_request.target=main" in options
+    changed = world.git("ls-remote", "--heads", "origin", "retrain")
+    assert changed
+    again = world.pipeline("main", ("retrain",), facts)
+    assert "one is open" in again.of("retrain"), again.log
+    assert len(world.options_of("refs/heads/retrain")) == 1

@@ -30,8 +30,14 @@ def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_module_that_a_page_names_exists(page: Path) -> None:
-    for name in re.findall(r"python -m ((?:pipeline|delivery|benchmarks|service)[.\w]*)", text(page)):
-        path = ROOT / ("src" if name.startswith(("pipeline", "delivery")) else "") / Path(*name.split("."))
+    for name in re.findall(
+        r"python -m ((?:pipeline|delivery|benchmarks|service)[.\w]*)", text(page)
+    ):
+        path = (
+            ROOT
+            / ("src" if name.startswith(("pipeline", "delivery")) else "")
+            / Path(*name.split("."))
+        )
         assert path.with_suffix(".py").exists() or path.is_dir(), name
 
 

