@@ -107,7 +107,7 @@ test: setup ## run the tests
 	@pytest --numprocesses auto --ignore tests/e2e
 
 e2e: setup ## run the whole story: merge request, report, merge, release, rollout
-	@pytest --numprocesses 2 tests/e2e
+	@pytest --numprocesses 2 --dist loadfile --durations 15 tests/e2e
 
 lint: setup ## check format, style and types
 	@black --check --quiet . || (echo "error: not formatted: make format"; exit 1)

@@ -50,18 +50,12 @@ for folder in sys.argv[1:]:
 """
 
 
-def can_publish() -> bool:
-    """Whether podman may publish a port here."""
-    return not containers._network()[1]
-
-
 class Play:
     """One play of staging's Deployment; its names are its own, since podman's are global."""
 
     def __init__(self, folder: Path, image: str) -> None:
         self.name = f"landcover-{uuid.uuid4().hex[:8]}"
         self.port = containers.free_port()
-        self.network: list[str] = []
         self.file = folder / "play.yaml"
         self.environment = containers.environment() | {
             "CONTAINERS_CONF": str(folder / "containers.conf")
@@ -80,11 +74,8 @@ class Play:
         pod = deployment["spec"]["template"]["spec"]
         container = pod["containers"][0]
         container["image"] = image
-        container["ports"][0] |= {"hostIP": "127.0.0.1", "hostPort": self.port}
-        if not can_publish():  # then the pod listens on the host's loopback itself
-            self.network = ["--network=host"]
-            del container["ports"]
-            settings["data"] |= {"SERVICE_HOST": "127.0.0.1", "SERVICE_PORT": str(self.port)}
+        del container["ports"]  # the pod listens on the host's loopback itself
+        settings["data"] |= {"SERVICE_HOST": "127.0.0.1", "SERVICE_PORT": str(self.port)}
         for item in container["env"]:
             if "valueFrom" in item:
                 item["valueFrom"]["secretKeyRef"]["name"] = self.name
@@ -109,9 +100,8 @@ class Play:
         """Start it; it is ready."""
         keys = base64.b64encode(json.dumps({HASH: ["predict", "view"]}).encode()).decode()
         self.podman("secret", "create", self.name, "-", stdin=json.dumps({"api-keys": keys}))
-        self.podman("kube", "play", "--quiet", *self.network, str(self.file))
-        found = Container(f"{self.name}-pod-0-service")
-        found.url = f"http://127.0.0.1:{self.port}"
+        self.podman("kube", "play", "--quiet", "--network=host", str(self.file))
+        found = Container(f"{self.name}-pod-0-service", f"http://127.0.0.1:{self.port}")
         found.wait_until_ready()
         return found
 

@@ -16,7 +16,7 @@ from tests.e2e.cluster import Cluster
 from tests.e2e.world import MAIN_JOBS, World
 from tests.service.server import serving
 
-pytestmark = [pytest.mark.step, pytest.mark.xdist_group("release"), containers.needed]
+pytestmark = [pytest.mark.step, containers.needed]
 STAGES = ("staging", "production")
 V1, V2, V3, V4 = (f"landcover@v1.{minor}.0" for minor in range(4))
 ALL_PASS = dict.fromkeys(MAIN_JOBS, True)

@@ -8,7 +8,7 @@ import yaml
 
 from tests.e2e.world import World
 
-pytestmark = [pytest.mark.step, pytest.mark.xdist_group("request")]
+pytestmark = pytest.mark.step
 WIDER, WORSE, BROKEN, DATA = "try-$(>pwned)-wider", "worse", "broken", "more-data"
 
 

@@ -1,6 +1,7 @@
 """Bodies that are no uploads: limited in size and time before anything parses them."""
 
 import json
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -14,7 +15,7 @@ ROUTES = ("/replace_ml_model", "/rollback_ml_model")
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_a_large_body_is_refused_before_it_has_arrived(server: Server, route: str) -> None:
-    def endless() -> object:
+    def endless() -> Iterator[bytes]:
         yield b'{"tag": "'
         for _ in range(1000):
             yield b"x" * 65536
