@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
 # Stages call `python`: it has to be the one of this environment, also in `dvc repro`.
-export PATH := $(BIN):$(PATH):$(CURDIR)/tests/e2e/tools/node_modules/.bin
+export PATH := $(BIN):$(PATH):$(CURDIR)/tests/e2e/tools/node_modules/.bin:$(CURDIR)/.venv-checks/bin
 export DVC_NO_ANALYTICS := 1
 
 # What a person or a pipeline says reaches the command as it is: neither make nor the shell expands
@@ -40,6 +40,8 @@ $(INSTALLED):
 	@echo "setup: installing into $(VENV), a minute or two the first time"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]' --constraint constraints.txt
+	@# PyDrive2 asks for a pyOpenSSL that breaks beside today's cryptography; without it, it signs itself.
+	@$(BIN)/python -m pip uninstall --quiet --yes pyopenssl
 	@rm -f $(VENV)/.installed-* && touch $@
 	@echo "setup: done"
 

@@ -32,6 +32,13 @@ def test_bases_are_pinned_by_digest_and_in_one_place() -> None:
     assert bases == {"${PYTHON_BASE}", "${CUDA_BASE}", "system"}
 
 
+def test_jobs_run_on_the_python_that_serves() -> None:
+    jobs = yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text(encoding="utf-8"))
+    pin = jobs["variables"]["PYTHON_IMAGE"]
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert f"\nARG PYTHON_BASE=docker.io/library/{pin}\n" in dockerfile
+
+
 def test_nothing_reaches_a_build_that_is_not_named() -> None:
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]

@@ -4,6 +4,7 @@ No base image can be pulled where these tests run, so that one is made of Debian
 kept in buildah's storage. Everything here belongs to root.
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -20,7 +21,6 @@ from typing import Any
 
 import httpx
 import pytest
-from filelock import FileLock
 
 from service.security import new_key
 
@@ -80,7 +80,8 @@ def call(*words: str, check: bool = True, **options: Any) -> str:
 @contextmanager
 def alone() -> Iterator[None]:
     """Let one process after the other in: the rest then finds what the first has made."""
-    with FileLock(Path(tempfile.gettempdir(), "conveyor-containers.lock")):
+    with Path(tempfile.gettempdir(), "conveyor-containers.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
