@@ -9,7 +9,7 @@ DVC's default takes an altered object for good. Here what lies in the remote is 
 import hashlib
 import json
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from delivery.dvc import stale
@@ -54,7 +54,7 @@ def require_current() -> None:
         raise RemoteError(f"dvc.lock is not current ({listed}): dvc repro, and commit dvc.lock")
 
 
-def require_remote(read: Iterable[str]) -> Found:
+def require_remote(read: Sequence[str]) -> Found:
     """Refuse a remote that lacks what is named here, or altered it; `read` are outputs to hash.
 
     Raises:
@@ -71,16 +71,12 @@ def require_remote(read: Iterable[str]) -> Found:
         }
         if MODEL not in wanted:
             raise RemoteError(f"dvc.lock names no {MODEL}: dvc repro, and commit dvc.lock")
-        for name, objects in wanted.items():
-            if missing := objects - set(remote.oids_exist(list(objects))):
+        # First what is read: to ask a remote on disk for an altered object deletes it there.
+        for name in read:
+            _read(remote, name, wanted[name])
+        for name in wanted.keys() - set(read):
+            if missing := wanted[name] - set(remote.oids_exist(list(wanted[name]))):
                 _refuse(name, "are missing in", missing)
-        altered = {
-            name: {oid for oid in wanted[name] if _digest(remote, oid) != oid.partition(".")[0]}
-            for name in read
-        }
-    for name, objects in altered.items():
-        if objects:
-            _refuse(name, "were altered in", objects)
     return Found(sum(map(len, wanted.values())), sum(len(wanted[name]) for name in read))
 
 
@@ -107,12 +103,18 @@ def _objects(remote: Any, name: str, oid: str | None) -> set[str]:
     return {oid, *(str(entry["md5"]) for entry in entries)}
 
 
-def _digest(remote: Any, oid: str) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with remote.fs.open(remote.oid_to_path(oid), "rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+def _read(remote: Any, name: str, objects: Iterable[str]) -> None:
+    """Hash what lies in the remote."""
+    for oid in objects:
+        digest = hashlib.md5(usedforsecurity=False)
+        try:
+            with remote.fs.open(remote.oid_to_path(oid), "rb") as file:
+                while chunk := file.read(CHUNK):
+                    digest.update(chunk)
+        except FileNotFoundError:
+            _refuse(name, "are missing in", [oid])
+        if digest.hexdigest() != oid.partition(".")[0]:
+            _refuse(name, "were altered in", [oid])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,94 @@
+"""The comment: what a merge request says when all went well, and when it did not."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from delivery import comment, experiment
+from delivery.comment import compose, post
+from delivery.errors import ToolError
+from delivery.experiment import Experiment, estimate
+from delivery.git import Repository
+from tests.conftest import run
+
+
+@pytest.fixture
+def record(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Leave what the training job leaves; the report itself is another package's."""
+
+    def report(against: str) -> None:
+        comment.REPORT.parent.mkdir(exist_ok=True)
+        comment.REPORT.write_text(f"# landcover: against {against}\n", encoding="utf-8")
+
+    monkeypatch.setattr(comment, "_report", report)
+
+    def write(log: str = "", **fields: object) -> None:
+        Experiment.model_validate(fields).write()
+        experiment.LOG.write_text(log, encoding="utf-8")
+
+    return write
+
+
+def test_minutes_stand_below_the_report(record: Callable[..., None]) -> None:
+    record(state="done", trained=True, seconds=90.0, estimate=60.0)
+    text = compose(Repository(), "main")
+    assert text.startswith("# landcover: against main")
+    assert "Used: 1.5. Estimated: 1.0" in text
+    assert "stale" not in text
+
+
+def test_nothing_trained_is_said(record: Callable[..., None]) -> None:
+    record(state="done", note="nothing to train: dvc.lock is current")
+    assert "Nothing was trained" in compose(Repository(), "main")
+
+
+def test_a_base_that_has_moved_on_is_said(
+    record: Callable[..., None], commit: Callable[[str], str]
+) -> None:
+    run("git", "branch", "mine")
+    commit("main moves on")
+    run("git", "checkout", "--quiet", "mine")
+    record(state="done")
+    assert "`main` has 1 commits that this branch lacks" in compose(Repository(), "main")
+
+
+def test_a_failed_training_shows_the_end_of_its_log_and_no_markup(
+    record: Callable[..., None],
+) -> None:
+    lines = [f"line {number}" for number in range(50)]
+    record("\n".join([*lines, comment.FENCE, "![x](http://evil)"]), state="failed")
+    text = compose(Repository(), "main")
+    assert "line 20\n" not in text and "line 49" in text
+    inside = text.split(comment.FENCE)
+    assert len(inside) == 3, "the log broke out of its fence"
+    assert "![x]" in inside[1]
+    assert "What to do" in inside[2]
+
+
+@pytest.mark.parametrize("content", [None, "", "{", '{"seconds": "many"}'])
+def test_a_job_that_left_nothing_is_reported(repository: Path, content: str | None) -> None:
+    if content is not None:
+        experiment.FOLDER.mkdir(parents=True)
+        experiment.RECORD.write_text(content, encoding="utf-8")
+    assert "No result" in compose(Repository(), "main")
+
+
+def test_without_cml_the_cure_is_said(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ToolError, match="cml is missing: npm install"):
+        post()
+
+
+def test_an_estimate_goes_by_the_epochs_of_the_last_experiment(repository: Path) -> None:
+    assert estimate(Repository(), 10) == 0
+    for tag, message in (
+        ("experiment/1-1", Experiment(trained=True, seconds=60, epochs=20).model_dump_json()),
+        ("experiment/1-2", Experiment(trained=False, seconds=1, epochs=20).model_dump_json()),
+        ("experiment/1-3", "by hand"),
+    ):
+        run("git", "tag", "--annotate", "--message", f"title\n\n{message}", tag)
+    assert estimate(Repository(), 10) == 30
+    assert estimate(Repository(), 0) == 0
