@@ -1,4 +1,4 @@
-"""GitLab's API as jobs need it: merge requests, their comments, pipelines.
+"""GitLab's API as commands need it: a client, its errors, and the comments of a merge request.
 
 python-gitlab speaks to GitLab; here its errors become sentences with a cure, and a network that
 fails for a moment is tried again (not for what would then be made twice).
@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import gitlab
 import requests
@@ -19,35 +19,8 @@ from delivery.errors import GitLabError
 TIMEOUT = 30.0  # seconds until GitLab must have begun to answer
 RETRIES = Retry(3, backoff_factor=0.3, status_forcelist=(502, 503, 504), raise_on_status=False)
 
-UNFINISHED = ("created", "waiting_for_resource", "preparing", "pending", "running")
-"""States of a pipeline that can be cancelled."""
-
 NOTES_SEEN_BY_CML = 20
 """CML 0.20.6 looks for its comment on the first page of a merge request's notes, newest first."""
-
-
-class MergeRequest(NamedTuple):
-    """A merge request."""
-
-    iid: int
-    url: str
-    title: str
-    source: str
-    state: str
-    labels: tuple[str, ...]
-    commit: str
-    """The newest commit of its branch."""
-
-
-class Pipeline(NamedTuple):
-    """A pipeline."""
-
-    id: int
-    url: str
-    ref: str
-    commit: str
-    status: str
-    source: str
 
 
 class GitLab:
@@ -73,45 +46,6 @@ class GitLab:
             )
         return cls(*(os.environ[name] for name in names))
 
-    def open_merge_request(
-        self, source: str | None = None, label: str | None = None
-    ) -> MergeRequest | None:
-        """Find the newest open merge request from a branch, or with a label."""
-        query: dict[str, Any] = {"state": "opened"}
-        query |= {"source_branch": source} if source else {}
-        query |= {"labels": [label]} if label else {}
-        with asking("listing merge requests"):
-            found = self.project.mergerequests.list(get_all=False, per_page=1, **query)
-        return _merge_request(found[0].attributes) if found else None
-
-    def open_or_renew(
-        self,
-        source: str,
-        title: str,
-        description: str,
-        labels: tuple[str, ...] = (),
-        target: str = "main",
-    ) -> MergeRequest:
-        """Open a merge request; when one from this branch is open, give it this text instead."""
-        text = {"title": title, "description": description}
-        found = self.open_merge_request(source)
-        if found is None:
-            fields = text | {"source_branch": source, "target_branch": target}
-            try:
-                with asking(f"opening a merge request from {source!a}"):
-                    made = self.project.mergerequests.create(
-                        fields | {"labels": list(labels), "remove_source_branch": True}
-                    )
-                return _merge_request(made.attributes)
-            except Refused as refused:
-                found = self.open_merge_request(source) if refused.status == 409 else None
-                if found is None:  # else another pipeline was faster
-                    raise
-        with asking(f"renewing merge request !{found.iid}"):
-            manager = self.project.mergerequests
-            manager.update(found.iid, text | {"add_labels": ",".join(labels)})
-            return _merge_request(manager.get(found.iid).attributes)
-
     def drop_buried_comment(self, iid: int, mark: str) -> int:
         """Delete the comment with a mark when so many came after it that CML would miss it.
 
@@ -125,27 +59,6 @@ class GitLab:
             for note in buried:
                 note.delete()
         return len(buried)
-
-    def latest_pipeline(self, ref: str) -> Pipeline | None:
-        """The newest pipeline of a branch or tag."""
-        with asking(f"listing the pipelines of {ref!a}"):
-            found = self.project.pipelines.list(
-                ref=ref, order_by="id", sort="desc", get_all=False, per_page=1
-            )
-        return _pipeline(found[0]) if found else None
-
-    def cancel_older(self, ref: str, pipeline: int) -> list[Pipeline]:
-        """Cancel the unfinished pipelines of a ref that are older than this one."""
-        cancelled = []
-        for status in UNFINISHED:
-            with asking(f"listing the pipelines of {ref!a}"):
-                found = self.project.pipelines.list(ref=ref, status=status, get_all=True)
-            for row in found:
-                if row.id < pipeline:
-                    with asking(f"cancelling pipeline {row.id}"):
-                        row.cancel()
-                    cancelled.append(_pipeline(row))
-        return cancelled
 
 
 class Refused(GitLabError):
@@ -228,19 +141,3 @@ def _plain(message: Any) -> str:
         message = "; ".join(f"{field}: {_plain(said)}" for field, said in message.items())
     line = " ".join(str(message).split())
     return "".join(letter if letter.isprintable() else " " for letter in line)[:300]
-
-
-def _merge_request(row: dict[str, Any]) -> MergeRequest:
-    return MergeRequest(
-        iid=row["iid"],
-        url=row["web_url"],
-        title=row["title"],
-        source=row["source_branch"],
-        state=row["state"],
-        labels=tuple(row["labels"]),
-        commit=row["sha"] or "",
-    )
-
-
-def _pipeline(row: Any) -> Pipeline:
-    return Pipeline(row.id, row.web_url, row.ref, row.sha, row.status, row.source)

@@ -1,4 +1,4 @@
-"""Checkpoints outlive their runner: copied to the DVC remote, brought to the next one, then gone."""
+"""Checkpoints outlive their runner: copied to the DVC remote, brought to the next one, gone."""
 
 import time
 from pathlib import Path

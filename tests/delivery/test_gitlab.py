@@ -39,106 +39,43 @@ def test_outside_of_a_job_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatc
         GitLab.from_environment()
 
 
-def test_an_open_merge_request_is_found_by_branch_and_by_label(
-    api: FakeGitLab, lab: GitLab
-) -> None:
-    assert lab.open_merge_request(label="retrain") is None
-    api.open_merge_request("retrain/1", labels=["retrain", "bot"], state="merged")
-    api.open_merge_request("other", labels=["bot"])
-    api.open_merge_request("retrain/2", labels=["retrain"])
-    found = lab.open_merge_request(label="retrain")
-    assert found and (found.iid, found.source, found.labels) == (3, "retrain/2", ("retrain",))
-    by_branch = lab.open_merge_request("other")
-    assert by_branch and by_branch.iid == 2
-
-
-def test_a_merge_request_is_opened_once_and_then_renewed(api: FakeGitLab, lab: GitLab) -> None:
-    first = lab.open_or_renew("retrain/main", "Retrain", "accuracy 0.91", ("retrain",))
-    api.merge_requests[0]["labels"].append("urgent")  # somebody's
-    second = lab.open_or_renew("retrain/main", "Retrain again", "accuracy 0.92", ("retrain",))
-    assert first.iid == second.iid and len(api.merge_requests) == 1
-    assert second.labels == ("retrain", "urgent") and second.title == "Retrain again"
-    assert api.merge_requests[0]["description"] == "accuracy 0.92"
-
-
-def test_when_another_pipeline_opens_it_meanwhile_that_one_is_renewed(
-    api: FakeGitLab, lab: GitLab
-) -> None:
-    def faster(request: object) -> None:
-        if getattr(request, "method", "") == "POST":
-            api.meanwhile = lambda request: None
-            api.open_merge_request("retrain/main")
-
-    api.meanwhile = faster
-    made = lab.open_or_renew("retrain/main", "Retrain", "text")
-    assert len(api.merge_requests) == 1 and made.title == "Retrain"
-
-
-def test_older_pipelines_of_a_branch_are_cancelled_and_no_others(
-    api: FakeGitLab, lab: GitLab
-) -> None:
-    done = api.add_pipeline("wide", "success")
-    old = [api.add_pipeline("wide", state) for state in ("running", "pending")]
-    other = api.add_pipeline("main", "running")
-    mine = api.add_pipeline("wide", "running")
-    newer = api.add_pipeline("wide", "running")
-    cancelled = lab.cancel_older("wide", mine["id"])
-    assert sorted(pipeline.id for pipeline in cancelled) == [row["id"] for row in old]
-    assert [row["status"] for row in old] == ["canceled", "canceled"]
-    assert [row["status"] for row in (done, other, mine, newer)] == ["success", *["running"] * 3]
-
-
-def test_the_latest_pipeline_is_read(api: FakeGitLab, lab: GitLab) -> None:
-    assert lab.latest_pipeline("wide") is None
-    api.add_pipeline("wide", "failed")
-    newest = api.add_pipeline("wide", "running", sha="c" * 40)
-    api.add_pipeline("main", "success")
-    found = lab.latest_pipeline("wide")
-    assert found and (found.id, found.status, found.commit) == (newest["id"], "running", "c" * 40)
-
-
 def test_a_network_that_stumbles_is_asked_again(api: FakeGitLab, lab: GitLab) -> None:
-    api.broken[("GET", "merge_requests")] = (503, b"")
+    api.open_merge_request("wide")
+    api.broken[("GET", "notes")] = (503, b"")
 
     def mend(request: object) -> None:
         if len(api.requests) == 1:
             api.broken.clear()
 
     api.meanwhile = mend
-    assert lab.open_merge_request("wide") is None
+    assert lab.drop_buried_comment(1, "mark") == 0
     assert len(api.requests) == 2
-
-
-def test_what_makes_something_is_not_repeated(api: FakeGitLab, lab: GitLab) -> None:
-    api.broken[("POST", "merge_requests")] = (503, b"")
-    with pytest.raises(
-        GitLabError, match="opening a merge request from 'wide': GitLab answered 503"
-    ):
-        lab.open_or_renew("wide", "Wide", "text")
-    assert len(api.changes()) == 1
 
 
 @pytest.mark.parametrize(
     ("token", "said"),
     [
         ({"scopes": ("read_api",)}, "lacks the scope 'api'"),
-        ({"level": 20}, "the token's role is too low"),
         ({"level": 0}, "there is no such thing, or the token can not see it"),
     ],
 )
 def test_a_token_that_may_not_says_what_it_lacks(
     api: FakeGitLab, token: dict[str, object], said: str
 ) -> None:
+    api.open_merge_request("wide")
+    for number in range(21):
+        api.add_note(1, f"mark {number}")
     lab = GitLab(api.url, PATH, api.admit(**token))
     with pytest.raises(GitLabError, match=said):
-        lab.open_or_renew("wide", "Wide", "text")
+        lab.drop_buried_comment(1, "mark")
 
 
 def test_a_hostile_answer_stays_one_printable_line(api: FakeGitLab, lab: GitLab) -> None:
     body = {"message": {"base": ["no\x1b[2J\n\nerror: all is well", "x" * 5000]}}
-    api.broken[("GET", "merge_requests")] = (400, json.dumps(body).encode())
+    api.open_merge_request("wide")
+    api.broken[("GET", "notes")] = (400, json.dumps(body).encode())
     with pytest.raises(GitLabError) as refused:
-        lab.open_merge_request("wide")
+        lab.drop_buried_comment(1, "mark")
     assert str(refused.value).isprintable() and len(str(refused.value)) < 400
 
 
