@@ -15,7 +15,7 @@ from argparse import REMAINDER, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 
-from delivery.dvc import dvc, require_own_remote
+from delivery.dvc import dvc, require_own_remote, stale
 from delivery.errors import ToolError, TrainingFailed, command
 from delivery.experiment import bring
 from delivery.git import Repository
@@ -69,9 +69,9 @@ def retrain(repository: Repository, target: str, ingest: Sequence[str]) -> str:
     bring()
     if ingest:
         _run("ingest", [sys.executable, "-m", "pipeline.ingest", *ingest])
-    _run("dvc repro", ["dvc", "repro"])
-    if not repository.git("status", "--porcelain", "--untracked-files=no", "--", *FILES):
+    if not stale():
         return "nothing is new: the model of this data, code and parameters is the one of main"
+    _run("dvc repro", ["dvc", "repro"])
     dvc("push", "--quiet", "--run-cache")
     repository.commit_files(FILES, TITLE)
     repository.propose(BRANCH, target, TITLE, LABEL)

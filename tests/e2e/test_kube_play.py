@@ -76,6 +76,7 @@ class Play:
         container["image"] = image
         del container["ports"]  # the pod listens on the host's loopback itself
         settings["data"] |= {"SERVICE_HOST": "127.0.0.1", "SERVICE_PORT": str(self.port)}
+        settings["data"]["SERVICE_OPEN_ROLES"] = "[]"  # as where others can reach it
         for item in container["env"]:
             if "valueFrom" in item:
                 item["valueFrom"]["secretKeyRef"]["name"] = self.name
