@@ -15,6 +15,7 @@ from service.errors import ServiceError
 from service.model import Model
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
+SHARES = tuple(step / 20 for step in range(1, 20))  # of a probability
 HTTP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 
@@ -42,6 +43,7 @@ class ModelMetrics:
             metrics.predictions.labels(model.tag, name) for name in model.manifest.classes
         ]
         self.inference = metrics.inference.labels(model.tag)
+        self.confidence = metrics.confidence.labels(model.tag)
 
 
 class Metrics:
@@ -66,6 +68,13 @@ class Metrics:
             "Time in the runtime, a chip.",
             ("tag",),
             buckets=SECONDS,
+            registry=registry,
+        )
+        self.confidence = Histogram(
+            "model_confidence",
+            "Probability of the class that was answered.",
+            ("tag",),
+            buckets=SHARES,
             registry=registry,
         )
         self.queue = Histogram(

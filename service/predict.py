@@ -205,6 +205,7 @@ class Predict:
             bound = self._bound = (model, ModelMetrics(self._metrics, model))
         bound[1].classes[best].inc()
         bound[1].inference.observe(ended - started)
+        bound[1].confidence.observe(float(answer.probabilities[0, best]))
         self._metrics.queue.observe(started - arrived)
         return body
 

@@ -19,7 +19,7 @@ from service.door import Door
 from service.security import ROLES, Role, new_key
 from service.settings import read_settings
 from tests.conftest import ROOT
-from tests.service.bundles import make_chip
+from tests.service.bundles import CLASSES, make_chip
 from tests.service.server import Server, serving
 
 KEYS = {role: new_key() for role in Role}
@@ -149,6 +149,9 @@ def test_metrics_add_up_over_the_workers(bundle: Path, tmp_path: Path) -> None:
     assert wanted in text
     predictions = [line for line in text.splitlines() if line.startswith("model_predictions_total")]
     assert sum(float(line.rsplit(" ", 1)[1]) for line in predictions) == 30
+    assert 'model_confidence_count{tag="local"} 30.0' in text
+    total = next(line for line in text.splitlines() if line.startswith("model_confidence_sum"))
+    assert 30 / len(CLASSES) < float(total.rsplit(" ", 1)[1]) <= 30
 
 
 def chip() -> bytes:
