@@ -47,13 +47,21 @@ def _is_parameters(node: ast.FunctionDef | ast.ClassDef) -> bool:
     return any(isinstance(base, ast.Name) and base.id == "Section" for base in bases)
 
 
-def test_service_imports_neither_pipeline_nor_torch() -> None:
-    for path in ROOT.glob("service/**/*.py"):
+@pytest.mark.parametrize(
+    ("package", "others"),
+    [
+        ("service", {"pipeline", "delivery", "torch"}),
+        ("src/delivery", {"pipeline", "service", "torch"}),
+        ("src/pipeline", {"delivery", "service"}),
+    ],
+)
+def test_a_package_imports_none_of_the_others(package: str, others: set[str]) -> None:
+    for path in (ROOT / package).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            for name in names:
-                assert name.split(".")[0] not in ("pipeline", "torch"), path
+            names = [item.name for item in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            assert not {name.split(".")[0] for name in names} & others, path
 
 
 def test_no_file_is_a_dumping_ground() -> None:
