@@ -25,8 +25,9 @@ RUN apt-get update \
 FROM system AS packages
 WORKDIR /build
 COPY pyproject.toml constraints.txt src/delivery/slim.py src/delivery/sbom.py ./
-RUN --mount=type=cache,target=/root/.cache/pip \
-    python3 -m venv /app/venv \
+RUN --mount=type=cache,target=/var/cache/pip \
+    export PIP_CACHE_DIR=/var/cache/pip \
+ && python3 -m venv /app/venv \
  && python3 slim.py requirements pyproject.toml registry > requirements.txt \
  && /app/venv/bin/pip install --no-compile --requirement requirements.txt --constraint constraints.txt \
  && /app/venv/bin/python slim.py packages
@@ -107,8 +108,9 @@ WORKDIR /conveyor
 COPY Makefile README.md pyproject.toml constraints.txt ./
 COPY service service
 COPY src src
-RUN --mount=type=cache,target=/root/.cache/pip \
-    make setup \
+RUN --mount=type=cache,target=/var/cache/pip \
+    export PIP_CACHE_DIR=/var/cache/pip \
+ && make setup \
  && pip uninstall --yes conveyor
 ENV PYTHONPATH=src:.
 WORKDIR /work
