@@ -19,11 +19,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from delivery import checkpoints
 from delivery.dvc import dvc, require_own_remote, stale
-from delivery.errors import GitError, ToolError, TrainingFailed, command
+from delivery.errors import DeliveryError, GitError, ToolError, TrainingFailed, command
 from delivery.git import Repository
 from delivery.tags import experiment_tag
 
@@ -31,7 +32,7 @@ FOLDER = Path("artifacts/experiment")
 RECORD, LOG = FOLDER / "experiment.json", FOLDER / "log.txt"
 SAVED = ("dvc.lock", "data.dvc", "reports")
 TRAINED = "Running stage 'train'"
-OF_TRAIN = "Experiment of merge request"
+VARIABLES = ("CI_MERGE_REQUEST_IID", "CI_MERGE_REQUEST_SOURCE_BRANCH_NAME")
 
 
 class Experiment(BaseModel):
@@ -69,11 +70,16 @@ def main() -> None:
     experiment = Experiment(epochs=read_epochs())
     experiment.estimate = estimate(repository, experiment.epochs)
     experiment.write()
-    require_own_remote()
     if experiment.estimate:
         print(f"experiment: about {experiment.estimate / 60:.1f} minutes, by the last one's")
     try:
+        require_own_remote()
         train(experiment)
+    except DeliveryError as error:
+        experiment.state = "failed"
+        with LOG.open("a", encoding="utf-8") as log:  # the report shows its end
+            log.write(f"error: {error}\n")
+        raise
     finally:
         experiment.write()
     save(repository, experiment)
@@ -95,7 +101,6 @@ def train(experiment: Experiment) -> None:
     experiment.seconds = round(time.monotonic() - begun, 1)
     experiment.trained = TRAINED in LOG.read_text(encoding="utf-8", errors="replace")
     if code != 0:
-        experiment.state = "failed"
         raise TrainingFailed(f"dvc repro ended with {code}: its log is {LOG}, and in the report")
     dvc("push", "--quiet", "--run-cache")
     checkpoints.forget()
@@ -134,7 +139,7 @@ def _follow(line: Sequence[str]) -> int:
 
 def save(repository: Repository, experiment: Experiment) -> None:
     """Commit what was made to the branch of the merge request, and tag it."""
-    request, branch = (os.environ.get(f"CI_MERGE_REQUEST_{part}", "") for part in VARIABLES)
+    request, branch = (os.environ.get(name, "") for name in VARIABLES)
     if not request or not branch:
         experiment.note = "done; not the pipeline of a merge request, so nothing was committed"
         return
@@ -142,7 +147,7 @@ def save(repository: Repository, experiment: Experiment) -> None:
         experiment.note = "nothing to train: dvc.lock is current"
         return
     tag = experiment_tag(request, os.environ.get("CI_PIPELINE_ID", ""))
-    title = f"{OF_TRAIN} {request}" if experiment.trained else f"Reports of merge request {request}"
+    title = f"{'Experiment' if experiment.trained else 'Reports'} of merge request {request}"
     if repository.commit_files([path for path in SAVED if Path(path).exists()], title):
         experiment.commit = repository.commit("HEAD")
     if tag in repository.tags(tag):
@@ -151,9 +156,6 @@ def save(repository: Repository, experiment: Experiment) -> None:
     body = f"{title}\n\n{experiment.model_dump_json()}\n"
     repository.git("tag", "--annotate", "--file=-", "--end-of-options", tag, stdin=body)
     experiment.note = _push(repository, branch, tag)
-
-
-VARIABLES = ("IID", "SOURCE_BRANCH_NAME")
 
 
 def _changed(repository: Repository) -> bool:
@@ -177,8 +179,6 @@ def _push(repository: Repository, branch: str, tag: str) -> str:
 
 def read_epochs() -> int:
     """Epochs that params.yaml asks for; 0 when it does not say."""
-    import yaml
-
     try:
         return int(yaml.safe_load(Path("params.yaml").read_text("utf-8"))["train"]["epochs"])
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):

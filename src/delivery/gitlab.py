@@ -19,6 +19,7 @@ from delivery.errors import GitLabError
 TIMEOUT = 30.0  # seconds until GitLab must have begun to answer
 RETRIES = Retry(3, backoff_factor=0.3, status_forcelist=(502, 503, 504), raise_on_status=False)
 
+BOT = "comes from `make gitlab-setup` (docs/gitlab-setup.md)"
 NOTES_SEEN_BY_CML = 20
 """CML 0.20.6 looks for its comment on the first page of a merge request's notes, newest first."""
 
@@ -31,18 +32,17 @@ class GitLab:
         self.project = self._client.projects.get(project, lazy=True)
 
     @classmethod
-    def from_environment(cls) -> "GitLab":
-        """The project of the job, as the bot.
+    def from_environment(cls, token: str = "BOT_TOKEN", what: str = BOT) -> "GitLab":
+        """The project of the job, as the bot or whose token a variable has.
 
         Raises:
-            GitLabError: a variable is missing.
+            GitLabError: a variable is missing; `what` says where the token comes from.
         """
-        names = ("CI_SERVER_URL", "CI_PROJECT_ID", "BOT_TOKEN")
+        names = ("CI_SERVER_URL", "CI_PROJECT_ID", token)
         missing = [name for name in names if not os.environ.get(name)]
         if missing:
             raise GitLabError(
-                f"{', '.join(missing)}: not set. GitLab sets CI_... in a job; BOT_TOKEN comes from "
-                "`make gitlab-setup` (docs/gitlab-setup.md)"
+                f"{', '.join(missing)}: not set. GitLab sets CI_... in a job; {token} {what}"
             )
         return cls(*(os.environ[name] for name in names))
 

@@ -112,15 +112,11 @@ def open_gitlab() -> GitLab:
     Raises:
         GitLabError: a variable is missing.
     """
-    names = ("CI_SERVER_URL", "CI_PROJECT_ID", "REAP_TOKEN")
-    missing = [name for name in names if not os.environ.get(name)]
-    if missing:
-        raise GitLabError(
-            f"{', '.join(missing)}: not set. GitLab sets CI_... in a job; REAP_TOKEN is a project "
-            "access token with the role Maintainer and the scopes read_api and manage_runner, in a "
-            "masked and protected variable"
-        )
-    return GitLab(*(os.environ[name] for name in names))
+    return GitLab.from_environment(
+        "REAP_TOKEN",
+        "is a project access token with the role Maintainer and the scopes read_api and "
+        "manage_runner, in a masked and protected variable",
+    )
 
 
 def left_behind(lab: GitLab, now: datetime) -> Iterator[Runner]:

@@ -92,3 +92,14 @@ def test_an_estimate_goes_by_the_epochs_of_the_last_experiment(repository: Path)
         run("git", "tag", "--annotate", "--message", f"title\n\n{message}", tag)
     assert estimate(Repository(), 10) == 30
     assert estimate(Repository(), 0) == 0
+
+
+def test_what_fails_before_training_is_in_the_report_too(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["experiment"])
+    with pytest.raises(SystemExit, match="no default remote"):
+        experiment.main()
+    text = compose(Repository(), "main")
+    assert "Training failed" in text
+    assert "error: DVC has no default remote" in text

@@ -132,6 +132,7 @@ def test_what_killed_processes_left_goes_after_a_while(folder: Path, kept: Bundl
 
 def test_nothing_is_pruned_where_nothing_is(folder: Path) -> None:
     BundleCache(folder).prune(set())
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(

@@ -404,4 +404,4 @@ def test_settings_that_are_not_safe_are_refused(issuer: Issuer, changes: dict[st
 
 @pytest.mark.parametrize("host", ["localhost:1", "127.0.0.1", "127.8.8.8:9", "[::1]:80"])
 def test_loopback_may_be_plain_http(issuer: Issuer, host: str) -> None:
-    issuer.verifier(issuer=f"http://{host}", jwks_url=f"http://{host}/keys")
+    assert issuer.verifier(issuer=f"http://{host}", jwks_url=f"http://{host}/keys")
