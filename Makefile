@@ -48,7 +48,8 @@ $(INSTALLED):
 # What tests and benchmarks need beyond Python, from Debian: Chromium for the page, wrk and hey for
 # load, and what the story of `make e2e` runs: images, a registry, promtool.
 E2E_PACKAGES := chromium wrk hey rsync buildah podman runc skopeo docker-registry mmdebstrap \
-  netavark aardvark-dns catatonit prometheus
+  netavark aardvark-dns catatonit prometheus prometheus-alertmanager prometheus-node-exporter \
+  prometheus-pushgateway postgresql
 E2E_TOOLS := tests/e2e/tools/node_modules/.package-lock.json
 CHECKS := .venv-checks/.installed-$(shell sha256sum ci/checks.txt | cut -c1-16)
 

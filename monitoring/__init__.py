@@ -1,0 +1,1 @@
+"""Dashboards, rules, alerts and their tools; see docs/monitoring.md."""
