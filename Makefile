@@ -27,7 +27,8 @@ INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS); cat pyproject.toml cons
 .PHONY: help setup setup-e2e demo train-sample serve repro report gate test e2e lint audit format \
   models promote rollback retire lineage gitlab-setup \
   experiment comment verify register image deploy review review-stop retrain reap notify \
-  bench bench-eurosat bench-serving lock clean
+  monitor demo-drift dashboards \
+  bench bench-eurosat bench-serving bench-drift lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -183,6 +184,18 @@ retrain: setup ## train again on what ci/ingest.txt brings, and propose the resu
 reap: setup ## forget cloud runners that were left behind
 	@python -m delivery.reap
 
+# Watching the model (docs/monitoring.md).
+
+monitor: setup ## start Prometheus, Alertmanager and node-exporter beside the service
+	@python -m monitoring.run
+
+demo-drift: setup ## send shifted images to the service until the alert fires
+	@python -m monitoring.demo_drift
+
+dashboards: setup ## write Grafana's dashboards and the cluster's rules anew from their tables
+	@python -m monitoring.dashboards
+	@python -m monitoring.rules
+
 notify: setup ## tell the team: EVENT=released
 	@python -m delivery.notify "$$GIVEN_EVENT"
 
@@ -195,6 +208,9 @@ bench-eurosat: setup ## train on real EuroSAT in artifacts/bench/eurosat (EUROSA
 
 bench-serving: setup setup-e2e ## measure the service beside bare ONNX Runtime and its peers (10 minutes)
 	@python -m benchmarks.serving
+
+bench-drift: setup ## measure false alarms and detection of drift (EUROSAT=path/to/EuroSAT_RGB.zip)
+	@python -m benchmarks.drift --path '$(or $(EUROSAT),$(error say where it is: make bench-drift EUROSAT=path/to/EuroSAT_RGB.zip))'
 
 lock: ## refresh poetry.lock and constraints.txt (needs Poetry 2 with poetry-plugin-export)
 	@poetry lock

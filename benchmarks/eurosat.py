@@ -40,10 +40,10 @@ def main() -> None:
     arguments = parser.parse_args()
     archive = arguments.path.resolve()
     print(machine.line())
-    prepare(arguments.seed)
-    run("ingest", "eurosat", "--path", str(archive))
+    prepare(FOLDER, SETTINGS, arguments.seed)
+    run(FOLDER, "ingest", "eurosat", "--path", str(archive))
     for stage in ("load", "preprocess", "train", "evaluate"):
-        run(stage)
+        run(FOLDER, stage)
     metrics = json.loads((FOLDER / paths.METRICS).read_text(encoding="utf-8"))
     print(
         f"accuracy {metrics['accuracy']:.2%} (95 % interval {metrics['accuracy_low']:.2%} to "
@@ -52,27 +52,27 @@ def main() -> None:
     )
 
 
-def prepare(seed: int | None) -> None:
-    """Make an empty DVC project with the parameters of the benchmark."""
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir(parents=True)
+def prepare(folder: Path, settings: dict[str, dict[str, Any]], seed: int | None = None) -> None:
+    """Make an empty DVC project with the parameters of a benchmark."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     params = yaml.safe_load(paths.PARAMS.read_text(encoding="utf-8"))
-    for section, values in SETTINGS.items():
+    for section, values in settings.items():
         params[section] |= values
     if seed is not None:
         params["train"]["seed"] = seed
-    (FOLDER / paths.PARAMS).write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    (folder / paths.PARAMS).write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     subprocess.run(
-        [sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=FOLDER, check=True
+        [sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=folder, check=True
     )
 
 
-def run(stage: str, *arguments: str) -> None:
+def run(folder: Path, stage: str, *arguments: str) -> None:
     """Run one stage as a person would, and print its time and peak memory."""
     started = time.perf_counter()
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     command = [sys.executable, "-m", f"pipeline.{stage}", *arguments]
-    process = subprocess.Popen(command, cwd=FOLDER, env=os.environ | {"DVC_NO_ANALYTICS": "1"})
+    process = subprocess.Popen(command, cwd=folder, env=os.environ | {"DVC_NO_ANALYTICS": "1"})
     _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
         sys.exit(f"error: {stage} failed, see above")
