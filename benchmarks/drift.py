@@ -31,10 +31,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "train": {"epochs": 12},
 }
 SLICES = 60  # of a window, as in the service: it is judged anew with each
-DAYS = 400  # none in 400 bounds the rate by 0.75 % a day (rule of three)
+DAYS = 1_000
 PACES = (300, 1_000, 10_000)  # images an hour
 SMALL = 50  # chips: the reference of the shipped sample
 TRIALS = 100
+MOST = 5_000  # shifted images of a trial
+STEP = 10  # images between two looks
 
 Chips = npt.NDArray[np.uint8]
 Bins = list[npt.NDArray[np.int64]]
@@ -75,9 +77,10 @@ def main() -> None:
     print("\nImages until the alarm: median, and the most of the trials; largest signal")
     for name, shifted, keep in shifts(production, bundle.manifest):
         shifted_bins = live.bins(shifted) if shifted is not None else bins
-        for before in (0, 1_000):
-            counts, first = live.detect(bins, shifted_bins, keep, before)
-            print(f"  {name}, after {before} undrifted ones: {_told(counts)} {first}", flush=True)
+        for window in (0, 1_000):
+            counts, first = live.detect(bins, shifted_bins, keep, window)
+            held = f"window full of {window}" if window else "window empty"
+            print(f"  {name}, {held}: {_told(counts)}; {first}", flush=True)
 
 
 def train(archive: Path) -> None:
@@ -167,14 +170,18 @@ class Live:
         return drifted
 
     def detect(
-        self, before: Bins, after: Bins, keep: npt.NDArray[np.bool_] | None, held: int
+        self, before: Bins, after: Bins, keep: npt.NDArray[np.bool_] | None, window: int
     ) -> tuple[list[int], str]:
-        """Shifted images until an alarm, a number a trial (0: never), and the signal of most."""
+        """Shifted images until an alarm, a number a trial (0: never), and the signal of most.
+
+        The window holds the last `window` images, undrifted ones at first; 0: it is empty, and
+        nothing leaves it.
+        """
         chosen_from = np.arange(len(after[0])) if keep is None else np.flatnonzero(keep)
         found, names = [], []
         for _ in range(TRIALS):
-            old = self._random.integers(len(before[0]), size=held)
-            new = self._random.choice(chosen_from, size=5_000)
+            old = self._random.integers(len(before[0]), size=window)
+            new = self._random.choice(chosen_from, size=MOST)
             first = [
                 (self._first(signal, was[old], now[new]), signal.name)
                 for signal, was, now in zip(self.signals, before, after, strict=True)
@@ -190,12 +197,12 @@ class Live:
         old: npt.NDArray[np.int64],
         new: npt.NDArray[np.int64],
     ) -> int:
-        size = len(signal.counts)
-        step = 10  # images between two looks
-        hot = np.eye(size, dtype=np.int64)[new].reshape(-1, step, size).sum(axis=1)
-        windows = np.bincount(old, minlength=size) + np.cumsum(hot, axis=0)
+        size, steps = len(signal.counts), len(old) // STEP
+        hot = np.eye(size, dtype=np.int64)[np.concatenate((old, new))]
+        total = np.cumsum(hot.reshape(-1, STEP, size).sum(axis=1), axis=0)
+        windows = total[steps:] - (total[: len(total) - steps] if steps else 0)
         above = self._drifted(windows, signal.counts)
-        return int(np.argmax(above) + 1) * step if above.any() else 0
+        return int(np.argmax(above) + 1) * STEP if above.any() else 0
 
 
 def shifts(
@@ -220,8 +227,8 @@ def _told(counts: list[int]) -> str:
     missed = counts.count(0)
     seen = sorted(count for count in counts if count)
     if not seen:
-        return f"never within 5,000 ({len(counts)} trials)"
-    tail = f", {missed} of {len(counts)} never within 5,000" if missed else ""
+        return f"never within {MOST} ({len(counts)} trials)"
+    tail = f", {missed} of {len(counts)} never within {MOST}" if missed else ""
     return f"{seen[len(seen) // 2]}, {seen[-1]}{tail}"
 
 

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from service.bundle import Histogram, Manifest
 
-CHANCE = 1e-6
+CHANCE = 1e-7
 """Of one signal, in one window, to exceed its threshold without a drift: about twenty signals and a
 hundred independent windows a day stay below 1 % a day (docs/benchmarks.md has the simulation)."""
 SMOOTHING = (
@@ -167,7 +167,7 @@ def jensen_shannon_distance(p: Floats, q: Floats) -> Floats:
 def chi_squared_quantile(probability: float, degrees: int) -> float:
     """Quantile of the chi-squared distribution (Wilson and Hilferty 1931, PNAS 17, 12).
 
-    At 1 - 1e-6 it is too high, the careful side: by 15 % with 1 degree, 3 % with 9, 1 % with 30.
+    At 1 - 1e-7 it is too high, the careful side: by 19 % with 1 degree, 3 % with 9, 1 % with 30.
     """
     z = NormalDist().inv_cdf(probability)
     step = 2 / (9 * degrees)
