@@ -27,7 +27,7 @@ INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS); cat pyproject.toml cons
 .PHONY: help setup setup-e2e demo train-sample serve repro report gate test e2e lint audit format \
   models promote rollback retire lineage gitlab-setup \
   experiment comment verify register image deploy review review-stop retrain reap notify \
-  monitor demo-drift dashboards \
+  monitor demo-drift dashboards pictures figures \
   bench bench-eurosat bench-serving bench-drift lock clean
 
 help: ## list the commands
@@ -195,6 +195,12 @@ demo-drift: setup ## send shifted images to the service until the alert fires
 dashboards: setup ## write Grafana's dashboards and the cluster's rules anew from their tables
 	@python -m monitoring.dashboards
 	@python -m monitoring.rules
+
+pictures: setup ## draw the dashboards into docs/ from a Prometheus on this machine
+	@python -m monitoring.pictures --out docs/
+
+figures: setup ## push how long this pipeline took, and when its tokens end
+	@python -m delivery.training_metrics main
 
 notify: setup ## tell the team: EVENT=released
 	@python -m delivery.notify "$$GIVEN_EVENT"

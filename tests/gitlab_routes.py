@@ -72,6 +72,11 @@ def user(call: Call) -> tuple[int, Any]:
     return 200, {"id": 7, "username": call.token.user}
 
 
+@route("GET", "personal_access_tokens/self", GUEST)
+def get_own_token(call: Call) -> tuple[int, Any]:
+    return 200, {"id": 7, "active": True, "revoked": False, "expires_at": call.token.expires_at}
+
+
 @route("GET", "projects/*", GUEST)
 def get_project(call: Call) -> tuple[int, Any]:
     access = {"access_level": call.token.level, "notification_level": 3}
@@ -406,7 +411,8 @@ def admitted(call: Call, row: Document) -> Document:
     """Make a token that works for a row; only this answer shows it."""
     bot = f"project_{NUMBER}_bot_{row['id']}"
     scopes, level = tuple(row["scopes"]), row["access_level"]
-    text = call.api.admit(user=bot, level=level, scopes=scopes, personal=False)
+    ends = row["expires_at"]
+    text = call.api.admit(user=bot, level=level, scopes=scopes, personal=False, expires_at=ends)
     return row | {"token": text}
 
 
@@ -500,11 +506,29 @@ def cancel_pipeline(call: Call) -> tuple[int, Any]:
     return 200, row
 
 
+def triggered(call: Call, ref: object) -> tuple[int, Any]:
+    """Start a pipeline by a trigger's token; its row keeps what the jobs get as TRIGGER_PAYLOAD."""
+    sent = call.query | call.body
+    if sent.pop("token", None) not in [row["token"] for row in call.api.triggers]:
+        raise Refusal(404, "404 Not Found")
+    variables: Any = sent.get("variables") or {}
+    if not isinstance(variables, dict) or not all(isinstance(x, str) for x in variables.values()):
+        raise Refusal(400, {"error": "variables needs to be a map of key-valued strings"})
+    if ref not in [row["name"] for row in call.api.protected_branches]:
+        raise Refusal(400, {"message": {"base": ["Reference not found"]}})
+    payload = sent | {"id": call.words[0], "ref": ref, "variables": variables}
+    row = call.api.add_pipeline(str(ref), "created", source="trigger", payload=payload)
+    return 201, {name: row[name] for name in row if name != "payload"}
+
+
 @route("POST", "projects/*/trigger/pipeline", 0)
 def trigger_pipeline(call: Call) -> tuple[int, Any]:
-    if call.body.get("token") not in [row["token"] for row in call.api.triggers]:
-        raise Refusal(404, "404 Not Found")
-    return 201, call.api.add_pipeline(call.body["ref"], "created", source="trigger")
+    return triggered(call, call.body.get("ref", call.query.get("ref")))
+
+
+@route("POST", "projects/*/ref/*/trigger/pipeline", 0)
+def trigger_pipeline_of(call: Call) -> tuple[int, Any]:
+    return triggered(call, call.words[1])
 
 
 def answer(api: FakeGitLab, request: Request, files: dict[str, tuple[str, bytes]]) -> Any:
@@ -542,6 +566,8 @@ def entitled(api: FakeGitLab, request: Request, level: int) -> Token:
     enough = {"api"} | ({"read_api"} if request.method == "GET" else set())
     if request.path.startswith("/api/v4/runners/"):
         enough.add("manage_runner")
+    if request.path.endswith("/personal_access_tokens/self"):
+        enough |= set(token.scopes)  # any token may ask about itself
     if not enough & set(token.scopes):
         words = "The request requires higher privileges than provided by the access token."
         scope = " ".join(sorted(enough))

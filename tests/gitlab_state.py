@@ -42,6 +42,7 @@ class Token:
     level: int = MAINTAINER
     scopes: tuple[str, ...] = ("api",)
     personal: bool = True
+    expires_at: str | None = None
 
 
 @dataclass

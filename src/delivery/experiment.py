@@ -22,7 +22,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from delivery import checkpoints
+from delivery import checkpoints, training_metrics
 from delivery.dvc import dvc, require_own_remote, stale
 from delivery.errors import DeliveryError, GitError, ToolError, TrainingFailed, command
 from delivery.git import Repository
@@ -74,7 +74,8 @@ def main() -> None:
         print(f"experiment: about {experiment.estimate / 60:.1f} minutes, by the last one's")
     try:
         require_own_remote()
-        train(experiment)
+        with training_metrics.watched("request"):
+            train(experiment)
     except DeliveryError as error:
         experiment.state = "failed"
         with LOG.open("a", encoding="utf-8") as log:  # the report shows its end

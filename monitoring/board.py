@@ -1,0 +1,167 @@
+"""What a dashboard is made of: panels in sections, the queries behind them, and where they lie.
+
+Nothing here knows Grafana or matplotlib: `monitoring.dashboards` and `monitoring.pictures` draw the
+same table. A query holds Grafana's variables; `plain` makes PromQL of it that Prometheus takes.
+"""
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+Kind = Literal["timeseries", "stat", "table", "heatmap", "bargauge", "statetimeline"]
+Style = Literal["line", "dashed", "limit"]
+Colour = Literal["green", "orange", "red", "blue"]
+
+COLUMNS = 24  # of Grafana's grid; its rows are about 30 pixels high
+WINDOW = "1m"  # of a rate, where no Grafana chooses it; four scrapes of 15 s
+NEEDS = {"gpu": "needs a GPU", "probe": "needs a certificate probe"}
+"""What not every place has, as a panel without it says."""
+
+
+class Variable(NamedTuple):
+    """A choice at the head of a dashboard; "All" is `.*`, which an absent label matches too."""
+
+    name: str
+    label: str
+    values: str
+    """Where Grafana finds the values: `label_values(metric, label)`."""
+
+
+VARIABLES = {
+    "namespace": Variable("namespace", "Namespace", "label_values(model_info, namespace)"),
+    "tag": Variable("tag", "Model", "label_values(model_predictions_total, tag)"),
+    "node": Variable("node", "Node", "label_values(node_uname_info, instance)"),
+}
+NAMESPACE = 'namespace=~"$namespace"'
+MODEL = f'{NAMESPACE},tag=~"$tag"'
+NODE = 'instance=~"$node"'
+
+
+class Query(NamedTuple):
+    """One PromQL expression, and what its series are called: `{{label}}` stands for a label."""
+
+    expr: str
+    legend: str
+    """In a table the heading of its column."""
+    style: Style = "line"
+
+
+class Threshold(NamedTuple):
+    """From this value on, this colour."""
+
+    value: float
+    colour: Colour
+
+
+class Panel(NamedTuple):
+    """One picture with a question that it answers."""
+
+    title: str
+    description: str
+    """One sentence for whoever is on call."""
+    kind: Kind
+    unit: str
+    """Grafana's name of it: percentunit (0..1), s, bytes, Bps, reqps, celsius, short."""
+    queries: tuple[Query, ...]
+    width: int = 8
+    """Of 24 columns."""
+    height: int = 6
+    thresholds: tuple[Threshold, ...] = ()
+    base: Colour = "green"
+    """Below the first threshold."""
+    minimum: float | None = 0
+    maximum: float | None = None
+    stacked: bool = False
+    texts: tuple[str, ...] = ()
+    """What the values 0, 1, ... are called."""
+    matrix: tuple[str, str] | None = None
+    """The labels of a table's rows and columns, when it crosses them."""
+    needs: str = ""
+    """Key of NEEDS."""
+
+
+def stat(
+    title: str,
+    description: str,
+    unit: str,
+    query: Query,
+    thresholds: tuple[Threshold, ...] = (),
+    base: Colour = "green",
+    texts: tuple[str, ...] = (),
+) -> Panel:
+    """One number; six of them fill a line."""
+    return Panel(title, description, "stat", unit, (query,), 4, 4, thresholds, base, texts=texts)
+
+
+class Section(NamedTuple):
+    """Panels under one heading. Those of one line have the same height."""
+
+    title: str
+    panels: tuple[Panel, ...]
+
+
+class Annotation(NamedTuple):
+    """Something that happened, marked in every time series."""
+
+    name: str
+    expr: str
+    title: str
+    colour: Colour
+
+
+class Dashboard(NamedTuple):
+    """One page."""
+
+    name: str
+    """Of its files; `conveyor-NAME` is its uid, which links and bookmarks hold."""
+    title: str
+    description: str
+    variables: tuple[str, ...]
+    sections: tuple[Section, ...]
+    annotations: tuple[Annotation, ...] = ()
+
+    @property
+    def uid(self) -> str:
+        """The same in every Grafana."""
+        return f"conveyor-{self.name}"
+
+    @property
+    def panels(self) -> tuple[Panel, ...]:
+        """All panels, in the order in which they are read."""
+        return tuple(panel for section in self.sections for panel in section.panels)
+
+
+class Place(NamedTuple):
+    """A rectangle of the grid, from the upper left corner."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+def places(dashboard: Dashboard) -> Iterator[tuple[Section | Panel, Place]]:
+    """Lay a dashboard out, left to right: a heading a section, then its panels."""
+    y = 0
+    for section in dashboard.sections:
+        yield section, Place(0, y, COLUMNS, 1)
+        x, y, height = 0, y + 1, 0
+        for panel in section.panels:
+            if x + panel.width > COLUMNS:
+                x, y = 0, y + height
+            yield panel, Place(x, y, panel.width, panel.height)
+            x, height = x + panel.width, panel.height
+        y += height
+
+
+def plain(expr: str, window: str = WINDOW) -> str:
+    """PromQL without Grafana's variables: everything is chosen, rates look at `window`.
+
+    Raises:
+        ValueError: a variable is none of VARIABLES.
+    """
+    text = expr.replace("$__rate_interval", window)
+    for name in VARIABLES:
+        text = text.replace(f'"${name}"', '".*"')
+    if "$" in text:
+        raise ValueError(f"{expr!a}: it has a variable that is none of {', '.join(VARIABLES)}")
+    return text
