@@ -186,10 +186,10 @@ reap: setup ## forget cloud runners that were left behind
 
 # Watching the model (docs/monitoring.md).
 
-monitor: setup ## start Prometheus, Alertmanager and node-exporter beside the service
+monitor: setup ## watch the service of this machine: Prometheus, Alertmanager, node-exporter (SERVICE_PORT=...)
 	@python -m monitoring.run
 
-demo-drift: setup ## send shifted images to the service until the alert fires
+demo-drift: setup ## send changed images until the alert ModelDrift fires (beside make demo and make monitor)
 	@python -m monitoring.demo_drift
 
 dashboards: setup ## write Grafana's dashboards and the cluster's rules anew from their tables
@@ -226,4 +226,4 @@ lock: ## refresh poetry.lock and constraints.txt (needs Poetry 2 with poetry-plu
 
 clean: ## delete what can be made again (data/ and DVC's cache are kept)
 	@rm -rf $(VENV) artifacts model reports/pictures reports/report.md .mypy_cache .pytest_cache
-	@find src service tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find src service monitoring tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,7 +9,9 @@ import pytest
 
 from tests.conftest import ROOT
 
-MODULES = sorted([*ROOT.glob("src/**/*.py"), *ROOT.glob("service/**/*.py")])
+MODULES = sorted(
+    path for package in ("src", "service", "monitoring") for path in ROOT.glob(f"{package}/**/*.py")
+)
 TRACKED = subprocess.run(
     ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
 ).stdout.split("\0")[:-1]
@@ -53,6 +55,7 @@ def _is_parameters(node: ast.FunctionDef | ast.ClassDef) -> bool:
         ("service", {"pipeline", "delivery", "torch"}),
         ("src/delivery", {"pipeline", "service", "torch"}),
         ("src/pipeline", {"delivery", "service"}),
+        ("monitoring", {"pipeline", "service", "delivery", "torch"}),
     ],
 )
 def test_a_package_imports_none_of_the_others(package: str, others: set[str]) -> None:

@@ -31,7 +31,7 @@ def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_module_that_a_page_names_exists(page: Path) -> None:
     for name in re.findall(
-        r"python -m ((?:pipeline|delivery|benchmarks|service)[.\w]*)", text(page)
+        r"python -m ((?:pipeline|delivery|benchmarks|monitoring|service)[.\w]*)", text(page)
     ):
         path = (
             ROOT
