@@ -27,7 +27,7 @@ INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS); cat pyproject.toml cons
 .PHONY: help setup setup-e2e demo train-sample serve repro report gate test e2e lint audit format \
   models promote rollback retire lineage gitlab-setup \
   experiment comment verify register image deploy review review-stop retrain reap notify \
-  monitor demo-drift dashboards pictures figures \
+  monitor demo-drift alertmanager dashboards rules pictures figures \
   bench bench-eurosat bench-serving bench-drift lock clean
 
 help: ## list the commands
@@ -192,9 +192,15 @@ monitor: setup ## watch the service of this machine: Prometheus, Alertmanager, n
 demo-drift: setup ## send changed images until the alert ModelDrift fires (beside make demo and make monitor)
 	@python -m monitoring.demo_drift
 
-dashboards: setup ## write Grafana's dashboards and the cluster's rules anew from their tables
+alertmanager: setup ## write artifacts/monitoring/alertmanager.yml from ALERT_... (docs/monitoring.md)
+	@python -m monitoring.alertmanager
+
+dashboards: setup ## write Grafana's dashboards from the table of panels (monitoring/panels.py)
 	@python -m monitoring.dashboards
+
+rules: setup ## write Prometheus' rules for a cluster, and check them where promtool is
 	@python -m monitoring.rules
+	@if command -v promtool >/dev/null; then promtool check rules monitoring/prometheus/rules/*.yml; fi
 
 pictures: setup ## draw the dashboards into docs/ from a Prometheus on this machine
 	@python -m monitoring.pictures --out docs/

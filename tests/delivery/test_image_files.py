@@ -46,35 +46,6 @@ def test_nothing_reaches_a_build_that_is_not_named() -> None:
     assert not any(name in rule for rule in rules for name in (".git", ".dvc", "data", ".env"))
 
 
-def test_compose_publishes_on_loopback_alone_and_pins_what_it_runs() -> None:
-    document = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
-    services = document["services"]
-    assert set(services) == {"service", "prometheus", "grafana"}
-    assert services["service"]["build"] == {"context": ".", "target": "serve"}
-    named = set()
-    for service in services.values():
-        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
-        assert service["read_only"] and service["cap_drop"] == ["ALL"]
-        if "build" not in service:
-            assert re.fullmatch(r"[a-z/-]+:v?\d+\.\d+\.\d+", service["image"])
-        for volume in service["volumes"]:
-            source = volume.split(":")[0]
-            if source.startswith("."):
-                assert (ROOT / source).exists(), source
-            else:
-                named.add(source)
-    assert named == set(document["volumes"])
-
-
-def test_prometheus_asks_the_service_that_compose_starts() -> None:
-    path = ROOT / "monitoring/prometheus/prometheus.yml"
-    document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    [job] = document["scrape_configs"]
-    assert job["static_configs"] == [{"targets": ["service:8000"]}]
-    if shutil.which("promtool"):
-        subprocess.run(["promtool", "check", "config", str(path)], check=True, capture_output=True)
-
-
 def test_the_settings_in_the_images_exist() -> None:
     from service.settings import PREFIX, Settings
 

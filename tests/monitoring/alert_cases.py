@@ -1,0 +1,559 @@
+"""What each alert says to which series: the table that test_rules.py gives to promtool.
+
+Values are promtool's: `5+2x10` starts at 5 and adds 2 ten times, `_x3` is missing three times. A
+series without `job` is one of the service. What comes out at `at` is compared as a whole: an alert
+that is not named here must not fire.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Fire(NamedTuple):
+    """One alert that fires: its summary, and its labels besides those that every one has."""
+
+    severity: str
+    summary: str
+    labels: Mapping[str, str] = {}
+    job: str | None = "landcover"
+
+
+class Case(NamedTuple):
+    """Series, and which alerts of one name fire at a time."""
+
+    alert: str
+    says: str
+    series: Mapping[str, str]
+    at: str
+    fires: tuple[Fire, ...] = ()
+    interval: str = "1m"
+
+
+TAG = "landcover@v1.2.0"
+UP = {'up{instance="a"}': "1x3000"}
+REQUESTS = 'http_requests_total{handler="/predict",status="%s",instance="a"}'
+BUCKET = 'http_request_duration_seconds_bucket{handler="/predict",le="0.25",instance="a"}'
+COUNT = 'http_request_duration_seconds_count{handler="/predict",instance="a"}'
+
+
+def answers(ok: str, failed: str) -> dict[str, str]:
+    """Requests to /predict; those to the probes are more, and fine."""
+    return {
+        REQUESTS % "200": ok,
+        REQUESTS % "503": failed,
+        'http_requests_total{handler="/healthz",status="200",instance="a"}': "0+900x5000",
+    }
+
+
+def times(fast: str, every: str) -> dict[str, str]:
+    """Durations of requests to /predict, and how many there are."""
+    return {BUCKET: fast, COUNT: every, REQUESTS % "200": every}
+
+
+def model(metric: str, value: str, **labels: str) -> tuple[str, str]:
+    """A series of the model that serves."""
+    named = "".join(f',{name}="{text}"' for name, text in labels.items())
+    return f'{metric}{{tag="{TAG}",instance="a"{named}}}', value
+
+
+SHARE = "model_reference_class_share"
+CLASSES = dict(
+    [
+        model(SHARE, "0.9x200", **{"class": "Forest"}),
+        model(SHARE, "0.1x200", **{"class": "River"}),
+    ]
+)
+PREDICTED = "model_predictions_total"
+FOREST = {"class": "Forest"}
+RIVER = {"class": "River"}
+
+
+def confidence(mean: float, pace: float, reference: float = 0.8) -> dict[str, str]:
+    """`pace` predictions a minute with this mean confidence."""
+    return dict(
+        [
+            model("model_confidence_sum", f"0+{mean * pace:g}x60"),
+            model("model_confidence_count", f"0+{pace:g}x60"),
+            model("model_reference_confidence", f"{reference}x60"),
+        ]
+    )
+
+
+def accuracy(high: float, answers: int, serves: int = 1) -> dict[str, str]:
+    """The measured accuracy's upper end; both replicas read the same database."""
+    found = {}
+    for instance in ("a", "b"):
+        for metric, value in (
+            ("model_live_accuracy_high", high),
+            ("model_accuracy_floor", 0.8),
+            ("model_feedback_answers", answers),
+        ):
+            found[f'{metric}{{tag="{TAG}",instance="{instance}"}}'] = f"{value}x60"
+        found[f'model_info{{tag="{TAG}",sha256="aa",instance="{instance}"}}'] = f"{serves}x60"
+    return found
+
+
+def drift(score: str, signal: str = "mean/B02") -> dict[str, str]:
+    """A signal's score on one of two replicas, with its threshold; the other has drifted less."""
+    labels = f'tag="{TAG}",signal="{signal}",measure="psi"'
+    return {
+        f'model_drift_score{{{labels},instance="a"}}': score,
+        f'model_drift_score{{{labels},instance="b"}}': "0.1x60",
+        f'model_drift_threshold{{{labels},instance="a"}}': "0.2x60",
+        f'model_drift_threshold{{{labels},instance="b"}}': "0.2x60",
+    }
+
+
+def serving(sha256: str, instance: str, value: str = "4x60", pod: str = "") -> dict[str, str]:
+    """Workers of a replica with a model; `pod` is the hash of its template, with Argo Rollouts."""
+    rollout = f',rollouts_pod_template_hash="{pod}"' if pod else ""
+    return {f'model_info{{tag="{TAG}",sha256="{sha256}",instance="{instance}"{rollout}}}': value}
+
+
+def unmeasured(reason: str, *signals: str) -> dict[str, str]:
+    """Signals that are not measured on either replica, and some traffic."""
+    found = {
+        f'model_drift_insufficient{{tag="{TAG}",signal="{signal}",reason="{reason}"'
+        f',instance="{instance}"}}': "1x900"
+        for signal in signals
+        for instance in ("a", "b")
+    }
+    return found | {REQUESTS % "200": "0+1x900"}
+
+
+def disk(free: str, kind: str = "ext4", readonly: int = 0) -> dict[str, str]:
+    """A disk of 100 bytes, with so many free."""
+    where = f'job="node",instance="host:9100",fstype="{kind}",mountpoint="/",device="/dev/sda1"'
+    return {
+        f"node_filesystem_avail_bytes{{{where}}}": free,
+        f"node_filesystem_size_bytes{{{where}}}": "100x500",
+        f"node_filesystem_readonly{{{where}}}": f"{readonly}x500",
+    }
+
+
+def ends(days: float) -> str:
+    """A moment so many days after the epoch, at which promtool's clock starts."""
+    return f"{days * 86400:g}x200"
+
+
+CERTIFICATE = 'probe_ssl_earliest_cert_expiry{job="certificates",instance="https://example.com"}'
+TOKEN = 'conveyor_token_expires_timestamp_seconds{job="conveyor",token="%s",instance="%s"}'
+CASES = [
+    Case(
+        "PredictionsFailing",
+        "8 % of 1000 requests a minute fail: a page, and no ticket yet",
+        answers("0+920x60", "0+80x60"),
+        "10m",
+        (Fire("page", "8% of the predictions are answered with 5xx"),),
+    ),
+    Case(
+        "PredictionsFailing",
+        "4 % fail for two hours: the slower windows page, and there is a ticket",
+        answers("0+96x120", "0+4x120"),
+        "2h",
+        (
+            Fire("page", "4% of the predictions are answered with 5xx"),
+            Fire("ticket", "4% of the predictions are answered with 5xx"),
+        ),
+    ),
+    Case(
+        "PredictionsFailing",
+        "2 % fail for hours: a ticket",
+        answers("0+490x50", "0+10x50"),
+        "4h",
+        (Fire("ticket", "2% of the predictions are answered with 5xx"),),
+        interval="5m",
+    ),
+    Case(
+        "PredictionsFailing",
+        "0.8 % fail for hours: a ticket by the longest windows",
+        answers("0+4960x290", "0+40x290"),
+        "7h",
+        (Fire("ticket", "0.8% of the predictions are answered with 5xx"),),
+        interval="5m",
+    ),
+    Case("PredictionsFailing", "0.4 % fail", answers("0+996x300", "0+4x300"), "2h"),
+    Case("PredictionsFailing", "all of 90 an hour fail", answers("0x60", "0+1.5x60"), "1h"),
+    Case(
+        "PredictionsFailing",
+        "it was over 40 minutes ago: the page has ended, the ticket stays",
+        answers("0+100x90", "0+100x20 2000x70"),
+        "60m",
+        (Fire("ticket", "25% of the predictions are answered with 5xx"),),
+    ),
+    Case(
+        "PredictionsFailing",
+        "people send what is no image",
+        {REQUESTS % "422": "0+100x60", REQUESTS % "200": "0+10x60"},
+        "30m",
+    ),
+    Case("PredictionsFailing", "nobody asks", answers("9x60", "9x60"), "30m"),
+    Case(
+        "PredictionsSlow",
+        "a fifth is slow: a page",
+        times("0+80x60", "0+100x60"),
+        "10m",
+        (Fire("page", "20% of the predictions take 0.25 s or more"),),
+    ),
+    Case(
+        "PredictionsSlow",
+        "8 % are slow: the slower windows page, and there is a ticket",
+        times("0+92x120", "0+100x120"),
+        "2h",
+        (
+            Fire("page", "8% of the predictions take 0.25 s or more"),
+            Fire("ticket", "8% of the predictions take 0.25 s or more"),
+        ),
+    ),
+    Case(
+        "PredictionsSlow",
+        "2 % are slow for hours: a ticket",
+        times("0+490x290", "0+500x290"),
+        "4h",
+        (Fire("ticket", "2% of the predictions take 0.25 s or more"),),
+        interval="5m",
+    ),
+    Case("PredictionsSlow", "0.8 % are slow", times("0+992x300", "0+1000x300"), "2h"),
+    Case("PredictionsSlow", "all of 90 an hour are slow", times("0x60", "0+1.5x60"), "1h"),
+    Case(
+        "NoTraffic",
+        "two replicas were never asked, and the series do not exist",
+        {'up{instance="a"}': "1x60", 'up{instance="b"}': "1x60"},
+        "30m",
+        (Fire("ticket", "2 replicas serve, and none was asked for a prediction in an hour"),),
+    ),
+    Case(
+        "NoTraffic",
+        "they were asked, and not any more",
+        {'up{instance="a"}': "1x90", REQUESTS % "200": "0+5x10 50x80"},
+        "90m",
+        (Fire("ticket", "1 replicas serve, and none was asked for a prediction in an hour"),),
+    ),
+    Case(
+        "NoTraffic",
+        "one request half an hour ago",
+        {'up{instance="a"}': "1x90", REQUESTS % "200": "0x60 1x30"},
+        "90m",
+    ),
+    Case("NoTraffic", "it has just started", {'up{instance="a"}': "1x60"}, "10m"),
+    Case("NoTraffic", "it is down: that is another alert", {'up{instance="a"}': "0x60"}, "30m"),
+    Case(
+        "MetricsStale",
+        "no replica answers",
+        {'up{instance="a"}': "0x60", 'up{instance="b"}': "0x60"},
+        "15m",
+        (
+            Fire("page", "0 replicas of the service can be measured"),
+            Fire("ticket", "2 targets of landcover can not be measured"),
+        ),
+    ),
+    Case(
+        "MetricsStale",
+        "the targets are gone",
+        {'up{instance="a"}': "1x20 _x100"},
+        "70m",
+        (Fire("page", "0 replicas of the service can be measured"),),
+    ),
+    Case(
+        "MetricsStale",
+        "one of two does not answer",
+        {'up{instance="a"}': "0x60", 'up{instance="b"}': "1x60"},
+        "15m",
+        (Fire("ticket", "1 targets of landcover can not be measured"),),
+    ),
+    Case(
+        "MetricsStale",
+        "the exporter of the machine is away",
+        {**UP, 'up{job="node",instance="host:9100"}': "0x60"},
+        "15m",
+        (Fire("ticket", "1 targets of node can not be measured", job="node"),),
+    ),
+    Case("MetricsStale", "a restart", {'up{instance="a"}': "1x10 0x3 1x50"}, "14m"),
+    Case("MetricsStale", "a neighbour's job", {**UP, 'up{job="other"}': "0x60"}, "30m"),
+    Case(
+        "ModelDrift",
+        "a signal is above its threshold for half a minute",
+        drift("0.1 0.1 0.36x60"),
+        "75s",
+        (
+            Fire(
+                "ticket",
+                f"mean/B02 of {TAG} has drifted: psi is 1.8 times its threshold",
+                {"tag": TAG, "signal": "mean/B02", "measure": "psi"},
+            ),
+        ),
+        interval="15s",
+    ),
+    Case("ModelDrift", "at the threshold", drift("0.2x60"), "10m"),
+    Case("ModelDrift", "for a moment", drift("0.1 0.4 0.1x60"), "45s", interval="15s"),
+    Case("ModelDrift", "measured no more", drift("0.4x10 _x50"), "20m"),
+    Case(
+        "ClassVanished",
+        "300 predictions, and no River, of which 30 were to be expected",
+        {
+            **CLASSES,
+            **dict([model(PREDICTED, "0+5x90", **FOREST), model(PREDICTED, "0x90", **RIVER)]),
+        },
+        "80m",
+        (
+            Fire(
+                "ticket",
+                f"{TAG} has not answered River for an hour, 30 were to be expected",
+                {"tag": TAG, "class": "River"},
+            ),
+        ),
+    ),
+    Case(
+        "ClassVanished",
+        "one River in an hour",
+        {
+            **CLASSES,
+            **dict([model(PREDICTED, "0+5x90", **FOREST), model(PREDICTED, "0x60 1x30", **RIVER)]),
+        },
+        "80m",
+    ),
+    Case(
+        "ClassVanished",
+        "too few predictions to expect one",
+        {
+            **CLASSES,
+            **dict([model(PREDICTED, "0+3x90", **FOREST), model(PREDICTED, "0x90", **RIVER)]),
+        },
+        "80m",
+    ),
+    Case(
+        "ConfidenceCollapsed",
+        "the mean is 52 %, 80 % is the reference",
+        confidence(0.52, 20),
+        "30m",
+        (
+            Fire(
+                "ticket",
+                f"Mean confidence of {TAG} is 52%, less than three quarters of its reference",
+                {"tag": TAG},
+            ),
+        ),
+    ),
+    Case("ConfidenceCollapsed", "61 % of 80 %", confidence(0.61, 20), "30m"),
+    Case("ConfidenceCollapsed", "few predictions", confidence(0.3, 13), "30m"),
+    Case(
+        "LiveAccuracyLow",
+        "the whole interval is below the floor",
+        accuracy(0.79, 50),
+        "10m",
+        (
+            Fire(
+                "page",
+                f"Live accuracy of {TAG} is at most 79%, below the floor of its gate",
+                {"tag": TAG},
+            ),
+        ),
+    ),
+    Case("LiveAccuracyLow", "the interval reaches the floor", accuracy(0.8, 50), "10m"),
+    Case("LiveAccuracyLow", "few answers", accuracy(0.5, 49), "10m"),
+    Case("LiveAccuracyLow", "it does not serve any more", accuracy(0.5, 500, serves=0), "10m"),
+    Case(
+        "LiveAccuracyLow",
+        "the bundle names no floor",
+        {key: value for key, value in accuracy(0.5, 500).items() if "floor" not in key},
+        "10m",
+    ),
+    Case(
+        "ReplicasDisagree",
+        "two models for a quarter of an hour",
+        serving("aa", "a") | serving("bb", "b"),
+        "15m",
+        (Fire("ticket", "2 models serve at once in one release", {"cause": "several"}),),
+    ),
+    Case(
+        "ReplicasDisagree",
+        "three workers can not follow",
+        serving("aa", "a") | {'model_wanted_mismatch{instance="a"}': "3x60"},
+        "15m",
+        (
+            Fire(
+                "ticket", "3 workers do not serve the model that is wanted", {"cause": "not-wanted"}
+            ),
+        ),
+    ),
+    Case(
+        "ReplicasDisagree",
+        "a swap, and what served before",
+        serving("aa", "a", "4x5 0x60") | serving("bb", "a", "0x5 4x60"),
+        "20m",
+    ),
+    Case(
+        "ReplicasDisagree",
+        "a canary serves another one on purpose",
+        serving("aa", "a", pod="7bf8") | serving("bb", "b", pod="6d4c"),
+        "20m",
+    ),
+    Case(
+        "SwapFailing",
+        "a follower tries again and again",
+        {'model_swaps_total{result="failed",step="fetch",instance="a"}': "_x5 1 2 4x50"},
+        "10m",
+        (Fire("ticket", "4 swaps of the model failed in half an hour"),),
+    ),
+    Case(
+        "SwapFailing",
+        "a counter that was there goes on",
+        {'model_swaps_total{result="failed",step="load",instance="a"}': "7x40 8+1x10 18x50"},
+        "1h",
+        (Fire("ticket", "11 swaps of the model failed in half an hour"),),
+    ),
+    Case(
+        "SwapFailing",
+        "somebody mistyped a tag, others were refused while a swap ran",
+        {
+            'model_swaps_total{result="failed",step="fetch",instance="a"}': "_x5 1x50",
+            'model_swaps_total{result="failed",step="lock",instance="a"}': "_x5 9x50",
+            'model_swaps_total{result="done",step="switch",instance="a"}': "_x5 9x50",
+        },
+        "10m",
+    ),
+    Case(
+        "SwapFailing",
+        "long ago",
+        {'model_swaps_total{result="failed",step="fetch",instance="a"}': "9x90"},
+        "1h",
+    ),
+    Case(
+        "FeedbackNotRecorded",
+        "the disk has no room for the first time",
+        {'feedback_unrecorded_total{reason="disk_full",instance="a"}': "_x5 12x60"},
+        "12m",
+        (
+            Fire(
+                "ticket",
+                "12 predictions of 15 minutes were not recorded: disk_full",
+                {"reason": "disk_full"},
+            ),
+        ),
+    ),
+    Case(
+        "FeedbackNotRecorded",
+        "it happened an hour ago",
+        {'feedback_unrecorded_total{reason="disk_full",instance="a"}': "0x5 12x90"},
+        "1h",
+    ),
+    Case(
+        "DriftUnmeasured",
+        "few samples for half a day, while there is traffic",
+        unmeasured("few_samples", "mean/B02", "confidence", "nodata/B02"),
+        "13h",
+        (
+            Fire(
+                "ticket",
+                f"Drift of 2 signals of {TAG} is not measured: few_samples",
+                {"tag": TAG, "reason": "few_samples"},
+            ),
+        ),
+        interval="15m",
+    ),
+    Case(
+        "DriftUnmeasured",
+        "all images are the same for more than an hour",
+        unmeasured("constant", "mean/B02"),
+        "75m",
+        (
+            Fire(
+                "ticket",
+                f"Drift of 1 signals of {TAG} is not measured: constant",
+                {"tag": TAG, "reason": "constant"},
+            ),
+        ),
+    ),
+    Case(
+        "DriftUnmeasured",
+        "a night",
+        unmeasured("few_samples", "mean/B02"),
+        "11h",
+        interval="15m",
+    ),
+    Case("DriftUnmeasured", "all pixels have data", unmeasured("constant", "nodata/B02"), "3h"),
+    Case(
+        "DriftUnmeasured",
+        "nobody asks",
+        unmeasured("not_finite", "mean/B02") | {REQUESTS % "200": "5x900"},
+        "3h",
+    ),
+    Case(
+        "DiskFilling",
+        "nearly full",
+        disk("2x100"),
+        "10m",
+        (
+            Fire(
+                "page",
+                "2% of / on host:9100 is left",
+                {
+                    "instance": "host:9100",
+                    "mountpoint": "/",
+                    "fstype": "ext4",
+                    "device": "/dev/sda1",
+                },
+                job="node",
+            ),
+        ),
+    ),
+    Case(
+        "DiskFilling",
+        "full within a day",
+        disk("20-0.125x500"),
+        "7h30m",
+        (
+            Fire(
+                "ticket",
+                "8.75% of / on host:9100 is left, and it is full within a day",
+                {
+                    "instance": "host:9100",
+                    "mountpoint": "/",
+                    "fstype": "ext4",
+                    "device": "/dev/sda1",
+                },
+                job="node",
+            ),
+        ),
+        interval="5m",
+    ),
+    Case("DiskFilling", "5 % that stay", disk("5x500"), "7h", interval="5m"),
+    Case("DiskFilling", "it fills, and half is left", disk("80-0.4x500"), "6h", interval="5m"),
+    Case("DiskFilling", "an image that is mounted", disk("0x500", readonly=1), "2h"),
+    Case("DiskFilling", "memory that looks like a disk", disk("1x500", "tmpfs"), "2h"),
+    Case(
+        "CertificateExpiring",
+        "ten days are left",
+        {CERTIFICATE: ends(10)},
+        "2h",
+        (
+            Fire(
+                "ticket",
+                "The certificate of https://example.com ends in 9.9 days",
+                {"instance": "https://example.com"},
+                job=None,
+            ),
+        ),
+    ),
+    Case("CertificateExpiring", "fifteen days are left", {CERTIFICATE: ends(15)}, "2h"),
+    Case(
+        "TokenExpiring",
+        "ten days are left",
+        {TOKEN % ("BOT_TOKEN", "a"): ends(10), TOKEN % ("RELEASE_TOKEN", "a"): ends(40)},
+        "2h",
+        (Fire("ticket", "The token BOT_TOKEN ends in 9.9 days", {"token": "BOT_TOKEN"}, job=None),),
+    ),
+    Case(
+        "TokenExpiring",
+        "it was renewed, and the old date is still there",
+        {TOKEN % ("BOT_TOKEN", "a"): ends(10), TOKEN % ("BOT_TOKEN", "b"): ends(300)},
+        "2h",
+    ),
+    Case(
+        "Watchdog",
+        "always",
+        UP,
+        "1m",
+        (Fire("none", "Alerting works: this fires always (1)", job=None),),
+    ),
+]

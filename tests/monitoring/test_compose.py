@@ -1,0 +1,128 @@
+"""compose.yaml: locked, on loopback, and everything that one part asks of another is there."""
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+DOCUMENT = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
+SERVICES: dict[str, dict[str, Any]] = DOCUMENT["services"]
+PROMETHEUS = ROOT / "monitoring" / "prometheus"
+SCRAPED = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text(encoding="utf-8"))
+JOBS = {job["job_name"]: job for job in SCRAPED["scrape_configs"]}
+DEFAULT = re.compile(r"\$\{\w+:-(.+?)\}")  # ${NAME:-default}
+
+
+def mounts(name: str) -> dict[str, str]:
+    """Where a service finds what, with the defaults of the variables."""
+    found = {}
+    for volume in SERVICES[name].get("volumes", []):
+        source, target = DEFAULT.sub(r"\1", volume).split(":")[:2]
+        found[target] = source
+    return found
+
+
+def names() -> set[str]:
+    """Every host:port that Prometheus talks to here."""
+    configs = [config for job in JOBS.values() for config in job.get("static_configs", [])]
+    configs += SCRAPED["alerting"]["alertmanagers"][0]["static_configs"]
+    return {target for config in configs for target in config["targets"]}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_locked_and_listens_on_loopback(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] and service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+    assert "privileged" not in service and "network_mode" not in service
+
+
+@pytest.mark.parametrize("name", set(SERVICES) - {"service"})
+def test_an_image_has_an_exact_version(name: str) -> None:
+    assert re.fullmatch(r"[a-z/-]+:v?\d+\.\d+\.\d+", SERVICES[name]["image"])
+
+
+def test_what_is_mounted_is_there() -> None:
+    named = set()
+    for name in SERVICES:
+        for source in mounts(name).values():
+            if source.startswith((".", "/")):
+                assert (ROOT / source).exists(), source
+            else:
+                named.add(source)
+    assert named == set(DOCUMENT["volumes"])
+
+
+def test_what_is_mounted_from_here_can_not_be_changed() -> None:
+    for service in SERVICES.values():
+        for volume in service.get("volumes", []):
+            if volume.startswith((".", "/", "$")):
+                assert volume.rsplit(":", 1)[1].startswith("ro"), volume
+
+
+def test_prometheus_has_its_rules_and_its_targets() -> None:
+    assert mounts("prometheus")["/etc/prometheus"] == "./monitoring/prometheus"
+    assert SCRAPED["rule_files"] == ["rules/*.yml"]
+    for job in JOBS.values():
+        for config in job.get("file_sd_configs", []):
+            assert all((PROMETHEUS / name).exists() for name in config["files"])
+
+
+def test_prometheus_asks_only_what_compose_starts() -> None:
+    hosts = {target.rpartition(":")[0] for target in names()} - {"localhost"}
+    assert hosts == {"service", "alertmanager", "node-exporter", "pushgateway"}
+    assert hosts <= set(SERVICES)
+    [replacement] = [
+        rule["replacement"]
+        for rule in JOBS["certificates"]["relabel_configs"]
+        if "replacement" in rule
+    ]
+    assert replacement.split(":")[0] in SERVICES
+
+
+def test_a_target_that_was_not_set_up_is_none_that_is_down() -> None:
+    for name in ("dcgm", "certificates"):
+        [config] = JOBS[name]["file_sd_configs"]
+        for path in config["files"]:
+            assert yaml.safe_load((PROMETHEUS / path).read_text(encoding="utf-8")) == []
+    assert SERVICES["blackbox"]["profiles"] == ["certificates"]
+
+
+def test_what_a_pipeline_pushes_keeps_its_own_name() -> None:
+    assert [name for name, job in JOBS.items() if job.get("honor_labels")] == ["pushgateway"]
+
+
+def test_jobs_have_the_names_that_rules_ask_for() -> None:
+    assert set(JOBS) == {
+        "landcover",
+        "node",
+        "prometheus",
+        "alertmanager",
+        "pushgateway",
+        "dcgm",
+        "certificates",
+    }
+
+
+def test_alerts_go_to_the_alertmanager_that_is_started() -> None:
+    words = SERVICES["alertmanager"]["command"]
+    assert "--cluster.listen-address=" in words
+    [path] = [word.partition("=")[2] for word in words if word.startswith("--config.file=")]
+    assert mounts("alertmanager")[path] == "./monitoring/alertmanager.yml"
+    assert "alertmanager:9093" in names()
+
+
+def test_grafana_has_its_dashboards_and_its_data_sources() -> None:
+    places = mounts("grafana")
+    folder = ROOT / places["/etc/grafana/provisioning"]
+    [provider] = yaml.safe_load((folder / "dashboards" / "conveyor.yml").read_text("utf-8"))[
+        "providers"
+    ]
+    assert list((ROOT / places[provider["options"]["path"]]).glob("*.json"))
+    for path in (folder / "datasources").glob("*.yml"):
+        for source in yaml.safe_load(path.read_text(encoding="utf-8"))["datasources"]:
+            assert source["url"].removeprefix("http://") in {"prometheus:9090", "alertmanager:9093"}
