@@ -13,7 +13,7 @@ export DVC_NO_ANALYTICS := 1
 
 # What a person or a pipeline says reaches the command as it is: neither make nor the shell expands
 # it. A title of a merge request is no code.
-GIVEN := VERSION STAGE REASON FORCE JSON TAG AGAINST EVENT APPLY VALUES
+GIVEN := VERSION STAGE REASON FORCE JSON TAG AGAINST EVENT APPLY VALUES COOL_DOWN
 unexport $(GIVEN)
 $(foreach name,$(GIVEN),$(eval export GIVEN_$(name) := $$(value $(name))))
 
@@ -178,8 +178,8 @@ review: setup ## serve the candidate of a merge request under its own name
 review-stop: setup ## end that
 	@python -m delivery.review stop
 
-retrain: setup ## train again on what ci/ingest.txt brings, and propose the result
-	@python -m delivery.retrain
+retrain: setup ## train again on what ci/ingest.txt brings, and propose the result (COOL_DOWN=24)
+	@python -m delivery.retrain --cool-down="$${GIVEN_COOL_DOWN:-24}"
 
 reap: setup ## forget cloud runners that were left behind
 	@python -m delivery.reap

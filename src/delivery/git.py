@@ -74,9 +74,16 @@ class Repository:
         options = ("--push-option=ci.skip",) if skip_ci and self._takes_options(target) else ()
         self.git("push", "--quiet", "--atomic", *options, "--end-of-options", target, *refs)
 
-    def propose(self, branch: str, into: str, title: str, label: str) -> None:
-        """Push HEAD as a branch, and let GitLab open its merge request by push options."""
-        wishes = ("create", f"target={into}", f"title={title}", f"label={label}")
+    def propose(
+        self, branch: str, into: str, title: str, label: str, description: str = ""
+    ) -> None:
+        """Push HEAD as a branch, and let GitLab open its merge request by push options.
+
+        The texts are one line each, which is all that a push option holds.
+        """
+        wishes = ["create", f"target={into}", f"title={title}", f"label={label}"]
+        if description:
+            wishes.append(f"description={description}")
         options = [f"--push-option=merge_request.{wish}" for wish in wishes]
         target = os.environ.get("PUSH_URL") or ORIGIN
         self.git(

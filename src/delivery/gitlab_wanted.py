@@ -195,9 +195,17 @@ VARIABLES = (
         secret=True,
         protected=True,
     ),
+    Variable(
+        "FEEDBACK_KEY",
+        "Key of the service with the role `label`, for `feedback` in ci/ingest.txt.",
+        secret=True,
+        protected=True,
+    ),
+    Variable(
+        "PUSHGATEWAY_URL", "Where pipelines push their figures; nowhere when not set.", secret=True
+    ),
     Variable("PRODUCTION", "`manual`: production waits for a person; by itself when not set."),
     Variable("CANARY", "`argo` or `none`; found out from the cluster when not set."),
-    Variable("REVIEW_URL", "Where review apps answer; there are none when not set."),
     Variable(
         "REVIEW_URL",
         "Where review apps answer, `https://mr-{iid}.review.example.com`; none when not set.",

@@ -25,6 +25,7 @@ EVENTS = {
     "released": "🚀 released",
     "rolled-back": "↩️ rolled back",
     "retrained": "🔁 retrained",
+    "drift-unanswered": "🌊 drift, and nothing to train on",
 }
 
 TIMEOUT = 10.0  # seconds for each of connecting, sending and answering

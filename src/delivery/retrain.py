@@ -3,29 +3,42 @@
     python -m delivery.retrain                                   what ci/ingest.txt says first
     python -m delivery.retrain --ingest folder --path incoming   ingest these first
 
+Started by a trigger it answers an alert: what came with the trigger is read (delivery/evidence.py)
+and goes along as reports/drift.json; for the hours of --cool-down after a retraining began, alerts
+start no other (delivery/cooldown.py). A schedule or a person need not wait.
+
 The branch `retrain` is the proposal: while it exists on origin, one is open, and this does nothing.
 Its merge request is opened by push options, so that Git is all it takes; the pipeline of that merge
-request then finds the model trained, posts the report and judges it like any other.
+request then finds the model trained, posts the report and judges it like any other. A model that is
+worse is proposed as a draft: it is to be looked at, not to be merged.
 """
 
+import os
+import re
 import shlex
 import subprocess
 import sys
-from argparse import REMAINDER, ArgumentParser, RawDescriptionHelpFormatter
+from argparse import REMAINDER, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from delivery import cooldown, training_metrics
 from delivery.dvc import dvc, require_own_remote, stale
 from delivery.errors import ToolError, TrainingFailed, command
+from delivery.evidence import VARIABLE, Evidence, read_evidence, read_payload
 from delivery.experiment import bring
-from delivery.git import Repository
+from delivery.git import ORIGIN, Repository
 from delivery.notify import notify
+from delivery.proposal import CHALLENGE, Proposal, read_challenge
 
 BRANCH = "retrain"
-TITLE = "Retrain the model"
 LABEL = "retrain"
 INGEST = Path("ci/ingest.txt")
 FILES = ("data.dvc", "dvc.lock", "reports")
+KEPT = Path("artifacts/retrain")
+"""What came with the trigger, kept with the pipeline."""
+DRIFT = Path("reports/drift.json")
 
 
 @command
@@ -38,11 +51,23 @@ def main() -> None:
     )
     parser.add_argument("--target", default="main", help="branch to merge into (default: main)")
     parser.add_argument(
+        "--cool-down",
+        type=_hours,
+        default=cooldown.HOURS,
+        metavar="HOURS",
+        help="between two retrainings that alerts ask for (default: %(default)g)",
+    )
+    parser.add_argument(
         "--ingest", nargs=REMAINDER, metavar="WORD", help="words of pipeline.ingest, to the end"
     )
     options = parser.parse_args()
     words = read_ingest() if options.ingest is None else options.ingest
-    print(f"retrain: {retrain(Repository(), options.target, words)}")
+    repository = Repository()
+    if os.environ.get("CI_PIPELINE_SOURCE") == "trigger":
+        done = answer(repository, options.target, words, options.cool_down)
+    else:
+        done = retrain(repository, options.target, words)
+    print(f"retrain: {done}")
 
 
 def read_ingest(path: Path = INGEST) -> list[str]:
@@ -56,7 +81,49 @@ def read_ingest(path: Path = INGEST) -> list[str]:
     return [word for line in lines if not line.startswith("#") for word in shlex.split(line)]
 
 
-def retrain(repository: Repository, target: str, ingest: Sequence[str]) -> str:
+def answer(repository: Repository, target: str, ingest: Sequence[str], hours: float) -> str:
+    """Retrain because of a trigger, unless there is no reason or it is too early.
+
+    Raises:
+        EvidenceError: what came with the trigger can not be read; nothing is done then.
+        TrainingFailed: ingest or a stage failed.
+    """
+    evidence = arrived()
+    if evidence and not evidence.asks:
+        return "no alert that fires asks for a retraining: nothing to do"
+    if (left := cooldown.left(repository, hours, _now(), _pipeline()) / timedelta(hours=1)) > 0:
+        return (
+            f"one began less than {hours:g} hours ago, alerts wait {left:.1f} more; "
+            "the schedule and `make retrain` need not"
+        )
+    return retrain(repository, target, ingest, evidence)
+
+
+def arrived() -> Evidence | None:
+    """What came with the trigger, kept in artifacts/retrain/; None when nothing did.
+
+    Raises:
+        EvidenceError: it can not be read.
+    """
+    name = os.environ.get(VARIABLE, "")
+    payload = read_payload(Path(name)) if name else b"{}"
+    evidence = read_evidence(payload)
+    if evidence is None:
+        print("retrain: the trigger brought no evidence")
+        return None
+    KEPT.mkdir(parents=True, exist_ok=True)
+    (KEPT / "payload.json").write_bytes(payload)
+    _write(KEPT / "evidence.json", evidence)
+    print(f"retrain: {evidence.drift}, {len(evidence.alerts)} alerts: kept in {KEPT}/")
+    return evidence
+
+
+def retrain(
+    repository: Repository,
+    target: str,
+    ingest: Sequence[str],
+    evidence: Evidence | None = None,
+) -> str:
     """Do it; returns a sentence.
 
     Raises:
@@ -65,23 +132,50 @@ def retrain(repository: Repository, target: str, ingest: Sequence[str]) -> str:
     if is_open(repository):
         return f"one is open, {BRANCH} on origin: merge it, or close it and delete its branch"
     require_own_remote()
+    why = evidence.drift if evidence else "not by an alert"
+    cooldown.record(repository, why, _now(), _pipeline())
     repository.git("switch", "--quiet", "--force-create", BRANCH)
     bring()
     if ingest:
         _run("ingest", [sys.executable, "-m", "pipeline.ingest", *ingest])
     if not stale():
-        return "nothing is new: the model of this data, code and parameters is the one of main"
-    _run("dvc repro", ["dvc", "repro"])
+        return _unanswered(evidence)
+    with training_metrics.watched("retrain"):
+        _run("dvc repro", ["dvc", "repro"])
     dvc("push", "--quiet", "--run-cache")
-    repository.commit_files(FILES, TITLE)
-    repository.propose(BRANCH, target, TITLE, LABEL)
-    print(notify("retrained"))
-    return f"the branch {BRANCH} is pushed, with a merge request into {target}"
+    proposal = Proposal(evidence, read_challenge(_challenge(target)))
+    if evidence:
+        _write(DRIFT, evidence)
+    repository.commit_files(FILES, proposal.message)
+    repository.propose(BRANCH, target, proposal.title, LABEL, proposal.description)
+    print(notify("retrained", proposal.news))
+    return f"the branch {BRANCH} is pushed, with a merge request into {target}: {proposal.title}"
 
 
 def is_open(repository: Repository) -> bool:
     """Whether a proposal waits for its merge."""
-    return bool(repository.git("ls-remote", "--heads", "origin", f"refs/heads/{BRANCH}"))
+    return bool(repository.git("ls-remote", "--heads", ORIGIN, f"refs/heads/{BRANCH}"))
+
+
+def _unanswered(evidence: Evidence | None) -> str:
+    nothing = "nothing is new: the model of this data, code and parameters is the one of main"
+    if evidence:
+        anchor = f"#{evidence.names[0].lower()}" if evidence.names else ""
+        cure = f"label some, docs/runbook.md{anchor}"
+        print(notify("drift-unanswered", f"{evidence.drift}, and no new data: {cure}"))
+    return nothing
+
+
+def _challenge(target: str) -> bytes:
+    """Let the new model compete with the one of the target; returns what was found."""
+    against = f"{ORIGIN}/{target}"
+    _run("pipeline.challenge", [sys.executable, "-m", "pipeline.challenge", "--against", against])
+    return CHALLENGE.read_bytes()
+
+
+def _write(path: Path, evidence: Evidence) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(evidence.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def _run(name: str, line: Sequence[str]) -> None:
@@ -91,6 +185,23 @@ def _run(name: str, line: Sequence[str]) -> None:
         raise ToolError(f"{line[0]} can not be started: {error.strerror}") from None
     if code != 0:
         raise TrainingFailed(f"{name} ended with {code}: see above")
+
+
+def _hours(text: str) -> float:
+    try:
+        return cooldown.read_hours(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text[:32]!a}: hours, from 0 to 8760") from None
+
+
+def _pipeline() -> str:
+    """Number of this pipeline; empty outside of one."""
+    found = re.fullmatch(r"[0-9]{1,18}", os.environ.get("CI_PIPELINE_ID", ""))
+    return found[0] if found else ""
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 if __name__ == "__main__":

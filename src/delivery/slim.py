@@ -19,6 +19,13 @@ from pathlib import Path
 SERVING = (
     "service.server",
     "service.worker",
+    # Imported late, with the first prediction that is saved.
+    "service.retention",
+    "service.feedback",
+    "alembic.command",
+    "psycopg",
+    "sqlalchemy.dialects.postgresql.psycopg",
+    "sqlalchemy.dialects.sqlite.pysqlite",
     "opentelemetry.sdk.trace.export",
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
     # The child process, and the remotes that it may read from.
@@ -42,7 +49,8 @@ UNUSED = {
     # PyDrive2 takes no release that goes with a current cryptography; the one that it takes fails
     # on import, and with it Google Drive. Without it, oauth2client signs with rsa.
     "broken": ("OpenSSL", "pyOpenSSL-*", "pyopenssl-*"),
-    "tests": ("**/tests",),
+    "tests": ("**/tests", "alembic/testing", "sqlalchemy/testing"),
+    "templates for new migrations": ("alembic/templates",),
     "sources of what is compiled": ("**/*.[ch]", "**/*.cpp", "**/*.pyx", "**/*.px[di]", "**/*.pyi"),
     "tools for making models": (
         *("onnxruntime/transformers", "onnxruntime/quantization", "onnxruntime/tools"),

@@ -281,7 +281,7 @@ def test_urgency_says_how_soon_and_how_often() -> None:
     assert (routes["page"]["group_wait"], routes["page"]["repeat_interval"]) == ("10s", "4h")
     retrain = routes["retrain"]
     assert retrain["group_by"] == ["tag"] and retrain["continue"] is True
-    assert (retrain["group_wait"], retrain["repeat_interval"]) == ("10s", "1d")
+    assert (retrain["group_wait"], retrain["repeat_interval"]) == ("10s", "25h")
 
 
 def test_without_a_channel_nothing_is_sent() -> None:

@@ -1,0 +1,208 @@
+"""The alert that asks for a retraining, read as data and as nothing else.
+
+GitLab hands the body of the request that triggered a pipeline to its jobs as a file, whose path is
+`TRIGGER_PAYLOAD`, and puts `id`, `ref` and `variables` beside what came. Who has the token of the
+trigger writes that body. So it is Alertmanager's webhook (version 4) in strict JSON, or it is
+refused; known fields are taken, as short printable text, and the rest is dropped; and what is said
+in Git and in GitLab is fixed text with names that match a pattern.
+"""
+
+import json
+import re
+import stat
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from delivery.errors import DeliveryError, TagError
+from delivery.tags import parse_version
+
+VARIABLE = "TRIGGER_PAYLOAD"
+LARGEST = 2**20  # bytes of a payload; Alertmanager's have some thousands
+ALERTS = 50  # that are kept
+LONGEST = 500  # letters of a text
+LABELS = (
+    "alertname",
+    "severity",
+    "owner",
+    "namespace",
+    "tag",
+    "signal",
+    "measure",
+    "class",
+    "reason",
+)
+"""Labels that are kept; names as the rules in monitoring/ have them."""
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}")
+"""A name of an alert that is said aloud."""
+
+_OWN = {"id", "ref", "variables", "inputs"}
+"""What GitLab's own parameters leave in the payload of a trigger that has no body."""
+
+
+class EvidenceError(DeliveryError):
+    """What came with the trigger can not be read."""
+
+
+class Alert(BaseModel):
+    """An alert that fires and asks for a retraining; every text is short and printable."""
+
+    alertname: str
+    summary: str
+    labels: dict[str, str]
+    starts_at: str
+    generator_url: str
+
+
+class Evidence(BaseModel):
+    """What `reports/drift.json` holds: why a retraining was asked for."""
+
+    received: str
+    """ISO 8601, UTC."""
+    status: str
+    """firing | resolved"""
+    alerts: list[Alert]
+
+    @property
+    def asks(self) -> bool:
+        """Whether there is something to do."""
+        return bool(self.alerts)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the alerts that can be said aloud, each once."""
+        return [name for name in dict.fromkeys(self._alertnames()) if NAME.fullmatch(name)]
+
+    @property
+    def version(self) -> str:
+        """The version that drifted, `landcover@v1.2.0`; empty when no alert names one."""
+        for tag in (alert.labels.get("tag", "") for alert in self.alerts):
+            with suppress(TagError):
+                if len(tag) <= 64:
+                    return parse_version(tag).tag
+        return ""
+
+    @property
+    def drift(self) -> str:
+        """Of what: `drift of landcover@v1.2.0`; safe to be said anywhere."""
+        return f"drift of {self.version}" if self.version else "drift"
+
+    def _alertnames(self) -> list[str]:
+        return [alert.alertname for alert in self.alerts]
+
+
+class _Alert(BaseModel):
+    """An alert as Alertmanager sends it."""
+
+    model_config = ConfigDict(strict=True)
+    status: Literal["firing", "resolved"]
+    labels: dict[str, str]
+    annotations: dict[str, str] = {}
+    starts_at: str = Field("", alias="startsAt")
+    generator_url: str = Field("", alias="generatorURL")
+
+    @property
+    def counts(self) -> bool:
+        """Whether it fires and asks for a retraining."""
+        return self.status == "firing" and self.labels.get("retrain") == "true"
+
+    def taken(self) -> Alert:
+        """What is kept of it."""
+        kept = {name: self.labels[name] for name in LABELS if name in self.labels}
+        url = clean(self.generator_url)
+        return Alert(
+            alertname=clean(self.labels.get("alertname", "")),
+            summary=clean(self.annotations.get("summary", "")),
+            labels={name: clean(value) for name, value in kept.items()},
+            starts_at=clean(self.starts_at),
+            generator_url=url if re.fullmatch(r"https?://\S+", url) else "",
+        )
+
+
+class _Webhook(BaseModel):
+    """Alertmanager's webhook."""
+
+    model_config = ConfigDict(strict=True)
+    version: Literal["4"]
+    status: Literal["firing", "resolved"]
+    alerts: list[_Alert]
+
+
+def read_payload(path: Path) -> bytes:
+    """Content of the payload.
+
+    Who triggers a pipeline may set its variables, this one too: it has to name a plain file.
+
+    Raises:
+        EvidenceError: there is no such file, or it is too large.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe waits, and a device has no end
+            raise EvidenceError(f"{VARIABLE}: it names no file")
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+    except (OSError, ValueError):
+        raise EvidenceError(f"{VARIABLE}: the file can not be read") from None
+    if len(content) > LARGEST:
+        raise EvidenceError(f"{VARIABLE}: more than {LARGEST >> 20} MiB: nothing is read of it")
+    return content
+
+
+def read_evidence(payload: bytes, now: datetime | None = None) -> Evidence | None:
+    """What the payload says; None for a trigger that brought none, such as a person's `curl`.
+
+    Raises:
+        EvidenceError: it is not strict JSON, not Alertmanager's, or it sets variables.
+    """
+    document = _strict(payload)
+    if not isinstance(document, dict):
+        raise EvidenceError(f"{VARIABLE}: no object of JSON, so not Alertmanager's")
+    if document.get("variables"):
+        raise EvidenceError(f"{VARIABLE}: it sets variables; a trigger that retrains sets none")
+    if not document.keys() - _OWN:
+        return None
+    try:
+        webhook = _Webhook.model_validate(document)
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"][:3]))[:64]
+        raise EvidenceError(
+            f"{VARIABLE}: not a webhook of Alertmanager in version 4, look at {place!a}"
+        ) from None
+    alerts = [alert.taken() for alert in webhook.alerts if alert.counts]
+    received = (now or datetime.now(UTC)).isoformat(timespec="seconds")
+    return Evidence(received=received, status=webhook.status, alerts=alerts[:ALERTS])
+
+
+def clean(text: str) -> str:
+    """One short line of printable letters: no control, no mark that turns the direction."""
+    letters = (letter if letter.isprintable() else " " for letter in text[: 2 * LONGEST])
+    return " ".join("".join(letters).split())[:LONGEST]
+
+
+def _strict(payload: bytes) -> Any:
+    """Parse JSON as its standard has it; what Python takes beyond that is refused.
+
+    Raises:
+        EvidenceError: it is none, without a word of what it is.
+    """
+    try:
+        return json.loads(
+            payload.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_number
+        )
+    except (ValueError, RecursionError):
+        raise EvidenceError(f"{VARIABLE}: not strict JSON, so not Alertmanager's") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        raise ValueError("a key stands twice")
+    return document
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no number of JSON")
