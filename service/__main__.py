@@ -1,4 +1,4 @@
-"""`python -m service` serves; `python -m service key` makes an API key."""
+"""`python -m service` serves; `key` makes an API key, `migrate` the tables of the feedback."""
 
 import argparse
 import os
@@ -24,9 +24,12 @@ def main() -> None:
         help="without SERVICE_API_KEYS, make a key for `deploy` and print it once",
     )
     commands.add_parser("key", help="make an API key, and its hash for SERVICE_API_KEYS")
+    commands.add_parser("migrate", help="bring the feedback database up to date, then end")
     chosen = parser.parse_args()
     if chosen.command == "key":
         _print_key()
+    elif chosen.command == "migrate":
+        _migrate()
     else:
         _serve(getattr(chosen, "with_key", False))
 
@@ -47,6 +50,25 @@ def _serve(with_key: bool) -> None:
     except UnsafeSettings as error:
         sys.exit(f"error: {error}")
     sys.exit(code)
+
+
+def _migrate() -> None:
+    from service.errors import ServiceError
+    from service.settings import OFF, UnsafeSettings, read_settings
+
+    try:
+        settings = read_settings()
+        if (url := settings.feedback.get_secret_value()) == OFF:
+            sys.exit("error: SERVICE_FEEDBACK is off: there is no database to migrate")
+        from service.database import Database
+        from service.tables import HEAD
+
+        Database(url, settings.state).migrate()
+    except UnsafeSettings as error:
+        sys.exit(f"error: {error}")
+    except ServiceError as error:
+        sys.exit(f"error: {error.detail}")
+    print(f"The feedback database is at revision {HEAD}.")
 
 
 def _print_key() -> None:

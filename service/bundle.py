@@ -77,6 +77,16 @@ class Training(Part):
     finished: str
     git_revision: str
     data_version: str
+    params: Any = None
+
+    @property
+    def min_accuracy(self) -> float | None:
+        """The gate's floor of the accuracy, 0 to 1; None when the manifest does not say one."""
+        gate = self.params.get("gate") if isinstance(self.params, dict) else None
+        floor = gate.get("min_accuracy") if isinstance(gate, dict) else None
+        if isinstance(floor, bool) or not isinstance(floor, int | float):
+            return None
+        return float(floor) if 0 <= floor <= 1 else None
 
 
 class Manifest(Part):

@@ -217,7 +217,9 @@ async def _read_small(receive: Receive) -> Receive:
                 body += message.get("body", b"")
                 more = message.get("more_body", False)
                 if len(body) > SMALL:
-                    raise TooLarge(f"the body has more than {SMALL} bytes: send a tag", more)
+                    raise TooLarge(
+                        f"the body has more than {SMALL} bytes: /docs says what to send", more
+                    )
     except TimeoutError:
         raise SlowUpload(f"the body took longer than {SMALL_SECONDS:g} s: send it again") from None
     pending = iter([{"type": "http.request", "body": body, "more_body": False}])

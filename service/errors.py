@@ -14,6 +14,7 @@ ServiceError
 │   └── BundleRefused         a model bundle that must not serve
 ├── Unavailable          503  not now; try again
 │   ├── Overloaded            too much is waiting
+│   ├── FeedbackUnavailable   the database of the answers can not be used
 │   └── RegistryUnavailable   Git or the DVC remote can not be reached
 └── StorageFull          507  the server's disk is full
 """
@@ -149,6 +150,10 @@ class Unavailable(ServiceError):
 
 class Overloaded(Unavailable):
     """Too much is waiting."""
+
+
+class FeedbackUnavailable(Unavailable):
+    """The database of the answers can not be used."""
 
 
 class RegistryUnavailable(Unavailable):

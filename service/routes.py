@@ -10,9 +10,11 @@ from fastapi import FastAPI, Query, Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
+from service.answers import Answers
 from service.bundle import decode_chip
 from service.decode import read_image
 from service.errors import MEDIA_TYPE, NotFound, ServiceError, Unavailable, Unprocessable
+from service.feedback_routes import add_feedback
 from service.model import Serving
 from service.page import add_page
 from service.predict import Predict, Uploads
@@ -24,12 +26,12 @@ from service.schemas import (
     Experiments,
     ModelRef,
     Prediction,
-    Problem,
     Sample,
     ServingExperiment,
     SwapAnswer,
     SwapRequest,
     Version,
+    problems,
 )
 from service.state import WantedStore
 from service.swap import Swapper
@@ -69,6 +71,7 @@ class Parts:
     replica: Replica
     store: WantedStore
     swapper: Swapper
+    answers: Answers | None
     max_pixels: int
 
 
@@ -86,16 +89,13 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
     _add_samples(app, parts)
     _add_experiments(app, parts)
     _add_swaps(app, parts)
+    add_feedback(app, parts.answers)
     _add_health(app, parts)
     add_page(app)
-    _describe_problems(app)
+    _describeproblems(app)
 
 
-def _problems(*codes: int) -> dict[int | str, dict[str, Any]]:
-    return {code: {"model": Problem} for code in codes}
-
-
-def _describe_problems(app: FastAPI) -> None:
+def _describeproblems(app: FastAPI) -> None:
     """FastAPI documents every model as application/json; an error is application/problem+json."""
     generate = app.openapi
 
@@ -122,7 +122,7 @@ def _add_predictions(app: FastAPI, parts: Parts) -> None:
         predict,
         methods=["POST"],
         response_model=Prediction,
-        responses=_problems(*UPLOAD_ERRORS),
+        responses=problems(*UPLOAD_ERRORS),
         openapi_extra=UPLOAD,
         tags=["predictions"],
     )
@@ -133,7 +133,7 @@ def _add_predictions(app: FastAPI, parts: Parts) -> None:
         "/preview",
         tags=["predictions"],
         response_class=Response,
-        responses={200: {"content": {PNG: {}}}, **_problems(*UPLOAD_ERRORS)},
+        responses={200: {"content": {PNG: {}}}, **problems(*UPLOAD_ERRORS)},
         openapi_extra=UPLOAD,
     )
     async def preview(request: Request) -> Response:
@@ -154,7 +154,7 @@ def _add_samples(app: FastAPI, parts: Parts) -> None:
             raise NotFound(f"index: there are samples 0 to {len(manifest.golden) - 1}")
         return decode_chip(manifest.golden[index].chip, manifest.input)
 
-    @app.get("/samples", tags=["predictions"], responses=_problems(401, 403, 503))
+    @app.get("/samples", tags=["predictions"], responses=problems(401, 403, 503))
     async def samples() -> list[Sample]:
         """List the sample images that the model carries, with its answers."""
         manifest = parts.serving.model().manifest
@@ -167,7 +167,7 @@ def _add_samples(app: FastAPI, parts: Parts) -> None:
         "/samples/{index}.png",
         tags=["predictions"],
         response_class=Response,
-        responses={200: {"content": {PNG: {}}}, **_problems(401, 403, 404, 422, 503)},
+        responses={200: {"content": {PNG: {}}}, **problems(401, 403, 404, 422, 503)},
     )
     async def sample_picture(index: int) -> Response:
         """Show a sample as a true-colour PNG."""
@@ -180,7 +180,7 @@ def _add_samples(app: FastAPI, parts: Parts) -> None:
         response_class=Response,
         responses={
             200: {"content": {"application/octet-stream": {}}},
-            **_problems(401, 403, 404, 422, 503),
+            **problems(401, 403, 404, 422, 503),
         },
     )
     async def sample(index: int) -> Response:
@@ -218,7 +218,7 @@ def _add_experiments(app: FastAPI, parts: Parts) -> None:
             experiments,
             methods=["GET"],
             tags=["experiments"],
-            responses=_problems(401, 403, 422, 503, 507),
+            responses=problems(401, 403, 422, 503, 507),
             name=path.strip("/"),
         )
 
@@ -241,7 +241,7 @@ def sorted_by(found: list[Experiment], metric: str | None) -> list[Experiment]:
 
 
 def _add_swaps(app: FastAPI, parts: Parts) -> None:
-    errors = _problems(400, 401, 403, 404, 408, 409, 413, 422, 503, 507)
+    errors = problems(400, 401, 403, 404, 408, 409, 413, 422, 503, 507)
 
     @app.post("/replace_ml_model", tags=["experiments"], responses=errors)
     async def replace_ml_model(request: SwapRequest) -> SwapAnswer:
@@ -260,7 +260,7 @@ def _add_health(app: FastAPI, parts: Parts) -> None:
         """Say that the process is alive."""
         return {"status": "alive"}
 
-    @app.get("/readyz", tags=["operations"], responses=_problems(503))
+    @app.get("/readyz", tags=["operations"], responses=problems(503))
     async def readyz() -> dict[str, str]:
         """Say whether requests should come here."""
         if parts.serving.draining:

@@ -12,6 +12,9 @@ _PART = "(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
 _VERSION = rf"v{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_PART}(\.{_PART})*)?"
 TAG = f"^(experiment/[0-9]+-[0-9]+|{_NAME}@{_VERSION}|{_NAME}#{_NAME}(#[0-9]+)?)$"
 
+REQUEST_ID = "^[A-Za-z0-9._-]{1,64}$"  # what the door takes as one
+CURSOR = "^[0-7][0-9a-f]{15}$"
+
 
 class Wire(BaseModel):
     """Frozen: what was answered does not change afterwards."""
@@ -168,3 +171,50 @@ class Experiments(Listing):
     """What `/get_experiments_metas` answers."""
 
     experiments: tuple[ServingExperiment, ...]
+
+
+class FeedbackRequest(Wire):
+    """Body of `POST /feedback`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    request_id: str = Field(pattern=REQUEST_ID, description="As `/predict` answered it.")
+    label: str = Field(
+        max_length=1024, description="The right class, one of the model's.", examples=["Forest"]
+    )
+
+
+class FeedbackAnswer(Wire):
+    """What `POST /feedback` answers."""
+
+    request_id: str
+    label: str
+    predicted: str
+    correct: bool
+    answers: int = Field(description="1, and one more for each time that it was corrected.")
+
+
+class Answered(Wire):
+    """One prediction, with the answer that stands."""
+
+    request_id: str
+    label: str | None = Field(description="The right class; null without an answer.")
+    predicted: str
+    probability: float
+    tag: str
+    sha256: str
+    predicted_at: datetime
+    answered_at: datetime | None
+    image: bool = Field(description="Whether `/feedback/{id}.npy` has it.")
+
+
+class FeedbackPage(Wire):
+    """What `GET /feedback` answers."""
+
+    answers: list[Answered]
+    next: str | None = Field(description="Cursor of the next page; null on the last one.")
+
+
+def problems(*codes: int) -> dict[int | str, dict[str, Any]]:
+    """Errors of a route, for the OpenAPI document."""
+    return {code: {"model": Problem} for code in codes}

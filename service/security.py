@@ -18,6 +18,7 @@ class Role(StrEnum):
 
     PREDICT = "predict"
     VIEW = "view"
+    LABEL = "label"
     DEPLOY = "deploy"
 
 
@@ -30,6 +31,9 @@ ROLES: dict[tuple[str, str], Role | None] = {
     ("GET", "/samples/{index}.png"): Role.VIEW,
     ("GET", "/get_experiments_metas"): Role.VIEW,
     ("GET", "/get_experiment_metas"): Role.VIEW,
+    ("POST", "/feedback"): Role.LABEL,
+    ("GET", "/feedback"): Role.LABEL,
+    ("GET", "/feedback/{id}.npy"): Role.LABEL,
     ("POST", "/replace_ml_model"): Role.DEPLOY,
     ("POST", "/rollback_ml_model"): Role.DEPLOY,
     ("GET", "/"): None,

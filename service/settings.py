@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.security import Role
@@ -18,6 +18,8 @@ from service.tags import LOCAL, match_tag
 
 PREFIX = "SERVICE_"
 DIGEST = re.compile(r"[0-9a-f]{64}")
+DATABASE = re.compile(r"(postgres|postgresql|postgresql\+psycopg)://.|sqlite:///.")
+OFF = "off"  # of SERVICE_FEEDBACK
 
 
 class UnsafeSettings(Exception):
@@ -75,7 +77,7 @@ class Settings(BaseSettings):
     )
     open_roles: frozenset[Role] | None = Field(
         None,
-        description="Roles that need no key. On loopback `predict` and `view`, elsewhere none.",
+        description="Roles that need no key. On loopback all but `deploy`, elsewhere none.",
     )
     jwt_issuer: str = Field("", description="Issuer of the JWTs that are accepted; none if empty.")
     jwt_audience: str = Field("", description="Audience that a JWT must carry.")
@@ -93,6 +95,32 @@ class Settings(BaseSettings):
     upload_timeout: float = Field(30.0, gt=0, description="Seconds that one upload may take.")
     upload_memory: int = Field(
         256 << 20, ge=1024, description="Bytes of unfinished uploads a worker may hold."
+    )
+    feedback: SecretStr = Field(
+        SecretStr(""),
+        description="Database of predictions and answers: `postgresql://...` or `sqlite:///...`; a "
+        "file in `SERVICE_STATE` if empty, `off` for none.",
+    )
+    feedback_days: int = Field(
+        90, ge=1, le=36500, description="Days that predictions, answers and images are kept."
+    )
+    feedback_rows: int = Field(
+        1_000_000, ge=1, description="Most predictions kept; unanswered ones go first."
+    )
+    keep_images: int = Field(
+        0, ge=0, le=1 << 20, description="MiB of images kept for labelling; 0 keeps none."
+    )
+    keep_below: float = Field(
+        0.6, ge=0, le=1, description="A prediction less sure than this is uncertain: kept longer."
+    )
+    drift_window: float = Field(
+        3600.0, ge=60, description="Seconds of traffic that drift is measured on."
+    )
+    drift_samples: int = Field(
+        200, ge=1, description="Fewer predictions in the window are too few to measure drift."
+    )
+    drift_floor: float = Field(
+        0.1, ge=0, description="Least population stability index that counts as drift."
     )
     queue: int = Field(64, ge=1, description="Chips that may wait in a worker.")
     connections: int = Field(2048, ge=1, description="Connections a worker may hold.")
@@ -119,6 +147,17 @@ class Settings(BaseSettings):
             raise ValueError(f"{text!a} is not the tag of a model: write name@v1.2.3")
         return text
 
+    @field_validator("feedback")
+    @classmethod
+    def _database(cls, url: SecretStr) -> SecretStr:
+        # Never the value itself: it may hold a password.
+        text = url.get_secret_value().strip()  # a secret made by `echo` ends a line
+        if text not in ("", OFF) and not DATABASE.match(text):
+            raise ValueError(
+                "write postgresql://user:password@host/name, sqlite:///path, `off`, or nothing"
+            )
+        return SecretStr(text)
+
     @model_validator(mode="after")
     def _safe(self) -> Self:
         if not is_loopback(self.host) and not self.api_keys and not self.jwt_issuer:
@@ -142,7 +181,7 @@ class Settings(BaseSettings):
         """Roles that need no credentials."""
         if self.open_roles is not None:
             return self.open_roles
-        loopback = frozenset({Role.PREDICT, Role.VIEW})
+        loopback = frozenset({Role.PREDICT, Role.VIEW, Role.LABEL})
         return loopback if is_loopback(self.host) else frozenset()
 
 

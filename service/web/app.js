@@ -2,6 +2,7 @@
 
 import { loadSamples, showInput, startClassify } from "/web/classify.js";
 import { loadExperiments, showServing, startExperiments } from "/web/experiments.js";
+import { startFeedback } from "/web/feedback.js";
 import { startKeys } from "/web/server.js";
 import { startServing } from "/web/serving.js";
 import { startSwaps } from "/web/swap.js";
@@ -20,6 +21,7 @@ function learn(version) {
 startKeys();
 startSwaps();
 startClassify();
+startFeedback();
 startExperiments();
 startServing(learn);
 document.addEventListener("keychange", () => {

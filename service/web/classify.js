@@ -1,5 +1,6 @@
 // One image in, one answer out.
 
+import { askAbout } from "/web/feedback.js";
 import { byId, digest, el, notice, percent, words } from "/web/page.js";
 import { asked, read, request, unloaded } from "/web/server.js";
 
@@ -145,6 +146,7 @@ function showAnswer(answer, took, name) {
   byId("answered").replaceChildren(
     `${more}Answered by `, el("b", {}, tag), " ", digest(sha256), ` in ${Math.round(took)} ms.`,
   );
+  askAbout(answer);
 }
 
 function bar([name, probability]) {
@@ -163,6 +165,7 @@ function refuse(error, name, resize) {
   byId("headline").textContent = "No answer";
   byId("bars").replaceChildren();
   byId("answered").replaceChildren();
+  askAbout(null);
   const fits = error.status === 422 && error.message.includes("fit=resize");
   const cure = fits ? { label: "Resize it to fit", run: resize } : null;
   byId("problem").replaceChildren(...notice(error.message, cure).childNodes);

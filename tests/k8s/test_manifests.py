@@ -215,7 +215,7 @@ def test_other_pods_reach_the_service_only_from_ingress_and_monitoring(
     }
     assert names == {"ingress-nginx", "monitoring"} and entry["ports"][0]["port"] == "http"
     ports = {port["port"] for item in policy["egress"] for port in item["ports"]}
-    assert ports == {53, 443, 6443}
+    assert ports == {53, 443, 5432, 6443}
     assert policy["egress"][1]["to"][0]["ipBlock"]["except"] == ["169.254.0.0/16"]
 
 
@@ -357,14 +357,19 @@ def containers(objects: list[Document]) -> Any:
 
 
 def environment(objects: list[Document]) -> dict[str, str]:
-    """Its variables, as a cluster resolves them; the keys are from the secret."""
+    """Its variables, as a cluster resolves them; keys and database are from secrets."""
+    secrets = {
+        "landcover-keys": json.dumps({"0" * 64: ["predict"]}),
+        "landcover-feedback": "postgresql://landcover:password@postgres/landcover",
+    }
     container = containers(objects)
     (name,) = [
         item["configMapRef"]["name"] for item in container["envFrom"] if "configMapRef" in item
     ]
     found = dict(one(objects, "ConfigMap", name)["data"])
     for item in container["env"]:
-        found[item["name"]] = item.get("value", json.dumps({"0" * 64: ["predict"]}))
+        secret = item.get("valueFrom", {}).get("secretKeyRef", {}).get("name")
+        found[item["name"]] = secrets[secret] if secret else item["value"]
     return found
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.service.bundles import make_bundle
+from tests.service.databases import KINDS, Postgres, postgres
 from tests.service.server import Server, serving
 
 
@@ -20,3 +21,19 @@ def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     """The real service with two workers, shared by the tests of a module."""
     with serving(bundle, tmp_path_factory.mktemp("service")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Postgres]:
+    """A running PostgreSQL."""
+    with postgres() as running:
+        yield running
+
+
+@pytest.fixture(params=KINDS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'feedback.db'}"
+    found: str = request.getfixturevalue("cluster").new()
+    return found

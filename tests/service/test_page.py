@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from tests.service.browser import (
@@ -76,6 +77,24 @@ def test_choosing_a_file_shows_its_picture_and_a_bar_for_every_class(page: "Page
         assert length == pytest.approx(values[-1], abs=0.02)
     assert values == sorted(values, reverse=True)
     expect(page.locator("#answered")).to_contain_text("Answered by local")
+
+
+def test_an_answer_is_confirmed_or_corrected(page: "Page", site: Server) -> None:
+    expect(page.locator("#feedback")).to_be_hidden()
+    choose(page, npy(seed=4))
+    has_answer(page)
+    predicted = page.locator("#headline").inner_text().split(",")[0]
+    page.get_by_role("button", name="Yes").press("Enter")
+    said = expect(page.locator("#feedback-said"))
+    said.to_have_text(f"Thank you: it is {predicted}.")
+    other = next(name for name in ("River", "Forest") if name != predicted)
+    page.get_by_label("No, it is").select_option(other)
+    page.get_by_role("button", name="Send").click()
+    said.to_have_text(f"Thank you: it is {other}.")
+    found = httpx.get(site.url + "/feedback?labelled=true").json()["answers"]
+    assert [row["label"] for row in found] == [other]
+    choose(page, npy(seed=5))
+    said.to_have_text("")
 
 
 @pytest.mark.parametrize("kind", ["drop", "paste"])

@@ -25,6 +25,9 @@ ROUTES = {
     "GET /samples/{index}.png": "view",
     "GET /get_experiments_metas": "view",
     "GET /get_experiment_metas": "view",
+    "POST /feedback": "label",
+    "GET /feedback": "label",
+    "GET /feedback/{id}.npy": "label",
     "POST /replace_ml_model": "deploy",
     "POST /rollback_ml_model": "deploy",
     "GET /": "open",
@@ -40,6 +43,7 @@ ROUTES = {
 KEYS = {
     "predict": frozenset({Role.PREDICT}),
     "view": frozenset({Role.VIEW}),
+    "label": frozenset({Role.LABEL}),
     "deploy": frozenset({Role.DEPLOY}),
     "two": frozenset({Role.PREDICT, Role.VIEW}),
     "all": frozenset(Role),

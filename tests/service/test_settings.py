@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
 from service.security import Role, new_key
@@ -26,6 +27,8 @@ def _default(field: Any) -> str:
         return {"cores": "cores", "dict": "`{}`"}[field.default_factory.__name__]
     if field.default is None:
         return "by address"
+    if isinstance(field.default, SecretStr):
+        return "empty"
     if isinstance(field.default, frozenset):
         return f"`{json.dumps(sorted(field.default))}`"
     return f"`{field.default}`" if str(field.default) else "empty"
@@ -38,7 +41,7 @@ def test_the_table_of_settings_is_the_code() -> None:
 def test_the_defaults_are_safe_and_open_what_a_demo_needs() -> None:
     settings = read_settings()
     assert settings.host == "127.0.0.1"
-    assert settings.roles_open_to_everybody() == {Role.PREDICT, Role.VIEW}
+    assert settings.roles_open_to_everybody() == {Role.PREDICT, Role.VIEW, Role.LABEL}
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "models.example.com"])
@@ -70,6 +73,10 @@ def test_loopback_is_recognised(host: str, local: bool) -> None:
         ("OPEN_ROLES", '["deploy"]', "deploy can not be open to everybody"),
         ("JWT_ISSUER", "https://gitlab.example.com", "SERVICE_JWT_CLAIMS"),
         ("CONFIGMAP", "name", "namespace/name"),
+        ("FEEDBACK", "mysql://host/name", "SERVICE_FEEDBACK: write postgresql://"),
+        ("FEEDBACK_DAYS", "0", "SERVICE_FEEDBACK_DAYS"),
+        ("KEEP_IMAGES", "-1", "SERVICE_KEEP_IMAGES"),
+        ("KEEP_BELOW", "1.5", "SERVICE_KEEP_BELOW"),
         ("MAX_UPLOADS", "1", "no such setting; did you mean SERVICE_MAX_UPLOAD?"),
         ("ZZZ", "1", "docs/service.md"),
     ],
@@ -80,6 +87,15 @@ def test_a_value_that_can_not_be_used_is_refused_with_the_cure(
     monkeypatch.setenv(f"SERVICE_{variable}", value)
     with pytest.raises(UnsafeSettings, match=said.replace("?", r"\?")):
         read_settings()
+
+
+def test_a_password_never_shows_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_FEEDBACK", "postgresql//user:secret-word@host/name")
+    with pytest.raises(UnsafeSettings) as caught:
+        read_settings()
+    assert "secret-word" not in str(caught.value)
+    monkeypatch.setenv("SERVICE_FEEDBACK", "postgresql://user:secret-word@host/name")
+    assert "secret-word" not in repr(read_settings())
 
 
 def test_a_plain_key_never_shows_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,173 @@
+"""Brings the predictions of a replica from its spool into the database, and keeps that in bounds.
+
+Every worker closes its own file each second. One of them, the one that holds a lock for as long as
+it lives, imports what is closed, also by workers that have died; deletes what is too old or too
+much; and looks how good the model is. A database that is away is asked again, more and more
+rarely, and predictions wait for it in the spool.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from service.answers import Answers
+from service.errors import ServiceError
+from service.live import WINDOW_DAYS, Board, FeedbackCounts, Live
+from service.recorder import SpoolRecorder
+from service.spool import REFUSED, Spool, files, read, take
+
+TICK = 1.0  # seconds
+LOOK = 5.0  # seconds between two looks how good the model is
+PRUNE = 60.0  # seconds between two deletions
+LONGEST_PAUSE = 15.0  # seconds between two tries
+PATIENCE = 5.0  # seconds that the end of a worker may take for its last predictions
+LOCK = "keeper.lock"
+
+log = logging.getLogger("service.keeper")
+
+
+class Bounds(NamedTuple):
+    """How much is kept."""
+
+    days: int
+    rows: int
+    image_bytes: int
+
+
+class Keeper:
+    """One a worker."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        recorder: SpoolRecorder,
+        answers: Answers,
+        board: Board,
+        counts: FeedbackCounts,
+        bounds: Bounds,
+    ) -> None:
+        """Take the parts; see container.py."""
+        self._spool = spool
+        self._recorder = recorder
+        self._answers = answers
+        self._board = board
+        self._counts = counts
+        self._bounds = bounds
+        self._pool = ThreadPoolExecutor(1, "keeper")
+        self._lock: int | None = None
+        self._failures = 0
+        self._retry_at = self._look_at = self._prune_at = 0.0
+
+    async def run(self) -> None:
+        """Keep until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(TICK)
+            self._recorder.tick()
+            try:
+                self._spool.rotate()
+                await loop.run_in_executor(self._pool, self.turn)
+            except Exception:  # a bug must not end the keeping, and shows in the log
+                log.exception("could not keep")
+
+    async def close(self) -> None:
+        """Import what is left, as far as that is quick; the rest stays for the next start."""
+        loop = asyncio.get_running_loop()
+        self._spool.rotate(force=True)
+        with suppress(TimeoutError, ServiceError, OSError):
+            async with asyncio.timeout(PATIENCE):
+                while self._spool.pending():
+                    await loop.run_in_executor(self._pool, self._last_turn)
+                    await asyncio.sleep(0.02)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._lock is not None:
+            os.close(self._lock)
+
+    def turn(self) -> None:
+        """Do what is due; in a thread."""
+        now = time.monotonic()
+        if self._lead() and now >= self._retry_at:
+            try:
+                self._keep(now)
+            except (ServiceError, OSError) as error:
+                self._failures += 1
+                pause = min(LONGEST_PAUSE, 2.0 ** min(self._failures, 8) / 2)
+                self._retry_at = time.monotonic() + pause
+                log.warning("could not keep", extra={"detail": str(error), "again_in": pause})
+            else:
+                self._failures = 0
+        self._board.refresh()
+        self._spool.measure()
+        self._board.spool_bytes = self._spool.used
+
+    def _last_turn(self) -> None:
+        if self._lead():
+            self._import()
+
+    def _lead(self) -> bool:
+        """Whether this worker is the one; the lock goes with its process."""
+        if self._lock is None:
+            path = self._spool.folder / LOCK
+            with suppress(OSError):  # the disk is full or read-only: the recorder says so
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch(0o600)
+                self._lock = take(path)
+        return self._lock is not None
+
+    def _keep(self, now: float) -> None:
+        self._import()
+        if not self._answers.has_database():
+            return
+        if now >= self._prune_at:
+            self._prune()
+            self._prune_at = time.monotonic() + PRUNE
+        if now >= self._look_at:
+            self._look()
+            self._look_at = time.monotonic() + LOOK
+
+    def _import(self) -> None:
+        images = False
+        for path in files(self._spool.folder):
+            with suppress(FileNotFoundError):
+                if (descriptor := take(path)) is not None:
+                    try:
+                        images |= self._import_file(path)
+                    finally:
+                        os.close(descriptor)
+        if images:
+            self._answers.retention().prune_images(self._bounds.image_bytes)
+
+    def _import_file(self, path: Path) -> bool:
+        """Import one closed file, then delete it; whether it held images."""
+        found, damaged = read(path.read_bytes())
+        if found:
+            try:
+                self._answers.store().save(found)
+            except ServiceError:
+                raise
+            except Exception:  # it would fail each time, and what comes after would wait for ever
+                log.exception("the database refuses predictions", extra={"file": path.name})
+                self._counts.unrecorded("refused", len(found))
+                path.rename(path.with_suffix(REFUSED))
+                return False
+        if damaged:
+            self._counts.unrecorded("damaged", damaged)
+        path.unlink()
+        return any(seen.chip for seen in found)
+
+    def _prune(self) -> None:
+        before = datetime.now(UTC) - timedelta(days=self._bounds.days)
+        self._answers.retention().prune(before, self._bounds.rows, self._bounds.image_bytes)
+
+    def _look(self) -> None:
+        since = datetime.now(UTC) - timedelta(days=WINDOW_DAYS)
+        cells, floors = self._answers.store().cells(since)
+        kept = self._answers.retention().kept()
+        images = {kind.name.lower(): count for kind, count in kept.counts.items()}
+        self._board.write(Live([(*cell,) for cell in cells], floors, images, kept.bytes))

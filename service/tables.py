@@ -1,0 +1,99 @@
+"""What the database of predictions and answers holds. Times are microseconds since 1970, UTC.
+
+`migrations/` makes these tables; a test holds the two together. `number` is the order in which
+predictions came in, which only grows: exports page by it.
+"""
+
+from datetime import datetime
+from enum import IntEnum
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+)
+
+REVISIONS = ("0001",)  # all that this code knows, the last one is the present
+HEAD = REVISIONS[-1]
+
+MICROSECONDS = 1_000_000
+
+LONG = BigInteger().with_variant(Integer, "sqlite")  # there only an INTEGER key counts by itself
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "%(table_name)s_%(column_0_name)s",
+        "uq": "%(table_name)s_%(column_0_name)s_unique",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "pk": "%(table_name)s_pkey",
+    }
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("id", LONG, primary_key=True),
+    # SHA-256 of all the rest: one label can come to name another model.
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("tag", Text, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("classes", Text, nullable=False),  # JSON, in the order of the model
+    Column("floor", Float),  # accuracy that the gate asked for
+    Column("dtype", Text, nullable=False),
+    Column("shape", Text, nullable=False),  # JSON: bands, height, width
+    sqlite_autoincrement=True,
+)
+
+predictions = Table(
+    "predictions",
+    metadata,
+    Column("number", LONG, primary_key=True),
+    Column("request_id", String(64), nullable=False, unique=True),
+    Column("predicted_at", BigInteger, nullable=False, index=True),
+    Column("model", ForeignKey("models.id"), nullable=False),
+    Column("predicted", Text, nullable=False),
+    Column("probability", Float, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+images = Table(
+    "images",
+    metadata,
+    Column("number", ForeignKey("predictions.number", ondelete="CASCADE"), primary_key=True),
+    Column("kind", SmallInteger, nullable=False),  # of Kind: the least goes first
+    Column("size", Integer, nullable=False),  # bytes of the content
+    Column("content", LargeBinary, nullable=False),  # zlib of NPY (bands, height, width)
+    Index("images_kind", "kind", "number", "size"),
+)
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("number", ForeignKey("predictions.number", ondelete="CASCADE"), primary_key=True),
+    Column("label", Text, nullable=False),
+    Column("answered_at", BigInteger, nullable=False, index=True),  # the answer that stands
+    Column("answers", Integer, nullable=False),  # 1, and one more for each correction
+)
+
+
+class Kind(IntEnum):
+    """Why an image is kept. What is least worth labelling, or learning from, goes first."""
+
+    CERTAIN = 0
+    CONFIRMED = 1
+    UNCERTAIN = 2
+    CORRECTED = 3
+
+
+def micro(moment: datetime) -> int:
+    """A time as the tables hold it."""
+    return round(moment.timestamp() * MICROSECONDS)
