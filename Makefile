@@ -24,7 +24,7 @@ EXTRAS ?= registry,train,delivery,dev
 # What was installed is named by what it was installed from.
 INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS); cat pyproject.toml constraints.txt) | sha256sum | cut -c1-16)
 
-.PHONY: help setup setup-e2e demo train-sample serve repro report gate test e2e lint audit format \
+.PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge test e2e lint audit format \
   models promote rollback retire lineage gitlab-setup \
   experiment comment verify register image deploy review review-stop retrain reap notify \
   monitor demo-drift alertmanager dashboards rules pictures figures \
@@ -106,6 +106,9 @@ report: setup ## write reports/report.md (AGAINST=main)
 
 gate: setup ## judge the model: exit 1 when it misses a floor (AGAINST=main)
 	@python -m pipeline.gate --against="$${GIVEN_AGAINST:-main}"
+
+challenge: setup ## compare the model with that of a revision on chips that neither was trained on (AGAINST=main)
+	@python -m pipeline.challenge --against="$${GIVEN_AGAINST:-main}"
 
 test: setup ## run the tests
 	@pytest --numprocesses auto --ignore tests/e2e

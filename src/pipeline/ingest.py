@@ -3,6 +3,7 @@
     python -m pipeline.ingest synthetic
     python -m pipeline.ingest folder --path my-images --bands B02,B03,B04,B08
     python -m pipeline.ingest eurosat --download rgb
+    python -m pipeline.ingest feedback --url https://landcover.example.com
 
 The only code that reaches out to the world; not a stage of `dvc.yaml`.
 

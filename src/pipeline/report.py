@@ -19,9 +19,11 @@ from pipeline.bundle import Manifest, read_bundle
 from pipeline.comparison import Comparison
 from pipeline.datachange import data_change
 from pipeline.errors import GateError, command
+from pipeline.evidence import DRIFT
 from pipeline.gate import MAIN, Check, compare_with, judge, read
 from pipeline.outputs import write_text
 from pipeline.params import read_params
+from pipeline.retraining import challenge_section, drift_section
 
 # Metric, what it is called, format, and whether more is better.
 METRICS = (
@@ -77,6 +79,8 @@ def report(against: str) -> str:
     base = f"{md.code(against)} ({commit[:8]})"
     sections = (
         _verdict(manifest, metrics, checks, comparison, base),
+        drift_section(repository.show(commit, DRIFT)),
+        challenge_section(manifest.sha256),
         _metrics(metrics, before, base),
         _params(params.model_dump(mode="json"), repository.show(commit, paths.PARAMS), base),
         _data(commit, base),
@@ -84,7 +88,7 @@ def report(against: str) -> str:
         "\n\n".join(f"## {title}\n\n![{title}]({path})" for path, title in PICTURES),
         _origin(manifest),
     )
-    return "\n\n".join(sections) + "\n"
+    return "\n\n".join(filter(None, sections)) + "\n"
 
 
 def _verdict(

@@ -140,5 +140,5 @@ def test_a_killed_ingest_leaves_one_whole_version(
 
 def test_help_lists_every_source() -> None:
     text = run(sys.executable, "-m", "pipeline.ingest", "--help").stdout
-    for name in ("synthetic", "folder", "eurosat"):
+    for name in ("synthetic", "folder", "eurosat", "feedback"):
         assert name in text

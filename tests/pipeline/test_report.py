@@ -140,3 +140,27 @@ def test_an_unknown_revision_is_refused(experiment: Path) -> None:
     result = run("python", "-m", "pipeline.report", "--against", "nowhere", check=False)
     assert result.returncode == 1
     assert "'nowhere' is not in this repository: fetch it" in result.stderr
+
+
+def test_what_retraining_leaves_is_shown_where_it_is_about_this_change_and_this_model(
+    experiment: Path, commit: Callable[[str], str]
+) -> None:
+    text = report()
+    assert "Why: drift" not in text and "Champion and challenger" not in text
+    assert "\n\n\n" not in text
+    alert = {"alertname": "ModelDrift", "summary": "mean/B02 drifted"}
+    drift = {"received": "2026-05-01T12:00:00Z", "status": "firing", "alerts": [alert]}
+    Path("reports/drift.json").write_text(json.dumps(drift), encoding="utf-8")
+    nothing = {"pinned": None, "new": None, "verdict": None, "note": "this is the first"}
+    sha = json.loads(Path("model/model.json").read_text(encoding="utf-8"))["sha256"]
+    found = {"against": "main", "champion": None, "challenger": sha} | nothing
+    compared = Path("reports/challenge.json")
+    compared.write_text(json.dumps(found), encoding="utf-8")
+    text = report()
+    assert "- `ModelDrift`: `mean/B02 drifted`" in section(text, "Why: drift")
+    assert "this is the first" in section(text, "Champion and challenger")
+    assert text.index("## Why: drift") < text.index("## Champion") < text.index("## Metrics")
+    base = commit("answered")
+    compared.write_text(json.dumps(found | {"challenger": "d" * 64}), encoding="utf-8")
+    text = report(base)
+    assert "Why: drift" not in text and "Champion and challenger" not in text

@@ -5,6 +5,7 @@ what it yields, replaces `data/` in one step and updates `data.dvc`.
 """
 
 from pipeline.sources.eurosat import EuroSAT
+from pipeline.sources.feedback import Feedback
 from pipeline.sources.folder import Folder
 from pipeline.sources.source import File, Source
 
@@ -16,4 +17,5 @@ SOURCES: dict[str, type[Source]] = {
     "synthetic": Synthetic,
     "folder": Folder,
     "eurosat": EuroSAT,
+    "feedback": Feedback,
 }

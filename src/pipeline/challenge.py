@@ -1,0 +1,237 @@
+"""Command: the model of a revision, the champion, against the one in model/, the challenger.
+
+    python -m pipeline.challenge                  against main
+    python -m pipeline.challenge --against v1.2   against another revision
+
+Both answer the same chips, of two sets that neither was trained on:
+
+    pinned   in the test split of both: has the model lost or gained on what was known
+    new      in today's test split, and not in the champion's data: has it learned what is new
+
+The champion comes from DVC, cache or remote. What is found goes to reports/challenge.json, which
+the report shows. It judges and does not block: that is the duty of the gate.
+
+The verdict, by the 95 % interval of the difference in accuracy (paired bootstrap): `worse` when it
+lies below zero on the pinned chips, or on the new ones; `better` when it lies above zero on
+either; `no worse` otherwise. To count for `better`, and for `worse` on new chips, at least 6 chips
+must be answered better by one of the two: of fewer no test can be sure.
+"""
+
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+
+import numpy as np
+from tabulate import tabulate
+
+from pipeline import paths, repository
+from pipeline.bundle import Manifest, read_bundle
+from pipeline.champion import known_pixels, read_champion
+from pipeline.chips import Split, read_chips
+from pipeline.comparison import Comparison, compare
+from pipeline.errors import BundleError, DataError, command
+from pipeline.evidence import CHALLENGE, Challenge, Figures, Verdict
+from pipeline.gate import MAIN
+from pipeline.inference import predict, session
+from pipeline.manifest import read_manifest
+from pipeline.outputs import write_json
+from pipeline.params import read_params
+from pipeline.predictions import Prediction, parse_predictions
+
+# Exact McNemar test: all of 5 differing chips in favour of one model has p = 0.063, of 6 0.031.
+ENOUGH = 6
+
+Answers = dict[str, Prediction]
+
+
+@command
+def main() -> None:
+    """Let them compete; print it and write it down."""
+    parser = ArgumentParser(
+        prog="python -m pipeline.challenge",
+        description=__doc__,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--against", default=MAIN, metavar="REV", help="revision of the champion (default: main)"
+    )
+    found = challenge(parser.parse_args().against)
+    write_json(CHALLENGE, found.model_dump(mode="json"))
+    print(_table(found))
+
+
+def challenge(against: str) -> Challenge:
+    """Compare the model in model/ with the one of a revision.
+
+    Raises:
+        RevisionError: there is no such revision.
+        BundleError: a model is not at hand, altered, or not the one of artifacts/chips/.
+        DataError: artifacts/chips/ or reports/predictions.csv is missing, or of another run.
+    """
+    commit = repository.resolve(against)
+    graph, manifest = read_bundle()
+    test = _test_split(manifest)
+    found = read_champion(commit, against)
+    if found is None:
+        return _nothing(against, None, manifest, f"{against} has no model: this is the first")
+    old_graph, champion = found
+    if other := _other_input(champion, manifest):
+        return _nothing(against, champion, manifest, f"the champion has other {other}")
+    old, new = _answers(old_graph, champion, test), _answers(graph, manifest, test)
+    notes = ["both are the same model"] if champion.sha256 == manifest.sha256 else []
+    pinned = _compare(old, new, _pinned(commit, test, notes))
+    unseen = _compare(old, new, _unseen(commit, champion, test, notes))
+    return Challenge(
+        against=against,
+        champion=champion.sha256,
+        challenger=manifest.sha256,
+        pinned=pinned,
+        new=unseen,
+        verdict=verdict(pinned, unseen),
+        note="; ".join(notes),
+    )
+
+
+def verdict(pinned: Figures | None, new: Figures | None) -> Verdict | None:
+    """Judge by the rule at the head of this file; None without any figures."""
+    sets = [figures for figures in (pinned, new) if figures is not None]
+    if not sets:
+        return None
+    clear = [figures for figures in sets if figures.fixed + figures.broken >= ENOUGH]
+    if pinned is not None and pinned.high < 0 or any(figures.high < 0 for figures in clear):
+        return "worse"
+    return "better" if any(figures.low > 0 for figures in clear) else "no worse"
+
+
+def _test_split(manifest: Manifest) -> Split:
+    """Today's test split, which the model in model/ was measured on."""
+    chips = read_chips()
+    test = chips.split("test")
+    if not paths.PREDICTIONS.exists():
+        raise DataError(f"{paths.PREDICTIONS} is missing: run `dvc repro`")
+    measured = parse_predictions(
+        paths.PREDICTIONS.read_text(encoding="utf-8"), str(paths.PREDICTIONS)
+    )
+    same_chips = measured.keys() == {_name(row.sha256) for row in test.rows}
+    if not same_chips or set(manifest.classes) != set(chips.dataset.classes):
+        raise BundleError(
+            f"{paths.MODEL}/ was measured on other chips than {paths.CHIPS}/ holds: run `dvc repro`"
+        )
+    return test
+
+
+def _nothing(against: str, champion: Manifest | None, manifest: Manifest, note: str) -> Challenge:
+    return Challenge(
+        against=against,
+        champion=champion.sha256 if champion else None,
+        challenger=manifest.sha256,
+        pinned=None,
+        new=None,
+        verdict=None,
+        note=f"not compared: {note}",
+    )
+
+
+def _other_input(champion: Manifest, challenger: Manifest) -> str:
+    """What keeps the champion from answering today's chips, in words; empty when nothing does."""
+    old, new = champion.input, challenger.input
+    pairs = {
+        "bands": (old.bands, new.bands),
+        "sizes, pixels": ((old.height, old.width), (new.height, new.width)),
+        "values": ((old.dtype, old.scale, old.units), (new.dtype, new.scale, new.units)),
+        "classes": (tuple(sorted(champion.classes)), tuple(sorted(challenger.classes))),
+    }
+    for name, (before, now) in pairs.items():
+        if before != now:
+            return f"{name} ({_words(before)}; this one: {_words(now)})"
+    return ""
+
+
+def _words(values: tuple[object, ...]) -> str:
+    text = ", ".join(str(value) for value in values)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _name(sha256: str) -> str:
+    """Name of a chip in reports/predictions.csv."""
+    return sha256[:16]
+
+
+def _answers(graph: bytes, manifest: Manifest, test: Split) -> Answers:
+    """What a model says about every test chip."""
+    probabilities = predict(session(graph), test.chips).probabilities
+    best = np.argmax(probabilities, axis=1)
+    return {
+        row.sha256: Prediction(
+            row.sha256, row.label, manifest.classes[answer], float(row_of[answer])
+        )
+        for row, answer, row_of in zip(test.rows, best, probabilities, strict=True)
+    }
+
+
+def _pinned(commit: str, test: Split, notes: list[str]) -> set[str]:
+    """Chips that the champion was tested on, too."""
+    text = repository.show(commit, paths.PREDICTIONS)
+    if text is None:
+        notes.append(f"no pinned chips: the champion's revision has no {paths.PREDICTIONS}")
+        return set()
+    tested = parse_predictions(text, f"{paths.PREDICTIONS} of {commit[:8]}")
+    found = {row.sha256 for row in test.rows if _name(row.sha256) in tested}
+    if not found:
+        notes.append("no pinned chips: the test splits have none in common")
+    return found
+
+
+def _unseen(commit: str, champion: Manifest, test: Split, notes: list[str]) -> set[str]:
+    """Chips that the champion's data do not hold in any split."""
+    try:
+        known = known_pixels(commit, champion, read_manifest(paths.CHIPS / "manifest.csv"))
+    except DataError as error:
+        notes.append(f"no new chips: {error}")
+        return set()
+    found = {row.sha256 for row in test.rows} - known
+    if not found:
+        notes.append("no new chips: the champion's data hold every test chip")
+    return found
+
+
+def _compare(champion: Answers, challenger: Answers, chips: set[str]) -> Figures | None:
+    samples = read_params().evaluate.bootstrap_samples
+    some = {chip: champion[chip] for chip in chips}
+    found: Comparison | None = compare(some, challenger, samples)
+    if found is None:
+        return None
+    return Figures(
+        chips=found.chips,
+        champion=found.champion,
+        challenger=found.challenger,
+        low=found.difference.low,
+        high=found.difference.high,
+        fixed=found.fixed,
+        broken=found.broken,
+    )
+
+
+def _table(found: Challenge) -> str:
+    """What a person reads on the terminal."""
+    head = ["test chips", "n", "champion", "challenger", "difference, 95 %", "fixed", "broken"]
+    rows = [
+        [
+            name,
+            str(f.chips),
+            f"{f.champion:.2%}",
+            f"{f.challenger:.2%}",
+            f"{f.low:+.2%} to {f.high:+.2%}",
+            str(f.fixed),
+            str(f.broken),
+        ]
+        for name, f in (("pinned", found.pinned), ("new", found.new))
+        if f is not None
+    ]
+    lines = [tabulate(rows, head, tablefmt="simple", disable_numparse=True)] if rows else []
+    lines.append(f"challenge: {found.verdict or found.note} (against {found.against})")
+    if found.verdict and found.note:
+        lines.append(f"note: {found.note}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

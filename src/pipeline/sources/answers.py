@@ -1,0 +1,216 @@
+"""What the service says over HTTP about labels that people gave: pages of answers, and images.
+
+Nothing that it says is believed: sizes, times and the number of pages are bounded, redirects are
+not followed, and an answer is data with checked types. The key goes to the given address only.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from http import HTTPStatus
+from ipaddress import ip_address
+from types import TracebackType
+from typing import Annotated, Self
+from urllib.parse import quote, urlsplit
+
+import httpx
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.errors import SourceError
+
+KEY = "FEEDBACK_KEY"  # variable of the environment; never printed
+PAGE = 1000  # answers; the most that the service gives at once
+MOST_PAGES = 2000  # more than the service keeps
+MOST_PAGE_BYTES = 4 * 2**20
+TIMEOUT = httpx.Timeout(30, connect=10)  # seconds, between two packets
+LONGEST = 120  # seconds for one answer, however slowly it drips
+WAITS = (0.5, 1.0, 2.0)  # seconds before another try
+PASSING = (429, 500, 502, 503, 504)  # what may be over in a moment
+
+
+class Unreachable(SourceError):
+    """The service did not answer, or failed, at every try."""
+
+
+class TooLarge(SourceError):
+    """An answer is larger than it may be."""
+
+
+def _in_utc(time_of: datetime) -> datetime:
+    return time_of.replace(tzinfo=UTC) if time_of.tzinfo is None else time_of.astimezone(UTC)
+
+
+class Answer(BaseModel):
+    """The label that somebody gave to a prediction."""
+
+    model_config = ConfigDict(frozen=True)
+
+    request_id: str = Field(min_length=1, max_length=200)
+    label: str | None
+    answered_at: Annotated[datetime, AfterValidator(_in_utc)] | None
+    image: bool
+    """Whether the service has kept the chip."""
+
+
+class _Page(BaseModel):
+    answers: list[Answer]
+    next: str | int | None
+
+
+class Service:
+    """A client of `GET /feedback`.
+
+    Raises:
+        SourceError: the address is none or not encrypted, or the key can not be one.
+    """
+
+    def __init__(self, url: str, key: str) -> None:
+        encrypted = _check_url(url)
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            raise SourceError(f"{KEY} holds characters that no key has: set it again")
+        self._url, self._key = url, key
+        headers = {"Accept-Encoding": "identity"}  # nothing to inflate: sizes are what they seem
+        self._client = httpx.Client(
+            base_url=url,
+            headers=headers | ({"Authorization": f"Bearer {key}"} if key else {}),
+            timeout=TIMEOUT,
+            trust_env=encrypted,  # no proxy between here and loopback
+        )
+
+    def answers(self) -> Iterator[Answer]:
+        """Yield every prediction that has a label.
+
+        Raises:
+            SourceError: the service can not be reached, refuses, or says something else.
+        """
+        after: str | int | None = None
+        seen: set[str | int] = set()
+        for _ in range(MOST_PAGES):
+            page = self._page(after)
+            yield from page.answers
+            if page.next is None:
+                return
+            if page.next in seen:
+                raise SourceError(f"{self._url}/feedback turns in a circle: a cursor came twice")
+            seen.add(page.next)
+            after = page.next
+        raise SourceError(f"{self._url}/feedback has no end: stopped after {MOST_PAGES} pages")
+
+    def image(self, request_id: str, most: int) -> bytes | None:
+        """Fetch a chip as NPY; None when the service has it no more.
+
+        Raises:
+            TooLarge: it has more than `most` bytes.
+            SourceError: as of `answers`.
+        """
+        return self._get(f"feedback/{quote(request_id, safe='')}.npy", {}, most)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._client.close()
+
+    def _page(self, after: str | int | None) -> _Page:
+        query = {"labelled": "true", "limit": str(PAGE)}
+        if after is not None:
+            query["after"] = str(after)
+        content = self._get("feedback", query, MOST_PAGE_BYTES)
+        if content is None:
+            raise SourceError(
+                f"{self._url}/feedback is not there (HTTP 404): check --url, and that "
+                f"SERVICE_FEEDBACK is not off there"
+            )
+        try:
+            return _Page.model_validate_json(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"]) or "the answer"
+            raise SourceError(
+                f"{self._url}/feedback: {ascii(field)}: {first['msg'][:200]}: is --url a service "
+                f"of this version?"
+            ) from None
+
+    def _get(self, path: str, query: dict[str, str], most: int) -> bytes | None:
+        """Fetch, trying again what may pass; None for 404."""
+        problem = ""
+        for wait in (0.0, *WAITS):
+            time.sleep(wait)
+            try:
+                with self._client.stream("GET", path, params=query) as response:
+                    if response.status_code == HTTPStatus.NOT_FOUND:
+                        return None
+                    if response.status_code not in PASSING:
+                        self._refuse(response)
+                        return self._read(response, most)
+                    problem = f"HTTP {response.status_code}"
+            except httpx.TransportError as error:
+                problem = str(error) or type(error).__name__
+        raise Unreachable(
+            f"{self._url} can not be reached ({problem}, {1 + len(WAITS)} tries): check --url, the "
+            f"network and the service's log, and run it again"
+        )
+
+    def _refuse(self, response: httpx.Response) -> None:
+        status = response.status_code
+        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            state = "is refused" if self._key else "is not set"
+            raise SourceError(
+                f"{self._url}/feedback: HTTP {status}: {KEY} {state}: "
+                f"set it to a key with role `label` (`python -m service key` makes one)"
+            )
+        if response.is_redirect:
+            target = ascii(response.headers.get("location", ""))[:200]
+            raise SourceError(
+                f"{self._url} redirects to {target}, where the key does not go: give --url the "
+                f"address of the service itself"
+            )
+        if status != HTTPStatus.OK or response.headers.get("content-encoding"):
+            raise SourceError(
+                f"{self._url}/feedback answers in another way (HTTP {status}): is --url a service "
+                f"of this version?"
+            )
+
+    def _read(self, response: httpx.Response, most: int) -> bytes:
+        until = time.monotonic() + LONGEST
+        content = bytearray()
+        for part in response.iter_raw():
+            content += part
+            if len(content) > most:
+                raise TooLarge(f"{self._url} sends more than {most} bytes: too much to be right")
+            if time.monotonic() > until:
+                raise httpx.ReadTimeout(f"not done after {LONGEST} seconds")
+        return bytes(content)
+
+
+def key_from_environment() -> str:
+    """The key, or nothing where the service needs none."""
+    return os.environ.get(KEY, "").strip()
+
+
+def _check_url(url: str) -> bool:
+    """Tell whether `url` is encrypted; refuse what would send the key in the clear."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+        httpx.URL(url)
+    except (ValueError, httpx.InvalidURL):
+        raise SourceError("--url is no address: write https://landcover.example.com") from None
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise SourceError(f"--url is more than an address: the key goes into {KEY}, the rest away")
+    if not host or not (parts.scheme == "https" or parts.scheme == "http" and _is_loopback(host)):
+        raise SourceError(f"--url {url!r} is not encrypted: use https:// (or http on loopback)")
+    return parts.scheme == "https"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,238 @@
+"""The present data and, on top, the images that people have labelled at the service.
+
+    FEEDBACK_KEY=... python -m pipeline.ingest feedback --url https://landcover.example.com
+
+A label is data, never a path. An image comes in once, under the label that it was given last. What
+stands in `data/` from another source stays as it is, whatever the answers say.
+"""
+
+import io
+import json
+import re
+import subprocess
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import PurePosixPath
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import paths
+from pipeline.dataset import Dataset, image_files, label, predefined_split
+from pipeline.errors import DataError, SourceError
+from pipeline.images import decode, digest, fault
+from pipeline.sources.answers import KEY, Answer, Service, TooLarge, Unreachable
+from pipeline.sources.answers import key_from_environment
+from pipeline.sources.source import File
+
+OURS = re.compile(r"feedback-[0-9a-f]{16}\.npy")
+HEADER = 4096  # bytes that an NPY file may have beside its pixels
+IN_A_ROW = 3  # images that fail one after the other before it is the service that fails
+SHOWN = 5  # lines of each kind
+
+
+class Feedback:
+    """`data/` as it is, and the labelled images of a service.
+
+    Raises:
+        SourceError: `data/` is not what data.dvc names, or the service can not be asked.
+    """
+
+    def __init__(self, url: str, key: str = "", since: datetime | None = None) -> None:
+        self._dataset = Dataset.read(paths.DATA)
+        _refuse_other_data()
+        self._old = list(image_files(paths.DATA))
+        self._url, self._key = url, key
+        self._counts: Counter[str] = Counter()
+        self._bad: list[str] = []
+        self._kept: list[str] = []
+        with Service(url, key) as service:
+            self._answers = self._choose(service.answers(), since)
+
+    @classmethod
+    def add_arguments(cls, parser: ArgumentParser) -> None:
+        """Declare which service is asked."""
+        parser.add_argument(
+            "--url", required=True, help=f"of the service; a key with role `label` goes into {KEY}"
+        )
+        parser.add_argument(
+            "--since",
+            type=_moment,
+            metavar="DATE",
+            help="only answers given since, such as 2026-05-01 (default: all that it has)",
+        )
+
+    @classmethod
+    def from_arguments(cls, arguments: Namespace) -> Self:
+        """Ask the service for its answers."""
+        return cls(arguments.url, key_from_environment(), arguments.since)
+
+    def dataset(self) -> Dataset:
+        """Describe the data as they are described."""
+        return self._dataset
+
+    def files(self) -> Iterator[File]:
+        """Yield the labelled images, the newest answer first, then what was there before."""
+        left_out: set[str] = set()
+        if self._answers:
+            yield from self._labelled(left_out)
+        for path in self._old:
+            if path not in left_out:
+                yield File(path, (paths.DATA / path).read_bytes())
+        self._say(len(left_out))
+
+    def __len__(self) -> int:
+        return len(self._old) + len(self._answers)
+
+    def _choose(self, answers: Iterator[Answer], since: datetime | None) -> list[tuple[str, str]]:
+        """Answers with an image and a label of ours: (request, label), the newest first."""
+        chosen: dict[str, tuple[datetime, str]] = {}
+        for answer in answers:
+            if answer.label is None or answer.answered_at is None:
+                continue
+            if since is not None and answer.answered_at < since:
+                continue
+            if not answer.image:
+                self._counts["without an image"] += 1
+            elif answer.label not in self._dataset.classes:
+                self._bad.append(
+                    f"answer {_shown(answer.request_id)}: label {_shown(answer.label)} is no class "
+                    f"of {paths.DATA}/ ({', '.join(self._dataset.classes)})"
+                )
+            else:
+                chosen[answer.request_id] = (answer.answered_at, answer.label)
+        order = sorted(chosen, key=lambda request: (chosen[request][0], request), reverse=True)
+        return [(request, chosen[request][1]) for request in order]
+
+    def _labelled(self, left_out: set[str]) -> Iterator[File]:
+        """Yield what is new or bad; add the paths of ours that were relabelled to `left_out`."""
+        before = self._digests()
+        folder = "train/" if self._old and all(map(predefined_split, self._old)) else ""
+        labels: dict[str, str] = {}  # digest of the pixels -> the newest label
+        for name, content in self._images():
+            try:
+                pixels = decode("chip.npy", content).pixels
+                problem = fault(pixels, self._dataset)
+            except DataError as error:
+                problem = str(error)
+            if problem:  # for ingest to find and to count
+                yield File(
+                    f"{folder}{name}/feedback-{sha256(content).hexdigest()[:16]}.npy", content
+                )
+                continue
+            key = digest(pixels)
+            if key in labels:
+                self._counts["labelled in two ways" if labels[key] != name else "copies"] += 1
+                continue
+            labels[key] = name
+            if self._is_new(name, before[key], left_out):
+                yield File(f"{folder}{name}/feedback-{key[:16]}.npy", _npy(pixels))
+
+    def _is_new(self, name: str, copies: list[str], left_out: set[str]) -> bool:
+        """Judge an image labelled `name` by its copies in `data/`."""
+        ours = {path for path in copies if OURS.fullmatch(PurePosixPath(path).name)}
+        others = [path for path in copies if path not in ours]
+        if others:
+            left_out |= ours
+            if label(others[0]) != name:
+                self._kept.append(f"{others[0]} is {name} to who answered")
+            return False
+        left_out |= {path for path in ours if label(path) != name}
+        return ours <= left_out
+
+    def _digests(self) -> defaultdict[str, list[str]]:
+        """Digest of the pixels -> paths of all images of `data/`."""
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for path in self._old:
+            try:
+                pixels = decode(path, (paths.DATA / path).read_bytes()).pixels
+            except DataError:
+                continue  # ingest reports it
+            found[digest(pixels)].append(path)
+        return found
+
+    def _images(self) -> Iterator[tuple[str, bytes]]:
+        """Fetch the labelled images: (label, NPY), the newest answer first."""
+        dataset = self._dataset
+        size = len(dataset.bands) * dataset.size**2 * np.dtype(dataset.dtype).itemsize
+        failed = 0
+        with Service(self._url, self._key) as service:
+            for request, name in self._answers:
+                try:
+                    content = service.image(request, size + HEADER)
+                except (TooLarge, Unreachable) as error:
+                    failed = failed + 1 if isinstance(error, Unreachable) else 0
+                    if failed == IN_A_ROW:
+                        raise
+                    self._bad.append(f"answer {_shown(request)}: {error}")
+                    continue
+                failed = 0
+                if content is None:
+                    self._counts["without an image"] += 1
+                    continue
+                yield name, content
+
+    def _say(self, corrected: int) -> None:
+        """Print what the table of ingest can not know."""
+        print(f"feedback: {len(self._answers)} labelled images at {self._url}")
+        sentences = {
+            "without an image": "answers without an image, which the service did not keep",
+            "labelled in two ways": "answers for an image that has a newer one, which counts",
+            "copies": "answers that say the same of the same image",
+        }
+        for kind, sentence in sentences.items():
+            if self._counts[kind]:
+                print(f"feedback: {sentence}: {self._counts[kind]}")
+        if corrected:
+            print(f"feedback: images of earlier answers with another label now: {corrected}")
+        _print_some("kept as it is", self._kept)
+        _print_some("bad", self._bad)
+
+
+def _print_some(kind: str, lines: list[str]) -> None:
+    for line in lines[:SHOWN]:
+        print(f"{kind}: {line}")
+    if len(lines) > SHOWN:
+        print(f"... and {len(lines) - SHOWN} more: {kind}")
+
+
+def _refuse_other_data() -> None:
+    """Refuse a `data/` that is not its version: ingesting it would undo what others ingested."""
+    if not paths.DATA_VERSION.exists():
+        return
+    result = subprocess.run(
+        [sys.executable, "-m", "dvc", "status", "--json", str(paths.DATA_VERSION)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode != 0 or json.loads(result.stdout or "{}"):
+        raise SourceError(
+            f"{paths.DATA}/ is not the version that {paths.DATA_VERSION} names: run "
+            f"`dvc pull {paths.DATA_VERSION}`, or `dvc add {paths.DATA}` where the change is yours"
+        )
+
+
+def _npy(pixels: npt.NDArray[Any]) -> bytes:
+    """The same bytes for the same pixels, however the service has written them."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(pixels))
+    return buffer.getvalue()
+
+
+def _shown(text: str) -> str:
+    """A stranger's text on a terminal: short, and without control characters."""
+    return ascii(text[:60])
+
+
+def _moment(text: str) -> datetime:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is no date: write 2026-05-01") from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -1,0 +1,144 @@
+"""A service on loopback that gives labelled images back as the real one does, and worse."""
+
+import io
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import numpy as np
+import numpy.typing as npt
+
+KEY = "key-with-role-label"
+PAGE = 2  # answers, so that a few make several pages
+
+
+def npy(pixels: npt.NDArray[Any]) -> bytes:
+    """An array as a file."""
+    buffer = io.BytesIO()
+    np.save(buffer, pixels, allow_pickle=True)
+    return buffer.getvalue()
+
+
+class Service(ThreadingHTTPServer):
+    """Holds answers and images; what goes wrong is set on it."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers: list[dict[str, Any]] = []
+        self.images: dict[str, bytes] = {}
+        self.key = KEY
+        self.asked: list[str] = []
+        self.keys: list[str | None] = []
+        self.failures: list[int] = []  # status of the next answers
+        self.page: bytes | None = None  # instead of any page
+        self.location = ""
+        self.circle = False
+        self.cut = False
+        self.broken: set[str] = set()  # images that always fail
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that hang up: they do so on purpose."""
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def add(
+        self,
+        request_id: str,
+        label: str | None,
+        image: npt.NDArray[Any] | bytes | None = None,
+        at: str = "2026-05-01T12:00:00Z",
+    ) -> None:
+        """Hold an answer, and its image."""
+        self.answers.append(
+            {
+                "request_id": request_id,
+                "label": label,
+                "predicted": "class-0",
+                "probability": 0.5,
+                "tag": "landcover@v1.0.0",
+                "sha256": "0" * 64,
+                "predicted_at": "2026-05-01T11:00:00Z",
+                "answered_at": at if label is not None else None,
+                "image": image is not None,
+            }
+        )
+        if image is not None:
+            self.images[request_id] = image if isinstance(image, bytes) else npy(image)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers as the contract has it."""
+
+    protocol_version = "HTTP/1.1"
+    server: Service
+
+    def do_GET(self) -> None:
+        """Serve a page or an image."""
+        parts = urlsplit(self.path)
+        service = self.server
+        service.asked.append(self.path)
+        service.keys.append(self.headers.get("Authorization"))
+        if service.failures:
+            self._send(b"{}", service.failures.pop(0))
+        elif self.headers.get("Authorization") != f"Bearer {service.key}":
+            self._send(b"{}", 401)
+        elif parts.path == "/feedback":
+            self._page({name: values[0] for name, values in parse_qs(parts.query).items()})
+        else:
+            self._image(unquote(parts.path.removeprefix("/feedback/").removesuffix(".npy")))
+
+    def _page(self, query: dict[str, str]) -> None:
+        service = self.server
+        if service.page is not None:
+            self._send(service.page)
+            return
+        assert query["labelled"] == "true" and 1 <= int(query["limit"]) <= 1000
+        start = int(query.get("after", "0"))
+        labelled = [answer for answer in service.answers if answer["label"] is not None]
+        end = start + PAGE
+        following = str(end) if end < len(labelled) else None
+        if service.circle:
+            following = "0"
+        document = {"answers": labelled[start:end], "next": following}
+        self._send(json.dumps(document).encode())
+
+    def _image(self, request_id: str) -> None:
+        if request_id in self.server.broken:
+            self._send(b"{}", 500)
+        elif request_id in self.server.images:
+            self._send(self.server.images[request_id])
+        else:
+            self._send(b"{}", 404)
+
+    def _send(self, content: bytes, status: int = 200) -> None:
+        self.send_response(status)
+        if self.server.location and status // 100 == 3:
+            self.send_header("Location", self.server.location)
+        self.send_header("Content-Length", str(len(content) + (10 if self.server.cut else 0)))
+        self.end_headers()
+        self.wfile.write(content)
+        if self.server.cut:
+            self.close_connection = True
+
+    def log_message(self, *arguments: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def serving() -> Iterator[Service]:
+    """Run a service until the block ends."""
+    with Service() as service:
+        thread = threading.Thread(target=service.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield service
+        finally:
+            service.shutdown()
+            thread.join()
