@@ -65,9 +65,7 @@ def main() -> None:
     live = Live(bundle.manifest, bundle.graph, settings.drift_samples, settings.drift_floor)
     bins = live.bins(production.chips)
     samples = bundle.manifest.reference.samples
-    print(
-        f"\nreference {samples} chips, production {len(production.chips)}, {len(live.signals)} signals"
-    )
+    print(f"\nreference {samples} chips, production {len(production.chips)} chips")
     print("\nFalse alarms: days with one, windows of an hour judged each minute")
     for reference in (samples, SMALL):
         for pace in PACES:
