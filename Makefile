@@ -28,7 +28,7 @@ INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS); cat pyproject.toml cons
   models promote rollback retire lineage gitlab-setup \
   experiment comment verify register image deploy review review-stop retrain reap notify \
   monitor demo-drift alertmanager dashboards rules pictures figures \
-  bench bench-eurosat bench-serving bench-drift lock clean
+  bench bench-eurosat bench-serving bench-drift bench-observing lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -226,6 +226,9 @@ bench-serving: setup setup-e2e ## measure the service beside bare ONNX Runtime a
 
 bench-drift: setup ## measure false alarms and detection of drift (EUROSAT=path/to/EuroSAT_RGB.zip)
 	@python -m benchmarks.drift --path '$(or $(EUROSAT),$(error say where it is: make bench-drift EUROSAT=path/to/EuroSAT_RGB.zip))'
+
+bench-observing: setup ## measure what watching the model costs a request
+	@python -m benchmarks.observing
 
 lock: ## refresh poetry.lock and constraints.txt (needs Poetry 2 with poetry-plugin-export)
 	@poetry lock

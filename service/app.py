@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
@@ -25,6 +24,11 @@ from service.routes import add_routes
 
 DESCRIPTION = "Predictions by HTTP, experiments by Git tag, hot swap without a restart."
 
+EXAMPLES = {
+    "/replace_ml_model": '{"tag": "landcover@v1.2.0"}',
+    "/feedback": '{"request_id": "0123456789abcdef", "label": "Forest"}',
+}
+
 
 def create_app(container: Container) -> Door:
     """Build the application: routes inside, the door outside."""
@@ -33,13 +37,23 @@ def create_app(container: Container) -> Door:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # In the background: fetching a model can take minutes, in which /healthz has to answer.
         interval = container.settings().reconcile
-        following = asyncio.create_task(container.follower().run(interval))
+        tasks = [
+            asyncio.create_task(container.follower().run(interval)),
+            asyncio.create_task(container.observations().run()),
+        ]
+        if (keeper := container.keeper()) is not None:
+            tasks.append(asyncio.create_task(keeper.run()))
         try:
             yield
         finally:
-            following.cancel()
-            with suppress(asyncio.CancelledError):
-                await following
+            for task in tasks:
+                task.cancel()
+            for task in tasks:
+                with suppress(asyncio.CancelledError):
+                    await task
+            container.observations().fold()
+            if keeper is not None:
+                await keeper.close()
             container.replica().leave()
             await container.registry().close()
             await container.store().close()
@@ -56,15 +70,18 @@ def create_app(container: Container) -> Door:
     app.add_exception_handler(Exception, _bug)
     parts = container.parts()
     add_routes(app, parts)
-    metrics = container.metrics()
-    Instrumentator(registry=metrics.registry).expose(
-        app, tags=["operations"], response_class=PlainTextResponse
-    )
+    exposition = container.exposition()
+
+    @app.get("/metrics", tags=["operations"], response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """Everything that is measured, for Prometheus."""
+        return await exposition.answer()
+
     return Door(
         app,
         {("POST", "/predict"): parts.predict},
         container.guard(),
-        metrics,
+        container.metrics(),
         container.access_log(),
         container.tracing(),
     )
@@ -84,14 +101,21 @@ async def _service_error(request: Request, error: ServiceError) -> Response:
 async def _invalid(request: Request, error: RequestValidationError) -> Response:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
-        detail = 'the body is no JSON: send {"tag": "landcover@v1.2.0"}'
-        return answer(request, BadRequest(detail))
+        return answer(request, BadRequest(f"the body is no JSON: {_cure(request)}"))
+    if first["type"] == "missing" and first["loc"] == ("body",):
+        return answer(request, Unprocessable(f"there is no body: {_cure(request)}"))
     field = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
     return answer(request, Unprocessable(f"{field or 'body'}: {first['msg']}"))
 
 
 async def _refused(request: Request, error: HTTPException) -> Response:
-    return answer(request, BadRequest(str(error.detail)))
+    """What FastAPI itself raises: a body that is not even text."""
+    return answer(request, BadRequest(f"{error.detail}: {_cure(request)}"))
+
+
+def _cure(request: Request) -> str:
+    example = EXAMPLES.get(request.url.path)
+    return f"send {example}" if example else "/docs says what to send"
 
 
 async def _gone(request: Request, error: Exception) -> Response:

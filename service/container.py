@@ -1,22 +1,31 @@
 """All wiring, on one screen. Tests override providers; nothing is made at import."""
 
 import os
+from pathlib import Path
 
 from dependency_injector import containers, providers
 
+from service.answers import Answers
 from service.cache import BundleCache
+from service.collector import Drift, Exposition, Judgement, Totals
 from service.configmap import ConfigMapStore
 from service.follow import Follower
+from service.keeper import Bounds, Keeper
+from service.live import Board, FeedbackCounts, LiveMetrics
 from service.loading import Loader
 from service.logs import AccessLog
 from service.metrics import Metrics
 from service.model import Serving
+from service.observations import Observations
 from service.predict import Limits, Predict, Uploads
+from service.processes import Processes
+from service.recorder import NoRecorder, Recorder, SpoolRecorder
 from service.registry import Registry
 from service.replica import Replica
 from service.routes import Parts
 from service.security import Guard
-from service.settings import Settings, read_settings
+from service.settings import OFF, Settings, read_settings
+from service.spool import FOLDER, Spool
 from service.state import FileStore
 from service.swap import Swapper
 from service.tokens import TokenVerifier
@@ -63,6 +72,36 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
+def _recorder(settings: Settings, spool: Spool, counts: FeedbackCounts) -> Recorder:
+    if settings.feedback.get_secret_value() == OFF:
+        return NoRecorder()
+    return SpoolRecorder(spool, counts.unrecorded, settings.keep_images > 0, settings.keep_below)
+
+
+def _answers(settings: Settings, spool: Spool, counts: FeedbackCounts) -> Answers | None:
+    if (url := settings.feedback.get_secret_value()) == OFF:
+        return None
+    return Answers(url, settings.state, spool.folder, settings.keep_below, counts)
+
+
+def _keeper(
+    settings: Settings,
+    spool: Spool,
+    recorder: Recorder,
+    answers: Answers | None,
+    board: Board,
+    counts: FeedbackCounts,
+) -> Keeper | None:
+    if answers is None or not isinstance(recorder, SpoolRecorder):
+        return None
+    bounds = Bounds(settings.feedback_days, settings.feedback_rows, settings.keep_images << 20)
+    return Keeper(spool, recorder, answers, board, counts, bounds)
+
+
+def _spool_folder(settings: Settings) -> Path:
+    return settings.state / FOLDER
+
+
 class Container(containers.DeclarativeContainer):
     """One of each, made when first asked for."""
 
@@ -91,7 +130,33 @@ class Container(containers.DeclarativeContainer):
     )
     turns = providers.Singleton(Turns, settings.provided.queue)
     uploads = providers.Singleton(Uploads, providers.Callable(_limits, settings))
-    predict = providers.Singleton(Predict, serving, uploads, turns, metrics, tracing)
+    observations = providers.Singleton(Observations, serving, settings.provided.drift_window)
+    spool_folder = providers.Callable(_spool_folder, settings)
+    spool = providers.Singleton(Spool, spool_folder)
+    feedback_counts = providers.Singleton(FeedbackCounts, metrics.provided.registry)
+    board = providers.Singleton(Board, spool_folder)
+    recorder = providers.Singleton(_recorder, settings, spool, feedback_counts)
+    answers = providers.Singleton(_answers, settings, spool, feedback_counts)
+    keeper = providers.Singleton(
+        _keeper, settings, spool, recorder, answers, board, feedback_counts
+    )
+    predict = providers.Singleton(
+        Predict, serving, uploads, turns, metrics, tracing, observations, recorder
+    )
+    judgement = providers.Factory(
+        Judgement, settings.provided.drift_samples, settings.provided.drift_floor
+    )
+    exposition = providers.Singleton(
+        Exposition,
+        observations,
+        metrics,
+        providers.List(
+            providers.Factory(Totals, observations),
+            providers.Factory(Drift, observations, serving, judgement),
+            providers.Factory(Processes, replica.provided.processes),
+            providers.Factory(LiveMetrics, board, serving),
+        ),
+    )
     parts = providers.Singleton(
         Parts,
         serving=serving,
@@ -101,5 +166,6 @@ class Container(containers.DeclarativeContainer):
         replica=replica,
         store=store,
         swapper=swapper,
+        answers=answers,
         max_pixels=settings.provided.max_pixels,
     )

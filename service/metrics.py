@@ -1,22 +1,21 @@
-"""Prometheus instruments. Labels are bound once a model, so that a request only adds numbers.
+"""Prometheus instruments of requests and swaps; what the model saw and said is observations.py.
 
 With several workers the values live in files that all of them map (prometheus_client's
-multiprocess mode), and any worker answers `/metrics` for all.
+multiprocess mode), and any worker answers `/metrics` for all (collector.py).
 """
 
 import os
 from typing import Any, NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, values
 from prometheus_client.values import MultiProcessValue
 from prometheus_fastapi_instrumentator.metrics import Info, default
 
 from service.errors import ServiceError
 from service.model import Model
 
-SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
-SHARES = tuple(step / 20 for step in range(1, 20))  # of a probability
 HTTP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+ROUTE_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)  # these for every route
 
 
 def know_own_pid() -> None:
@@ -34,18 +33,6 @@ class _Sized(NamedTuple):
     headers: dict[str, int]
 
 
-class ModelMetrics:
-    """The instruments with one model's labels bound."""
-
-    def __init__(self, metrics: "Metrics", model: Model) -> None:
-        """Bind them."""
-        self.classes = [
-            metrics.predictions.labels(model.tag, name) for name in model.manifest.classes
-        ]
-        self.inference = metrics.inference.labels(model.tag)
-        self.confidence = metrics.confidence.labels(model.tag)
-
-
 class Metrics:
     """All instruments of one process."""
 
@@ -55,33 +42,7 @@ class Metrics:
         self.http = default(
             registry=registry,
             latency_highr_buckets=HTTP_SECONDS,
-            latency_lowr_buckets=(0.005, 0.05, 0.5),
-        )
-        self.predictions = Counter(
-            "model_predictions",
-            "Predictions by model and class.",
-            ("tag", "class"),
-            registry=registry,
-        )
-        self.inference = Histogram(
-            "model_inference_seconds",
-            "Time in the runtime, a chip.",
-            ("tag",),
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self.confidence = Histogram(
-            "model_confidence",
-            "Probability of the class that was answered.",
-            ("tag",),
-            buckets=SHARES,
-            registry=registry,
-        )
-        self.queue = Histogram(
-            "model_queue_seconds",
-            "Time between the end of an upload and the beginning of its inference.",
-            buckets=SECONDS,
-            registry=registry,
+            latency_lowr_buckets=ROUTE_SECONDS,
         )
         self.refused = Counter(
             "uploads_refused", "Uploads that were not predicted.", ("reason",), registry=registry

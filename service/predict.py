@@ -23,9 +23,11 @@ from service.errors import (
     UnsupportedMedia,
     Unprocessable,
 )
-from service.metrics import Metrics, ModelMetrics
+from service.metrics import Metrics
 from service.model import Model, Serving
 from service.multipart import file_field
+from service.observations import Observations
+from service.recorder import Recorder
 from service.tracing import Tracing
 from service.turns import Turns
 
@@ -145,7 +147,14 @@ class Predict:
     """Classifies one chip."""
 
     def __init__(
-        self, serving: Serving, uploads: Uploads, turns: Turns, metrics: Metrics, tracing: Tracing
+        self,
+        serving: Serving,
+        uploads: Uploads,
+        turns: Turns,
+        metrics: Metrics,
+        tracing: Tracing,
+        observations: Observations,
+        recorder: Recorder,
     ) -> None:
         """Take the parts; see container.py."""
         self._serving = serving
@@ -153,7 +162,8 @@ class Predict:
         self._turns = turns
         self._metrics = metrics
         self._tracing = tracing
-        self._bound: tuple[Model, ModelMetrics] | None = None
+        self._observations = observations
+        self._recorder = recorder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI)."""
@@ -198,15 +208,12 @@ class Predict:
         with self._tracing.span("inference", tag=model.tag):
             answer = model.classify(chip)
         ended = perf_counter()
-        best, body = model.render(answer.probabilities[0], state["request_id"])
+        request = state["request_id"]
+        best, body = model.render(answer.probabilities[0], request)
         state["tag"] = model.tag
-        bound = self._bound
-        if bound is None or bound[0] is not model:
-            bound = self._bound = (model, ModelMetrics(self._metrics, model))
-        bound[1].classes[best].inc()
-        bound[1].inference.observe(ended - started)
-        bound[1].confidence.observe(float(answer.probabilities[0, best]))
-        self._metrics.queue.observe(started - arrived)
+        self._observations.add(model, best, answer, ended - started, started - arrived)
+        probability = float(answer.probabilities[0, best])
+        self._recorder.record(request, model, best, probability, chip)
         return body
 
 

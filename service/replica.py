@@ -94,6 +94,11 @@ class Replica:
                 found.append(WorkerInfo.model_validate(content))
         return found
 
+    def processes(self) -> list[int]:
+        """Process ids of the living workers of the same service, this one included."""
+        parent = os.getppid()
+        return [item["pid"] for item in self._living() if item.get("parent") == parent]
+
     def beside(self, tag: str) -> str:
         """Digest of what another worker of the same service serves under a label; "" if none."""
         for content in self._living():

@@ -7,6 +7,7 @@ what is in flight, exit. A worker whose parent is gone ends too: its channel is 
 """
 
 import errno
+import gc
 import logging
 import mmap
 import os
@@ -202,6 +203,12 @@ def serve(settings: Settings) -> int:
         try:
             import service.worker  # noqa: F401  once here, shared by all workers after the fork
 
+            if settings.feedback != "off":
+                import service.database  # noqa: F401  SQLAlchemy is too large to have it a worker
+
+            # What the workers share after the fork stays shared: the garbage collector would write
+            # into all of it.
+            gc.freeze()
             counters = mmap.mmap(-1, max(settings.workers * COUNTER, mmap.PAGESIZE))
             host, port = listener.getsockname()[:2]
             log.info(

@@ -36,9 +36,13 @@ def make_bundle(
     bands: tuple[str, ...] = BANDS,
     dtype: str = "uint16",
     size: int = SIZE,
+    samples: int = 0,
     **changes: Any,
 ) -> Path:
-    """Write a bundle; another seed is another model. `changes` replace fields of the manifest."""
+    """Write a bundle; another seed is another model. `changes` replace fields of the manifest.
+
+    With `samples` it has a whole reference, measured on so many chips of their own.
+    """
     graph = make_graph(seed, len(bands), dtype, size)
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     chips = np.stack([make_chip(number, len(bands), dtype, size) for number in range(2)])
@@ -66,11 +70,15 @@ def make_bundle(
             "data_version": "0123456789abcdef0123456789abcdef.dir",
         },
         "statistics": STATISTICS,
-        "reference": {
-            "samples": 2,
-            "signals": {"confidence": {"edges": [0.1, 1.0], "counts": [2]}},
-            "classes": dict.fromkeys(CLASSES, 1),
-        },
+        "reference": (
+            make_reference(session, samples, bands, dtype, size)
+            if samples
+            else {
+                "samples": 2,
+                "signals": {"confidence": {"edges": [0.1, 1.0], "counts": [2]}},
+                "classes": dict.fromkeys(CLASSES, 1),
+            }
+        ),
         "golden": [
             {"chip": pack(chip), "probabilities": answer.tolist()}
             for chip, answer in zip(chips, probabilities, strict=True)
@@ -119,6 +127,32 @@ def make_graph(seed: int, bands: int, dtype: str, size: int) -> bytes:
     onnx.checker.check_model(model)
     content: bytes = model.SerializeToString()
     return content
+
+
+def make_reference(
+    session: onnxruntime.InferenceSession,
+    samples: int,
+    bands: tuple[str, ...],
+    dtype: str,
+    size: int,
+) -> dict[str, Any]:
+    """What a model says about chips that no test sends, as the pipeline would write it."""
+    chips = np.stack([make_chip(100_000 + i, len(bands), dtype, size) for i in range(samples)])
+    outputs = ["probabilities", "statistics"]
+    probabilities, statistics = session.run(outputs, {"chips": chips})
+    values = {
+        f"{statistic}/{band}": statistics[:, b, s]
+        for s, statistic in enumerate(STATISTICS)
+        for b, band in enumerate(bands)
+    } | {"confidence": probabilities.max(axis=1)}
+    signals = {}
+    for name, found in values.items():
+        edges = np.unique(np.quantile(found.astype(np.float64), np.linspace(0, 1, 11)))
+        counts = np.histogram(found, edges)[0]
+        signals[name] = {"edges": edges.tolist(), "counts": counts.tolist()}
+    answers = np.bincount(probabilities.argmax(axis=1), minlength=len(CLASSES)).tolist()
+    classes = dict(zip(CLASSES, answers, strict=True))
+    return {"samples": samples, "signals": signals, "classes": classes}
 
 
 def make_chip(

@@ -20,6 +20,7 @@ from service.security import ROLES, Role, new_key
 from service.settings import read_settings
 from tests.conftest import ROOT
 from tests.service.bundles import CLASSES, make_chip
+from tests.service.processes import until
 from tests.service.server import Server, serving
 
 KEYS = {role: new_key() for role in Role}
@@ -144,14 +145,20 @@ def test_metrics_add_up_over_the_workers(bundle: Path, tmp_path: Path) -> None:
     with serving(bundle, tmp_path, workers=3) as server:
         for _ in range(30):  # a connection each, so that all workers get some
             httpx.post(server.url + "/predict", files={"file": chip()})
-        text = httpx.get(server.url + "/metrics").text
+        text = until(lambda: counted(server, 30))
     wanted = 'http_requests_total{handler="/predict",method="POST",status="200"} 30.0'
     assert wanted in text
-    predictions = [line for line in text.splitlines() if line.startswith("model_predictions_total")]
-    assert sum(float(line.rsplit(" ", 1)[1]) for line in predictions) == 30
     assert 'model_confidence_count{tag="local"} 30.0' in text
     total = next(line for line in text.splitlines() if line.startswith("model_confidence_sum"))
     assert 30 / len(CLASSES) < float(total.rsplit(" ", 1)[1]) <= 30
+
+
+def counted(server: Server, wanted: int) -> str:
+    """The metrics, once that many predictions are counted; each worker does so once a second."""
+    text = httpx.get(server.url + "/metrics").text
+    predictions = [line for line in text.splitlines() if line.startswith("model_predictions_total")]
+    found = sum(float(line.rsplit(" ", 1)[1]) for line in predictions)
+    return text if found == wanted else ""
 
 
 def chip() -> bytes:

@@ -75,9 +75,10 @@ def test_a_hundred_swaps_under_load_lose_and_mix_nothing(
         assert replace(client, tag).status_code == 200
     for _ in range(10):
         assert client.post("/rollback_ml_model").status_code == 200
-    before = {pid: memory(pid) for pid in running.workers()}
     with Load(running.url, truth(bundles)) as load:
         load.wait(1000)
+        until(lambda: (running.log.parent / "state" / "spool" / "live.json").exists())
+        before = {pid: memory(pid) for pid in running.workers()}
         swapping = time.monotonic()
         for number in range(FETCHED + ROLLED_BACK):
             tag = (V1, V2)[number % 2]
@@ -219,7 +220,7 @@ def test_metrics_say_what_serves_and_how_swaps_went(
     def info(tag: str) -> dict[str, float]:
         return {f'sha256="{digest_of(bundles[tag])}",tag="{tag}"': 2.0}
 
-    assert series("model_info") == info("local")
+    until(lambda: series("model_info") == info("local"))  # ready is when the first worker is
     assert replace(client, V1).status_code == 200
     assert series("model_info") == info(V1)
     assert replace(client, "landcover@v9.0.0").status_code == 404

@@ -1,0 +1,69 @@
+"""What the workers of this service cost the machine: processor, memory, files."""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from prometheus_client import ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+TICKS = os.sysconf("SC_CLK_TCK")  # of /proc, a second
+SUMS = {
+    "process_resident_memory_bytes": "Resident memory of all workers; what they share is in each.",
+    "process_open_fds": "Open files of all workers.",
+    "process_max_fds": "Files that all workers together may open.",
+}
+
+
+class Processes(Collector):
+    """The workers of this service as one process: sums, and the start of the oldest."""
+
+    def __init__(self, workers: Callable[[], list[int]]) -> None:
+        """Take what gives the process ids of the living workers."""
+        self._workers = workers
+        self._collectors: dict[int, ProcessCollector] = {}  # making one reads /proc/stat
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the metrics (`process_...`, `service_workers`)."""
+        found: defaultdict[str, list[float]] = defaultdict(list)
+        pids = self._workers()
+        self._collectors = {pid: self._collectors.get(pid) or _collector(pid) for pid in pids}
+        for collector in self._collectors.values():
+            for family in collector.collect():  # nothing when it has just ended
+                for sample in family.samples:
+                    found[sample.name].append(sample.value)
+        yield GaugeMetricFamily(
+            "service_workers", "Workers that are alive and serve a model.", len(pids)
+        )
+        yield CounterMetricFamily(
+            "process_cpu_seconds",
+            "User and system time of all workers, those that have ended included.",
+            sum(found["process_cpu_seconds_total"]) + _ended(),
+        )
+        for name, documentation in SUMS.items():
+            yield GaugeMetricFamily(name, documentation, sum(found[name]))
+        if started := found["process_start_time_seconds"]:
+            yield GaugeMetricFamily(
+                "process_start_time_seconds", "When the oldest worker started.", min(started)
+            )
+
+
+def _collector(pid: int) -> ProcessCollector:
+    return ProcessCollector(pid=lambda: pid, registry=None)
+
+
+def _ended() -> float:
+    """Seconds that workers took which have ended since, so that the sum does not fall with them.
+
+    The parent of the workers knows, and has no other children. A lone process has no such parent.
+    """
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return 0.0
+    try:
+        status = Path(f"/proc/{os.getppid()}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0.0
+    fields = status.rpartition(")")[2].split()
+    return (int(fields[13]) + int(fields[14])) / TICKS  # cutime, cstime

@@ -1,0 +1,237 @@
+"""Numbers in files that all workers of a service map: each writes its own, any reads all.
+
+    <key>.json      what the numbers of a model stand for; the same for all workers
+    <key>-<n>.tally totals since the start, then slices of time, of one worker
+
+All numbers are 8 bytes and aligned, so that a reader sees a number before or after a change, never
+half of it; totals only grow. A file belongs to the process that has it locked. The kernel opens the
+lock when that process dies, however it does, and the next worker goes on counting in the same file:
+nothing is lost, nothing falls, and workers that die and come back leave no heap of files.
+"""
+
+import fcntl
+import hashlib
+import json
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
+SHARES = tuple(step / 20 for step in range(1, 20))  # of a probability
+SLICES = 60  # that a window consists of
+RECORDS = 64  # slices that a file has room for; the next one never overwrites one of the window
+MODELS = 16  # whose totals are kept: a service that runs for years sees many
+WORKERS = 1024  # that could ever count at the same time
+
+Floats = npt.NDArray[np.float64]
+Record = npt.NDArray[np.void]
+Fields = list[tuple[str, str, int | tuple[int, ...]]]
+
+
+class Names(NamedTuple):
+    """What the numbers of a model stand for. The queue has a tally too, with neither."""
+
+    tag: str
+    sha256: str
+    classes: tuple[str, ...] = ()
+    inputs: tuple[tuple[str, str], ...] = ()
+    """Band and statistic of every column (C,) of the input's statistics."""
+    bins: tuple[int, ...] = ()
+    """Bins of every signal (G,)."""
+
+    @property
+    def key(self) -> str:
+        """Name of the files: one for a tag, a model and a layout."""
+        return hashlib.sha256(json.dumps(self).encode()).hexdigest()[:16]
+
+    @property
+    def totals(self) -> np.dtype[np.void]:
+        """Totals of one worker; a histogram has a count a bucket, the last one open, and a sum."""
+        shares, seconds = len(SHARES) + 2, len(SECONDS) + 2
+        fields: Fields = [
+            ("predictions", "f8", (len(self.classes),)),
+            ("confidence", "f8", (shares,)),
+            ("entropy", "f8", (shares,)),
+            ("inference", "f8", (seconds,)),
+            ("queue", "f8", (seconds,)),
+            ("sums", "f8", (len(self.inputs),)),
+            ("counts", "f8", (len(self.inputs),)),
+            ("not_finite", "f8", (1,)),
+        ]
+        return np.dtype(fields)
+
+    @property
+    def slice(self) -> np.dtype[np.void]:
+        """What one worker saw in one slice of time; the last column is the confidence."""
+        columns = len(self.inputs) + 1
+        fields: Fields = [
+            ("number", "f8", (1,)),
+            ("low", "f8", (columns,)),
+            ("high", "f8", (columns,)),
+            ("not_finite", "f8", (len(self.bins),)),
+            ("bins", "f8", (sum(self.bins),)),
+        ]
+        return np.dtype(fields)
+
+    @property
+    def size(self) -> int:
+        """Bytes of a file."""
+        return self.totals.itemsize + RECORDS * self.slice.itemsize
+
+
+QUEUE = Names("", "")
+"""Waiting is not a matter of a model."""
+
+
+class Tally:
+    """The file that this process writes."""
+
+    def __init__(self, folder: Path, names: Names) -> None:
+        """Take a file that nobody has, or make one.
+
+        Raises:
+            OSError: there is no room for it.
+        """
+        self.names = names
+        _describe(folder, names)
+        self._map = _claim(folder, names)
+        self.totals: Record = np.frombuffer(self._map, names.totals, 1)
+        self._slices: Record = np.frombuffer(self._map, names.slice, RECORDS, names.totals.itemsize)
+
+    def slice(self, number: int) -> Record:
+        """Give the record of a slice of time, an empty one when it has just begun."""
+        record = self._slices[number % RECORDS : number % RECORDS + 1]
+        if record["number"][0, 0] != number:
+            record["number"] = 0  # nobody's, while it is made empty
+            record["low"], record["high"] = np.inf, -np.inf
+            record["not_finite"] = record["bins"] = 0
+            record["number"] = number
+        return record
+
+
+class Window(NamedTuple):
+    """What all workers saw in the last slices of time."""
+
+    counts: list[npt.NDArray[np.int64]]
+    """(K,) of every signal."""
+    not_finite: npt.NDArray[np.int64]
+    """(G,)."""
+    constant: bool
+    """All chips had the same statistics and the same confidence: it was one image, many times."""
+
+
+def read_totals(folder: Path) -> list[tuple[Names, Record]]:
+    """Add up the totals of all workers, for every model that has any, the latest first."""
+    found = []
+    for path in _described(folder):
+        if (names := _names(path)) is not None:
+            found.append((names, _sum(folder, names)))
+    return found
+
+
+def read_queue(folder: Path) -> Record:
+    """Add up what all workers counted of the queue."""
+    return _sum(folder, QUEUE)
+
+
+def read_window(folder: Path, names: Names, number: int) -> Window:
+    """Add up the slices of all workers, from `SLICES` before `number` to it."""
+    columns, signals = len(names.inputs) + 1, len(names.bins)
+    low, high = np.full(columns, np.inf), np.full(columns, -np.inf)
+    not_finite, bins = np.zeros(signals), np.zeros(sum(names.bins))
+    width = names.slice.itemsize // 8
+    for numbers in _files(folder, names):
+        region = numbers[names.totals.itemsize // 8 :].reshape(RECORDS, width)
+        copy = region.copy()
+        seen = (copy[:, 0] > number - SLICES) & (copy[:, 0] <= number)
+        seen &= copy[:, 0] == region[:, 0]  # it did not begin anew while it was read
+        if seen.any():
+            record = copy.view(names.slice)[seen, 0]
+            low = np.minimum(low, record["low"].min(axis=0))
+            high = np.maximum(high, record["high"].max(axis=0))
+            not_finite += record["not_finite"].sum(axis=0)
+            bins += record["bins"].sum(axis=0)
+    ends = np.cumsum(names.bins)[:-1]
+    return Window(
+        np.split(bins.astype(np.int64), ends),
+        not_finite.astype(np.int64),
+        bool((low >= high).all() and (low == high).any()),
+    )
+
+
+def _describe(folder: Path, names: Names) -> None:
+    """Write what the numbers stand for, in one step; forget the models of long ago."""
+    if names == QUEUE:
+        return
+    path = folder / f"{names.key}.json"
+    fresh = folder / f"{names.key}.{os.getpid()}.part"
+    fresh.write_text(json.dumps(names), encoding="utf-8")
+    os.replace(fresh, path)
+    for old in _described(folder)[MODELS:]:
+        for item in [old, *folder.glob(f"{old.stem}-*.tally")]:
+            item.unlink(missing_ok=True)
+
+
+def _claim(folder: Path, names: Names) -> mmap.mmap:
+    """Map the first file that no living process has locked; the lock lasts as long as the map."""
+    for number in range(WORKERS):
+        path = folder / f"{names.key}-{number}.tally"
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # All of it now: a disk that is full later would end the process with SIGBUS.
+            os.posix_fallocate(handle, 0, names.size)
+            return mmap.mmap(handle, names.size)  # holds a duplicate of the handle, and so the lock
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(handle)
+    raise OSError(f"{WORKERS} processes count already")
+
+
+def _described(folder: Path) -> list[Path]:
+    """The descriptions of all models, the latest first."""
+    found = []
+    for path in folder.glob("*.json"):
+        with suppress(OSError):  # it has just been removed
+            found.append((path.stat().st_mtime_ns, path))
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def _names(path: Path) -> Names | None:
+    try:
+        return _parse(path.read_bytes())
+    except OSError:  # removed
+        return None
+
+
+@lru_cache(maxsize=MODELS)
+def _parse(content: bytes) -> Names:
+    tag, sha256, classes, inputs, bins = json.loads(content)
+    pairs = tuple((band, statistic) for band, statistic in inputs)
+    return Names(tag, sha256, tuple(classes), pairs, tuple(bins))
+
+
+def _files(folder: Path, names: Names) -> Iterator[Floats]:
+    """Map the files of all workers, for reading."""
+    for path in sorted(folder.glob(f"{names.key}-*.tally")):
+        try:
+            with path.open("rb") as file:
+                yield np.frombuffer(mmap.mmap(file.fileno(), names.size, access=mmap.ACCESS_READ))
+        except (OSError, ValueError):  # removed, or being made and still too short
+            continue
+
+
+def _sum(folder: Path, names: Names) -> Record:
+    total = np.zeros(names.totals.itemsize // 8)
+    for numbers in _files(folder, names):
+        total += numbers[: len(total)]
+    found: Any = total.view(names.totals)
+    return found  # type: ignore[no-any-return]

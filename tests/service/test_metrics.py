@@ -1,0 +1,215 @@
+"""`/metrics` of real workers: every request once, whoever answers, and whoever dies."""
+
+import io
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.service.bundles import BANDS, CLASSES, make_bundle, make_chip
+from tests.service.processes import until
+from tests.service.projects import Published
+from tests.service.server import Server, serving
+
+V1 = "landcover@v1.0.0"
+ROUTE_BUCKETS = {"0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1.0", "+Inf"}
+BINARY = {"content-type": "application/octet-stream"}
+
+Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with a whole reference."""
+    return make_bundle(tmp_path_factory.mktemp("full") / "model", size=16, samples=300)
+
+
+@pytest.fixture
+def running(full: Path, tmp_path: Path) -> Iterator[Server]:
+    with serving(full, tmp_path, workers=2, drift_samples=100) as server:
+        until(lambda: len(server.workers()) == 2)
+        yield server
+
+
+def npy(chip: np.ndarray[Any, Any]) -> bytes:
+    content = io.BytesIO()
+    np.save(content, chip)
+    return content.getvalue()
+
+
+def predict(server: Server, count: int, first: int = 0, factor: float = 1.0) -> None:
+    """Send chips over two connections, which are open together and so go to two workers."""
+    with server.client() as one, server.client() as other:
+        for number in range(count):
+            chip = (make_chip(first + number, size=16) * factor).astype(np.uint16)
+            answer = (one, other)[number % 2].post("/predict", content=npy(chip), headers=BINARY)
+            assert answer.status_code == 200, answer.text
+
+
+def scrape(client: httpx.Client) -> Series:
+    """All series of a service; the text is valid, and no series is there twice."""
+    found: Series = {}
+    for family in text_string_to_metric_families(client.get("/metrics").text):
+        for sample in family.samples:
+            key = sample.name, frozenset(sample.labels.items())
+            assert key not in found, key
+            found[key] = sample.value
+    return found
+
+
+def look(server: Server) -> Series:
+    with server.client() as client:
+        return scrape(client)
+
+
+def sum_of(series: Series, name: str, **labels: str) -> float:
+    wanted = set(labels.items())
+    return sum(value for (item, found), value in series.items() if item == name and wanted <= found)
+
+
+def counted(server: Server) -> float:
+    return sum_of(look(server), "model_predictions_total")
+
+
+def test_every_prediction_is_counted_once_by_whichever_worker_is_asked(running: Server) -> None:
+    before = look(running)
+    assert {dict(labels)["class"] for name, labels in before if name == "model_predictions_total"}
+    assert counted(running) == 0
+    predict(running, 60)
+    until(lambda: counted(running) >= 60)
+    with ExitStack() as stack:  # open together, so that each worker is asked
+        clients = [stack.enter_context(running.client()) for _ in range(4)]
+        for series in map(scrape, clients):
+            assert sum_of(series, "model_predictions_total") == 60
+            assert sum_of(series, "model_confidence_count", tag="local") == 60
+            assert sum_of(series, "model_entropy_count", tag="local") == 60
+            assert sum_of(series, "model_inference_seconds_count", tag="local") == 60
+            assert sum_of(series, "model_queue_seconds_count") == 60
+            for band in BANDS:
+                count = sum_of(series, "model_input_count", band=band, statistic="mean")
+                assert count == 60
+            name = "http_requests_total"
+            assert sum_of(series, name, handler="/predict", status="200") == 60
+            assert sum_of(series, "model_drift_samples", signal="classes") == 60
+
+
+def test_classes_that_were_never_answered_are_zeros(server: Server) -> None:
+    series = look(server)
+    labels = {("tag", "local")}
+    for name in CLASSES:
+        assert ("model_predictions_total", frozenset(labels | {("class", name)})) in series
+
+
+def test_a_killed_worker_takes_no_count_with_it(running: Server) -> None:
+    predict(running, 40)
+    until(lambda: counted(running) == 40)
+    shown = look(running)
+    for wanted in (50, 60, 70):
+        shown = after_death(running, shown)
+        predict(running, 10, first=wanted)
+        shown = until_counted(running, wanted, shown)
+    assert sum_of(shown, "model_drift_samples", signal="mean/B02") == 70
+
+
+def after_death(server: Server, shown: Series) -> Series:
+    """Kill a worker and wait until there are two again; meanwhile no number falls."""
+    gone = server.workers()[0]
+    os.kill(gone, signal.SIGKILL)
+    until(lambda: gone not in server.workers())
+    until(lambda: sum_of(never_less(shown, look(server)), "service_workers") == 2)
+    return look(server)
+
+
+def until_counted(server: Server, wanted: float, shown: Series) -> Series:
+    """Wait until so many predictions are counted; meanwhile no number falls."""
+    until(lambda: sum_of(never_less(shown, look(server)), "model_predictions_total") == wanted)
+    return look(server)
+
+
+def never_less(before: Series, now: Series) -> Series:
+    """No number of the model that only grows has fallen."""
+    for (name, labels), value in before.items():
+        if name.startswith("model_") and name.endswith(("_total", "_bucket", "_count", "_sum")):
+            assert now[name, labels] >= value, (name, labels)
+    return now
+
+
+def test_the_workers_are_measured_as_one_process(running: Server) -> None:
+    until(lambda: sum_of(look(running), "service_workers") == 2)
+    series = look(running)
+    memory = sum_of(series, "process_resident_memory_bytes")
+    pages = [Path(f"/proc/{pid}/statm").read_text().split()[1] for pid in running.workers()]
+    assert memory == pytest.approx(sum(map(int, pages)) * os.sysconf("SC_PAGE_SIZE"), rel=0.2)
+    assert 0 < sum_of(series, "process_open_fds") < sum_of(series, "process_max_fds")
+    assert sum_of(series, "process_cpu_seconds_total") > 0
+    started = sum_of(series, "process_start_time_seconds")
+    for pid in running.workers():
+        assert started <= Path(f"/proc/{pid}").stat().st_ctime + 1
+
+
+def test_processor_time_of_a_worker_that_has_ended_stays_counted(running: Server) -> None:
+    predict(running, 40)
+    spent = sum_of(look(running), "process_cpu_seconds_total")
+    gone = running.workers()
+    for pid in gone:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not set(gone) & set(running.workers()))
+    running.wait_for()
+    until(lambda: sum_of(look(running), "service_workers") == 2)
+    assert sum_of(look(running), "process_cpu_seconds_total") >= spent
+
+
+def test_every_route_has_the_buckets_that_alerts_ask_for(server: Server) -> None:
+    httpx.get(server.url + "/version")
+    name = "http_request_duration_seconds_bucket"
+    found = [dict(labels) for item, labels in look(server) if item == name]
+    assert {item["le"] for item in found if item["handler"] == "/version"} == ROUTE_BUCKETS
+
+
+def test_drift_is_told_by_all_workers_together(running: Server) -> None:
+    predict(running, 99)
+    until(lambda: counted(running) == 99)
+    series = look(running)
+    assert sum_of(series, "model_drift_insufficient", reason="few_samples") == 22
+    assert not any(name == "model_drift_score" for name, _ in series)
+    predict(running, 201, first=99)
+    until(lambda: counted(running) == 300)
+    assert drifted(look(running)) == set()
+    predict(running, 600, first=300, factor=0.2)
+    until(lambda: counted(running) == 900)
+    assert drifted(look(running)) >= {f"mean/{band}" for band in BANDS}
+
+
+def drifted(series: Series) -> set[str]:
+    scores = {labels: value for (name, labels), value in series.items() if name.endswith("_score")}
+    assert len(scores) == 44
+    return {
+        dict(labels)["signal"]
+        for labels, value in scores.items()
+        if value > series["model_drift_threshold", labels]
+    }
+
+
+def test_a_new_model_begins_with_an_empty_window(full: Path, tmp_path: Path) -> None:
+    repository = Published(tmp_path / "repository")
+    repository.publish_bundle(V1, seed=1, size=16, samples=300)
+    settings = {"repository": repository.folder, "reconcile": 0.05}
+    with serving(full, tmp_path / "service", **settings) as server, server.client() as client:
+        predict(server, 20)
+        until(lambda: counted(server) == 20)
+        assert client.post("/replace_ml_model", json={"tag": V1}).status_code == 200
+        series = scrape(client)
+        assert sum_of(series, "model_predictions_total", tag="local") == 20
+        assert ("model_predictions_total", frozenset({("tag", V1), ("class", "Forest")})) in series
+        assert {dict(it)["tag"] for name, it in series if name == "model_drift_samples"} == {V1}
+        assert sum_of(series, "model_drift_samples") == 0
+        predict(server, 6)
+        until(lambda: counted(server) == 26)
+        assert sum_of(look(server), "model_drift_samples", signal="confidence") == 6
