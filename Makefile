@@ -111,7 +111,7 @@ challenge: setup ## compare the model with that of a revision on chips that neit
 	@python -m pipeline.challenge --against="$${GIVEN_AGAINST:-main}"
 
 test: setup ## run the tests
-	@pytest --numprocesses auto --ignore tests/e2e
+	@pytest --numprocesses auto --durations 10 --ignore tests/e2e
 
 e2e: setup ## run the whole story: merge request, report, merge, release, rollout
 	@pytest --numprocesses 2 --dist loadfile --durations 15 tests/e2e

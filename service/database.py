@@ -4,10 +4,8 @@ Everything here blocks: it runs in threads. The tables are made, or brought up t
 database is first used; Alembic is imported only where there is something to do.
 """
 
-import fcntl
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +18,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyErro
 
 from service.answers import FILE
 from service.errors import FeedbackUnavailable, StorageFull
+from service.locks import StillLocked, locked
 from service.tables import HEAD, REVISIONS
 
 CONNECT_SECONDS = 3
@@ -104,8 +103,13 @@ class Database:
         if self.is_sqlite:
             self._folder.mkdir(parents=True, exist_ok=True)
             # Also for the change to write-ahead logging, for which SQLite does not wait.
-            with _locked(self._folder / f".{FILE}.lock"):
-                self._bring_up_to_date(engine)
+            try:
+                with locked(self._folder / f".{FILE}.lock", WAIT_SECONDS):
+                    self._bring_up_to_date(engine)
+            except StillLocked:
+                raise FeedbackUnavailable(
+                    "another process migrates the feedback database: try again later"
+                ) from None
         else:
             self._bring_up_to_date(engine)
 
@@ -161,24 +165,6 @@ def parse(url: str, folder: Path) -> URL:
     except (SQLAlchemyError, ValueError):
         raise FeedbackUnavailable("SERVICE_FEEDBACK is no URL of a database") from None
     return found.set(drivername="postgresql+psycopg") if found.drivername in POSTGRES else found
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock over processes; one that dies lets go of it."""
-    with path.open("ab") as file:
-        deadline = time.monotonic() + WAIT_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise FeedbackUnavailable(
-                        "another process migrates the feedback database: try again later"
-                    ) from None
-                time.sleep(0.01)
-        yield
 
 
 def _sqlite(url: URL) -> Engine:

@@ -7,18 +7,16 @@ record that it is not sure of.
 
 import asyncio
 import errno
-import fcntl
 import os
 import stat
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Protocol, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.errors import Conflict, ServiceError, StorageFull, Unavailable
+from service.locks import StillLocked, locked
 
 MAX_BYTES = 64 * 1024  # of a record; a real one has about 300
 LOCK_SECONDS = 10.0  # a writer holds the lock for the time of two fsyncs
@@ -98,10 +96,12 @@ class FileStore:
     def _write(self, wanted: Wanted) -> None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(self._path.with_name(f".{self._path.name}.lock")):
+            with locked(self._path.with_name(f".{self._path.name}.lock"), LOCK_SECONDS):
                 stored = _load(self._path)[0] if self._path.exists() else None
                 require_next(stored, wanted)
                 _replace(self._path, wanted.model_dump_json(indent=2) + "\n")
+        except StillLocked:
+            raise Conflict(CHANGED) from None
         except OSError as error:
             raise _failed("written", error) from error
 
@@ -140,22 +140,6 @@ def _load(path: Path) -> tuple[Wanted, tuple[int, ...] | None]:
     # quick writes could look alike: until the file has settled it is read each time.
     settled = time.time_ns() - found.st_mtime_ns > SETTLED_NS
     return parse_wanted(text, f"file {path.name}"), _fingerprint(found) if settled else None
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock, over threads and processes; a process that dies lets go of it."""
-    with path.open("ab") as file:
-        deadline = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise Conflict(CHANGED) from None
-                time.sleep(0.005)
-        yield
 
 
 def _replace(path: Path, text: str) -> None:

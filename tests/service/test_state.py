@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from service import state
 from service.errors import Conflict, ServiceError, StorageFull, Unavailable
+from service.locks import locked
 from service.state import Wanted
 from tests.conftest import ROOT
 from tests.service.kubernetes import FakeKubernetes, serving
@@ -304,7 +305,7 @@ def test_a_writer_does_not_wait_for_a_lock_for_ever(
 ) -> None:
     monkeypatch.setattr(state, "LOCK_SECONDS", 0.05)
     path.parent.mkdir()
-    with state._locked(path.with_name(".wanted.json.lock")):
+    with locked(path.with_name(".wanted.json.lock"), 1):
         with pytest.raises(Conflict):
             Place(path, None, path).write(model(1))
 
