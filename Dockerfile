@@ -22,15 +22,27 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /var/lib/dpkg/*-old /tmp/* /var/tmp/*
 
 
+FROM ${PYTHON_BASE} AS tools
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends binutils \
+ && mkdir /strip \
+ && cp --dereference /usr/bin/strip /usr/lib/*-linux-gnu/libbfd-*.so /usr/lib/*-linux-gnu/libsframe.so.* /strip
+
+
 FROM system AS packages
 WORKDIR /build
+COPY --from=tools /strip /strip
 COPY pyproject.toml constraints.txt src/delivery/slim.py src/delivery/sbom.py ./
+# Wheels come with symbols for debuggers, 40 MiB of them; libraries that auditwheel has patched do not.
 RUN --mount=type=cache,target=/var/cache/pip \
     export PIP_CACHE_DIR=/var/cache/pip \
  && python3 -m venv /app/venv \
  && python3 slim.py requirements pyproject.toml registry > requirements.txt \
  && /app/venv/bin/pip install --no-compile --requirement requirements.txt --constraint constraints.txt \
- && /app/venv/bin/python slim.py packages
+ && /app/venv/bin/python slim.py packages \
+ && LD_LIBRARY_PATH=/strip \
+    find /app/venv -name '*.so' -not -path '*.libs/*' -exec /strip/strip --strip-debug {} +
 WORKDIR /app
 COPY service service
 COPY model model
