@@ -47,21 +47,28 @@ $(INSTALLED):
 	@echo "setup: done"
 
 # What tests and benchmarks need beyond Python, from Debian: Chromium for the page, wrk and hey for
-# load, and what the story of `make e2e` runs: images, a registry, promtool.
+# load, what the story of `make e2e` runs (images, a registry), what `make monitor` starts, PostgreSQL.
 E2E_PACKAGES := chromium wrk hey rsync buildah podman runc skopeo docker-registry mmdebstrap \
   netavark aardvark-dns catatonit prometheus prometheus-alertmanager prometheus-node-exporter \
   prometheus-pushgateway postgresql
+# Debian starts these when it installs them, and would take the ports of `make monitor`.
+E2E_DAEMONS := docker-registry postgresql prometheus prometheus-alertmanager prometheus-node-exporter \
+  prometheus-pushgateway
 E2E_TOOLS := tests/e2e/tools/node_modules/.package-lock.json
 CHECKS := .venv-checks/.installed-$(shell sha256sum ci/checks.txt | cut -c1-16)
 
 setup-e2e: setup $(E2E_TOOLS) $(CHECKS) ## install what the end-to-end tests and benchmarks need (Debian or Ubuntu, root)
-	@missing=$$(dpkg-query --show --showformat '$${Package} ' $(E2E_PACKAGES) 2>&1 >/dev/null | wc -l); \
-	if [ "$$missing" = 0 ]; then exit 0; \
+	@missing=$$(for name in $(E2E_PACKAGES); do \
+	  dpkg-query --show --showformat '$${db:Status-Status}' "$$name" 2>/dev/null | grep -qx installed || echo "$$name"; \
+	done); \
+	if [ -z "$$missing" ]; then exit 0; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  echo "setup-e2e: installing $(E2E_PACKAGES)"; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(E2E_PACKAGES) >/dev/null; \
+	  echo "setup-e2e: installing" $$missing; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null || exit; \
+	  daemons=$$(echo "$$missing" | grep -xF $(E2E_DAEMONS:%=-e %)); \
+	  if [ -d /run/systemd/system ] && [ -n "$$daemons" ]; then systemctl disable --quiet --now $$daemons; fi; \
 	else \
-	  echo "setup-e2e: not root, or no apt-get: tests that need $(E2E_PACKAGES) are skipped and counted"; \
+	  echo "setup-e2e: not root, or no apt-get: tests that need these are skipped and counted:" $$missing; \
 	fi
 
 # gitlab-ci-local, and kustomize where no kubectl has one. No install script runs.
