@@ -75,7 +75,7 @@ SERVING = Section(
             "The model and its digest on every replica, and how many workers serve it.",
             "table",
             "short",
-            (Query(f"sum by (instance, tag, sha256) (model_info{{{OF}}})", "workers"),),
+            (Query(f"sum by (instance, tag, sha256) (model_info{{{OF}}}) > 0", "workers"),),
             width=12,
         ),
         Panel(

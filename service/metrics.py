@@ -11,7 +11,16 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, values
 from prometheus_client.values import MultiProcessValue
 from prometheus_fastapi_instrumentator.metrics import Info, default
 
-from service.errors import ServiceError
+from service.errors import (
+    BadRequest,
+    Overloaded,
+    ServiceError,
+    SlowUpload,
+    TooLarge,
+    Unavailable,
+    Unprocessable,
+    UnsupportedMedia,
+)
 from service.model import Model
 
 HTTP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -25,6 +34,20 @@ def know_own_pid() -> None:
     """
     pid = os.getpid()
     values.ValueClass = MultiProcessValue(lambda: pid)  # type: ignore[no-untyped-call]
+
+
+REFUSALS = (
+    BadRequest,
+    Overloaded,
+    SlowUpload,
+    TooLarge,
+    Unavailable,
+    UnsupportedMedia,
+    Unprocessable,
+)
+"""Why uploads are not predicted."""
+SWAP_STEPS = ("lock", "fetch", "verify", "load", "warm-up", "self-test", "switch", "follow")
+"""Where swaps can fail."""
 
 
 class _Sized(NamedTuple):
@@ -66,6 +89,16 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """Show what has not happened yet: a series that begins at 1 has not increased."""
+        for error in REFUSALS:
+            self.refused.labels(error.__name__)
+        for step in ("switch", "follow"):
+            self.swaps.labels("done", step)
+        for step in SWAP_STEPS:
+            self.swaps.labels("failed", step)
 
     def serves(self, model: Model, before: Model | None) -> None:
         """Tell which model this process serves from now on."""

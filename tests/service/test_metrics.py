@@ -213,3 +213,14 @@ def test_a_new_model_begins_with_an_empty_window(full: Path, tmp_path: Path) -> 
         predict(server, 6)
         until(lambda: counted(server) == 26)
         assert sum_of(look(server), "model_drift_samples", signal="confidence") == 6
+
+
+def test_what_has_not_happened_yet_is_shown_as_zero(server: Server) -> None:
+    with server.client() as client:
+        text = client.get("/metrics").text
+    for series in (
+        'model_swaps_total{result="done",step="switch"} 0.0',
+        'model_swaps_total{result="failed",step="fetch"} 0.0',
+        'uploads_refused_total{reason="Overloaded"} 0.0',
+    ):
+        assert series in text, series
