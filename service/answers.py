@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from service.errors import NotFound, Overloaded
 from service.live import FeedbackCounts
+from service.settings import FEEDBACK_FILE
 from service.spool import find
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 THREADS = 4
 WAITING = 64  # requests that may wait for a thread
-FILE = "feedback.db"
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ class Answers:
 
     def has_database(self) -> bool:
         """Whether there is one: a file is made with the first prediction."""
-        return bool(self._url) or (self._state / FILE).exists()
+        return bool(self._url) or (self._state / FEEDBACK_FILE).exists()
 
     def close(self) -> None:
         """Begin nothing more; a thread that waits for a database is not waited for."""

@@ -16,9 +16,9 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
-from service.answers import FILE
 from service.errors import FeedbackUnavailable, StorageFull
 from service.locks import StillLocked, locked
+from service.settings import FEEDBACK_FILE
 from service.tables import HEAD, REVISIONS
 
 CONNECT_SECONDS = 3
@@ -104,7 +104,7 @@ class Database:
             self._folder.mkdir(parents=True, exist_ok=True)
             # Also for the change to write-ahead logging, for which SQLite does not wait.
             try:
-                with locked(self._folder / f".{FILE}.lock", WAIT_SECONDS):
+                with locked(self._folder / f".{FEEDBACK_FILE}.lock", WAIT_SECONDS):
                     self._bring_up_to_date(engine)
             except StillLocked:
                 raise FeedbackUnavailable(
@@ -159,7 +159,7 @@ class Database:
 def parse(url: str, folder: Path) -> URL:
     """Read SERVICE_FEEDBACK. Raises FeedbackUnavailable, without what it says."""
     if not url:
-        return URL.create("sqlite", database=str(folder / FILE))
+        return URL.create("sqlite", database=str(folder / FEEDBACK_FILE))
     try:
         found = make_url(url)
     except (SQLAlchemyError, ValueError):

@@ -20,6 +20,7 @@ PREFIX = "SERVICE_"
 DIGEST = re.compile(r"[0-9a-f]{64}")
 DATABASE = re.compile(r"(postgres|postgresql|postgresql\+psycopg)://.|sqlite:///.")
 OFF = "off"  # of SERVICE_FEEDBACK
+FEEDBACK_FILE = "feedback.db"  # in SERVICE_STATE, without a URL
 
 
 class UnsafeSettings(Exception):
