@@ -23,7 +23,19 @@ FEW, FLOOR = 100, 0.2
 SIGNALS = {f"{statistic}/{band}" for statistic in STATISTICS for band in BANDS}
 SIGNALS |= {"confidence", "classes"}
 TAG = "landcover@v1.0.0"
-ORDER = ("tag", "class", "band", "statistic", "signal", "measure", "reason", "handler", "le")
+ORDER = (
+    "tag",
+    "class",
+    "band",
+    "statistic",
+    "signal",
+    "measure",
+    "reason",
+    "handler",
+    "le",
+    "result",
+    "step",
+)
 
 Samples = dict[str, dict[tuple[str, ...], float]]  # name -> values of the labels -> value
 
