@@ -31,7 +31,8 @@ HEAD = "# Made by `python -m monitoring.alertmanager`; docs/monitoring.md.\n"
 PAGE = {"group_wait": "10s", "group_interval": "5m", "repeat_interval": "4h"}
 TICKET = {"group_wait": "30s", "group_interval": "5m", "repeat_interval": "1d"}
 # Above the cool-down of `make retrain`, or every second reminder would come just too early for it.
-RETRAIN = {"group_wait": "10s", "group_interval": "5m", "repeat_interval": "25h"}
+# A signal that joins the others would start a pipeline too, which finds that it has to wait.
+RETRAIN = {"group_wait": "10s", "group_interval": "1h", "repeat_interval": "25h"}
 HEARTBEAT = {"group_wait": "0s", "group_interval": "30s", "repeat_interval": "1m"}
 
 TITLE = (

@@ -116,7 +116,7 @@ def test_people_say_what_is_right(service: Server) -> None:
 
 
 def test_the_labels_are_what_a_retraining_takes(world: World, service: Server) -> None:
-    asked = {"labelled": "true", "limit": 1000}
+    asked = {"labelled": "true", "limit": "1000"}
     headers = {"authorization": f"Bearer {KEY}"}
     listed = httpx.get(f"{service.url}/feedback", params=asked, headers=headers).json()["answers"]
     assert {item["request_id"]: item["label"] for item in listed} == PREDICTED
