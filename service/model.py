@@ -1,6 +1,7 @@
 """A model that serves: bundle, label and session; and the one place that says which it is."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,8 @@ class Serving:
         self.current: Model | None = None
         self.previous: Model | None = None
         self.draining = False
+        self.when_ready: Callable[[], None] | None = None
+        """Called at each switch: tells the parent that connections may come."""
 
     def model(self) -> Model:
         """Give the model that serves now.
@@ -78,6 +81,8 @@ class Serving:
     def switch(self, model: Model) -> None:
         """Serve another model from the next chip on; the old one stays loaded for a rollback."""
         self.previous, self.current = self.current, model
+        if self.when_ready is not None:
+            self.when_ready()
 
 
 def _template(manifest: Manifest, tag: str) -> list[bytes]:

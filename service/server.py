@@ -1,15 +1,15 @@
 """The processes: one accepts connections, the others answer, one a core.
 
-The parent hands each new connection to the worker with the fewest open ones. Left to the kernel,
-whichever worker wakes first takes them all, and a core idles (docs/benchmarks.md). It also starts
-a worker again that has died, and ends everything in order: not ready, wait, stop listening, finish
-what is in flight, exit. A worker whose parent is gone ends too: its channel is closed.
+The parent hands each new connection to the worker with the fewest open ones, of those that have a
+model. Left to the kernel, whichever worker wakes first takes them all, and a core idles
+(docs/benchmarks.md). It also starts a worker again that has died, and ends everything in order: not
+ready, wait, stop listening, finish what is in flight, exit. A worker whose parent is gone ends too:
+its channel is closed.
 """
 
 import errno
 import gc
 import logging
-import mmap
 import os
 import selectors
 import shutil
@@ -22,12 +22,12 @@ from dataclasses import dataclass, field
 
 from service.logs import configure
 from service.settings import Settings, UnsafeSettings
+from service.slots import Slots
 
 BACKLOG = 2048
 GRACE = 30.0  # seconds that requests in flight have to finish
 SHORT_LIFE = 5.0  # seconds; a worker that dies sooner is started again more slowly
 LONGEST_PAUSE = 10.0  # seconds before a dead worker is started again
-COUNTER = 8  # bytes
 
 log = logging.getLogger("service.server")
 
@@ -41,7 +41,7 @@ class Child:
     channel: socket.socket
     started: float
     handed: int = 0
-    """Connections it was given; it counts those that have ended in shared memory."""
+    """Connections it was given; it counts those that have ended in `Slots.ended`."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Parent:
 
     settings: Settings
     listener: socket.socket
-    closed: memoryview
+    slots: Slots
     children: dict[int, Child] = field(default_factory=dict)  # slot -> child
     restart_at: dict[int, float] = field(default_factory=dict)  # slot -> when
     failures: int = 0
@@ -102,10 +102,11 @@ class Parent:
                 self._hand(connection)
 
     def _hand(self, connection: socket.socket) -> None:
-        def open_connections(child: Child) -> int:
-            return child.handed - self.closed[child.slot]
+        def burden(child: Child) -> tuple[bool, int]:
+            no_model = not self.slots.ready[child.slot]  # it has just started
+            return no_model, child.handed - self.slots.ended[child.slot]
 
-        for child in sorted(self.children.values(), key=open_connections):
+        for child in sorted(self.children.values(), key=burden):
             try:
                 socket.send_fds(child.channel, [b"c"], [connection.fileno()])
             except OSError:  # its channel is full, or it has just died
@@ -115,7 +116,7 @@ class Parent:
 
     def _fork(self, slot: int) -> None:
         ours, theirs = socket.socketpair()
-        self.closed[slot] = 0
+        self.slots.clear(slot)
         sys.stdout.flush()
         pid = os.fork()
         if pid == 0:
@@ -135,7 +136,7 @@ class Parent:
                 child.channel.close()
             from service.worker import run_worker
 
-            run_worker(self.settings, channel, self.closed, slot)
+            run_worker(self.settings, channel, self.slots, slot)
             code = 0
         except BaseException:
             log.exception("worker failed")
@@ -209,12 +210,11 @@ def serve(settings: Settings) -> int:
             # What the workers share after the fork stays shared: the garbage collector would write
             # into all of it.
             gc.freeze()
-            counters = mmap.mmap(-1, max(settings.workers * COUNTER, mmap.PAGESIZE))
             host, port = listener.getsockname()[:2]
             log.info(
                 "listening", extra={"address": f"http://{host}:{port}", "workers": settings.workers}
             )
-            Parent(settings, listener, memoryview(counters).cast("q")).run()
+            Parent(settings, listener, Slots(settings.workers)).run()
         finally:
             shutil.rmtree(metrics, ignore_errors=True)
     return 0

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import operator
 import signal
 import socket
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from service.container import Container
 from service.errors import MEDIA_TYPE, problem
 from service.metrics import know_own_pid
 from service.settings import Settings
+from service.slots import Slots
 
 MAX_HEADERS = 64 << 10  # bytes of a request's line and headers; the parser itself has no limit
 HEADER_SECONDS = 10.0  # that a request's headers may take
@@ -101,7 +103,7 @@ class Parser(HttpRequestParser):
 class Connection(HttpToolsProtocol):
     """uvicorn's protocol with limits on headers, and a count of connections that have ended."""
 
-    closed: memoryview
+    slots: Slots
     slot: int
     draining: Callable[[], bool]
 
@@ -181,7 +183,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the parent that there is room."""
         self._calm()
-        self.closed[self.slot] += 1
+        self.slots.ended[self.slot] += 1
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
@@ -249,7 +251,7 @@ class Worker(uvicorn.Server):
         try:
             await self._begin(connection)
         except OSError:  # the client has left already
-            Connection.closed[Connection.slot] += 1
+            Connection.slots.ended[Connection.slot] += 1
             connection.close()
 
     async def _begin(self, connection: socket.socket) -> None:
@@ -268,13 +270,14 @@ class Worker(uvicorn.Server):
         )
 
 
-def run_worker(settings: Settings, channel: socket.socket, closed: memoryview, slot: int) -> None:
+def run_worker(settings: Settings, channel: socket.socket, slots: Slots, slot: int) -> None:
     """Answer the connections of a channel until it is closed."""
     know_own_pid()
     container = Container()
     container.settings.override(settings)
     serving = container.serving()
-    Connection.closed, Connection.slot = closed, slot
+    serving.when_ready = partial(operator.setitem, slots.ready, slot, 1)
+    Connection.slots, Connection.slot = slots, slot
     Connection.draining = staticmethod(lambda: serving.draining)
     config = uvicorn.Config(
         create_app(container),
