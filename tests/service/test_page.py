@@ -113,6 +113,7 @@ def test_a_click_on_a_sample_classifies_it(page: "Page") -> None:
 
 
 def test_the_keyboard_alone_is_enough(page: "Page") -> None:
+    expect(page.locator("#samples button")).to_have_count(2)  # they are fetched after the page
     page.keyboard.press("Tab")
     expect(page.get_by_text("Skip to the content")).to_be_focused()
     page.keyboard.press("Enter")
