@@ -46,6 +46,8 @@ REFUSALS = (
     Unprocessable,
 )
 """Why uploads are not predicted."""
+ANSWERS = ("200", "500", "503", "507")
+"""Of `/predict`, as far as its goal of availability is about them."""
 SWAP_STEPS = ("lock", "fetch", "verify", "load", "warm-up", "self-test", "switch", "follow")
 """Where swaps can fail."""
 
@@ -93,6 +95,10 @@ class Metrics:
 
     def _begin_at_zero(self) -> None:
         """Show what has not happened yet: a series that begins at 1 has not increased."""
+        collectors: Any = self.registry._names_to_collectors  # the instrumentator keeps its own
+        for status in ANSWERS:
+            collectors["http_requests_total"].labels("POST", status, "/predict")
+        collectors["http_request_duration_seconds"].labels("POST", "/predict")
         for error in REFUSALS:
             self.refused.labels(error.__name__)
         for step in ("switch", "follow"):

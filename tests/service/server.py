@@ -16,6 +16,7 @@ import httpx
 from service.security import new_key
 from tests.conftest import ROOT
 
+WORKERS = 2
 STARTS_WITHIN = 60.0  # seconds; generous, the machine may be busy
 DEPLOY_KEY, DEPLOY_HASH = new_key()
 
@@ -60,6 +61,13 @@ class Server:
             time.sleep(0.05)
         raise AssertionError(f"{path} never answered: {self.log.read_text(encoding='utf-8')}")
 
+    def wait_for_workers(self, number: int) -> None:
+        """Wait until so many have a model; one is enough for `/readyz`."""
+        deadline = time.monotonic() + STARTS_WITHIN
+        while len(httpx.get(self.url + "/version", timeout=10).json()["workers"]) != number:
+            assert time.monotonic() < deadline, self.log.read_text(encoding="utf-8")
+            time.sleep(0.02)
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it and give its exit code."""
         if self.process.poll() is None:
@@ -72,7 +80,7 @@ def spawn(bundle: Path, folder: Path, **settings: Any) -> Server:
     folder.mkdir(parents=True, exist_ok=True)
     values = {
         "port": 0,
-        "workers": 2,
+        "workers": WORKERS,
         "bundle": bundle,
         "state": folder / "state",
         "repository": folder / "no-repository",
@@ -97,11 +105,12 @@ def spawn(bundle: Path, folder: Path, **settings: Any) -> Server:
 
 @contextmanager
 def serving(bundle: Path, folder: Path, **settings: Any) -> Iterator[Server]:
-    """Run it until the block ends; it is ready when the block begins."""
+    """Run it until the block ends; all of its workers are ready when the block begins."""
     server = spawn(bundle, folder, **settings)
     try:
         server.url = address(server)
         server.wait_for()
+        server.wait_for_workers(int(settings.get("workers", WORKERS)))
         yield server
     finally:
         if server.process.poll() is None:

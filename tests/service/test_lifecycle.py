@@ -92,7 +92,6 @@ def test_a_worker_that_is_killed_is_started_again(bundle: Path, tmp_path: Path) 
 
 def test_while_a_worker_has_no_model_yet_another_one_is_asked(bundle: Path, tmp_path: Path) -> None:
     with serving(bundle, tmp_path) as server, server.client() as held:
-        wait_for_workers(server)
         gone = server.workers()[0]
         os.kill(gone, signal.SIGKILL)
         wait_for_end([gone])
@@ -100,13 +99,6 @@ def test_while_a_worker_has_no_model_yet_another_one_is_asked(bundle: Path, tmp_
         while answering(server) < 2:
             answer = httpx.post(server.url + "/predict", files={"file": BODY}, timeout=30)
             assert answer.status_code == 200, answer.text
-
-
-def wait_for_workers(server: Server) -> None:
-    deadline = time.monotonic() + 30
-    while answering(server) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def answering(server: Server) -> int:

@@ -219,6 +219,8 @@ def test_what_has_not_happened_yet_is_shown_as_zero(server: Server) -> None:
     with server.client() as client:
         text = client.get("/metrics").text
     for series in (
+        'http_requests_total{handler="/predict",method="POST",status="507"} 0.0',
+        'http_request_duration_seconds_count{handler="/predict",method="POST"} 0.0',
         'model_swaps_total{result="done",step="switch"} 0.0',
         'model_swaps_total{result="failed",step="fetch"} 0.0',
         'uploads_refused_total{reason="Overloaded"} 0.0',
