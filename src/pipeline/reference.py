@@ -13,17 +13,18 @@ from pipeline.dataset import Dataset
 from pipeline.inference import STATISTICS, Predictions
 
 BINS = 10  # deciles: the usual choice for the population stability index (Siddiqi 2006, ch. 10)
+TIE = 1e-6  # of a value: so near, two are the same; another processor rounds in another way
 GOLDEN = 2
 
 
 def reference(predictions: Predictions, dataset: Dataset) -> Reference:
     """Summarise the predictions on unseen chips as the reference for drift."""
     signals = {
-        f"{statistic}/{band}": _histogram(predictions.statistics[:, b, s])
+        f"{statistic}/{band}": histogram(predictions.statistics[:, b, s])
         for s, statistic in enumerate(STATISTICS)
         for b, band in enumerate(dataset.bands)
     }
-    signals["confidence"] = _histogram(predictions.probabilities.max(axis=1))
+    signals["confidence"] = histogram(predictions.probabilities.max(axis=1))
     counts = np.bincount(predictions.probabilities.argmax(axis=1), minlength=len(dataset.classes))
     return Reference(
         samples=len(predictions.probabilities),
@@ -32,12 +33,22 @@ def reference(predictions: Predictions, dataset: Dataset) -> Reference:
     )
 
 
-def _histogram(values: npt.NDArray[np.float32]) -> Histogram:
-    """Bins of equal counts; the outer ones are open in use. A constant signal has one bin."""
-    edges = np.unique(np.quantile(values.astype(np.float64), np.linspace(0, 1, BINS + 1)))
+def histogram(values: npt.NDArray[np.float32]) -> Histogram:
+    """Count values (N,) into bins of equal counts; the outer ones are open in use.
+
+    A value that a tenth of them or more have gets a bin of its own: deciles that fall together
+    would leave it in one bin with its neighbours, where no change shows. A constant has one bin.
+    """
+    quantiles = np.quantile(values.astype(np.float64), np.linspace(0, 1, BINS + 1))
+    edges, times = np.unique(quantiles, return_counts=True)
     if len(edges) == 1:
-        edges = np.array([edges[0], edges[0]])
-        return Histogram(edges=tuple(edges.tolist()), counts=(len(values),))
+        return Histogram(edges=(float(edges[0]),) * 2, counts=(len(values),))
+    for common in edges[times > 1]:
+        low, high = common - TIE * abs(common), common + TIE * abs(common)
+        edges = edges[(edges < low) | (edges > high)]
+        # In 32 bits, as the values are: the next number of 64 bits would round back to this one.
+        above = np.nextafter(np.float32(high), np.float32(np.inf))
+        edges = np.unique([*edges, low, float(above)])
     counts, _ = np.histogram(values, edges)
     return Histogram(edges=tuple(edges.tolist()), counts=tuple(counts.tolist()))
 
