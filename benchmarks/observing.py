@@ -30,7 +30,7 @@ from benchmarks import machine  # noqa: E402
 from service.bundle import decode_chip, read_bundle  # noqa: E402
 from service.collector import Drift, Exposition, Judgement, Totals  # noqa: E402
 from service.engine import Answer  # noqa: E402
-from service.metrics import Metrics, know_own_pid  # noqa: E402
+from service.metrics import Metrics, count_in  # noqa: E402
 from service.model import Model, Serving  # noqa: E402
 from service.observations import MOST, Observations  # noqa: E402
 from service.recorder import NoRecorder, Recorder, SpoolRecorder  # noqa: E402
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="of each (default: 7)")
     parser.add_argument("--bundle", type=Path, default=Path("model"))
     options = parser.parse_args()
-    know_own_pid()
+    count_in(0)
     model = Model("local", read_bundle(options.bundle))
     serving = Serving()
     serving.switch(model)

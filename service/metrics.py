@@ -1,10 +1,9 @@
 """Prometheus instruments of requests and swaps; what the model saw and said is observations.py.
 
 With several workers the values live in files that all of them map (prometheus_client's
-multiprocess mode), and any worker answers `/metrics` for all (collector.py).
+multiprocess mode, folder.py), and any worker answers `/metrics` for all (collector.py).
 """
 
-import os
 from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, values
@@ -27,13 +26,14 @@ HTTP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.
 ROUTE_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)  # these for every route
 
 
-def know_own_pid() -> None:
-    """Spare the system call by which every added number would ask for the process's id again.
+def count_in(slot: int) -> None:
+    """Count in the files of a slot, which have their room and the counts of workers before.
 
-    To be called once in a worker, after the fork and before its instruments are made.
+    To be called once in a worker, after the fork and before its instruments are made. By the
+    process's id, which prometheus_client would take, every worker began files of its own, and every
+    added number asked the system for the id again.
     """
-    pid = os.getpid()
-    values.ValueClass = MultiProcessValue(lambda: pid)  # type: ignore[no-untyped-call]
+    values.ValueClass = MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
 
 
 REFUSALS = (

@@ -12,7 +12,6 @@ import gc
 import logging
 import os
 import selectors
-import shutil
 import signal
 import socket
 import sys
@@ -20,6 +19,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 
+from service.folder import Folder, counting
 from service.logs import configure
 from service.settings import Settings, UnsafeSettings
 from service.slots import Slots
@@ -51,6 +51,7 @@ class Parent:
     settings: Settings
     listener: socket.socket
     slots: Slots
+    folder: Folder
     children: dict[int, Child] = field(default_factory=dict)  # slot -> child
     restart_at: dict[int, float] = field(default_factory=dict)  # slot -> when
     failures: int = 0
@@ -151,7 +152,7 @@ class Parent:
                 continue
             del self.children[slot]
             child.channel.close()
-            _forget_metrics(pid)
+            self.folder.forget(slot)
             if self.stopping:
                 continue
             short = time.monotonic() - child.started < SHORT_LIFE
@@ -197,26 +198,22 @@ def serve(settings: Settings) -> int:
     """
     configure(settings.log_level)
     _check_state(settings)
-    with _listen(settings) as listener:
-        metrics = tempfile.mkdtemp(prefix="conveyor-metrics-")
+    with _listen(settings) as listener, counting(settings.workers) as folder:
         # Before prometheus_client is imported: it decides then where values live.
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
-        try:
-            import service.worker  # noqa: F401  once here, shared by all workers after the fork
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder.path)
+        import service.worker  # noqa: F401  once here, shared by all workers after the fork
 
-            if settings.feedback != "off":
-                import service.database  # noqa: F401  SQLAlchemy is too large to have it a worker
+        if settings.feedback != "off":
+            import service.database  # noqa: F401  SQLAlchemy is too large to have it a worker
 
-            # What the workers share after the fork stays shared: the garbage collector would write
-            # into all of it.
-            gc.freeze()
-            host, port = listener.getsockname()[:2]
-            log.info(
-                "listening", extra={"address": f"http://{host}:{port}", "workers": settings.workers}
-            )
-            Parent(settings, listener, Slots(settings.workers)).run()
-        finally:
-            shutil.rmtree(metrics, ignore_errors=True)
+        # What the workers share after the fork stays shared: the garbage collector would write
+        # into all of it.
+        gc.freeze()
+        host, port = listener.getsockname()[:2]
+        log.info(
+            "listening", extra={"address": f"http://{host}:{port}", "workers": settings.workers}
+        )
+        Parent(settings, listener, Slots(settings.workers), folder).run()
     return 0
 
 
@@ -253,9 +250,3 @@ def _check_state(settings: Settings) -> None:
             f"SERVICE_BUNDLE: there is no model bundle in {settings.bundle}: train one with "
             "`dvc repro`, or get the shipped one with `dvc pull`"
         )
-
-
-def _forget_metrics(pid: int) -> None:
-    from prometheus_client.multiprocess import mark_process_dead
-
-    mark_process_dead(pid)  # type: ignore[no-untyped-call]

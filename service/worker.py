@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from service.app import create_app
 from service.container import Container
 from service.errors import MEDIA_TYPE, problem
-from service.metrics import know_own_pid
+from service.metrics import count_in
 from service.settings import Settings
 from service.slots import Slots
 
@@ -272,7 +272,7 @@ class Worker(uvicorn.Server):
 
 def run_worker(settings: Settings, channel: socket.socket, slots: Slots, slot: int) -> None:
     """Answer the connections of a channel until it is closed."""
-    know_own_pid()
+    count_in(slot)
     container = Container()
     container.settings.override(settings)
     serving = container.serving()

@@ -35,6 +35,8 @@ ORDER = (
     "le",
     "result",
     "step",
+    "method",
+    "status",
 )
 
 Samples = dict[str, dict[tuple[str, ...], float]]  # name -> values of the labels -> value

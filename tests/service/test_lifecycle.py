@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.folder import counting
 from tests.conftest import run
 from tests.service.bundles import make_chip
 from tests.service.server import Server, serving, spawn
@@ -62,11 +65,47 @@ def test_after_the_end_there_are_no_processes(
     wait_for_end(workers)
 
 
-def test_workers_end_with_a_parent_that_is_killed(bundle: Path, tmp_path: Path) -> None:
+def test_workers_end_with_a_parent_that_is_killed(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
     with serving(bundle, tmp_path) as server:
         workers = server.workers()
+        (folder,) = place.glob("conveyor-metrics-*")
+        with counting(1) as another:  # as the next service at the same place does
+            assert folder.exists()
+        assert not another.path.exists()
         server.process.kill()
         wait_for_end(workers)
+    assert folder.exists()
+    with counting(1) as another:
+        assert list(place.iterdir()) == [another.path]
+
+
+def test_only_what_a_killed_service_left_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    aside = tmp_path / "aside"
+    with counting(1) as folder:
+        shutil.copytree(folder.path, aside)
+    (tmp_path / "conveyor-metrics-link").symlink_to(aside)
+    (tmp_path / "conveyor-metrics-file").touch()
+    (tmp_path / "conveyor-metrics-old").mkdir()  # of a release before, which had no lock
+    kept = set(tmp_path.iterdir())
+    left = Path(shutil.copytree(aside, tmp_path / "conveyor-metrics-left"))
+    with monkeypatch.context() as context:
+        me = os.geteuid()
+        context.setattr(os, "geteuid", lambda: me + 1)
+        with counting(1):
+            assert left.exists(), "it is another user's"
+    with counting(1) as folder:
+        assert set(tmp_path.iterdir()) == kept | {folder.path}
+    assert set(tmp_path.iterdir()) == kept
+    assert (aside / "counter_0.db").exists()
 
 
 def wait_for_end(processes: list[int]) -> None:

@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,8 +12,16 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from prometheus_client import values
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
+from service import errors
+from service.door import METHODS
+from service.folder import ROOM, Folder
+from service.live import FeedbackCounts
+from service.metrics import Metrics, count_in
+from service.security import ROLES
 from tests.service.bundles import BANDS, CLASSES, make_bundle, make_chip
 from tests.service.processes import until
 from tests.service.projects import Published
@@ -116,6 +125,92 @@ def test_a_killed_worker_takes_no_count_with_it(running: Server) -> None:
         predict(running, 10, first=wanted)
         shown = until_counted(running, wanted, shown)
     assert sum_of(shown, "model_drift_samples", signal="mean/B02") == 70
+
+
+def test_workers_that_come_back_count_on_in_the_same_files(
+    full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setenv("TMPDIR", str(place))
+    with serving(full, tmp_path, workers=2) as server:
+        (folder,) = place.glob("conveyor-metrics-*")
+        before = files_of(folder)
+        assert set(before) == {f"{kind}_{slot}.db" for kind in ROOM for slot in range(2)}
+        predict(server, 10)
+        for pid in server.workers():
+            os.kill(pid, signal.SIGKILL)
+            until(lambda pid=pid: pid not in server.workers())  # type: ignore[misc]
+        server.wait_for_workers(2)
+        until(lambda: sum_of(look(server), "model_info") == 2)
+        predict(server, 10)
+        series = look(server)
+        name = "http_requests_total"
+        assert sum_of(series, name, handler="/predict", status="200") == 20
+        name = "http_request_duration_seconds_count"
+        assert sum_of(series, name, handler="/predict", method="POST") == 20
+        assert files_of(folder) == before
+
+
+def files_of(folder: Path) -> dict[str, int]:
+    """Names and sizes; all of their room is there, so that no disk can be too full for it."""
+    found = {path.name: path.stat() for path in folder.glob("*.db")}
+    assert all(status.st_blocks * 512 >= status.st_size for status in found.values())
+    return {name: status.st_size for name, status in found.items()}
+
+
+@pytest.fixture
+def counters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
+    """A folder with room for two workers, and this process counts in it as the first."""
+    folder = Folder(tmp_path)
+    folder.reserve(2)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.setattr(values, "ValueClass", values.ValueClass)
+    count_in(0)
+    yield folder
+    values.ValueClass.close_all_files()
+
+
+def test_files_have_room_for_all_that_clients_can_bring_about(counters: Folder) -> None:
+    before = files_of(counters.path)
+    metrics = Metrics()
+    FeedbackCounts(metrics.registry)
+    kinds = [item for item in vars(errors).values() if isinstance(item, type)]
+    refusals = {kind.status for kind in kinds if issubclass(kind, errors.ServiceError)}
+    for template in {route for _, route in ROLES} | {"none"}:
+        for method in (*METHODS, "other"):
+            metrics.count_request((1, 1), method, template, 405, 0.1)
+    for method, template in ROLES:
+        for status in (200, 304, 499, *refusals):
+            for asked in {method, "HEAD" if method == "GET" else method}:
+                metrics.count_request((1, 1), asked, template, status, 0.1)
+    for number in range(600):
+        metrics.info.labels(f"landcover@v1.{number}.0", f"{number:064x}").set(1)
+    assert files_of(counters.path) == before
+
+
+def test_of_a_dead_worker_only_what_it_counted_stays(counters: Folder) -> None:
+    metrics = Metrics()
+    metrics.info.labels("landcover@v1.0.0", "0" * 64).set(1)
+    metrics.swaps.labels("done", "switch").inc(3)
+    counters.forget(1)
+    assert {"model_info", "model_swaps_total"} <= set(collected(counters))
+    counters.forget(0)
+    found = collected(counters)
+    assert "model_info" not in found
+    assert found["model_swaps_total"] == 3
+    (counters.path / "gauge_livesum_0.db").unlink()
+    counters.forget(0)  # a parent does not end because somebody has cleaned up
+
+
+def collected(folder: Folder) -> dict[str, float]:
+    """Sums of what all workers counted, by name."""
+    collector = MultiProcessCollector(None, str(folder.path))  # type: ignore[no-untyped-call]
+    found: defaultdict[str, float] = defaultdict(float)
+    for family in collector.collect():  # type: ignore[no-untyped-call]
+        for sample in family.samples:
+            found[sample.name] += sample.value
+    return found
 
 
 def after_death(server: Server, shown: Series) -> Series:
