@@ -100,8 +100,11 @@ class _Passage:
         self._bytes_out = 0
         self._complete = False
         self._route = door.template(scope["path"])
-        state = scope.setdefault("state", {})
-        self._id = state["request_id"] = _request_id(scope["headers"])
+        self._state = state = scope.setdefault("state", {})
+        # To tell requests apart; no secret. A caller may name several of them alike, as proxies and
+        # batches do, but not predictions: answers are held against those.
+        fresh = state["prediction_id"] = f"{random.getrandbits(64):016x}"
+        self._id = state["request_id"] = _callers_id(scope["headers"]) or fresh
 
     async def run(self, receive: Receive) -> None:
         """Let it through, or say why not; log and count it either way."""
@@ -138,7 +141,7 @@ class _Passage:
         if app is None:
             app = door._app
             if method == "POST" and self._route not in UPLOADS:
-                receive = await _read_small(receive)
+                receive = await _read_small(receive, self._state)
         # The server drops the body of an answer to HEAD; the routes need not know.
         scope = self._scope if method != "HEAD" else {**self._scope, "method": "GET"}
         await app(scope, receive, self._forward)
@@ -172,7 +175,7 @@ class _Passage:
         await self._forward({"type": "http.response.start", "status": status, "headers": fields})
         if unread is not None:
             await self._forward({"type": "http.response.body", "body": body, "more_body": True})
-            await _discard(unread)
+            await _discard(unread, self._state)
             body = b""
         await self._forward({"type": "http.response.body", "body": body})
 
@@ -187,22 +190,30 @@ class _Passage:
         seconds = perf_counter() - self._started
         method = self._scope["method"] if self._scope["method"] in METHODS else "other"
         status = self._status or 500
-        tag = self._scope["state"].get("tag", "")
-        self._door._access.write(self._id, method, self._route, status, seconds, tag)
-        sizes = (_content_length(self._scope["headers"]), self._bytes_out)
+        state = self._state
+        tag = state.get("tag", "")  # that of a prediction
+        prediction = state["prediction_id"] if tag else ""
+        self._door._access.write(self._id, method, self._route, status, seconds, tag, prediction)
+        # What was read, not what a caller declares: anybody could declare nine exabytes.
+        sizes = (state.get("bytes_in", 0), self._bytes_out)
         self._door._metrics.count_request(sizes, method, self._route, status, seconds)
 
 
-async def _discard(receive: Receive) -> None:
+async def _discard(receive: Receive, state: dict[str, Any]) -> None:
     """Read on for a while: closed now, the connection would be reset before the answer is read."""
+    more = True
     with suppress(TimeoutError):
         async with asyncio.timeout(LINGER):
-            while (await receive()).get("more_body"):
-                pass
+            while more:
+                message = await receive()
+                state["bytes_in"] = state.get("bytes_in", 0) + len(message.get("body", b""))
+                more = message.get("more_body", False)
 
 
-async def _read_small(receive: Receive) -> Receive:
+async def _read_small(receive: Receive, state: dict[str, Any]) -> Receive:
     """Read a body that is no upload, before FastAPI does, which has no limits.
+
+    `state["bytes_in"]` is what came of it.
 
     Raises:
         TooLarge, SlowUpload: it is larger than any such body, or takes too long.
@@ -215,6 +226,7 @@ async def _read_small(receive: Receive) -> Receive:
                 if message["type"] == "http.disconnect":
                     raise Disconnected
                 body += message.get("body", b"")
+                state["bytes_in"] = len(body)
                 more = message.get("more_body", False)
                 if len(body) > SMALL:
                     raise TooLarge(
@@ -230,16 +242,12 @@ async def _read_small(receive: Receive) -> Receive:
     return replay
 
 
-def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The caller's id where it has one that can stand in a log, else a new one."""
+def _callers_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """What the caller calls the request, where that can stand in a log; else empty."""
     for name, value in headers:
         if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
             return value.decode()
-    return f"{random.getrandbits(64):016x}"  # to tell requests apart; no secret
-
-
-def _content_length(headers: Iterable[tuple[bytes, bytes]]) -> int:
-    return next((int(value) for name, value in headers if name == b"content-length"), 0)
+    return ""
 
 
 def _methods(template: str) -> set[str]:

@@ -52,9 +52,20 @@ class AccessLog:
         self._stamp = ""
 
     def write(
-        self, request_id: str, method: str, route: str, status: int, seconds: float, tag: str
+        self,
+        request_id: str,
+        method: str,
+        route: str,
+        status: int,
+        seconds: float,
+        tag: str,
+        prediction: str,
     ) -> None:
-        """Write the line of one request; by their grammars the texts need no escaping."""
+        """Write the line of one request; by their grammars the texts need no escaping.
+
+        `prediction` is the id of the prediction, empty without one; it is in the line where it is
+        not that of the request.
+        """
         if not self._enabled:
             return
         now = time.time()
@@ -62,10 +73,11 @@ class AccessLog:
         if second != self._second:
             self._second = second
             self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        own = f',"prediction":"{prediction}"' if prediction and prediction != request_id else ""
         line = (
             f'{{"time":"{self._stamp}.{int((now - second) * 1000):03d}Z","level":"info",'
             f'"event":"request","id":"{request_id}","method":"{method}","route":"{route}",'
-            f'"status":{status},"ms":{seconds * 1000:.3f},"model":"{tag}"}}\n'
+            f'"status":{status},"ms":{seconds * 1000:.3f},"model":"{tag}"{own}}}\n'
         )
         self._lines.append(line)
         if len(self._lines) == 1:

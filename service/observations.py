@@ -59,6 +59,7 @@ class Observations:
         self._notes: list[Any] = []
         self._model: Model | None = None  # that all notes are of
         self._ledgers: dict[Model, _Ledger] = {}
+        self._shown: Model | None = None  # whom this worker described as the latest
         self._queue: Tally | None = None
         self._folder: Path | None = None
         self._failing = False
@@ -98,7 +99,7 @@ class Observations:
         current = self._serving.current
         try:
             if current is not None:
-                self._ledger(current)  # its classes are shown from the beginning, as zeros
+                self._show(current)
             if model is not None and notes:
                 self._count(model, notes)
             self._failing = False
@@ -112,7 +113,7 @@ class Observations:
         self._ledgers = {key: it for key, it in self._ledgers.items() if key in kept}
 
     def totals(self) -> list[tuple[Names, Record]]:
-        """Totals of all workers, a model; the one that was first seen last comes first."""
+        """Totals of all workers, a model; the one that began to serve last comes first."""
         return read_totals(self._place())
 
     def queue(self) -> Record:
@@ -133,9 +134,20 @@ class Observations:
             self._queue = Tally(self._place(), QUEUE)
         _observe(self._queue.totals["queue"], SECONDS, np.array(queue))
 
+    def _show(self, model: Model) -> None:
+        """Have the model that serves described as the latest: after a rollback it is so again.
+
+        Its classes are shown from the beginning, as zeros.
+        """
+        tally = self._ledger(model).tally
+        if model is not self._shown or not tally.described:
+            tally.describe()
+            self._shown = model
+
     def _ledger(self, model: Model) -> "_Ledger":
         if model not in self._ledgers:
             self._ledgers[model] = _Ledger(self._place(), model)
+            self._shown = None  # a model of long ago, in a late answer, may be the latest now
         return self._ledgers[model]
 
     def _number(self) -> int:
@@ -158,11 +170,11 @@ class _Ledger:
     """The file of one model in this worker, and how to count into it."""
 
     def __init__(self, folder: Path, model: Model) -> None:
-        self._tally = Tally(folder, names_of(model))
+        self.tally = Tally(folder, names_of(model))
         self._signals = drift.signals(model.manifest)
         columns = {f"{statistic}/{band}": i for i, (band, statistic) in enumerate(inputs_of(model))}
         self._columns = [columns.get(signal.name, -1) for signal in self._signals]  # -1: confidence
-        self._ends = np.cumsum(self._tally.names.bins)
+        self._ends = np.cumsum(self.tally.names.bins)
 
     def count(
         self, best: npt.NDArray[np.int64], answers: Answer, inference: Floats, number: int
@@ -173,7 +185,7 @@ class _Ledger:
         confidence = shares[np.arange(len(best)), best]  # (N,)
         values = np.column_stack([statistics.reshape(len(best), -1), confidence])  # (N, C + 1)
         values[~np.isfinite(values)] = np.nan
-        totals = self._tally.totals
+        totals = self.tally.totals
         totals["predictions"][0] += np.bincount(best, minlength=shares.shape[1])
         _observe(totals["confidence"], SHARES, confidence)
         _observe(totals["entropy"], SHARES, entropy(shares))
@@ -182,7 +194,7 @@ class _Ledger:
         totals["sums"][0] += np.nansum(values[:, :-1], axis=0)
         totals["counts"][0] += finite.sum(axis=0)
         totals["not_finite"][0] += (~finite).sum()
-        self._count_slice(values, best, self._tally.slice(number))
+        self._count_slice(values, best, self.tally.slice(number))
 
     def _count_slice(self, values: Floats, best: npt.NDArray[np.int64], record: Record) -> None:
         record["low"][0] = np.fmin(record["low"][0], np.fmin.reduce(values))
@@ -194,7 +206,7 @@ class _Ledger:
             ]
         )  # (G, N)
         record["not_finite"][0] += (found < 0).sum(axis=1)
-        starts = self._ends - self._tally.names.bins
+        starts = self._ends - self.tally.names.bins
         found = np.where(found < 0, -1, found + starts[:, None])
         record["bins"][0] += np.bincount(found[found >= 0], minlength=self._ends[-1])
 

@@ -67,6 +67,8 @@ class Uploads:
     async def read(self, scope: Scope, receive: Receive) -> Buffer:
         """Read the image of a request: the bare body, or the field `file` of a form.
 
+        `bytes_in` of its state is what came of the body, also when it is refused.
+
         Raises:
             ServiceError: the body is too large, too slow, or of a type that is not taken.
             Disconnected: the client left before it had sent everything.
@@ -89,7 +91,7 @@ class Uploads:
             raise self._too_large(unread=True)
         try:
             async with asyncio.timeout(self.limits.upload_timeout):
-                body = await self._body(receive)
+                body = await self._body(receive, scope["state"])
         except TimeoutError:
             seconds = self.limits.upload_timeout
             raise SlowUpload(f"the upload took longer than {seconds:g} s: send it again") from None
@@ -108,19 +110,22 @@ class Uploads:
         finally:
             self.held -= len(content)
 
-    async def _body(self, receive: Receive) -> bytes:
+    async def _body(self, receive: Receive, state: dict[str, Any]) -> bytes:
         message = await receive()
         if message["type"] == "http.request" and not message.get("more_body"):
             body: bytes = message.get("body", b"")
+            state["bytes_in"] = len(body)
             if len(body) > self.limits.max_upload:
                 raise self._too_large(unread=False)
             return body
         whole = bytearray()  # a list of pieces of one byte would be fifty times as large
+        came = 0
         try:
             while True:
                 if message["type"] == "http.disconnect":
                     raise Disconnected
                 piece, more = message.get("body", b""), message.get("more_body", False)
+                came += len(piece)
                 if len(whole) + len(piece) > self.limits.max_upload:
                     raise self._too_large(unread=more)
                 self._hold(len(piece))
@@ -130,6 +135,7 @@ class Uploads:
                 message = await receive()
         finally:
             self.held -= len(whole)
+            state["bytes_in"] = came
 
     def _hold(self, size: int) -> None:
         if self.held + size > self.limits.upload_memory:
@@ -208,12 +214,12 @@ class Predict:
         with self._tracing.span("inference", tag=model.tag):
             answer = model.classify(chip)
         ended = perf_counter()
-        request = state["request_id"]
-        best, body = model.render(answer.probabilities[0], request)
+        name = state["prediction_id"]  # never the caller's, who may send many under one
+        best, body = model.render(answer.probabilities[0], name)
         state["tag"] = model.tag
         self._observations.add(model, best, answer, ended - started, started - arrived)
         probability = float(answer.probabilities[0, best])
-        self._recorder.record(request, model, best, probability, chip)
+        self._recorder.record(name, model, best, probability, chip)
         return body
 
 

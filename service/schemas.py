@@ -12,7 +12,7 @@ _PART = "(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
 _VERSION = rf"v{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_PART}(\.{_PART})*)?"
 TAG = f"^(experiment/[0-9]+-[0-9]+|{_NAME}@{_VERSION}|{_NAME}#{_NAME}(#[0-9]+)?)$"
 
-REQUEST_ID = "^[A-Za-z0-9._-]{1,64}$"  # what the door takes as one
+REQUEST_ID = "^[A-Za-z0-9._-]{1,64}$"  # what the door takes as one; older predictions have it
 CURSOR = "^[0-7][0-9a-f]{15}$"
 
 
@@ -73,7 +73,9 @@ class Prediction(Wire):
     class_: str = Field(alias="class", description="The likeliest class.")
     probability: float = Field(description="Its probability, 0 to 1.")
     probabilities: dict[str, float] = Field(description="The probability of every class.")
-    request_id: str
+    request_id: str = Field(
+        description="Of this prediction alone, whatever `X-Request-Id` says: for `/feedback`."
+    )
     model: Label
 
 

@@ -6,7 +6,8 @@
 All numbers are 8 bytes and aligned, so that a reader sees a number before or after a change, never
 half of it; totals only grow. A file belongs to the process that has it locked. The kernel opens the
 lock when that process dies, however it does, and the next worker goes on counting in the same file:
-nothing is lost, nothing falls, and workers that die and come back leave no heap of files.
+nothing is lost, nothing falls, and workers that die and come back leave no heap of files. What is
+locked is never removed: a process would go on counting into a file that nobody finds.
 """
 
 import fcntl
@@ -14,8 +15,9 @@ import hashlib
 import json
 import mmap
 import os
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +29,7 @@ SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 SHARES = tuple(step / 20 for step in range(1, 20))  # of a probability
 SLICES = 60  # that a window consists of
 RECORDS = 64  # slices that a file has room for; the next one never overwrites one of the window
-MODELS = 16  # whose totals are kept: a service that runs for years sees many
+MODELS = 16  # whose totals are kept, and those in use: a service that runs for years sees many
 WORKERS = 1024  # that could ever count at the same time
 
 Floats = npt.NDArray[np.float64]
@@ -100,10 +102,25 @@ class Tally:
             OSError: there is no room for it.
         """
         self.names = names
-        _describe(folder, names)
-        self._map = _claim(folder, names)
+        self._description = folder / f"{names.key}.json"
+        self._map = _claim(folder, names)  # first: what is locked is not forgotten meanwhile
         self.totals: Record = np.frombuffer(self._map, names.totals, 1)
         self._slices: Record = np.frombuffer(self._map, names.slice, RECORDS, names.totals.itemsize)
+        if names != QUEUE and not self.described:
+            self.describe()
+
+    @property
+    def described(self) -> bool:
+        """Whether a reader can know what the numbers stand for, and so finds them."""
+        return self._description.exists()
+
+    def describe(self) -> None:
+        """Say what the numbers stand for, in one step; from now on they are the latest.
+
+        Raises:
+            OSError: there is no room for it.
+        """
+        _describe(self._description, self.names)
 
     def slice(self, number: int) -> Record:
         """Give the record of a slice of time, an empty one when it has just begun."""
@@ -130,7 +147,7 @@ class Window(NamedTuple):
 def read_totals(folder: Path) -> list[tuple[Names, Record]]:
     """Add up the totals of all workers, for every model that has any, the latest first."""
     found = []
-    for path in _described(folder):
+    for _, path in _described(folder):
         if (names := _names(path)) is not None:
             found.append((names, _sum(folder, names)))
     return found
@@ -166,16 +183,36 @@ def read_window(folder: Path, names: Names, number: int) -> Window:
     )
 
 
-def _describe(folder: Path, names: Names) -> None:
-    """Write what the numbers stand for, in one step; forget the models of long ago."""
-    if names == QUEUE:
-        return
-    path = folder / f"{names.key}.json"
-    fresh = folder / f"{names.key}.{os.getpid()}.part"
-    fresh.write_text(json.dumps(names), encoding="utf-8")
-    os.replace(fresh, path)
-    for old in _described(folder)[MODELS:]:
-        for item in [old, *folder.glob(f"{old.stem}-*.tally")]:
+def _describe(path: Path, names: Names) -> None:
+    """Make it the latest, also by a clock that was set back; forget the models of long ago."""
+    latest = max((moment for moment, _ in _described(path.parent)), default=0)
+    moment = max(time.time_ns(), latest + 1)
+    try:
+        os.utime(path, ns=(moment, moment))  # a full disk does not prevent it
+    except FileNotFoundError:
+        fresh = path.with_suffix(f".{os.getpid()}.part")
+        fresh.write_text(json.dumps(names), encoding="utf-8")
+        os.utime(fresh, ns=(moment, moment))
+        os.replace(fresh, path)
+    for _, old in _described(path.parent)[MODELS:]:
+        if old != path:
+            _forget(old)
+
+
+def _forget(path: Path) -> None:
+    """Remove the numbers of a model, unless a living process has it loaded."""
+    files = list(path.parent.glob(f"{path.stem}-*.tally"))
+    with ExitStack() as stack:
+        for item in files:
+            try:
+                handle = os.open(item, os.O_RDWR | os.O_CLOEXEC)
+                stack.callback(os.close, handle)
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except FileNotFoundError:  # another worker forgets it too
+                continue
+            except BlockingIOError:  # in use
+                return
+        for item in [path, *files]:
             item.unlink(missing_ok=True)
 
 
@@ -186,6 +223,8 @@ def _claim(folder: Path, names: Names) -> mmap.mmap:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(handle).st_nlink:  # it was forgotten before it was locked
+                continue
             # All of it now: a disk that is full later would end the process with SIGBUS.
             os.posix_fallocate(handle, 0, names.size)
             return mmap.mmap(handle, names.size)  # holds a duplicate of the handle, and so the lock
@@ -196,13 +235,13 @@ def _claim(folder: Path, names: Names) -> mmap.mmap:
     raise OSError(f"{WORKERS} processes count already")
 
 
-def _described(folder: Path) -> list[Path]:
-    """The descriptions of all models, the latest first."""
+def _described(folder: Path) -> list[tuple[int, Path]]:
+    """When all models were described, in ns, and where; the latest first."""
     found = []
     for path in folder.glob("*.json"):
         with suppress(OSError):  # it has just been removed
             found.append((path.stat().st_mtime_ns, path))
-    return [path for _, path in sorted(found, reverse=True)]
+    return sorted(found, reverse=True)
 
 
 def _names(path: Path) -> Names | None:

@@ -22,6 +22,7 @@ from tests.conftest import ROOT
 from tests.service.bundles import CLASSES, make_chip
 from tests.service.processes import until
 from tests.service.server import Server, serving
+from tests.service.wire import BODY, chunked, connect, exchange, head, read, upload
 
 KEYS = {role: new_key() for role in Role}
 CREDENTIALS: dict[str, str | None] = {
@@ -153,6 +154,56 @@ def test_metrics_add_up_over_the_workers(bundle: Path, tmp_path: Path) -> None:
     assert 30 / len(CLASSES) < float(total.rsplit(" ", 1)[1]) <= 30
 
 
+EXABYTES = "content-length: 9000000000000000000"
+
+
+def test_only_bytes_that_came_are_counted_as_received(server: Server) -> None:
+    routes = ("/predict", "/preview", "/feedback", "/healthz", "none")
+    before = {route: received(server, route) for route in routes}
+    abandon(server, head(EXABYTES), 413)
+    abandon(server, head(EXABYTES) + bytes(1000), 413)
+    abandon(server, head(EXABYTES, path="/nowhere"), 404)
+    abandon(server, f"GET /healthz HTTP/1.1\r\nhost: x\r\n{EXABYTES}\r\n\r\n".encode(), 200)
+    abandon(server, head(EXABYTES, path="/feedback", kind="application/json") + b'{"label')
+    pieces = chunked([BODY[:100], BODY[100:]])
+    assert exchange(server, head("transfer-encoding: chunked"), *pieces).status == 200
+    assert upload(server, BODY).status_code == 200
+    assert upload(server, BODY, path="/preview").status_code == 200
+    answer = {"request_id": "nobody's", "label": "x"}
+    sent = httpx.post(server.url + "/feedback", json=answer).request.content
+    wanted = {
+        "/predict": (4, 1000 + 2 * len(BODY)),
+        "/preview": (1, len(BODY)),
+        "/feedback": (2, len(b'{"label') + len(sent)),
+        "/healthz": (1, 0),
+        "none": (1, 0),
+    }
+
+    def change() -> dict[str, tuple[float, float]]:
+        now = {route: received(server, route) for route in routes}
+        return {route: (now[route][0] - a, now[route][1] - b) for route, (a, b) in before.items()}
+
+    until(lambda: [count for count, _ in change().values()] == [it[0] for it in wanted.values()])
+    assert change() == wanted
+
+
+def abandon(server: Server, start: bytes, *status: int) -> None:
+    """Begin a request, read the answer if there is to be one, and leave."""
+    with connect(server) as connection:
+        connection.sendall(start)
+        assert not status or read(connection).status == status[0]
+
+
+def received(server: Server, route: str) -> tuple[float, float]:
+    """Requests to a route, and the bytes of their bodies."""
+    values = {}
+    for line in httpx.get(server.url + "/metrics", timeout=60).text.splitlines():
+        for name in ("count", "sum"):
+            if line.startswith(f'http_request_size_bytes_{name}{{handler="{route}"}}'):
+                values[name] = float(line.rsplit(" ", 1)[1])
+    return values.get("count", 0.0), values.get("sum", 0.0)
+
+
 def counted(server: Server, wanted: int) -> str:
     """The metrics, once that many predictions are counted; each worker does so once a second."""
     text = httpx.get(server.url + "/metrics").text
@@ -173,9 +224,9 @@ def test_the_log_has_one_line_a_request_and_no_key(bundle: Path, tmp_path: Path)
     with serving(bundle, tmp_path, workers=1) as server:
         key = new_key()[0]
         headers = {"authorization": f"Bearer {key}", "x-request-id": "mine"}
-        httpx.post(server.url + "/predict", files={"file": chip()}, headers=headers)
+        said = httpx.post(server.url + "/predict", files={"file": chip()}, headers=headers).json()
         httpx.post(server.url + "/replace_ml_model", json={"tag": "x"}, headers=headers)
-        lines = wait_for_lines(server, 2)
+        lines = wait_for_lines(server, "mine", 2)
         text = server.log.read_text(encoding="utf-8")
     mine = [line for line in lines if line.get("id") == "mine"]
     assert [(line["route"], line["status"]) for line in mine] == [
@@ -184,14 +235,23 @@ def test_the_log_has_one_line_a_request_and_no_key(bundle: Path, tmp_path: Path)
     ]
     assert mine[0]["model"] == "local"
     assert mine[0]["ms"] > 0
+    assert mine[0]["prediction"] == said["request_id"]
+    assert "prediction" not in mine[1]
     assert key not in text
     assert str(ROOT) not in "".join(json.dumps(line) for line in mine)
 
 
-def wait_for_lines(server: Server, count: int) -> list[dict[str, Any]]:
-    deadline = time.monotonic() + 20
+def test_the_line_of_a_prediction_without_a_name_of_the_caller_has_one_id(server: Server) -> None:
+    said = httpx.post(server.url + "/predict", files={"file": chip()}).json()
+    (line,) = wait_for_lines(server, said["request_id"], 1)
+    assert line["route"] == "/predict"
+    assert "prediction" not in line
+
+
+def wait_for_lines(server: Server, name: str, count: int) -> list[dict[str, Any]]:
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        lines = [line for line in server.lines() if line.get("id") == "mine"]
+        lines = [line for line in server.lines() if line.get("id") == name]
         if len(lines) >= count:
             return lines
         time.sleep(0.05)

@@ -1,9 +1,12 @@
 """What the model saw and said: nothing lost, nothing twice, by any number of workers."""
 
 import asyncio
+import errno
+import fcntl
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,9 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.samples import Sample
 
 from service import drift
-from service.bundle import read_bundle
+from service.bundle import Bundle, read_bundle
+from service.collector import Totals
 from service.engine import Answer
 from service.model import Model, Serving
 from service.observations import MOST, Observations, _observe, entropy, names_of
@@ -315,6 +320,141 @@ def test_models_of_long_ago_are_forgotten(folder: Path) -> None:
     found = [names.tag for names, _ in read_totals(folder)]
     assert found == [f"landcover@v0.{MODELS + 4 - number}.0" for number in range(MODELS)]
     assert len(list(folder.iterdir())) == 2 * MODELS
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle to be loaded under many tags."""
+    folder = tmp_path_factory.mktemp("found") / "model"
+    return read_bundle(make_bundle(folder, seed=7, size=16, samples=200))
+
+
+def test_the_model_that_serves_is_shown_however_many_were_tried_and_rolled_back(
+    folder: Path, model: Model, found: Bundle
+) -> None:
+    serving = Serving()
+    observations = Observations(serving, WINDOW, Clock())
+    for number in range(MODELS + 2):
+        serving.switch(Model(f"landcover@v2.{number}.0", found))
+        see(observations, serving.model(), chips(1))
+        observations.fold()
+        serving.switch(model)
+        see(observations, model, chips(1))
+        observations.fold()
+        assert predictions(observations, model) == number + 1
+        assert observations.window(model).counts[-1].sum() == number + 1
+    assert len(observations.totals()) == MODELS
+
+
+def test_numbers_that_a_worker_goes_on_counting_are_not_removed_by_another(
+    folder: Path, models: list[Model]
+) -> None:
+    one = worker(*models)
+    for model in models:  # the first one stays loaded for a rollback
+        see(one, model, chips(1))
+    one.fold()
+    for number in range(MODELS + 5):
+        Tally(folder, Names(f"landcover@v0.{number}.0", "", CLASSES))
+    for model in models:
+        see(one, model, chips(1))
+    one.fold()
+    assert [predictions(one, model) for model in models] == [2, 2]
+    assert [one.window(model).counts[-1].sum() for model in models] == [2, 2]
+
+
+def test_after_a_rollback_under_one_tag_it_is_the_model_that_serves_which_is_shown(
+    folder: Path, model: Model, tmp_path: Path
+) -> None:
+    classes = (*CLASSES[:-1], "Sea")
+    path = make_bundle(tmp_path / "b", seed=2, size=16, samples=200, classes=classes)
+    moved = Model(model.tag, read_bundle(path))
+    serving = Serving()
+    observations = Observations(serving, WINDOW, Clock())
+    for now in (model, moved, model):
+        serving.switch(now)
+        see(observations, now, chips(3))
+        observations.fold()
+        shown = [dict(it.labels)["class"] for it in series(observations, "model_predictions")]
+        assert shown == list(now.manifest.classes)
+    assert sum(it.value for it in series(observations, "model_predictions")) == 6
+
+
+def test_a_prediction_of_long_ago_does_not_hide_the_model_that_serves(
+    folder: Path, models: list[Model], found: Bundle
+) -> None:
+    observations = worker(models[0], models[1])
+    observations.fold()
+    see(observations, Model("landcover@v0.1.0", found), chips(1))  # a large image, long under way
+    observations.fold()
+    observations.fold()
+    tags = [names.tag for names, _ in observations.totals()]
+    assert tags == [models[1].tag, "landcover@v0.1.0"]
+
+
+def series(observations: Observations, name: str) -> list[Sample]:
+    families = {family.name: family for family in Totals(observations).collect()}
+    return list(families[name].samples)
+
+
+def test_a_clock_that_is_set_back_does_not_make_the_latest_the_oldest(
+    folder: Path, models: list[Model]
+) -> None:
+    for number in range(MODELS):
+        Tally(folder, Names(f"landcover@v0.{number}.0", "", CLASSES))
+    ahead = time.time_ns() + 10**15
+    for path in folder.glob("*.json"):
+        os.utime(path, ns=(ahead, ahead))
+    serving = Serving()
+    observations = Observations(serving, WINDOW, Clock())
+    for model in (*models, *models):
+        serving.switch(model)
+        observations.fold()
+        assert observations.totals()[0][0].tag == model.tag
+
+
+def test_a_full_disk_does_not_keep_a_model_from_being_counted_after_a_rollback(
+    folder: Path, models: list[Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving = Serving()
+    observations = Observations(serving, WINDOW, Clock())
+    for model in models:
+        serving.switch(model)
+        observations.fold()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    serving.switch(models[0])
+    see(observations, models[0], chips(2))
+    observations.fold()
+    assert predictions(observations, models[0]) == 2
+    assert observations.totals()[0][0].tag == models[0].tag
+
+
+def test_a_description_that_was_removed_is_written_again(folder: Path, model: Model) -> None:
+    observations = worker(model)
+    see(observations, model, chips(1))
+    observations.fold()
+    (folder / f"{names_of(model).key}.json").unlink()
+    assert not observations.totals()
+    observations.fold()
+    assert predictions(observations, model) == 1
+
+
+def test_a_file_that_is_forgotten_before_it_is_locked_is_not_counted_into(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = fcntl.flock
+
+    def too_late(handle: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        (folder / f"{NAMES.key}-0.tally").unlink()
+        lock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", too_late)
+    Tally(folder, NAMES).totals["predictions"][0] += 1
+    assert (read_totals(folder)[0][1]["predictions"] == 1).all()
 
 
 def test_what_can_not_be_counted_harms_no_prediction_and_is_said_once(

@@ -55,14 +55,15 @@ def test_a_prediction_is_a_trace_below_that_of_the_caller(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
     caller = "0af7651916cd43dd8448eb211c80319c"
     with serving(bundle, tmp_path, workers=1) as server:
-        headers = {"traceparent": f"00-{caller}-b7ad6b7169203331-01"}
+        headers = {"traceparent": f"00-{caller}-b7ad6b7169203331-01", "x-request-id": "mine"}
         answer = httpx.post(server.url + "/predict", files={"file": chip()}, headers=headers)
         assert answer.status_code == 200
     # Stopping sends what is left.
     spans = {span.name: span for span in collector.spans if span.trace_id.hex() == caller}
     assert set(spans) == {"POST /predict", "decode", "inference"}
-    root = spans["POST /predict"].span_id
-    assert spans["decode"].parent_span_id == spans["inference"].parent_span_id == root
+    root = spans["POST /predict"]
+    assert spans["decode"].parent_span_id == spans["inference"].parent_span_id == root.span_id
+    assert {it.key: it.value.string_value for it in root.attributes}["request.id"] == "mine"
 
 
 def test_without_an_endpoint_the_tracing_library_is_not_even_loaded(
