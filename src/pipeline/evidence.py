@@ -28,7 +28,10 @@ def _printable(text: str) -> str:
 
 
 def _in_utc(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    try:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except OverflowError:  # the first or last day of the calendar, in another zone
+        raise ValueError("no moment of UTC") from None
 
 
 Verdict = Literal["better", "no worse", "worse"]
@@ -139,6 +142,9 @@ def _parse(kind: type[Document], path: Path, text: str | None = None) -> Documen
         return kind.model_validate_json(content)
     except FileNotFoundError:
         return None
+    except OSError as error:  # a folder, for example: Git can bring that, too
+        reason = error.strerror or type(error).__name__
+        raise DataError(f"{path}: {reason}; delete it, or write it anew") from None
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"][:4]) or "the document"

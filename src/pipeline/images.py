@@ -5,6 +5,8 @@ Arrays are bands first everywhere: (bands, height, width). A `.npy` file must be
 
 import hashlib
 import io
+import math
+import re
 import warnings
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -13,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 from PIL import Image
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
 from pipeline.dataset import Dataset
@@ -21,6 +23,15 @@ from pipeline.errors import DataError
 
 SUFFIXES = (".tif", ".tiff", ".jpg", ".jpeg", ".png", ".npy")
 MODES = {"L": 1, "RGB": 3, "RGBA": 4, "I;16": 1}  # Pillow's mode -> bands
+NPY_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+NUMBERS = "biuf"  # kinds of NumPy: bool, integers with and without sign, floating point
+LARGEST = 2**30  # bytes of pixels; 512 bands of the largest chip, 1024 x 1024, in uint16
+# What decoders call the bytes. It is another one each time, and the reasons go into reports.
+PLACE = re.compile(r"'?/vsimem/[^\s']+'?|(image file )?<\S+ object at 0x[0-9a-f]+>")
+LONGEST = 200  # letters of a reason: decoders quote the file
 
 
 class Chip(NamedTuple):
@@ -38,7 +49,8 @@ def decode(name: str, content: bytes) -> Chip:
     """Decode one image file.
 
     Raises:
-        DataError: the file is empty, cut off, of another format, or of a kind that is not taken.
+        DataError: the file is empty, cut off, damaged, of another format, or of a kind or size that
+            is not taken. Nothing else, whatever the bytes are.
     """
     suffix = PurePosixPath(name).suffix.lower()
     if not content:
@@ -49,9 +61,10 @@ def decode(name: str, content: bytes) -> Chip:
         if suffix == ".npy":
             return _decode_npy(content)
         return _decode_picture(content)
-    except (RasterioError, OSError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:  # on damaged bytes decoders raise what they run into, of any type
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"can not be read: {reason}") from None
+        reason = PLACE.sub("the file", reason)
+        raise DataError(f"can not be read: {reason[:LONGEST]}") from None
 
 
 def _decode_geotiff(content: bytes) -> Chip:
@@ -59,6 +72,10 @@ def _decode_geotiff(content: bytes) -> Chip:
     with MemoryFile(content) as memory, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with rasterio.open(memory.name, driver="GTiff") as raster:
+            value = max(np.dtype(name).itemsize for name in raster.dtypes)
+            size = raster.count * raster.height * raster.width * value
+            if size > LARGEST:  # a few bytes can claim that, and GDAL makes room first
+                raise ValueError(f"{size} bytes of pixels, wanted at most {LARGEST}")
             pixels = raster.read()
             if raster.crs is None:
                 return Chip(pixels)
@@ -67,10 +84,32 @@ def _decode_geotiff(content: bytes) -> Chip:
 
 
 def _decode_npy(content: bytes) -> Chip:
-    pixels = np.load(io.BytesIO(content), allow_pickle=False)
-    if pixels.ndim != 3:
-        raise ValueError(f"shape {pixels.shape}; wanted (bands, height, width)")
-    return Chip(pixels)
+    # Not np.load: that opens archives too, and makes room for what a header claims before it reads.
+    if not content.startswith(np.lib.format.MAGIC_PREFIX):
+        raise ValueError("not an NPY file; an archive (NPZ) or a pickle is not taken")
+    file = io.BytesIO(content)
+    shape, fortran, dtype = _npy_header(file)
+    if dtype.kind not in NUMBERS:
+        raise ValueError(f"values are {dtype}, wanted numbers")
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(f"shape {shape}; wanted (bands, height, width)")
+    count, start = math.prod(shape), file.tell()
+    if count * dtype.itemsize > len(content) - start:
+        raise ValueError(
+            f"{len(content) - start} bytes of pixels, the header says {count * dtype.itemsize}"
+        )
+    pixels = np.frombuffer(content, dtype, count, start)
+    return Chip(pixels.reshape(shape, order="F" if fortran else "C"))
+
+
+def _npy_header(file: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(file)
+    if version not in NPY_HEADERS:
+        raise ValueError(f"NPY version {version[0]}.{version[1]}; wanted 1.0 or 2.0")
+    try:
+        return NPY_HEADERS[version](file)
+    except Exception as error:  # a header is Python, and NumPy lets pass what its parser raises
+        raise ValueError(f"the header is damaged ({type(error).__name__})") from None
 
 
 def _decode_picture(content: bytes) -> Chip:

@@ -6,13 +6,18 @@ data share most of their test chips: what the gate compares models on.
 """
 
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import PurePosixPath
 
 from pipeline.dataset import SPLITS, predefined_split
 from pipeline.errors import DataError
 from pipeline.manifest import Row
 from pipeline.params import Preprocess
+
+FEEDBACK = re.compile(r"feedback-[0-9a-f]{16}(?:-([0-9]{14}))?\.npy")
+"""Name of a file of `pipeline.sources.feedback`; the last digits are the time of its answer."""
 
 
 def assign(rows: Sequence[Row], classes: Sequence[str], params: Preprocess) -> list[Row]:
@@ -54,11 +59,24 @@ def block(row: Row, size: float) -> str:
 
 
 def _spatial(rows: Sequence[Row], params: Preprocess) -> list[Row]:
-    """Hold out whole blocks: a test chip beside a training chip looks like it, and flatters."""
-    blocks = [block(row, params.block_size) for row in rows]
-    chips_in = Counter(blocks)
+    """Hold out whole blocks: a test chip beside a training chip looks like it, and flatters.
+
+    Images of feedback have no position, as nobody said where they were taken, and go to training:
+    a held-out chip without a block would flatter unseen. Copies of held-out chips are left out of
+    training afterwards, as ever.
+    """
+    placed = [row for row in rows if not _only_trains(row)]
+    blocks = {row.path: block(row, params.block_size) for row in placed}
+    chips_in = Counter(blocks.values())
     split_of = _hold_out(chips_in, chips_in.__getitem__, params)
-    return [row._replace(split=split_of[name]) for row, name in zip(rows, blocks, strict=True)]
+    return [
+        row._replace(split=split_of[blocks[row.path]] if row.path in blocks else "train")
+        for row in rows
+    ]
+
+
+def _only_trains(row: Row) -> bool:
+    return row.centre is None and bool(FEEDBACK.fullmatch(PurePosixPath(row.path).name))
 
 
 def _predefined(rows: Sequence[Row], params: Preprocess) -> list[Row]:

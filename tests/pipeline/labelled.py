@@ -1,7 +1,8 @@
-"""A service on loopback that gives labelled images back as the real one does, and worse."""
+"""Services on loopback: one gives labelled images back as the real one does, and worse."""
 
 import io
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 KEY = "key-with-role-label"
 PAGE = 2  # answers, so that a few make several pages
+DROPS = 200  # bytes of an answer that drips, before it gives up
 
 
 def npy(pixels: npt.NDArray[Any]) -> bytes:
@@ -141,4 +143,32 @@ def serving() -> Iterator[Service]:
             yield service
         finally:
             service.shutdown()
+            thread.join()
+
+
+@contextmanager
+def dripping(beginning: bytes) -> Iterator[str]:
+    """Answer with `beginning` and then a byte now and then; gives the address."""
+    hung_up = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65_536)
+            try:
+                connection.sendall(beginning)
+                for _ in range(DROPS):
+                    if hung_up.wait(0.02):
+                        return
+                    connection.sendall(b"x")
+            except OSError:  # the client hung up
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=(listener,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            hung_up.set()
             thread.join()

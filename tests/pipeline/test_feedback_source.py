@@ -14,11 +14,14 @@ import pytest
 from pipeline.dataset import image_files
 from pipeline.errors import SourceError
 from pipeline.ingest import ingest
+from pipeline.manifest import Row
+from pipeline.params import Preprocess
 from pipeline.sources import answers
 from pipeline.sources.feedback import Feedback
 from pipeline.sources.folder import Folder
+from pipeline.split import assign
 from tests.conftest import chip, run, write_images
-from tests.pipeline.labelled import KEY, Service, npy, serving
+from tests.pipeline.labelled import KEY, Service, dripping, npy, serving
 
 
 @pytest.fixture
@@ -119,15 +122,24 @@ def test_data_of_another_version_are_not_made_the_newest(project: Path, service:
     assert len(list(image_files(Path("data")))) == 37
 
 
+def claim(shape: str) -> bytes:
+    """The begin of an NPY file that says so of itself."""
+    text = f"{{'descr':'|u1','fortran_order':False,'shape':{shape}}}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
 BAD = {
     "of another size": (npy(np.zeros((3, 8, 8), np.uint8)), "8 x 8 pixels, wanted 32 x 32"),
     "with other bands": (npy(np.zeros((1, 32, 32), np.uint8)), "1 bands, wanted 3"),
     "of another type": (npy(np.ones((3, 32, 32), np.uint16)), "values are uint16, wanted uint8"),
     "constant": (npy(np.zeros((3, 32, 32), np.uint8)), "constant"),
     "flat": (npy(np.arange(64, dtype=np.uint8)), "wanted (bands, height, width)"),
-    "with pickled objects": (npy(np.array([{"a": 1}], dtype=object)), "Object arrays cannot"),
-    "a pickle": (pickle.dumps({"a": 1}), "pickled"),
-    "cut off": (npy(image(0, 100))[:-100], "can not be read"),
+    "with pickled objects": (npy(np.array([{"a": 1}], dtype=object)), "values are object"),
+    "a pickle": (pickle.dumps({"a": 1}), "or a pickle is not taken"),
+    "an archive": (b"PK\x05\x06" + bytes(18), "an archive (NPZ)"),
+    "of a claimed TiB": (claim("(1,1048576,1048576)"), "the header says 1099511627776"),
+    "of an endless header": (claim("(" * 500), "the header is damaged"),
+    "cut off": (npy(image(0, 100))[:-100], "2972 bytes of pixels, the header says 3072"),
     "empty": (b"", "empty file"),
     "no image": (b"<html>", "can not be read"),
     "huge": (bytes(100_000), "more than 7168 bytes"),
@@ -178,6 +190,45 @@ def test_a_label_that_was_corrected_since_moves_the_image(data: Path, service: S
     service.answers[0]["label"] = "class-2"
     name = next(path for path in ours() if (np.load(f"data/{path}") == image(0, 100)).all())
     assert files(service) == [name.replace("class-1", "class-2"), f"-{name}"]
+
+
+def take(service: Service) -> list[str]:
+    """Make `data/` what the source yields; the paths of ours."""
+    found = {file.path: file.content for file in Feedback(service.url, KEY).files()}
+    for path in set(image_files(Path("data"))) - found.keys():
+        Path("data", path).unlink()
+    for path, content in found.items():
+        Path("data", path).write_bytes(content)
+    return ours()
+
+
+def test_a_corrected_label_stays_when_the_service_forgets_the_image_of_the_correction(
+    data: Path, service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.add("older", "class-2", image(0, 100), at="2026-05-03T12:00:00Z")
+    service.add("newer", "class-1", image(0, 100), at="2026-05-03T14:59:59+03:00")
+    corrected = take(service)
+    assert classes(corrected) == ["class-2"]
+    service.answers[0]["image"] = False
+    assert take(service) == corrected
+    assert "an image that has a newer one in the data, which counts: 1" in capsys.readouterr().out
+    service.add("newest", "class-0", image(0, 100), at="2026-05-03T12:00:01Z")
+    assert classes(take(service)) == ["class-0"]
+
+
+def test_feedback_trains_where_the_split_is_by_place(data: Path, service: Service) -> None:
+    service.add("a", "class-1", image(0, 100))
+    [path] = files(service)
+    placed = [
+        Row(0, f"{name}/{place}.tif", name, f"{name}{place}", "EPSG:32633", (1e4 * place, 0.0))
+        for name in ("class-0", "class-1")
+        for place in range(30)
+    ]
+    params = Preprocess(
+        split="spatial", test_fraction=0.2, validation_fraction=0.2, block_size=100, seed=0
+    )
+    rows = assign([*placed, Row(0, path, "class-1", "new")], ("class-0", "class-1"), params)
+    assert [row.split for row in rows if row.path == path] == ["train"]
 
 
 def test_what_another_source_brought_stays_whatever_the_answers_say(
@@ -276,6 +327,9 @@ ANSWER = {"request_id": "a", "label": "class-1", "answered_at": None, "image": T
         (page({"request_id": "a"}), r"answers.0.label"),
         (page(ANSWER | {"request_id": "a" * 1000}), r"answers.0.request_id"),
         (page(ANSWER | {"answered_at": "soon"}), r"answers.0.answered_at"),
+        (page(ANSWER | {"answered_at": "0001-01-01T00:00:00+23:00"}), "no moment of UTC"),
+        (page(ANSWER | {"answered_at": "9999-12-31T23:59:59-23:00"}), "no moment of UTC"),
+        (page(*[ANSWER] * 1001), "'answers': List should have at most 1000 items"),
         (page(ANSWER | {"label": {"a": 1}}), r"answers.0.label"),
         (b" " * (5 * 2**20), "more than 4194304 bytes"),
         (page(following="again"), "turns in a circle"),
@@ -313,12 +367,18 @@ def test_an_answer_that_is_cut_off_is_none(data: Path, service: Service) -> None
         files(service)
 
 
+@pytest.mark.parametrize(
+    "beginning",
+    [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"],
+    ids=["status", "headers", "body"],
+)
 def test_an_answer_that_drips_has_an_end(
-    data: Path, service: Service, monkeypatch: pytest.MonkeyPatch
+    data: Path, monkeypatch: pytest.MonkeyPatch, beginning: bytes
 ) -> None:
-    monkeypatch.setattr(answers, "LONGEST", -1)
-    with pytest.raises(SourceError, match="not done after"):
-        files(service)
+    monkeypatch.setattr(answers, "LONGEST", 0.1)
+    monkeypatch.setattr(answers, "WAITS", ())
+    with dripping(beginning) as url, pytest.raises(SourceError, match="not done after 0.1 seconds"):
+        Feedback(url, KEY)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import io
 import socket
+import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import rasterio
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
 
@@ -35,10 +40,42 @@ def geotiff(pixels: npt.NDArray[Any], **options: Any) -> bytes:
         return bytes(memory.read())
 
 
+def sparse(size: int) -> bytes:
+    """A small file of a large raster: blocks that nobody wrote are not in it."""
+    options = {"tiled": True, "blockxsize": 4096, "blockysize": 4096, "sparse_ok": True}
+    with MemoryFile() as memory:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            memory.open(
+                driver="GTiff", count=1, height=size, width=size, dtype="uint16", **options
+            ).close()
+        return bytes(memory.read())
+
+
 def npy(pixels: npt.NDArray[Any], **options: Any) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, pixels, **options)
     return buffer.getvalue()
+
+
+def header(text: str, version: tuple[int, int] = (1, 0)) -> bytes:
+    """The begin of an NPY file, whatever it says."""
+    length = struct.pack("<H" if version == (1, 0) else "<I", len(text))
+    return b"\x93NUMPY" + bytes(version) + length + text.encode("latin1")
+
+
+def described(shape: str, descr: str = "'|u1'") -> bytes:
+    return header(f"{{'descr':{descr},'fortran_order':False,'shape':{shape}}}\n")
+
+
+def archive() -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, a=PIXELS)
+    return buffer.getvalue()
+
+
+def changed(content: bytes, at: int, value: int) -> bytes:
+    return content[:at] + bytes([value]) + content[at + 1 :]
 
 
 def picture(pixels: npt.NDArray[Any], form: str, mode: str | None = None) -> bytes:
@@ -92,6 +129,15 @@ def test_a_jpeg_and_a_grey_picture_are_read() -> None:
     assert decode("a.png", picture(RGB, "PNG", "L")).pixels.shape == (1, 16, 16)
 
 
+@pytest.mark.parametrize("name", ["text.tif", "text.jpg", "text.png"])
+def test_the_reason_is_the_same_each_time(name: str) -> None:
+    """It goes into reports, which are compared: no addresses, no names made up for the moment."""
+    with pytest.raises(DataError, match="the file"):
+        decode(name, b"hello")
+    said = [str(pytest.raises(DataError, decode, name, b"hello").value) for _ in range(2)]
+    assert said[0] == said[1]
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -114,6 +160,87 @@ def test_a_broken_file_is_told_with_a_reason(name: str, content: bytes) -> None:
     with pytest.raises(DataError) as caught:
         decode(name, content)
     assert len(str(caught.value)) > 5
+
+
+PNG = picture(RGB, "PNG")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("archive.npy", archive(), "not an NPY file"),
+        ("empty-archive.npy", b"PK\x05\x06" + bytes(18), "not an NPY file"),
+        ("junk-archive.npy", b"PK\x03\x04" + b"x" * 100, "not an NPY file"),
+        ("pickle.npy", b"\x80\x04N.", "not an NPY file"),
+        ("version.npy", b"\x93NUMPY\x03\x00" + bytes(64), "NPY version 3.0; wanted 1.0 or 2.0"),
+        ("1-tib.npy", described("(1,1048576,1048576)"), "the header says 1099511627776"),
+        ("4-eib.npy", described("(1,2147483648,2147483648)"), "0 bytes of pixels, the header"),
+        ("overflow.npy", described("(4294967296,4294967296,4294967296)"), "the header says"),
+        ("negative.npy", described("(-1,-2,2)") + b"1234", "shape (-1, -2, 2); wanted (bands"),
+        ("none.npy", described("(3,0,0)"), "shape (3, 0, 0); wanted (bands"),
+        ("nothing.npy", described("(1000,1000000,1000000)", "'|V0'"), "wanted numbers"),
+        ("objects.npy", described("(3,2,2)", "'|O'") + bytes(96), "values are object, wanted"),
+        ("records.npy", described("(3,2,2)", "[('a','|u1')]") + bytes(12), "wanted numbers"),
+        ("parentheses.npy", header("(" * 3900 + "\n"), "the header is damaged"),
+        ("minus.npy", header("-" * 3900 + "1\n"), "the header is damaged"),
+        ("lists.npy", header("[" * 150 + "]" * 150 + "\n", (2, 0)), "the header is damaged"),
+        ("unhashable.npy", header("{[]:1}\n"), "the header is damaged"),
+        ("keys.npy", header("{1:2,'descr':3}\n"), "the header is damaged"),
+        ("string.npy", header("'''abc\n"), "the header is damaged"),
+        ("indent.npy", header("  1\n 2\n"), "the header is damaged"),
+        ("type.npy", described("(3,2,2)", "[('a',)]"), "the header is damaged"),
+        ("long.npy", described("(" + "1," * 2000 + ")"), "shape (1, 1, 1, "),
+        ("chunk.png", changed(PNG, PNG.index(b"IDAT") - 1, 0), "broken PNG file"),
+        ("sparse.tif", sparse(40_000), "3200000000 bytes of pixels, wanted at most"),
+    ],
+)
+def test_a_hostile_or_damaged_file_is_told_with_a_reason(
+    name: str, content: bytes, reason: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        decode(name, content)
+    assert reason in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_an_npy_file_in_the_order_of_fortran_is_read_as_it_was() -> None:
+    content = npy(np.asfortranarray(PIXELS))
+    assert b"'fortran_order': True" in content
+    assert np.array_equal(decode("a.npy", content).pixels, PIXELS)
+
+
+SMALL = RGB[:4, :4]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.png", picture(SMALL, "PNG")), ("a.npy", npy(SMALL.transpose(2, 0, 1)))],
+)
+@settings(
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=300,
+    suppress_health_check=[HealthCheck.too_slow],  # the machine may be busy
+)
+@given(
+    changes=st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=4)), max_size=3
+    ),
+    kept=st.just(1.0) | st.floats(0.2, 1),
+)
+@example(changes=[(0.3, b"\0")], kept=1.0)  # the length of a chunk of the PNG: a SyntaxError once
+def test_whatever_happens_to_a_file_it_is_a_chip_or_a_reason(
+    name: str, content: bytes, changes: list[tuple[float, bytes]], kept: float
+) -> None:
+    damaged = bytearray(content)
+    for place, value in changes:
+        start = int(place * len(content))
+        damaged[start : start + len(value)] = value
+    try:
+        assert decode(name, bytes(damaged[: round(kept * len(content))])).pixels.ndim == 3
+    except DataError as error:
+        assert len(str(error)) > 5
 
 
 def test_a_vrt_in_disguise_is_not_followed(tmp_path: Path) -> None:

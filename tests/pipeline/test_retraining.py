@@ -115,6 +115,27 @@ def test_evidence_that_can_not_be_read_is_said_and_the_report_is_written(
     assert f"reports/{name}: " in text and "delete it, or write it anew" in text
 
 
+@pytest.mark.parametrize("name", ["drift.json", "challenge.json"])
+def test_a_folder_in_place_of_evidence_is_said_and_the_report_is_written(
+    workdir: Path, name: str
+) -> None:
+    Path("reports", name).mkdir(parents=True)
+    assert f"reports/{name}: Is a directory; delete it" in sections()
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+23:00", "9999-12-31T23:59:59-23:00"])
+def test_a_drift_at_the_edge_of_the_calendar_is_said_and_the_report_is_written(
+    workdir: Path, moment: str
+) -> None:
+    drift(ALERT)
+    base = Path("reports/drift.json").read_text(encoding="utf-8")
+    drift(ALERT, received=moment)
+    for before in (None, base):
+        assert "reports/drift.json: received: Value error, no moment of UTC" in sections(before)
+    drift(ALERT)
+    assert "ModelDrift" in sections(base.replace("2026-05-01T12:00:00+00:00", moment))
+
+
 def test_the_challenge_of_this_model_is_shown(workdir: Path) -> None:
     compared()
     text = challenge_section(SHA)

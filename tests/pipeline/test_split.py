@@ -86,6 +86,37 @@ def test_a_spatial_split_needs_positions() -> None:
         assign(chips, CLASSES, params(split="spatial"))
 
 
+def feedback(index: int, name: str = "a", **fields: Any) -> Row:
+    path = f"{name}/feedback-{index:016x}-20260501120000.npy"
+    return Row(row=0, path=path, label=name, sha256=f"feedback {index}")._replace(**fields)
+
+
+def test_a_spatial_split_trains_on_feedback_and_leaves_the_others_where_they_were() -> None:
+    chips = rows(100)
+    before = assign(chips, CLASSES, params(split="spatial"))
+    brought = [feedback(index, "ab"[index % 2]) for index in range(60)]
+    brought.append(feedback(0, path="a/feedback-00000000000000ff.npy", sha256="without a time"))
+    after = assign(chips + brought, CLASSES, params(split="spatial"))
+    assert after[:200] == before
+    assert [(row.path, row.split) for row in after[200:]] == [(r.path, "train") for r in brought]
+
+
+def test_a_spatial_split_never_trains_on_feedback_that_is_a_held_out_image() -> None:
+    chips = rows(100)
+    copies = [feedback(i, row.label, sha256=row.sha256) for i, row in enumerate(chips)]
+    assigned = assign(chips + copies, CLASSES, params(split="spatial"))
+    held_out = {row.sha256 for row in assigned if row.split != "train"}
+    kept = [row for row in assigned if "feedback-" in row.path]
+    assert held_out and len(kept) == 200 - len(held_out)
+    assert not held_out & {row.sha256 for row in kept}
+
+
+@pytest.mark.parametrize("name", ["feedback.npy", "feedback-1.npy", "my-feedback-0000.npy"])
+def test_a_name_that_only_looks_like_feedback_needs_a_position(name: str) -> None:
+    with pytest.raises(DataError, match=f"{name} has no position"):
+        assign([*rows(100), feedback(0, path=f"a/{name}")], CLASSES, params(split="spatial"))
+
+
 def test_a_predefined_split_is_taken_from_the_folders() -> None:
     chips = [
         row._replace(path=f"{split}/{row.path}", sha256=f"{split}{row.sha256}")

@@ -4,6 +4,7 @@ Nothing that it says is believed: sizes, times and the number of pages are bound
 not followed, and an answer is data with checked types. The key goes to the given address only.
 """
 
+import asyncio
 import os
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ PAGE = 1000  # answers; the most that the service gives at once
 MOST_PAGES = 2000  # more than the service keeps
 MOST_PAGE_BYTES = 4 * 2**20
 TIMEOUT = httpx.Timeout(30, connect=10)  # seconds, between two packets
-LONGEST = 120  # seconds for one answer, however slowly it drips
+LONGEST = 120  # seconds from the question to the end of its answer, however slowly it drips
 WAITS = (0.5, 1.0, 2.0)  # seconds before another try
 PASSING = (429, 500, 502, 503, 504)  # what may be over in a moment
 
@@ -38,7 +39,10 @@ class TooLarge(SourceError):
 
 
 def _in_utc(time_of: datetime) -> datetime:
-    return time_of.replace(tzinfo=UTC) if time_of.tzinfo is None else time_of.astimezone(UTC)
+    try:
+        return time_of.replace(tzinfo=UTC) if time_of.tzinfo is None else time_of.astimezone(UTC)
+    except OverflowError:  # the first or last day of the calendar, in another zone
+        raise ValueError("no moment of UTC") from None
 
 
 class Answer(BaseModel):
@@ -54,7 +58,7 @@ class Answer(BaseModel):
 
 
 class _Page(BaseModel):
-    answers: list[Answer]
+    answers: list[Answer] = Field(max_length=PAGE)
     next: str | int | None
 
 
@@ -71,7 +75,9 @@ class Service:
             raise SourceError(f"{KEY} holds characters that no key has: set it again")
         self._url, self._key = url, key
         headers = {"Accept-Encoding": "identity"}  # nothing to inflate: sizes are what they seem
-        self._client = httpx.Client(
+        # Asynchronous inside: what waits for a name, a header or a body can be cancelled in time.
+        self._loop = asyncio.Runner()
+        self._client = httpx.AsyncClient(
             base_url=url,
             headers=headers | ({"Authorization": f"Bearer {key}"} if key else {}),
             timeout=TIMEOUT,
@@ -115,7 +121,8 @@ class Service:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._client.close()
+        self._loop.run(self._client.aclose())
+        self._loop.close()
 
     def _page(self, after: str | int | None) -> _Page:
         query = {"labelled": "true", "limit": str(PAGE)}
@@ -143,19 +150,37 @@ class Service:
         for wait in (0.0, *WAITS):
             time.sleep(wait)
             try:
-                with self._client.stream("GET", path, params=query) as response:
-                    if response.status_code == HTTPStatus.NOT_FOUND:
-                        return None
-                    if response.status_code not in PASSING:
-                        self._refuse(response)
-                        return self._read(response, most)
-                    problem = f"HTTP {response.status_code}"
+                status, content = self._loop.run(self._exchange(path, query, most))
+            except TimeoutError:
+                problem = f"not done after {LONGEST} seconds"
             except httpx.TransportError as error:
                 problem = str(error) or type(error).__name__
+            else:
+                if status not in PASSING:
+                    return None if status == HTTPStatus.NOT_FOUND else content
+                problem = f"HTTP {status}"
         raise Unreachable(
             f"{self._url} can not be reached ({problem}, {1 + len(WAITS)} tries): check --url, the "
             f"network and the service's log, and run it again"
         )
+
+    async def _exchange(self, path: str, query: dict[str, str], most: int) -> tuple[int, bytes]:
+        """Ask once: the status, and what came with it where that is of use."""
+        async with (
+            asyncio.timeout(LONGEST),
+            self._client.stream("GET", path, params=query) as response,
+        ):
+            if response.status_code in (HTTPStatus.NOT_FOUND, *PASSING):
+                return response.status_code, b""
+            self._refuse(response)
+            content = bytearray()
+            async for part in response.aiter_raw():
+                content += part
+                if len(content) > most:
+                    raise TooLarge(
+                        f"{self._url} sends more than {most} bytes: too much to be right"
+                    )
+            return response.status_code, bytes(content)
 
     def _refuse(self, response: httpx.Response) -> None:
         status = response.status_code
@@ -176,17 +201,6 @@ class Service:
                 f"{self._url}/feedback answers in another way (HTTP {status}): is --url a service "
                 f"of this version?"
             )
-
-    def _read(self, response: httpx.Response, most: int) -> bytes:
-        until = time.monotonic() + LONGEST
-        content = bytearray()
-        for part in response.iter_raw():
-            content += part
-            if len(content) > most:
-                raise TooLarge(f"{self._url} sends more than {most} bytes: too much to be right")
-            if time.monotonic() > until:
-                raise httpx.ReadTimeout(f"not done after {LONGEST} seconds")
-        return bytes(content)
 
 
 def key_from_environment() -> str:

@@ -2,13 +2,13 @@
 
     FEEDBACK_KEY=... python -m pipeline.ingest feedback --url https://landcover.example.com
 
-A label is data, never a path. An image comes in once, under the label that it was given last. What
-stands in `data/` from another source stays as it is, whatever the answers say.
+A label is data, never a path. An image comes in once, under the label that it was given last: its
+name says when, so that an older answer does not move it back after the service forgot the newer
+one's image. What stands in `data/` from another source stays as it is, whatever the answers say.
 """
 
 import io
 import json
-import re
 import subprocess
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -29,8 +29,8 @@ from pipeline.images import decode, digest, fault
 from pipeline.sources.answers import KEY, Answer, Service, TooLarge, Unreachable
 from pipeline.sources.answers import key_from_environment
 from pipeline.sources.source import File
+from pipeline.split import FEEDBACK
 
-OURS = re.compile(r"feedback-[0-9a-f]{16}\.npy")
 HEADER = 4096  # bytes that an NPY file may have beside its pixels
 IN_A_ROW = 3  # images that fail one after the other before it is the service that fails
 SHOWN = 5  # lines of each kind
@@ -89,8 +89,10 @@ class Feedback:
     def __len__(self) -> int:
         return len(self._old) + len(self._answers)
 
-    def _choose(self, answers: Iterator[Answer], since: datetime | None) -> list[tuple[str, str]]:
-        """Answers with an image and a label of ours: (request, label), the newest first."""
+    def _choose(
+        self, answers: Iterator[Answer], since: datetime | None
+    ) -> list[tuple[str, str, str]]:
+        """Answers with an image and a label of ours: (request, label, time), the newest first."""
         chosen: dict[str, tuple[datetime, str]] = {}
         for answer in answers:
             if answer.label is None or answer.answered_at is None:
@@ -107,14 +109,14 @@ class Feedback:
             else:
                 chosen[answer.request_id] = (answer.answered_at, answer.label)
         order = sorted(chosen, key=lambda request: (chosen[request][0], request), reverse=True)
-        return [(request, chosen[request][1]) for request in order]
+        return [(request, chosen[request][1], _digits(chosen[request][0])) for request in order]
 
     def _labelled(self, left_out: set[str]) -> Iterator[File]:
         """Yield what is new or bad; add the paths of ours that were relabelled to `left_out`."""
         before = self._digests()
         folder = "train/" if self._old and all(map(predefined_split, self._old)) else ""
         labels: dict[str, str] = {}  # digest of the pixels -> the newest label
-        for name, content in self._images():
+        for name, moment, content in self._images():
             try:
                 pixels = decode("chip.npy", content).pixels
                 problem = fault(pixels, self._dataset)
@@ -130,17 +132,22 @@ class Feedback:
                 self._counts["labelled in two ways" if labels[key] != name else "copies"] += 1
                 continue
             labels[key] = name
-            if self._is_new(name, before[key], left_out):
-                yield File(f"{folder}{name}/feedback-{key[:16]}.npy", _npy(pixels))
+            if self._is_new(name, moment, before[key], left_out):
+                yield File(f"{folder}{name}/feedback-{key[:16]}-{moment}.npy", _npy(pixels))
 
-    def _is_new(self, name: str, copies: list[str], left_out: set[str]) -> bool:
-        """Judge an image labelled `name` by its copies in `data/`."""
-        ours = {path for path in copies if OURS.fullmatch(PurePosixPath(path).name)}
+    def _is_new(self, name: str, moment: str, copies: list[str], left_out: set[str]) -> bool:
+        """Judge an image that was labelled `name` at `moment` by its copies in `data/`."""
+        ours = {path for path in copies if FEEDBACK.fullmatch(PurePosixPath(path).name)}
         others = [path for path in copies if path not in ours]
         if others:
             left_out |= ours
             if label(others[0]) != name:
                 self._kept.append(f"{others[0]} is {name} to who answered")
+            return False
+        newer = {path for path in ours if label(path) != name and _answered(path) > moment}
+        if newer:
+            self._counts["older"] += 1
+            left_out |= ours - newer
             return False
         left_out |= {path for path in ours if label(path) != name}
         return ours <= left_out
@@ -156,13 +163,13 @@ class Feedback:
             found[digest(pixels)].append(path)
         return found
 
-    def _images(self) -> Iterator[tuple[str, bytes]]:
-        """Fetch the labelled images: (label, NPY), the newest answer first."""
+    def _images(self) -> Iterator[tuple[str, str, bytes]]:
+        """Fetch the labelled images: (label, time, NPY), the newest answer first."""
         dataset = self._dataset
         size = len(dataset.bands) * dataset.size**2 * np.dtype(dataset.dtype).itemsize
         failed = 0
         with Service(self._url, self._key) as service:
-            for request, name in self._answers:
+            for request, name, moment in self._answers:
                 try:
                     content = service.image(request, size + HEADER)
                 except (TooLarge, Unreachable) as error:
@@ -175,7 +182,7 @@ class Feedback:
                 if content is None:
                     self._counts["without an image"] += 1
                     continue
-                yield name, content
+                yield name, moment, content
 
     def _say(self, corrected: int) -> None:
         """Print what the table of ingest can not know."""
@@ -184,6 +191,7 @@ class Feedback:
             "without an image": "answers without an image, which the service did not keep",
             "labelled in two ways": "answers for an image that has a newer one, which counts",
             "copies": "answers that say the same of the same image",
+            "older": "answers for an image that has a newer one in the data, which counts",
         }
         for kind, sentence in sentences.items():
             if self._counts[kind]:
@@ -192,6 +200,17 @@ class Feedback:
             print(f"feedback: images of earlier answers with another label now: {corrected}")
         _print_some("kept as it is", self._kept)
         _print_some("bad", self._bad)
+
+
+def _digits(moment: datetime) -> str:
+    """YYYYMMDDhhmmss, in UTC as answers are; later is larger, as text too."""
+    return "".join(filter(str.isdigit, moment.replace(tzinfo=None).isoformat(timespec="seconds")))
+
+
+def _answered(path: str) -> str:
+    """When the answer was given that brought a file of ours; empty where its name does not say."""
+    found = FEEDBACK.fullmatch(PurePosixPath(path).name)
+    return (found and found[1]) or ""
 
 
 def _print_some(kind: str, lines: list[str]) -> None:
