@@ -91,12 +91,18 @@ class Repository:
         )
 
     def commit_files(self, paths: Iterable[str], message: str) -> bool:
-        """Commit these files as the bot; False when nothing changed."""
-        self.git("add", "--", *paths)
-        if self._run(("diff", "--cached", "--quiet")).returncode == 0:
+        """Commit these files as the bot, and nothing else; False when nothing changed in them."""
+        paths = list(paths)
+        self.git("add", "--", *paths)  # what is new is not known to `commit --only`
+        if self._run(("diff", "--cached", "--quiet", "--", *paths)).returncode == 0:
             return False
-        self.git("commit", "--quiet", "--no-verify", "--file=-", stdin=message)
+        words = ("--quiet", "--no-verify", "--file=-", "--only")
+        self.git("commit", *words, "--", *paths, stdin=message)
         return True
+
+    def staged(self) -> list[str]:
+        """Files whose changes wait in the index for a commit."""
+        return self.git("diff", "--cached", "--name-only", "-z").split("\0")[:-1]
 
     def _takes_options(self, target: str) -> bool:
         """A plain repository on disk need not take push options; GitLab does."""

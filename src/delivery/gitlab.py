@@ -6,6 +6,7 @@ fails for a moment is tried again (not for what would then be made twice).
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from delivery.errors import GitLabError
 
 TIMEOUT = 30.0  # seconds until GitLab must have begun to answer
 RETRIES = Retry(3, backoff_factor=0.3, status_forcelist=(502, 503, 504), raise_on_status=False)
+TOKEN = re.compile(r"[!-~]+")
 
 BOT = "comes from `make gitlab-setup` (docs/gitlab-setup.md)"
 NOTES_SEEN_BY_CML = 20
@@ -27,8 +29,8 @@ NOTES_SEEN_BY_CML = 20
 class GitLab:
     """One project on a GitLab. Every method raises GitLabError with what GitLab said."""
 
-    def __init__(self, url: str, project: str, token: str) -> None:
-        self._client = connect(url, token)
+    def __init__(self, url: str, project: str, token: str, called: str = "the token") -> None:
+        self._client = connect(url, token, called)
         self.project = self._client.projects.get(project, lazy=True)
 
     @classmethod
@@ -44,7 +46,8 @@ class GitLab:
             raise GitLabError(
                 f"{', '.join(missing)}: not set. GitLab sets CI_... in a job; {token} {what}"
             )
-        return cls(*(os.environ[name] for name in names))
+        url, project, secret = (os.environ[name] for name in names)
+        return cls(url, project, secret, token)
 
     def drop_buried_comment(self, iid: int, mark: str) -> int:
         """Delete the comment with a mark when so many came after it that CML would miss it.
@@ -69,14 +72,22 @@ class Refused(GitLabError):
         self.status = status
 
 
-def connect(url: str, token: str) -> gitlab.Gitlab:
+def connect(url: str, token: str, called: str = "the token") -> gitlab.Gitlab:
     """A client that tries again when a request can be repeated without harm.
 
+    Args:
+        called: what a message calls the token, such as the name of its variable.
+
     Raises:
-        GitLabError: the URL is none.
+        GitLabError: the URL is none, or the token.
     """
     if not url.startswith(("http://", "https://")):
         raise GitLabError(f"URL of GitLab: {url!a} is none: write https://gitlab.example.com")
+    if not TOKEN.fullmatch(token):  # no header takes it, and what says so would show it
+        raise GitLabError(
+            f"{called}: no token has spaces, ends of lines or letters beyond ASCII "
+            "(it is not shown): copy it again"
+        )
     session = requests.Session()
     for scheme in ("http://", "https://"):
         session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=RETRIES))

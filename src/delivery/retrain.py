@@ -25,7 +25,7 @@ from pathlib import Path
 
 from delivery import cooldown, training_metrics
 from delivery.dvc import dvc, require_own_remote, stale
-from delivery.errors import ToolError, TrainingFailed, command
+from delivery.errors import DeliveryError, GitError, ToolError, TrainingFailed, command
 from delivery.evidence import VARIABLE, Evidence, read_evidence, read_payload
 from delivery.experiment import bring
 from delivery.git import ORIGIN, Repository
@@ -63,7 +63,8 @@ def main() -> None:
     options = parser.parse_args()
     words = read_ingest() if options.ingest is None else options.ingest
     repository = Repository()
-    if os.environ.get("CI_PIPELINE_SOURCE") == "trigger":
+    # The source alone does not tell: who triggers may set variables, where GitLab lets them.
+    if os.environ.get("CI_PIPELINE_SOURCE") == "trigger" or os.environ.get(VARIABLE):
         done = answer(repository, options.target, words, options.cool_down)
     else:
         done = retrain(repository, options.target, words)
@@ -74,11 +75,20 @@ def read_ingest(path: Path = INGEST) -> list[str]:
     """The words of pipeline.ingest that a merge request has put there; none without the file.
 
     A file and not a variable: what triggers a pipeline may set those.
+
+    Raises:
+        ToolError: a line can not be read.
     """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [word for line in lines if not line.startswith("#") for word in shlex.split(line)]
+    words: list[str] = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            words += shlex.split(line.decode("utf-8"), comments=True)
+        except ValueError as error:  # also a letter that is no UTF-8
+            why = "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error).lower()
+            raise ToolError(f"{path} line {number}: {why}: mend it, and merge that") from None
+    return words
 
 
 def answer(repository: Repository, target: str, ingest: Sequence[str], hours: float) -> str:
@@ -96,7 +106,7 @@ def answer(repository: Repository, target: str, ingest: Sequence[str], hours: fl
             f"one began less than {hours:g} hours ago, alerts wait {left:.1f} more; "
             "the schedule and `make retrain` need not"
         )
-    return retrain(repository, target, ingest, evidence)
+    return retrain(repository, target, ingest, evidence, hours)
 
 
 def arrived() -> Evidence | None:
@@ -123,17 +133,24 @@ def retrain(
     target: str,
     ingest: Sequence[str],
     evidence: Evidence | None = None,
+    hours: float = 0.0,
 ) -> str:
     """Do it; returns a sentence.
 
+    Args:
+        hours: an alert's cool-down; 0 for who need not wait.
+
     Raises:
+        GitError: what is here is not what was merged, or a branch is in the way.
+        TagError: another one has just begun.
         TrainingFailed: ingest or a stage failed.
     """
     if is_open(repository):
         return f"one is open, {BRANCH} on origin: merge it, or close it and delete its branch"
+    require_merged(repository, target)
     require_own_remote()
     why = evidence.drift if evidence else "not by an alert"
-    cooldown.record(repository, why, _now(), _pipeline())
+    cooldown.record(repository, why, _now(), _pipeline(), hours)
     repository.git("switch", "--quiet", "--force-create", BRANCH)
     bring()
     if ingest:
@@ -148,13 +165,44 @@ def retrain(
         _write(DRIFT, evidence)
     repository.commit_files(FILES, proposal.message)
     repository.propose(BRANCH, target, proposal.title, LABEL, proposal.description)
-    print(notify("retrained", proposal.news))
+    _tell("retrained", proposal.news)
     return f"the branch {BRANCH} is pushed, with a merge request into {target}: {proposal.title}"
 
 
 def is_open(repository: Repository) -> bool:
-    """Whether a proposal waits for its merge."""
-    return bool(repository.git("ls-remote", "--heads", ORIGIN, f"refs/heads/{BRANCH}"))
+    """Whether a proposal waits for its merge.
+
+    Raises:
+        GitError: Git has no room for the branch, which would show only after the training.
+    """
+    refs = (f"refs/heads/{BRANCH}", f"refs/heads/{BRANCH}/*")
+    listed = repository.git("ls-remote", "--heads", ORIGIN, *refs).split("\n")
+    heads = [line.partition("\trefs/heads/")[2] for line in listed]
+    if above := [head for head in heads if head.startswith(f"{BRANCH}/")]:
+        raise GitError(
+            f"the branch {above[0][:128]!a} is in the way of `{BRANCH}`: rename or delete it"
+        )
+    return BRANCH in heads
+
+
+def require_merged(repository: Repository, target: str) -> None:
+    """Refuse to propose what is only here: a proposal has the data and the model, nothing else.
+
+    Raises:
+        GitError: HEAD has commits that the target lacks, or something is staged.
+    """
+    merged = f"{ORIGIN}/{target}"
+    if not repository.is_ancestor(repository.commit("HEAD"), repository.commit(merged)):
+        raise GitError(
+            f"HEAD is not part of {merged}, and would be proposed with it: "
+            f"git switch {target} && git pull"
+        )
+    if staged := repository.staged():
+        raise GitError(
+            f"{staged[0][:128]!a} is staged, and may not be what was merged: "
+            "git restore --staged . (or commit it on another branch), "
+            f"git switch {target} && git pull"
+        )
 
 
 def _unanswered(evidence: Evidence | None) -> str:
@@ -162,8 +210,16 @@ def _unanswered(evidence: Evidence | None) -> str:
     if evidence:
         anchor = f"#{evidence.names[0].lower()}" if evidence.names else ""
         cure = f"label some, docs/runbook.md{anchor}"
-        print(notify("drift-unanswered", f"{evidence.drift}, and no new data: {cure}"))
+        _tell("drift-unanswered", f"{evidence.drift}, and no new data: {cure}")
     return nothing
+
+
+def _tell(event: str, text: str) -> None:
+    """Notify; what was done stays done when nobody can be told."""
+    try:
+        print(notify(event, text))
+    except DeliveryError as error:
+        print(f"warning: nobody was told: {error}", file=sys.stderr)
 
 
 def _challenge(target: str) -> bytes:

@@ -138,6 +138,10 @@ def _saying(do: Callable[[], None]) -> None:
         do()
     except (NotPushed, GitLabError) as failure:
         print(f"metrics: not pushed: {failure}", file=sys.stderr)
+    except Exception as surprise:
+        # A bug here must not cost a training of hours, which is pushed after this. Its text may
+        # hold the address or a token.
+        print(f"metrics: not pushed: {type(surprise).__name__}", file=sys.stderr)
 
 
 def _push_pipeline(pipeline: str, began: float) -> None:
@@ -201,7 +205,7 @@ def expiry(name: str, token: str) -> float | None:
         GitLabError: GitLab does not answer, or does not know the token.
     """
     with asking(f"asking when {name} ends"):
-        client = connect(os.environ.get("CI_SERVER_URL", ""), token)
+        client = connect(os.environ.get("CI_SERVER_URL", ""), token, name)
         day = getattr(client.personal_access_tokens.get("self"), "expires_at", None)
     if day is None:
         return None

@@ -1,5 +1,6 @@
 """When the last retraining began: annotated tags on a real origin."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from delivery import cooldown
 from delivery.errors import GitError, TagError
+from delivery.git import Repository
 from tests.delivery.conftest import Project, hook
 from tests.delivery.hostile import HOSTILE
 
@@ -103,6 +105,74 @@ def test_two_that_begin_in_one_second_are_one(project: Project, tmp_path: Path) 
     cooldown.record(project.repository, "drift", NOW)
     with pytest.raises(TagError, match="another retraining has just begun"):
         cooldown.record(other.repository, "drift", NOW)
+
+
+class Slow(Repository):
+    """A working copy whose first push comes after something else, and so after its look."""
+
+    def __init__(self, folder: Path, first: Callable[[], object]) -> None:
+        super().__init__(folder)
+        self._before = [first]
+
+    def push(self, *refs: str, skip_ci: bool = True) -> None:
+        if self._before:
+            self._before.pop()()
+        super().push(*refs, skip_ci=skip_ci)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "pipeline"), [(-1, "102"), (0, "99"), (1, "99")], ids=["earlier", "lower", "later"]
+)
+def test_of_two_that_begin_at_once_only_the_one_that_was_not_seen_goes_on(
+    project: Project,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: int,
+    pipeline: str,
+) -> None:
+    other = project.clone(tmp_path / "other").repository
+    then = NOW + timedelta(seconds=seconds)
+    slow = Slow(project.folder, lambda: cooldown.record(other, "drift", then, pipeline))
+    pauses: list[float] = []
+    monkeypatch.setattr(cooldown, "sleep", pauses.append)
+    with pytest.raises(TagError, match="has to wait"):
+        cooldown.record(slow, "drift", NOW, "101")
+    assert list(project.origin_tags()) == [then.strftime(f"retrain/%Y%m%dT%H%M%SZ-{pipeline}")]
+    assert project.git("tag") == "", "it could be made again"
+    assert bool(pauses) == (seconds > 0), "only a later one may still give way"
+
+
+@pytest.mark.parametrize(("seconds", "pipeline"), [(1, "99"), (0, "1010")])
+def test_one_that_began_later_gives_way(
+    project: Project,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: int,
+    pipeline: str,
+) -> None:
+    other = project.clone(tmp_path / "other")
+    tag = (NOW + timedelta(seconds=seconds)).strftime(f"retrain/%Y%m%dT%H%M%SZ-{pipeline}")
+
+    def begin() -> None:
+        other.git("tag", tag)
+        other.git("push", "--quiet", "origin", f"refs/tags/{tag}")
+
+    def give_way(_: float) -> None:
+        other.git("push", "--quiet", "origin", f":refs/tags/{tag}")
+
+    monkeypatch.setattr(cooldown, "sleep", give_way)
+    made = cooldown.record(Slow(project.folder, begin), "drift", NOW, "101")
+    assert list(project.origin_tags()) == [made] == ["retrain/20261121T183000Z-101"]
+
+
+def test_an_alert_waits_for_one_that_began_since_it_was_asked(project: Project) -> None:
+    cooldown.record(project.repository, "drift", NOW, "101")
+    later = NOW + timedelta(seconds=5)
+    with pytest.raises(TagError, match="has to wait"):
+        cooldown.record(project.repository, "drift", later, "102", hours=24)
+    assert list(project.origin_tags()) == ["retrain/20261121T183000Z-101"]
+    cooldown.record(project.repository, "not by an alert", later, "102")
+    assert list(project.origin_tags()) == ["retrain/20261121T183005Z-102"]
 
 
 def test_an_attempt_that_broke_off_before_its_push_can_be_made_again(

@@ -174,6 +174,25 @@ def test_files_are_committed_once(project: Project) -> None:
     assert not project.repository.commit_files(["reports/metrics.json"], "Train")
 
 
+def test_only_the_files_that_are_named_are_committed_and_what_was_staged_stays_staged(
+    project: Project,
+) -> None:
+    project.write("dvc.lock", "old")
+    project.write("reports/old.json", "{}")
+    project.commit()
+    (project.folder / "reports" / "old.json").unlink()
+    project.write("reports/new.json", "{}")
+    project.write("dvc.lock", "new")
+    project.write("unfinished.py", "x")
+    project.git("add", "unfinished.py")
+    assert project.repository.staged() == ["unfinished.py"]
+    assert project.repository.commit_files(["dvc.lock", "reports"], "Train")
+    changed = project.git("diff", "--name-only", "--no-renames", "HEAD~1", "HEAD").split()
+    assert changed == ["dvc.lock", "reports/new.json", "reports/old.json"]
+    assert project.repository.staged() == ["unfinished.py"]
+    assert not project.repository.commit_files(["dvc.lock", "reports"], "Train")
+
+
 def test_in_ci_the_bot_is_the_author(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CI", "true")
     project.write("dvc.lock", "x")

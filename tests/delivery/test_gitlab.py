@@ -39,6 +39,18 @@ def test_outside_of_a_job_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatc
         GitLab.from_environment()
 
 
+@pytest.mark.parametrize("token", ["glpat-x\n", "glpat x", "glpat-\u2192", "glpat-\x7f", "\u00a0"])
+def test_a_token_that_no_header_takes_is_refused_and_not_shown(
+    api: FakeGitLab, lab: GitLab, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("BOT_TOKEN", token)
+    with pytest.raises(GitLabError) as refused:
+        GitLab.from_environment()
+    assert str(refused.value).startswith("BOT_TOKEN: no token has spaces")
+    assert "glpat" not in str(refused.value) and str(refused.value).isprintable()
+    assert api.requests == []
+
+
 def test_a_network_that_stumbles_is_asked_again(api: FakeGitLab, lab: GitLab) -> None:
     api.open_merge_request("wide")
     api.broken[("GET", "notes")] = (503, b"")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from delivery import cooldown, retrain
+from delivery import cooldown, notify, retrain
 from tests.conftest import run, write_images
 from tests.delivery.alerts import BARE, BITES, HOSTILE, alert, payload
 from tests.delivery.conftest import Project, _identify, hook, run_git
@@ -114,7 +114,8 @@ def command(
         monkeypatch.setattr(retrain, "_challenge", found)
         monkeypatch.setattr(sys, "argv", ["retrain", *words])
         retrain.main()
-        return capsys.readouterr().out
+        printed = capsys.readouterr()
+        return printed.out + printed.err
 
     return call
 
@@ -208,11 +209,63 @@ def test_a_schedule_need_not_wait_and_brings_no_evidence(
 ) -> None:
     monkeypatch.setenv("CI_PIPELINE_SOURCE", "schedule")
     cooldown.record(shop.repository, "drift", datetime.now(UTC) - timedelta(hours=1))
-    # A variable of this name may be set by whoever starts a pipeline.
-    command(b"not read", *INGEST)
+    command(None, *INGEST)
     assert options(shop)["title"] == "Retrain the model"
     assert "drift.json" not in shop.git("ls-tree", "-r", "--name-only", "retrain")
     assert len(shop.origin_tags()) == 1
+
+
+def test_a_trigger_that_calls_itself_a_schedule_is_read_and_waits_like_any_other(
+    shop: Project, command: Retrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Who triggers a pipeline may set its variables, where GitLab lets them.
+    monkeypatch.setenv("CI_PIPELINE_SOURCE", "schedule")
+    with pytest.raises(SystemExit, match="TRIGGER_PAYLOAD: it sets variables"):
+        command(payload(variables={"CI_PIPELINE_SOURCE": "schedule", "TASK": "retrain"}), *INGEST)
+    cooldown.record(shop.repository, "drift", datetime.now(UTC) - timedelta(hours=1))
+    assert "alerts wait" in command(payload(), *INGEST)
+    assert heads(shop) == {"refs/heads/main"}
+
+
+def test_unfinished_work_is_not_proposed(
+    shop: Project, command: Retrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CI_PIPELINE_SOURCE")
+    shop.write("unfinished.py", "x")
+    shop.git("add", "unfinished.py")
+    with pytest.raises(SystemExit, match=r"'unfinished.py' is staged.*: git restore --staged"):
+        command(None, *INGEST)
+    shop.commit("Not pushed yet", push=False)
+    cure = "not part of origin/main, and would be proposed with it: git switch main && git pull"
+    with pytest.raises(SystemExit, match=cure):
+        command(None, *INGEST)
+    with pytest.raises(SystemExit, match="'origin/other' is not in this repository"):
+        command(None, "--target", "other", *INGEST)
+    assert shop.origin_tags() == {} and heads(shop) == {"refs/heads/main"}
+    assert shop.git("branch", "--show-current") == "main"
+
+
+def test_a_branch_whose_name_leaves_no_room_for_the_proposal_is_told_before_the_training(
+    shop: Project, command: Retrain
+) -> None:
+    shop.git("push", "--quiet", "origin", "HEAD:refs/heads/retrain/new-labels")
+    with pytest.raises(
+        SystemExit, match="'retrain/new-labels' is in the way of `retrain`: rename or delete it"
+    ):
+        command(payload(), *INGEST)
+    assert shop.origin_tags() == {}
+    shop.git("push", "--quiet", "origin", ":refs/heads/retrain/new-labels", "HEAD:retraining")
+    assert "nothing is new" in command(payload()), "another name is in nobody's way"
+
+
+def test_a_typing_error_in_the_settings_of_the_chat_costs_no_proposal(
+    shop: Project, command: Retrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrain, "notify", notify.notify)
+    monkeypatch.setenv("NOTIFY_EVENTS", "releasd")
+    said = command(payload(), *INGEST)
+    assert "warning: nobody was told: NOTIFY_EVENTS: 'releasd' is no event" in said
+    assert "retrain: the branch retrain is pushed, with a merge request into main" in said
 
 
 def test_while_a_proposal_is_open_the_evidence_is_kept_and_nothing_trained(
@@ -297,6 +350,16 @@ def test_a_cool_down_that_is_none_is_refused(
 
 def test_what_is_ingested_stands_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "ingest.txt"
-    file.write_text("# feedback --url x\nfolder --path 'my images'\n")
-    assert retrain.read_ingest(file) == ["folder", "--path", "my images"]
+    file.write_text(
+        "# feedback --url x\n  # the same, indented\nfolder --path 'my images #2'  # by hand\n"
+    )
+    assert retrain.read_ingest(file) == ["folder", "--path", "my images #2"]
     assert retrain.read_ingest(tmp_path / "missing") == []
+
+
+@pytest.mark.parametrize("line", [b"folder --path /mnt/team's-images", b"folder --path \xff"])
+def test_a_line_that_can_not_be_read_is_named(shop: Project, command: Retrain, line: bytes) -> None:
+    shop.write("ci/ingest.txt", b"# What users have labelled\n\n" + line + b"\n")
+    with pytest.raises(SystemExit, match="^error: ci/ingest.txt line 3: "):
+        command(payload())
+    assert shop.origin_tags() == {}

@@ -283,6 +283,35 @@ def test_the_end_of_each_token_is_pushed(
     assert gateway.series("conveyor_pipeline_seconds"), "the rest is there"
 
 
+def test_a_token_that_was_pasted_with_its_line_end_costs_no_training(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CI_SERVER_URL", gateway.url)
+    monkeypatch.setenv("BOT_TOKEN", "glpat-secret\n")
+    with watched("retrain"):
+        pass
+
+    said = capsys.readouterr().err
+    assert "metrics: not pushed: BOT_TOKEN: no token has spaces" in said and "secret" not in said
+
+
+def test_what_nobody_thought_of_fails_nothing_and_is_told_by_its_kind_only(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def surprise(name: str, token: str) -> float:
+        raise UnicodeError(f"{name} is {token}")
+
+    monkeypatch.setattr(training_metrics, "expiry", surprise)
+    monkeypatch.setenv("BOT_TOKEN", "glpat-secret")
+    with pytest.raises(TrainingFailed, match="see above"), watched("retrain"):
+        raise TrainingFailed("see above")
+    with watched("retrain"):
+        pass
+
+    said = capsys.readouterr().err
+    assert said.count("metrics: not pushed: UnicodeError") == 2 and "secret" not in said
+
+
 def test_a_pushgateway_that_is_down_fails_nothing(
     trained: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,

@@ -1,13 +1,16 @@
 """The pipeline's files: jobs call commands that a person types, secrets stay where they belong."""
 
+import functools
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run
+from tests.e2e.world import RUNNER
 from tests.repo.test_readme import TARGETS
 
 
@@ -82,3 +85,73 @@ def test_only_releases_can_not_be_interrupted() -> None:
     assert JOBS[".rollout"]["interruptible"] is False
     for name in ("staging", "production"):
         assert JOBS[name]["resource_group"] == name
+
+
+# What a pipeline consists of, as gitlab-ci-local reads the rules.
+
+TAG = "landcover#production#4"  # old code, perhaps: a stage's tag stays where it is
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pipeline's files, and a job with the rules of the workflow.
+
+    gitlab-ci-local passes the workflow over; so a job shows whether there would be a pipeline.
+    """
+    if not RUNNER.exists():
+        pytest.skip("gitlab-ci-local is not installed: make setup-e2e")
+    folder = tmp_path_factory.mktemp("rules")
+    shutil.copytree(ROOT / "ci", folder / "ci")
+    job = {"stage": "check", "script": ["true"], "rules": MAIN["workflow"]["rules"]}
+    text = (ROOT / ".gitlab-ci.yml").read_text(encoding="utf-8")
+    text += f"\n{yaml.safe_dump({'admitted': job})}"
+    (folder / ".gitlab-ci.yml").write_text(text, encoding="utf-8")
+    run("git", "init", "--quiet", cwd=folder)
+    return folder
+
+
+@functools.cache
+def listed(folder: Path, source: str, ref: str, task: str) -> frozenset[str]:
+    """Jobs whose rules let them in, `admitted` among them when there is a pipeline."""
+    facts = {
+        "CI_PIPELINE_SOURCE": source,
+        "CI_COMMIT_TAG": ref if "#" in ref else "",
+        "CI_COMMIT_BRANCH": "" if "#" in ref else ref,
+        "CI_DEFAULT_BRANCH": "main",
+        "TASK": task,
+    }
+    words = [f"--variable={name}={value}" for name, value in facts.items()]
+    line = (str(RUNNER), "--list-csv", "--no-color", "--no-json-schema-validation", *words)
+    rows = run(*line, cwd=folder).stdout.partition("name;description;")[2].splitlines()[1:]
+    return frozenset(row.partition(";")[0] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("source", "ref", "task", "jobs"),
+    [
+        ("push", TAG, "", {"production"}),
+        ("web", TAG, "", {"production"}),
+        ("trigger", TAG, "", None),
+        ("schedule", TAG, "retrain", None),
+        ("schedule", TAG, "reap", None),
+        ("api", TAG, "", None),
+        ("trigger", "main", "", {"retrain"}),
+        ("schedule", "main", "reap", {"reap"}),
+    ],
+)
+def test_a_stage_follows_a_tag_that_somebody_pushed_and_no_trigger_or_schedule(
+    files: Path, source: str, ref: str, task: str, jobs: set[str] | None
+) -> None:
+    found = listed(files, source, ref, task)
+    assert ("admitted" in found) == (jobs is not None)
+    if jobs is not None:
+        assert found == jobs | {"admitted", "pipeline-failed"}
+
+
+@pytest.mark.parametrize(
+    ("source", "task"), [("trigger", ""), ("schedule", "retrain"), ("schedule", "reap")]
+)
+def test_old_code_neither_retrains_nor_reaps_even_in_a_pipeline_that_is_let_in(
+    files: Path, source: str, task: str
+) -> None:
+    assert not {"retrain", "reap"} & listed(files, source, TAG, task)
