@@ -30,10 +30,15 @@ HEAD = "# Made by `python -m monitoring.alertmanager`; docs/monitoring.md.\n"
 # drift are one message.
 PAGE = {"group_wait": "10s", "group_interval": "5m", "repeat_interval": "4h"}
 TICKET = {"group_wait": "30s", "group_interval": "5m", "repeat_interval": "1d"}
-# Above the cool-down of `make retrain`, or every second reminder would come just too early for it.
-# A signal that joins the others would start a pipeline too, which finds that it has to wait.
-RETRAIN = {"group_wait": "10s", "group_interval": "1h", "repeat_interval": "25h"}
-HEARTBEAT = {"group_wait": "0s", "group_interval": "30s", "repeat_interval": "1m"}
+# A group is looked at once in `group_interval`, and told again at the first look after
+# `repeat_interval`: at a whole multiple a moment decides which one that is, so these are below it.
+# A retraining comes again after 25 hours: above the cool-down of `make retrain`, or every second
+# reminder would be just too early for it. A signal that joins the others starts a pipeline too,
+# after an hour at the earliest, which finds that it has to wait.
+RETRAIN = {"group_wait": "10s", "group_interval": "1h", "repeat_interval": "24h30m"}
+HEARTBEAT = {"group_wait": "0s", "group_interval": "30s", "repeat_interval": "50s"}  # a minute
+# What is computed from requests; labels of people come in without any.
+FROM_TRAFFIC = "ModelDrift|ClassVanished|ConfidenceCollapsed|DriftUnmeasured"
 
 TITLE = (
     '{{ if eq .Status "firing" }}{{ .CommonLabels.severity }}{{ else }}resolved{{ end }}: '
@@ -127,9 +132,14 @@ def _inhibitions() -> list[dict[str, Any]]:
             "target_matchers": ['severity="ticket"'],
             "equal": ["alertname", *where, "instance", "mountpoint", "tag"],
         },
-        {  # what is not measured, or not asked, says nothing about the model
-            "source_matchers": ['alertname=~"MetricsStale|NoTraffic"', 'owner="service"'],
+        {  # what is not measured says nothing about the model
+            "source_matchers": ['alertname="MetricsStale"', 'severity="page"'],
             "target_matchers": ['owner="model"'],
+            "equal": [*where],
+        },
+        {  # what is not asked, nothing new about its images and answers
+            "source_matchers": ['alertname="NoTraffic"'],
+            "target_matchers": [f'alertname=~"{FROM_TRAFFIC}"'],
             "equal": [*where],
         },
         {  # a service that is away has neither traffic nor replicas that agree

@@ -9,7 +9,7 @@
     ALERT_TELEGRAM_TOKEN       of a bot
     ALERT_TELEGRAM_CHAT        number of the chat
     ALERT_TELEGRAM_API         of a Bot API of your own (default: Telegram's)
-    ALERT_DEADMAN_URL          called every minute, while alerting works
+    ALERT_DEADMAN_URL          called once a minute, while alerting works
     RETRAIN_TRIGGER_URL        of GitLab:
         https://gitlab.example.com/api/v4/projects/42/ref/main/trigger/pipeline?token=...
     EXTERNAL_URL               where docs/ can be read:
@@ -21,17 +21,24 @@ An empty variable is one that is not set.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 from urllib.parse import parse_qs, urlsplit
 
 from monitoring.errors import MonitoringError
 
 OWNERS = ("service", "model", "platform")
 TELEGRAM = "https://api.telegram.org"
-# Without braces and quotes: an address may stand in a template.
-ADDRESS = re.compile(r"https?://[^\s<>|{}\"'`\\]+")
+# Without braces and quotes: an address may stand in a template. What Alertmanager can not parse, it
+# writes into its log as a whole, so that nothing like that gets there.
+ADDRESS = re.compile(r"https?://(?:[^\s<>|{}\"'`\\%]|%[0-9A-Fa-f]{2})+")
+HOST = re.compile(
+    r"(?:[A-Za-z0-9._~!$&()*+,;=:%-]+@)?"  # who asks
+    r"(?:[A-Za-z0-9.-]+|\[(?P<six>[0-9A-Fa-f:.]+)\])(?::[0-9]+)?"
+)
 E_MAIL = re.compile(r"[^\s@<>,;{}\"']+@[^\s@<>,;{}\"']+")
 RELAY = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):([0-9]{1,5})")
-TRIGGER = re.compile(r"/api/v4/projects/[^/]+/ref/.+/trigger/pipeline")
+# GitLab may live below a path of its host.
+TRIGGER = re.compile(r"(?:/[^/]+)*/api/v4/projects/[^/]+/ref/.+/trigger/pipeline")
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -152,12 +159,20 @@ def _addresses(text: str) -> list[str]:
 
 
 def _is_url(name: str, value: str) -> None:
-    try:
-        host = urlsplit(value).hostname
-    except ValueError:
-        host = None
-    if not (ADDRESS.fullmatch(value) and host):
+    if not (ADDRESS.fullmatch(value) and value.isprintable() and _has_host(value)):
         _refuse(name, "no http or https address", "give the one that its maker shows, whole")
+
+
+def _has_host(url: str) -> bool:
+    """Whether a host and a port stand where they have to, in characters that both may have."""
+    try:
+        parts = urlsplit(url)
+        host = HOST.fullmatch(parts.netloc)
+        if host and host["six"]:
+            IPv6Address(host["six"])
+        return host is not None and parts.port != 0
+    except ValueError:  # no port, or none that there can be; no address in the brackets
+        return False
 
 
 def _is_trigger(name: str, value: str) -> None:
@@ -194,7 +209,7 @@ def _is_token(name: str, value: str) -> None:
 
 
 def _is_chat(name: str, value: str) -> None:
-    if not re.fullmatch(r"-?[0-9]{1,18}", value):
+    if not re.fullmatch(r"-?[1-9][0-9]{0,17}", value):
         _refuse(name, "no number of a chat", "that of a group is negative: -1001234567890")
 
 

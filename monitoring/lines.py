@@ -1,13 +1,13 @@
 """Values over time, as lines or as areas on top of each other, by matplotlib."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-from monitoring.board import Panel, Query
+from monitoring.board import Colour, Panel, Query
 from monitoring.frame import DARK, FAINT, GREY, HEX, Found, Frame, clock, cut
 from monitoring.series import Floats, Series, Span
 from monitoring.units import number, size_of
@@ -17,6 +17,20 @@ LINES = (
     "#7a6a53", "#c77fa3", "#6f7c85", "#a8a23a", "#49b0c1",
 )  # fmt: skip
 NAMED = 12  # names in a legend, the rest is counted
+
+
+class Mark(NamedTuple):
+    """Something that happened."""
+
+    time: float
+    """Unix seconds."""
+    colour: Colour
+
+
+def draw_marks(axes: Axes, marks: Sequence[Mark]) -> None:
+    """Draw what happened across the lines, as Grafana does with annotations."""
+    for mark in marks:
+        axes.axvline(mark.time / 86400, color=HEX[mark.colour], linewidth=0.8, dashes=(2, 2))
 
 
 def draw_lines(frame: Frame, panel: Panel, found: Found, span: Span) -> None:
@@ -69,6 +83,7 @@ def _limit(axes: Axes, panel: Panel, span: Span) -> None:
     low, high = axes.get_ylim()
     if panel.minimum is not None:
         low = min(panel.minimum, float(axes.dataLim.y0))
+    high = max(high, float(axes.dataLim.y1) + 0.04 * (high - low))  # what is constant is seen whole
     if panel.maximum is not None and high > 0.5 * panel.maximum:
         high = panel.maximum + 0.03 * (panel.maximum - low)
     high = high if axes.dataLim.y1 > low else low + 1  # all of it is zero

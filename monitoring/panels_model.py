@@ -71,7 +71,7 @@ NOW = Section(
             "Serves what is wanted",
             "Whether all replicas serve the model that is wanted.",
             "short",
-            Query(largest("model_wanted_mismatch", NAMESPACE), "now"),
+            Query(f"{largest('model_wanted_mismatch', NAMESPACE)} > bool 0", "now"),
             (Threshold(1, "red"),),
             texts=("yes", "no"),
         ),
@@ -109,7 +109,7 @@ ANSWERS = Section(
             "timeseries",
             "percentunit",
             (Query(mean("model_entropy", OF, "tag"), "{{tag}}"),),
-            height=7,
+            height=8,
             maximum=1,
         ),
         Panel(
@@ -118,7 +118,7 @@ ANSWERS = Section(
             "timeseries",
             "ops",
             (Query(rate("model_predictions_total", OF, "class"), "{{class}}"),),
-            height=7,
+            height=8,
             stacked=True,
         ),
         Panel(
@@ -130,7 +130,7 @@ ANSWERS = Section(
                 Query(f"sum by (class) ({HOUR}) / scalar(sum({HOUR}))", "share"),
                 Query(largest("model_reference_class_share", OF, "class"), "reference"),
             ),
-            height=7,
+            height=8,
         ),
     ),
 )
@@ -209,10 +209,11 @@ SWAPS = Annotation(
     "Swap: {{result}}",
     "blue",
 )
+# What was replaced stays at 0: going back to it is a release as well.
 RELEASES = Annotation(
     "Releases",
-    f"count by (tag) (model_info{{{NAMESPACE}}}) "
-    f"unless count by (tag) (model_info{{{NAMESPACE}}} offset 5m)",
+    f"count by (tag) (model_info{{{NAMESPACE}}} > 0) "
+    f"unless count by (tag) (model_info{{{NAMESPACE}}} offset 5m > 0)",
     "Serves now: {{tag}}",
     "green",
 )

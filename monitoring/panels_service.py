@@ -3,7 +3,7 @@
 from monitoring.board import MODEL as OF
 from monitoring.board import NAMESPACE, Dashboard, Panel, Query, Section, Threshold, stat
 from monitoring.panels_model import RELEASES, SWAPS
-from monitoring.promql import RATE, largest, or_zero, quantile, rate
+from monitoring.promql import RATE, largest, largest_of, or_zero, quantile, rate
 
 OBJECTIVE, QUICK = 0.995, 0.25
 """Share of predictions that succeed over 30 days, and the seconds that they may take: the goals
@@ -12,6 +12,8 @@ PREDICT = f'{NAMESPACE},handler="/predict"'
 FAILED = 'status=~"5.."'  # the instrumentator groups them: 5xx
 SERVICE_JOB = f'{NAMESPACE},job="landcover"'
 FIRING = f'ALERTS{{{NAMESPACE},alertstate="firing",severity!="none"}}'
+ROUTES, LOOK_BACK = 8, "6h"
+"""So many routes have a colour each; those count that were largest in this time."""
 SHARES = ((0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"))
 
 
@@ -24,6 +26,11 @@ def succeeded(labels: str, window: str = RATE) -> str:
 def quantiles(metric: str, labels: str) -> tuple[Query, ...]:
     """The latencies that half, 90 % and 99 % of the requests stay below."""
     return tuple(Query(quantile(share, metric, labels), name) for share, name in SHARES)
+
+
+def by_route(window: str = RATE) -> str:
+    """The latency that 90 % of the requests to a route stay below."""
+    return quantile(0.9, "http_request_duration_seconds", NAMESPACE, "handler", window)
 
 
 NOW = Section(
@@ -39,7 +46,8 @@ NOW = Section(
         ),
         stat(
             "Error budget left",
-            f"What of the {1 - OBJECTIVE:.1%} of predictions that may fail in 30 days is left.",
+            f"What of the {1 - OBJECTIVE:.1%} of predictions that may fail in 30 days is left; "
+            "of fewer days where fewer are kept.",
             "percentunit",
             Query(f"1 - (1 - ({succeeded(PREDICT, '30d')})) / {1 - OBJECTIVE:.4g}", "30 days"),
             (Threshold(0, "orange"), Threshold(0.25, "green")),
@@ -95,10 +103,19 @@ REQUESTS = Section(
         ),
         Panel(
             "Requests by route",
-            "What is asked for, and how much.",
+            "What is asked for, and how much: the eight that are asked for most.",
             "timeseries",
             "reqps",
-            (Query(rate("http_requests_total", NAMESPACE, "handler"), "{{handler}}"),),
+            (
+                Query(
+                    largest_of(
+                        ROUTES,
+                        rate("http_requests_total", NAMESPACE, "handler"),
+                        rate("http_requests_total", NAMESPACE, "handler", LOOK_BACK),
+                    ),
+                    "{{handler}}",
+                ),
+            ),
             width=12,
         ),
         Panel(
@@ -148,15 +165,10 @@ LATENCY = Section(
         ),
         Panel(
             "Latency by route, 90 %",
-            "Which of the routes is slow.",
+            "Which of the routes is slow: the eight slowest.",
             "timeseries",
             "s",
-            (
-                Query(
-                    quantile(0.9, "http_request_duration_seconds", NAMESPACE, "handler"),
-                    "{{handler}}",
-                ),
-            ),
+            (Query(largest_of(ROUTES, by_route(), by_route(LOOK_BACK)), "{{handler}}"),),
         ),
     ),
 )

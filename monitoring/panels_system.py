@@ -123,7 +123,7 @@ MACHINE = Section(
         ),
         Panel(
             "Network",
-            "Bytes that come in and go out, without those of containers among themselves.",
+            "Bytes in and out, not among containers; with compose, only those of node-exporter.",
             "timeseries",
             "Bps",
             (
@@ -138,8 +138,9 @@ MACHINE = Section(
     ),
 )
 
+# Its exporter has another port than node-exporter, in a cluster another name: no choice of a node.
 GPU = Section(
-    "GPU",
+    "GPUs of all machines",
     (
         Panel(
             "GPU use",
@@ -148,7 +149,7 @@ GPU = Section(
             "percent",
             (
                 Query(
-                    f"max by (instance, gpu) (DCGM_FI_DEV_GPU_UTIL{{{NODE}}})",
+                    "max by (instance, gpu) (DCGM_FI_DEV_GPU_UTIL)",
                     "{{instance}} {{gpu}}",
                 ),
             ),
@@ -162,7 +163,7 @@ GPU = Section(
             "bytes",
             (
                 Query(
-                    f"max by (instance, gpu) (DCGM_FI_DEV_FB_USED{{{NODE}}}) * 1048576",
+                    "max by (instance, gpu) (DCGM_FI_DEV_FB_USED) * 1048576",
                     "{{instance}} {{gpu}}",
                 ),
             ),
@@ -175,7 +176,7 @@ GPU = Section(
             "celsius",
             (
                 Query(
-                    f"max by (instance, gpu) (DCGM_FI_DEV_GPU_TEMP{{{NODE}}})",
+                    "max by (instance, gpu) (DCGM_FI_DEV_GPU_TEMP)",
                     "{{instance}} {{gpu}}",
                 ),
             ),

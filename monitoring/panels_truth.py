@@ -83,7 +83,7 @@ SERVING = Section(
             "Which model each replica served; the value counts its workers.",
             "statetimeline",
             "short",
-            (Query(f"sum by (instance, tag) (model_info{{{OF}}})", "{{instance}} {{tag}}"),),
+            (Query(f"sum by (instance, tag) (model_info{{{OF}}}) > 0", "{{instance}} {{tag}}"),),
             width=12,
             base="blue",
         ),
@@ -106,7 +106,12 @@ SERVING = Section(
             "Where a replica serves another model than is wanted; lasting, ReplicasDisagree.",
             "statetimeline",
             "short",
-            (Query(largest("model_wanted_mismatch", NAMESPACE, "instance"), "{{instance}}"),),
+            (
+                Query(
+                    f"{largest('model_wanted_mismatch', NAMESPACE, 'instance')} > bool 0",
+                    "{{instance}}",
+                ),
+            ),
             width=12,
             thresholds=(Threshold(1, "red"),),
             texts=("as wanted", "another"),

@@ -20,8 +20,9 @@ from PIL import Image
 
 from monitoring.board import COLUMNS, NEEDS, Dashboard, Panel, Place, Section, places, plain
 from monitoring.drawing import DRAWERS
-from monitoring.frame import DARK, GREY, Frame
+from monitoring.frame import DARK, GREY, HEX, Frame
 from monitoring.errors import MonitoringError, command
+from monitoring.lines import Mark, draw_marks
 from monitoring.panels import DASHBOARDS
 from monitoring.series import Prometheus, Series, Span
 
@@ -75,12 +76,13 @@ def draw(dashboard: Dashboard, prometheus: Prometheus, span: Span, folder: Path)
     height = HEAD + ROW * max(place.y + place.height for _, place in layout) + GAP
     figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor=PAPER)
     _title(figure, dashboard, span, height)
+    marks = marks_of(dashboard, prometheus, span)
     for item, place in layout:
         if isinstance(item, Section):
             _heading(figure, item, place, height)
         else:
             found = [ask(prometheus, item, i, span) for i in range(len(item.queries))]
-            _panel(figure, item, place, height, found, span)
+            _panel(figure, item, place, height, found, span, marks)
     path = folder / f"dashboard-{dashboard.name}.png"
     folder.mkdir(parents=True, exist_ok=True)
     path.write_bytes(small_png(figure))
@@ -96,6 +98,17 @@ def ask(prometheus: Prometheus, panel: Panel, which: int, span: Span) -> list[Se
     else:
         found = prometheus.over(expr, query.legend, span)
     return [series for series in found if not np.isnan(series.values).all()]
+
+
+def marks_of(dashboard: Dashboard, prometheus: Prometheus, span: Span) -> list[Mark]:
+    """When what the annotations look for began; what was there before the span is left out."""
+    found = []
+    for annotation in dashboard.annotations:
+        for series in prometheus.over(plain(annotation.expr), annotation.title, span):
+            there = ~np.isnan(series.values)
+            begins = np.flatnonzero(there[1:] & ~there[:-1]) + 1
+            found += [Mark(float(span.times[place]), annotation.colour) for place in begins]
+    return found
 
 
 def small_png(figure: Figure) -> bytes:
@@ -126,6 +139,11 @@ def _title(figure: Figure, dashboard: Dashboard, span: Span, height: int) -> Non
     figure.text(130 / WIDTH, top, dashboard.description, fontsize=10, color=GREY, va="center")
     until = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(span.end))
     minutes = (span.end - span.start) / 60
+    for number, annotation in enumerate(reversed(dashboard.annotations)):
+        x = 1 - (310 + 80 * number) / WIDTH
+        words = f"┆ {annotation.name}"
+        colour = HEX[annotation.colour]
+        figure.text(x, top, words, fontsize=9, color=colour, va="center", ha="right")
     when = f"{minutes:.0f} minutes until {until}"
     figure.text(1 - 10 / WIDTH, top, when, fontsize=9, color=GREY, va="center", ha="right")
 
@@ -136,7 +154,13 @@ def _heading(figure: Figure, section: Section, place: Place, height: int) -> Non
 
 
 def _panel(
-    figure: Figure, panel: Panel, place: Place, height: int, found: list[list[Series]], span: Span
+    figure: Figure,
+    panel: Panel,
+    place: Place,
+    height: int,
+    found: list[list[Series]],
+    span: Span,
+    marks: list[Mark],
 ) -> None:
     unit = WIDTH / COLUMNS
     frame = Frame(
@@ -156,6 +180,8 @@ def _panel(
     frame.write(8, 13, panel.title, size=8.5, weight="bold")
     if any(len(series) for series in found):
         DRAWERS[panel.kind](frame, panel, found, span)
+        if panel.kind == "timeseries":
+            draw_marks(figure.axes[-1], marks)
     else:
         words = NEEDS[panel.needs] if panel.needs else "no data"
         frame.write(

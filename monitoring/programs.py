@@ -4,6 +4,7 @@ Debian and the projects themselves name them differently; both are found. None o
 network or a system service.
 """
 
+import os
 import shutil
 import signal
 import socket
@@ -36,11 +37,13 @@ class Program(NamedTuple):
     ready: str = "/-/ready"
     """What answers 200 when it is ready."""
     needed: bool = True
+    told_secrets: bool = False
+    """Whether its log may quote addresses with a token in them."""
 
 
 PROGRAMS = (
     Program("prometheus", ("prometheus",), 9090),
-    Program("alertmanager", ("prometheus-alertmanager", "alertmanager"), 9093),
+    Program("alertmanager", ("prometheus-alertmanager", "alertmanager"), 9093, told_secrets=True),
     Program("node-exporter", ("prometheus-node-exporter", "node_exporter"), 9100, ready="/"),
     Program("pushgateway", ("prometheus-pushgateway", "pushgateway"), 9091, needed=False),
 )
@@ -111,6 +114,7 @@ class Running:
         self.url = f"http://{HOST}:{port}"
         self.log = log
         with log.open("wb") as stream:
+            os.fchmod(stream.fileno(), 0o600)  # as its configuration
             self.process = subprocess.Popen(
                 [*_dies_with_us(), *command],
                 stdin=subprocess.DEVNULL,
@@ -125,9 +129,13 @@ class Running:
         """Look whether it still runs.
 
         Raises:
-            MonitoringError: it has ended; with its last lines.
+            MonitoringError: it has ended; with its last lines, unless they may have a secret.
         """
         code = self.process.poll()
+        if code is not None and self.program.told_secrets:
+            raise MonitoringError(
+                f"{self.program.name} {_ending(code)}; {self.log} says why, and may name secrets"
+            )
         if code is not None:
             lines = self.log.read_text("utf-8", "replace").splitlines()[-LAST_LINES:]
             said = "\n".join(lines) or "(nothing)"

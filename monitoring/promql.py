@@ -24,6 +24,15 @@ def largest(metric: str, labels: str, by: str = "") -> str:
     return f"max by ({by}) ({metric}{{{labels}}})" if by else f"max({metric}{{{labels}}})"
 
 
+def largest_of(count: int, expr: str, over: str) -> str:
+    """Only the series of `expr` of which `over`, at the end of what is shown, is largest.
+
+    So the lines are those of the same series all along. `over` looks back far, or there would be
+    none when the service has been away at that end.
+    """
+    return f"{expr} and topk({count}, {over.replace(']', '] @ end()')})"
+
+
 def or_zero(expr: str) -> str:
     """Zero where there is no such series, as with errors that never happened."""
     return f"({expr} or vector(0))"

@@ -112,7 +112,7 @@ class Monitor:
         """Look whether all still run.
 
         Raises:
-            MonitoringError: one has ended; with its last lines.
+            MonitoringError: one has ended; with what `Running.check` says of it.
         """
         for item in self.running.values():
             item.check()

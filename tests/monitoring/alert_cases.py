@@ -79,14 +79,16 @@ def confidence(mean: float, pace: float, reference: float = 0.8) -> dict[str, st
     )
 
 
-def accuracy(high: float, answers: int, serves: int = 1) -> dict[str, str]:
-    """The measured accuracy's upper end; both replicas read the same database."""
+def accuracy(
+    high: float, answers: int, serves: int = 1, other: tuple[float, int] | None = None
+) -> dict[str, str]:
+    """The measured accuracy's upper end; replicas read the same database, or `other` its own."""
     found = {}
-    for instance in ("a", "b"):
+    for instance, (upper, count) in (("a", (high, answers)), ("b", other or (high, answers))):
         for metric, value in (
-            ("model_live_accuracy_high", high),
+            ("model_live_accuracy_high", upper),
             ("model_accuracy_floor", 0.8),
-            ("model_feedback_answers", answers),
+            ("model_feedback_answers", count),
         ):
             found[f'{metric}{{tag="{TAG}",instance="{instance}"}}'] = f"{value}x60"
         found[f'model_info{{tag="{TAG}",sha256="aa",instance="{instance}"}}'] = f"{serves}x60"
@@ -121,9 +123,25 @@ def unmeasured(reason: str, *signals: str) -> dict[str, str]:
     return found | {REQUESTS % "200": "0+1x900"}
 
 
-def disk(free: str, kind: str = "ext4", readonly: int = 0) -> dict[str, str]:
+def measured(signal: str, instance: str) -> dict[str, str]:
+    """A signal that one replica has a score of; it says nothing against it."""
+    labels = f'tag="{TAG}",signal="{signal}",measure="psi",instance="{instance}"'
+    return {
+        f"model_drift_score{{{labels}}}": "0.1x900",
+        f"model_drift_threshold{{{labels}}}": "0.2x900",
+    }
+
+
+def without(series: Mapping[str, str], *parts: str) -> dict[str, str]:
+    """What is left of series without those whose name or labels have one of these parts."""
+    return {key: text for key, text in series.items() if not any(part in key for part in parts)}
+
+
+def disk(
+    free: str, kind: str = "ext4", readonly: int = 0, job: str = "node", host: str = "host:9100"
+) -> dict[str, str]:
     """A disk of 100 bytes, with so many free."""
-    where = f'job="node",instance="host:9100",fstype="{kind}",mountpoint="/",device="/dev/sda1"'
+    where = f'job="{job}",instance="{host}",fstype="{kind}",mountpoint="/",device="/dev/sda1"'
     return {
         f"node_filesystem_avail_bytes{{{where}}}": free,
         f"node_filesystem_size_bytes{{{where}}}": "100x500",
@@ -136,6 +154,9 @@ def ends(days: float) -> str:
     return f"{days * 86400:g}x200"
 
 
+# 60 requests in half an hour, then none for an hour and a half, and so on; a value each 15 minutes.
+SPARSE = " ".join(f"{60 * n} {60 * n + 30} {60 * n + 60}x5" for n in range(20))
+PROBE = 'probe_success{job="%s",instance="https://example.com"}'
 CERTIFICATE = 'probe_ssl_earliest_cert_expiry{job="certificates",instance="https://example.com"}'
 TOKEN = 'conveyor_token_expires_timestamp_seconds{job="conveyor",token="%s",instance="%s"}'
 CASES = [
@@ -256,6 +277,13 @@ CASES = [
     ),
     Case(
         "MetricsStale",
+        "the targets have been gone for hours",
+        {'up{instance="a"}': "1x20 _x400"},
+        "5h",
+        (Fire("page", "0 replicas of the service can be measured"),),
+    ),
+    Case(
+        "MetricsStale",
         "one of two does not answer",
         {'up{instance="a"}': "0x60", 'up{instance="b"}': "1x60"},
         "15m",
@@ -267,6 +295,21 @@ CASES = [
         {**UP, 'up{job="node",instance="host:9100"}': "0x60"},
         "15m",
         (Fire("ticket", "1 targets of node can not be measured", job="node"),),
+    ),
+    Case(
+        "MetricsStale",
+        "parts of kube-prometheus are away, by the names that it gives them",
+        {
+            **UP,
+            'up{job="node-exporter",instance="node-1"}': "0x60",
+            'up{job="prometheus-k8s",instance="10.0.0.1:9090"}': "0x60",
+            'up{job="alertmanager-main",instance="10.0.0.2:9093"}': "0x60",
+        },
+        "15m",
+        tuple(
+            Fire("ticket", f"1 targets of {job} can not be measured", job=job)
+            for job in ("node-exporter", "prometheus-k8s", "alertmanager-main")
+        ),
     ),
     Case("MetricsStale", "a restart", {'up{instance="a"}': "1x10 0x3 1x50"}, "14m"),
     Case("MetricsStale", "a neighbour's job", {**UP, 'up{job="other"}': "0x60"}, "30m"),
@@ -351,6 +394,25 @@ CASES = [
     ),
     Case("LiveAccuracyLow", "the interval reaches the floor", accuracy(0.8, 50), "10m"),
     Case("LiveAccuracyLow", "few answers", accuracy(0.5, 49), "10m"),
+    Case(
+        "LiveAccuracyLow",
+        "another replica has a database of its own, and one right answer in it",
+        accuracy(0.45, 500, other=(1.0, 1)),
+        "10m",
+        (
+            Fire(
+                "page",
+                f"Live accuracy of {TAG} is at most 45%, below the floor of its gate",
+                {"tag": TAG},
+            ),
+        ),
+    ),
+    Case(
+        "LiveAccuracyLow",
+        "many answers are right, and few of another replica's wrong",
+        accuracy(0.9, 500, other=(0.3, 10)),
+        "10m",
+    ),
     Case("LiveAccuracyLow", "it does not serve any more", accuracy(0.5, 500, serves=0), "10m"),
     Case(
         "LiveAccuracyLow",
@@ -391,24 +453,43 @@ CASES = [
     Case(
         "SwapFailing",
         "a follower tries again and again",
-        {'model_swaps_total{result="failed",step="fetch",instance="a"}': "_x5 1 2 4x50"},
+        {'model_swaps_total{result="failed",step="fetch",instance="a"}': "0x5 1 2 4x50"},
         "10m",
-        (Fire("ticket", "4 swaps of the model failed in half an hour"),),
+        (Fire("ticket", "4 swaps of the model failed on one replica in half an hour"),),
     ),
     Case(
         "SwapFailing",
         "a counter that was there goes on",
         {'model_swaps_total{result="failed",step="load",instance="a"}': "7x40 8+1x10 18x50"},
         "1h",
-        (Fire("ticket", "11 swaps of the model failed in half an hour"),),
+        (Fire("ticket", "11 swaps of the model failed on one replica in half an hour"),),
     ),
     Case(
         "SwapFailing",
         "somebody mistyped a tag, others were refused while a swap ran",
         {
-            'model_swaps_total{result="failed",step="fetch",instance="a"}': "_x5 1x50",
-            'model_swaps_total{result="failed",step="lock",instance="a"}': "_x5 9x50",
-            'model_swaps_total{result="done",step="switch",instance="a"}': "_x5 9x50",
+            'model_swaps_total{result="failed",step="fetch",instance="a"}': "0x5 1x50",
+            'model_swaps_total{result="failed",step="lock",instance="a"}': "0x5 9x50",
+            'model_swaps_total{result="done",step="switch",instance="a"}': "0x5 9x50",
+        },
+        "10m",
+    ),
+    Case(
+        "SwapFailing",
+        "three times on one replica, each time at another step",
+        {
+            f'model_swaps_total{{result="failed",step="{step}",instance="a"}}': f"0x{when} 1x50"
+            for step, when in (("fetch", 3), ("verify", 5), ("load", 7))
+        },
+        "10m",
+        (Fire("ticket", "3 swaps of the model failed on one replica in half an hour"),),
+    ),
+    Case(
+        "SwapFailing",
+        "one blip of the network, once on each of three replicas",
+        {
+            f'model_swaps_total{{result="failed",step="fetch",instance="{name}"}}': "0x5 1x50"
+            for name in "abc"
         },
         "10m",
     ),
@@ -419,9 +500,15 @@ CASES = [
         "1h",
     ),
     Case(
+        "SwapFailing",
+        "long ago, and one scrape was missed half an hour ago",
+        {'model_swaps_total{result="failed",step="fetch",instance="a"}': "9x9 stale 9x60"},
+        "40m",
+    ),
+    Case(
         "FeedbackNotRecorded",
         "the disk has no room for the first time",
-        {'feedback_unrecorded_total{reason="disk_full",instance="a"}': "_x5 12x60"},
+        {'feedback_unrecorded_total{reason="disk_full",instance="a"}': "0x5 12x60"},
         "12m",
         (
             Fire(
@@ -436,6 +523,12 @@ CASES = [
         "it happened an hour ago",
         {'feedback_unrecorded_total{reason="disk_full",instance="a"}': "0x5 12x90"},
         "1h",
+    ),
+    Case(
+        "FeedbackNotRecorded",
+        "long ago, and the replica was not scraped for a while",
+        {'feedback_unrecorded_total{reason="disk_full",instance="a"}': "7x9 stale _x8 7x60"},
+        "31m",
     ),
     Case(
         "DriftUnmeasured",
@@ -455,6 +548,46 @@ CASES = [
         "DriftUnmeasured",
         "all images are the same for more than an hour",
         unmeasured("constant", "mean/B02"),
+        "75m",
+        (
+            Fire(
+                "ticket",
+                f"Drift of 1 signals of {TAG} is not measured: constant",
+                {"tag": TAG, "reason": "constant"},
+            ),
+        ),
+    ),
+    Case(
+        "DriftUnmeasured",
+        "few samples all day, from requests that come every two hours",
+        unmeasured("few_samples", "mean/B02") | {REQUESTS % "200": SPARSE},
+        "13h",
+        (
+            Fire(
+                "ticket",
+                f"Drift of 1 signals of {TAG} is not measured: few_samples",
+                {"tag": TAG, "reason": "few_samples"},
+            ),
+        ),
+        interval="15m",
+    ),
+    Case(
+        "DriftUnmeasured",
+        "one replica has too little, and another one measures the signal",
+        without(unmeasured("few_samples", "mean/B02"), 'instance="b"') | measured("mean/B02", "b"),
+        "13h",
+        interval="15m",
+    ),
+    Case(
+        "DriftUnmeasured",
+        "one replica gets the same image all the time, and another one measures the signal",
+        without(unmeasured("constant", "mean/B02"), 'instance="b"') | measured("mean/B02", "b"),
+        "3h",
+    ),
+    Case(
+        "DriftUnmeasured",
+        "of two signals only the other one is measured",
+        unmeasured("constant", "mean/B02") | measured("mean/B03", "b"),
         "75m",
         (
             Fire(
@@ -499,6 +632,20 @@ CASES = [
     ),
     Case(
         "DiskFilling",
+        "nearly full, as kube-prometheus names its job",
+        disk("1x100", job="node-exporter", host="node-1"),
+        "10m",
+        (
+            Fire(
+                "page",
+                "1% of / on node-1 is left",
+                {"instance": "node-1", "mountpoint": "/", "fstype": "ext4", "device": "/dev/sda1"},
+                job="node-exporter",
+            ),
+        ),
+    ),
+    Case(
+        "DiskFilling",
         "full within a day",
         disk("20-0.125x500"),
         "7h30m",
@@ -536,6 +683,24 @@ CASES = [
         ),
     ),
     Case("CertificateExpiring", "fifteen days are left", {CERTIFICATE: ends(15)}, "2h"),
+    Case(
+        "ProbeFailing",
+        "the certificate has ended: the probe no longer says when, and fails",
+        {CERTIFICATE: "600x9 stale", PROBE % "certificates": "1x9 0x60"},
+        "30m",
+        (
+            Fire(
+                "page",
+                "0 probes of https://example.com succeed",
+                {"instance": "https://example.com"},
+                job="certificates",
+            ),
+        ),
+    ),
+    Case("ProbeFailing", "for some minutes", {PROBE % "certificates": "1x9 0x8 1x60"}, "20m"),
+    Case("ProbeFailing", "all is well", {PROBE % "certificates": "1x60"}, "30m"),
+    Case("ProbeFailing", "it is probed no more", {PROBE % "certificates": "0x5 stale"}, "30m"),
+    Case("ProbeFailing", "a neighbour's probe", {PROBE % "other": "0x60"}, "30m"),
     Case(
         "TokenExpiring",
         "ten days are left",

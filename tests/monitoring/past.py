@@ -171,7 +171,8 @@ class Past:
                 if name.startswith(("model_info", "model_drift_", "model_ref")):
                     if metric._labelnames:
                         metric.clear()  # only what serves now has these
-        self.gauge("model_info", 2, tag=tag, sha256=SHA[tag])
+        for name in (OLD, tag):  # what was replaced stays, at zero
+            self.gauge("model_info", 2 * (name == tag), tag=name, sha256=SHA[name])
         swaps = float(step == int(0.4 * STEPS))
         self.gauge("model_wanted_mismatch", swaps)
         self.count("model_swaps", swaps, result="done", step="switch")

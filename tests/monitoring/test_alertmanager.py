@@ -1,6 +1,7 @@
 """Alerts reach those who should know, through a real Alertmanager; bad settings are refused."""
 
 import json
+import re
 import shutil
 import stat
 import subprocess
@@ -217,21 +218,48 @@ def test_a_page_silences_the_ticket_of_the_same_alert_in_the_same_place(world: W
     assert not world.chat("/chat", "slow")
 
 
-@pytest.mark.parametrize("cause", ["MetricsStale", "NoTraffic"])
-def test_what_is_not_measured_says_nothing_about_the_model(world: World, cause: str) -> None:
-    place = {"namespace": f"landcover-{cause}", "job": "landcover"}
-    world.post(alert(cause, PAGE | place, f"{cause} speaks"))
-    until(lambda: world.chat("/chat", f"{cause} speaks"))
+def test_what_is_not_measured_says_nothing_about_the_model(world: World) -> None:
+    place = {"namespace": "landcover-stale", "job": "landcover"}
+    world.post(alert("MetricsStale", PAGE | place, "none can be measured"))
+    until(lambda: world.chat("/chat", "none can be measured"))
     elsewhere = {"namespace": "landcover-other", "job": "landcover"}
     world.post(
-        alert(f"Vanished{cause}", MODEL | place | {"tag": cause}, "here"),
-        alert(f"Seen{cause}", MODEL | elsewhere | {"tag": f"{cause}-2"}, "there"),
+        alert("Vanished", MODEL | place | {"tag": "stale"}, "here"),
+        alert("Seen", MODEL | elsewhere | {"tag": "fresh"}, "there"),
     )
-    until(lambda: world.chat("/chat-of-models", f"Seen{cause}"))
-    until(lambda: [body for body in world.hooks.at(TRIGGER) if tag(body) == f"{cause}-2"])
-    assert world.states()[f"Vanished{cause}"] == "suppressed"
-    assert not world.chat("/chat-of-models", f"Vanished{cause}")
-    assert not [body for body in world.hooks.at(TRIGGER) if tag(body) == cause]
+    until(lambda: world.chat("/chat-of-models", "Seen"))
+    until(lambda: trained(world, "fresh"))
+    assert world.states()["Vanished"] == "suppressed"
+    assert not world.chat("/chat-of-models", "Vanished")
+    assert not trained(world, "stale")
+
+
+FROM_TRAFFIC = ("ModelDrift", "ClassVanished", "ConfidenceCollapsed", "DriftUnmeasured")
+
+
+def test_without_traffic_peoples_labels_still_speak_and_train(world: World) -> None:
+    place = {"namespace": "landcover-quiet", "job": "landcover"}
+    world.post(
+        alert("NoTraffic", {"severity": "ticket", "owner": "service"} | place, "nobody asks")
+    )
+    until(lambda: world.chat("/chat", "nobody asks"))
+    page = {"severity": "page", "tag": "labelled"}
+    world.post(
+        *(alert(name, MODEL | place | {"tag": name}, "of traffic") for name in FROM_TRAFFIC),
+        alert("LiveAccuracyLow", MODEL | place | page, "of labels"),
+    )
+    until(lambda: world.chat("/chat-of-models", "page: LiveAccuracyLow in landcover-quiet"))
+    until(lambda: world.telegrams("LiveAccuracyLow"))
+    until(lambda: trained(world, "labelled"))
+    states = world.states()
+    assert [states[name] for name in FROM_TRAFFIC] == ["suppressed"] * len(FROM_TRAFFIC)
+    for name in FROM_TRAFFIC:
+        assert not world.chat("/chat-of-models", name) and not trained(world, name)
+
+
+def trained(world: World, name: str) -> list[Any]:
+    """The retrainings that a tag has started."""
+    return [body for body in world.hooks.at(TRIGGER) if tag(body) == name]
 
 
 def test_a_silence_is_kept(world: World) -> None:
@@ -281,7 +309,28 @@ def test_urgency_says_how_soon_and_how_often() -> None:
     assert (routes["page"]["group_wait"], routes["page"]["repeat_interval"]) == ("10s", "4h")
     retrain = routes["retrain"]
     assert retrain["group_by"] == ["tag"] and retrain["continue"] is True
-    assert (retrain["group_wait"], retrain["repeat_interval"]) == ("10s", "25h")
+    assert retrain["group_wait"] == "10s"
+
+
+def seconds(text: str) -> int:
+    """A duration as Alertmanager writes it."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    return sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+)([smhd])", text))
+
+
+@pytest.mark.parametrize(("receiver", "every"), [("deadman", 60), ("retrain", 25 * 3600)])
+def test_what_lasts_is_repeated_as_often_as_the_documentation_says(
+    receiver: str, every: int
+) -> None:
+    """A group is looked at once in its interval, and told when enough time has passed by then.
+
+    At a whole multiple a moment decides, and it may be an interval later.
+    """
+    routes = yaml.safe_load(render(SECRETS))["route"]["routes"]
+    [route] = [item for item in routes if item["receiver"] == receiver]
+    looks, repeats = seconds(route["group_interval"]), seconds(route["repeat_interval"])
+    assert repeats % looks
+    assert -(-repeats // looks) * looks == every
 
 
 def test_without_a_channel_nothing_is_sent() -> None:
@@ -305,6 +354,17 @@ WRONG = [
     ("ALERT_SLACK_URL", "https://", "http"),
     ("ALERT_SLACK_URL", "https://chat/{{ .s3cret }}", "http"),
     ("ALERT_SLACK_URL", "https://[s3cret", "http"),
+    ("ALERT_SLACK_URL", "https://chat:s3cret/hooks", "http"),
+    ("ALERT_SLACK_URL", "https://chat:70000/s3cret", "http"),
+    ("ALERT_SLACK_URL", "https://chat:0/s3cret", "http"),
+    ("ALERT_SLACK_URL", "https://chat/s3cret%", "http"),
+    ("ALERT_SLACK_URL", "https://chat/%zzs3cret", "http"),
+    ("ALERT_SLACK_URL", "https://%zz/s3cret", "http"),
+    ("ALERT_SLACK_URL", "https://chat^s3cret/", "http"),
+    ("ALERT_SLACK_URL", "https://ch\u00e4t.example.com/s3cret", "http"),
+    ("ALERT_SLACK_URL", "https://[1]/s3cret", "http"),
+    ("ALERT_SLACK_URL", "https://a^b@chat/s3cret", "http"),
+    ("ALERT_SLACK_URL", "https://chat/s3\x7fcret", "http"),
     ("ALERT_MODEL_SLACK_URL", "ftp://s3cret", "http"),
     ("ALERT_EMAIL_TO", "s3cret", "e-mail"),
     ("ALERT_EMAIL_TO", ",", "e-mail"),
@@ -314,6 +374,10 @@ WRONG = [
     ("ALERT_SMTP_PASSWORD", "s3\ncret", "one line"),
     ("ALERT_TELEGRAM_TOKEN", "s3cret", "BotFather"),
     ("ALERT_TELEGRAM_CHAT", "@s3cret", "number"),
+    ("ALERT_TELEGRAM_CHAT", "0", "number"),
+    ("ALERT_TELEGRAM_CHAT", "-0", "number"),
+    ("ALERT_TELEGRAM_CHAT", "00", "number"),
+    ("ALERT_TELEGRAM_API", "https://bots:port", "http"),
     ("ALERT_DEADMAN_URL", "s3cret", "http"),
     ("RETRAIN_TRIGGER_URL", "https://gitlab.example.com/?token=s3cret", "trigger/pipeline"),
     ("RETRAIN_TRIGGER_URL", SECRETS["RETRAIN_TRIGGER_URL"].split("?")[0], "token"),
@@ -329,6 +393,26 @@ def test_a_value_that_is_none_is_refused_without_being_shown(
         render(SECRETS | {name: value})
     said = str(caught.value)
     assert said.startswith(f"{name}: ") and cure in said and "s3" not in said
+
+
+USABLE = [
+    ("ALERT_SLACK_URL", "https://user:p%40ss@chat.example.com:8443/hooks/a%2Fb?c=d"),
+    ("ALERT_SLACK_URL", "http://[::1]:8065/hooks/abc"),
+    ("ALERT_DEADMAN_URL", "http://10.0.0.1/ping"),
+    ("ALERT_TELEGRAM_CHAT", "7"),
+    ("RETRAIN_TRIGGER_URL", f"https://gitlab.example.com/gitlab{TRIGGER}"),
+    ("RETRAIN_TRIGGER_URL", f"https://gitlab.example.com/a/b{TRIGGER}&variables[WHY]=alert"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), USABLE)
+def test_an_unusual_value_is_taken_here_and_by_alertmanager(
+    name: str, value: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "alertmanager.yml"
+    write(render(SECRETS | {name: value}), path)
+    assert value in path.read_text(encoding="utf-8")
+    check(path)
 
 
 HALF = [

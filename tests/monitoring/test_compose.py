@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from monitoring.panels import DASHBOARDS
 from tests.conftest import ROOT
 
 DOCUMENT = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
@@ -70,6 +71,19 @@ def test_prometheus_has_its_rules_and_its_targets() -> None:
     for job in JOBS.values():
         for config in job.get("file_sd_configs", []):
             assert all((PROMETHEUS / name).exists() for name in config["files"])
+
+
+def test_prometheus_keeps_what_the_longest_query_looks_back_to() -> None:
+    queries = [
+        query.expr for page in DASHBOARDS for panel in page.panels for query in panel.queries
+    ]
+    days = max(int(found) for text in queries for found in re.findall(r"\[([0-9]+)d\]", text))
+    [kept] = [
+        int(found[1])
+        for word in SERVICES["prometheus"]["command"]
+        if (found := re.fullmatch(r"--storage\.tsdb\.retention\.time=([0-9]+)d", word))
+    ]
+    assert kept > days == 30
 
 
 def test_prometheus_asks_only_what_compose_starts() -> None:

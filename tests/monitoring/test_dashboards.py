@@ -96,7 +96,17 @@ LABELS = {
 """What is exported: by the service, its pipelines, Prometheus and the exporters."""
 WORDS = {
     *("sum", "max", "min", "avg", "count", "topk", "by", "on", "group_left", "unless", "and", "or"),
-    *("rate", "increase", "histogram_quantile", "scalar", "vector", "time", "offset", "end"),
+    *(
+        "rate",
+        "increase",
+        "histogram_quantile",
+        "scalar",
+        "vector",
+        "time",
+        "offset",
+        "end",
+        "bool",
+    ),
 }
 
 QUERIES = [

@@ -28,7 +28,7 @@ PAUSE = 0.5
 FIRING = {"SwapFailing", "Watchdog"}
 DEPENDING = {"DiskFilling"}  # on the machine that runs this
 # What a query names and nothing here exports: there is no prober, and no GPU.
-ABSENT = {"probe_ssl_earliest_cert_expiry"}
+ABSENT = {"probe_ssl_earliest_cert_expiry", "probe_success"}
 NEEDS = {"gpu", "probe"}
 NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 KEYWORDS = {"and", "or", "unless", "offset", "bool", "on", "ignoring", "group_left", "group_right"}

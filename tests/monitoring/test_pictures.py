@@ -21,7 +21,7 @@ from PIL import Image
 from monitoring.board import Panel, Query, plain
 from monitoring.errors import MonitoringError
 from monitoring.panels import DASHBOARDS
-from monitoring.pictures import WIDTH, ask, draw, span_of
+from monitoring.pictures import WIDTH, ask, draw, marks_of, span_of
 from monitoring.series import Prometheus, Span
 from monitoring.units import number
 from tests.conftest import ROOT
@@ -144,6 +144,19 @@ def test_an_annotation_marks_the_swap(
     name = "Swap: done" if "Swap" in title else f"Serves now: {past.NEW}"
     assert name in marked
     assert np.abs(marked[name] - begun).min() < 180
+
+
+def test_swaps_and_releases_are_drawn_across_the_lines(
+    prometheus: Prometheus, hour: Span, tmp_path: Path
+) -> None:
+    chosen = DASHBOARDS[0]
+    begun = hour.end - past.STEP * past.STEPS * 0.6  # of the new model
+    marks = marks_of(chosen, prometheus, hour)
+    for colour in ("blue", "green"):  # of a swap, of a release
+        assert any(mark.colour == colour and abs(mark.time - begun) < 60 for mark in marks)
+    marked = draw(chosen, prometheus, hour, tmp_path / "marked").read_bytes()
+    bare = chosen._replace(annotations=())
+    assert draw(bare, prometheus, hour, tmp_path / "bare").read_bytes() != marked
 
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda d: d.name)

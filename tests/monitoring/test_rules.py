@@ -29,7 +29,7 @@ NAMES = sorted({rule["alert"] for rule in ALERTS})
 PROMISED = (
     "PredictionsFailing PredictionsSlow NoTraffic ModelDrift ConfidenceCollapsed ClassVanished "
     "LiveAccuracyLow ReplicasDisagree SwapFailing MetricsStale FeedbackNotRecorded DiskFilling "
-    "CertificateExpiring TokenExpiring DriftUnmeasured Watchdog"
+    "CertificateExpiring ProbeFailing TokenExpiring DriftUnmeasured Watchdog"
 ).split()
 RETRAIN = {"ModelDrift", "ConfidenceCollapsed", "ClassVanished", "LiveAccuracyLow"}
 # No part of the service: machines, tokens and addresses have no namespace of their own.
@@ -137,19 +137,22 @@ def test_review_apps_come_and_go_without_an_alert(tmp_path: Path) -> None:
     evaluate(tmp_path, [test], "1m")
 
 
-def test_a_namespace_that_disappears_is_missed_beside_one_that_stays(tmp_path: Path) -> None:
-    series = placed({'up{instance="a"}': "1x200"}, "landcover-staging")
-    series += placed({'up{instance="b"}': "1x60 _x140"}, "landcover-production")
+def test_a_namespace_that_disappears_is_missed_for_a_day_beside_one_that_stays(
+    tmp_path: Path,
+) -> None:
+    series = placed({'up{instance="a"}': "1x400"}, "landcover-staging")
+    series += placed({'up{instance="b"}': "1x11 stale"}, "landcover-production")  # for an hour
     fire = Fire("page", "0 replicas of the service can be measured")
     missed = expected("MetricsStale", fire, "landcover-production")
     test = {
-        "interval": "1m",
+        "interval": "5m",
         "input_series": series,
         "alert_rule_test": [
-            {"eval_time": "90m", "alertname": "MetricsStale", "exp_alerts": [missed]},
+            {"eval_time": when, "alertname": "MetricsStale", "exp_alerts": alerts}
+            for when, alerts in (("55m", []), ("70m", [missed]), ("24h", [missed]), ("26h", []))
         ],
     }
-    evaluate(tmp_path, [test], "1m")
+    evaluate(tmp_path, [test], "5m")
 
 
 def test_without_any_series_only_those_speak_whose_duty_it_is(tmp_path: Path) -> None:

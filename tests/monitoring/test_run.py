@@ -127,11 +127,31 @@ def test_one_that_dies_ends_the_others_with_its_last_lines(start: Start) -> None
     monitor = start()
     monitor.wait_for("The end is Ctrl-C")
     children = monitor.children()
-    os.kill(children[1], signal.SIGKILL)
+    os.kill(children[0], signal.SIGKILL)
     assert monitor.process.wait(60) == 1
-    assert "error: alertmanager was ended by SIGKILL; it said at last:\n" in monitor.said()
-    assert "Listening on" in monitor.said() and "Traceback" not in monitor.said()
+    assert "error: prometheus was ended by SIGKILL; it said at last:\n" in monitor.said()
+    assert "Server is ready" in monitor.said() and "Traceback" not in monitor.said()
     assert all(is_gone(pid) for pid in children)
+
+
+def test_what_alertmanager_says_of_its_addresses_stays_in_its_log(
+    start: Start, programs: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("prometheus", "node-exporter"):
+        (folder / programs[name].name).symlink_to(programs[name])
+    broken = folder / "alertmanager"
+    broken.write_text('#!/bin/sh\n/bin/grep secret "${1#--config.file=}"\nexit 3\n', "utf-8")
+    broken.chmod(0o755)
+    url = "https://chat.example.com/hooks/very-secret"
+    monitor = start(PATH=str(folder), ALERT_SLACK_URL=url)
+    assert monitor.process.wait(60) == 1
+    log = tmp_path / "monitoring" / "alertmanager.log"
+    assert f"error: alertmanager ended with exit code 3; {log} says why" in monitor.said()
+    assert "very-secret" not in monitor.said()
+    assert url in log.read_text(encoding="utf-8")
+    assert log.stat().st_mode & 0o077 == 0
 
 
 def test_one_that_does_not_start_says_why(start: Start, tmp_path: Path) -> None:
