@@ -1,6 +1,7 @@
 """Takes and lists answers, for the routes: threads around the database, which is opened late.
 
-SQLAlchemy is imported with the first use, so that a start does not wait for it.
+SQLAlchemy is imported with the first use, so that a start does not wait for it. No request waits
+longer than LONGEST for the database, whatever that does; its thread is freed by `database.py`.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from service.errors import NotFound, Overloaded
+from service.errors import FeedbackUnavailable, NotFound, Overloaded
 from service.live import FeedbackCounts
 from service.settings import FEEDBACK_FILE
 from service.spool import find
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 THREADS = 4
 WAITING = 64  # requests that may wait for a thread
+LONGEST = 10.0  # seconds; a database that is away says so sooner, one that says nothing does not
 
 T = TypeVar("T")
 
@@ -45,6 +47,8 @@ class Answers:
 
     async def give(self, request_id: str, label: str) -> "Answer":
         """Take an answer, durable when it returns.
+
+        It may have been taken all the same when FeedbackUnavailable is raised: give it again.
 
         Raises:
             NotFound: there is no such prediction.
@@ -114,6 +118,15 @@ class Answers:
             raise Overloaded("too many answers at once: try again in a second")
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+            loop = asyncio.get_running_loop()
+            if self._store is None:  # imports, which a busy machine takes seconds for
+                await loop.run_in_executor(self._pool, self.store)
+            async with asyncio.timeout(LONGEST):
+                return await loop.run_in_executor(self._pool, work)
+        except TimeoutError:
+            raise FeedbackUnavailable(
+                "the feedback database did not answer in time: predictions go on and are kept for "
+                "it, try again later"
+            ) from None
         finally:
             self._waiting -= 1

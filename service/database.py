@@ -2,10 +2,14 @@
 
 Everything here blocks: it runs in threads. The tables are made, or brought up to date, when the
 database is first used; Alembic is imported only where there is something to do.
+
+A PostgreSQL that says nothing any more is given up (`postgres.py`). Those who come right after that
+fail at once, so that no thread waits for what another one has just waited for in vain.
 """
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,12 +25,12 @@ from service.locks import StillLocked, locked
 from service.settings import FEEDBACK_FILE
 from service.tables import HEAD, REVISIONS
 
-CONNECT_SECONDS = 3
-WAIT_SECONDS = 5  # for a lock of another process, or for a connection
-STATEMENT_SECONDS = 20
+WAIT_SECONDS = 5.0  # for a lock of another process, for a connection, or for a sign of life
+SKIP_SECONDS = 5.0  # in which a server that did not answer is not asked again
 POSTGRES = ("postgres", "postgresql", "postgresql+psycopg")
 TURNS = 7_203_611_934  # key of the advisory lock of those who write many rows, or migrate
 FULL = ("SQLITE_FULL", "53100")  # of SQLite, and PostgreSQL's SQLSTATE
+SILENT = "ConnectionTimeout"  # psycopg's error of a server that does not answer
 
 log = logging.getLogger("service.feedback")
 
@@ -40,6 +44,7 @@ class Database:
         self._url = parse(url, folder)
         self._engine: Engine | None = None
         self._ready = False
+        self._skip_until = 0.0
         self._lock = threading.Lock()
 
     @property
@@ -91,13 +96,23 @@ class Database:
 
     def _current(self) -> Engine:
         """The engine, after the tables have been brought up to date."""
-        with self._lock:
+        if time.monotonic() < self._skip_until:
+            raise _unusable(SILENT)
+        with self._lock:  # not while it connects, or all would wait for it one after another
             if self._engine is None:
-                self._engine = _sqlite(self._url) if self.is_sqlite else _postgres(self._url)
-            if not self._ready:
-                self._make_ready(self._engine)
-                self._ready = True
-            return self._engine
+                self._engine = self._make_engine()
+            engine = self._engine
+        if not self._ready:  # several may do it at once: it has locks of its own
+            self._make_ready(engine)
+            self._ready = True
+        return engine
+
+    def _make_engine(self) -> Engine:
+        if self.is_sqlite:
+            return _sqlite(self._url)
+        from service.postgres import make_engine  # which imports the driver
+
+        return make_engine(self._url)
 
     def _make_ready(self, engine: Engine) -> None:
         if self.is_sqlite:
@@ -144,10 +159,9 @@ class Database:
                 raise StorageFull(
                     "the disk of the feedback database is full: make room there"
                 ) from None
-            raise FeedbackUnavailable(
-                f"the feedback database can not be used ({code}): predictions go on and are kept "
-                "for it, try again later"
-            ) from None
+            if code == SILENT:
+                self._skip_until = time.monotonic() + SKIP_SECONDS
+            raise _unusable(code) from None
 
     def _redacted(self, error: Exception) -> str:
         said = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
@@ -190,29 +204,11 @@ def _sqlite(url: URL) -> Engine:
     return engine
 
 
-def _postgres(url: URL) -> Engine:
-    defaults = {
-        "connect_timeout": str(CONNECT_SECONDS),
-        "tcp_user_timeout": str(1000 * WAIT_SECONDS),
-        "application_name": "conveyor",
-    }
-    # Statements are not prepared: behind a pool of connections that fails.
-    engine = create_engine(
-        url.update_query_dict({key: defaults[key] for key in defaults if key not in url.query}),
-        hide_parameters=True,
-        pool_pre_ping=True,
-        pool_timeout=WAIT_SECONDS,
-        connect_args={"prepare_threshold": None},
+def _unusable(code: str) -> FeedbackUnavailable:
+    return FeedbackUnavailable(
+        f"the feedback database can not be used ({code}): predictions go on and are kept for it, "
+        "try again later"
     )
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql(
-            f"SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'; "
-            f"SET LOCAL lock_timeout = '{WAIT_SECONDS}s'"
-        )
-
-    return engine
 
 
 def _revision(connection: Connection) -> str | None:
@@ -228,7 +224,9 @@ def _upgrade(connection: Connection) -> None:
 
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells how it is made
     if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        from service.postgres import allow_migration
+
+        allow_migration(connection)
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", "service:migrations")
     command.upgrade(config, HEAD)

@@ -3,10 +3,18 @@
 Every worker closes its own file each second. One of them, the one that holds a lock for as long as
 it lives, imports what is closed, also by workers that have died; deletes what is too old or too
 much; and looks how good the model is. A database that is away is asked again, more and more
-rarely, and predictions wait for it in the spool.
+rarely, and predictions wait for it in the spool. A file that can not be read stays where it is, and
+is tried again now and then.
+
+What is deleted is gone for good, and a clock can be wrong. Nothing tells a year that has gone by
+from one that the clock has made up, but the second is soon set right. So a time that is days after
+the last one that was believed is doubted for some hours, in which age is counted by that last one;
+what a service that was off for months has to forget goes these hours later. The first that is
+believed is the time of the newest prediction there is.
 """
 
 import asyncio
+import errno
 import logging
 import os
 import time
@@ -20,14 +28,18 @@ from service.answers import Answers
 from service.errors import ServiceError
 from service.live import WINDOW_DAYS, Board, FeedbackCounts, Live
 from service.recorder import SpoolRecorder
-from service.spool import REFUSED, Spool, files, read, take
+from service.spool import Spool, files, forget_refused, read, refuse, take
 
 TICK = 1.0  # seconds
 LOOK = 5.0  # seconds between two looks how good the model is
 PRUNE = 60.0  # seconds between two deletions
+ASIDE = 60.0  # seconds between two tries to read a file that can not be read
+LEAP = timedelta(days=2)  # a day that is so much later than the one before is doubted
+DOUBTS = 360  # deletions until it is believed: 6 hours
 LONGEST_PAUSE = 15.0  # seconds between two tries
 PATIENCE = 5.0  # seconds that the end of a worker may take for its last predictions
 LOCK = "keeper.lock"
+OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # that say nothing about the file
 
 log = logging.getLogger("service.keeper")
 
@@ -63,6 +75,9 @@ class Keeper:
         self._lock: int | None = None
         self._failures = 0
         self._retry_at = self._look_at = self._prune_at = 0.0
+        self._aside: dict[Path, float] = {}  # files that can not be read, and when to try again
+        self._believed: datetime | None = None
+        self._doubts = 0
 
     async def run(self) -> None:
         """Keep until cancelled."""
@@ -91,6 +106,7 @@ class Keeper:
 
     def turn(self) -> None:
         """Do what is due; in a thread."""
+        self._measure()  # first: the database may not answer for a while
         now = time.monotonic()
         if self._lead() and now >= self._retry_at:
             try:
@@ -103,8 +119,12 @@ class Keeper:
             else:
                 self._failures = 0
         self._board.refresh()
-        self._spool.measure()
-        self._board.spool_bytes = self._spool.used
+        self._measure()
+
+    def _measure(self) -> None:
+        with suppress(OSError):  # the recorder meets it too, and says so
+            self._spool.measure()
+            self._board.spool_bytes = self._spool.used
 
     def _last_turn(self) -> None:
         if self._lead():
@@ -121,6 +141,8 @@ class Keeper:
         return self._lock is not None
 
     def _keep(self, now: float) -> None:
+        if self._believed is None and self._answers.has_database():
+            self._believed = self._answers.retention().newest() or _now()
         self._import()
         if not self._answers.has_database():
             return
@@ -134,14 +156,31 @@ class Keeper:
     def _import(self) -> None:
         images = False
         for path in files(self._spool.folder):
-            with suppress(FileNotFoundError):
+            if time.monotonic() < self._aside.get(path, 0.0):
+                continue
+            try:
                 if (descriptor := take(path)) is not None:
                     try:
                         images |= self._import_file(path)
                     finally:
                         os.close(descriptor)
+            except OSError as error:
+                self._set_aside(path, error)
+            else:
+                self._aside.pop(path, None)
         if images:
             self._answers.retention().prune_images(self._bounds.image_bytes)
+
+    def _set_aside(self, path: Path, error: OSError) -> None:
+        """Go on with the other files; what it holds counts as lost, once."""
+        if isinstance(error, FileNotFoundError):  # another keeper was quicker
+            return
+        if error.errno in OURS:
+            raise error
+        if path not in self._aside:
+            log.error("can not read predictions", extra={"file": path.name, "detail": str(error)})
+            self._counts.unrecorded("damaged")
+        self._aside[path] = time.monotonic() + ASIDE
 
     def _import_file(self, path: Path) -> bool:
         """Import one closed file, then delete it; whether it held images."""
@@ -154,7 +193,7 @@ class Keeper:
             except Exception:  # it would fail each time, and what comes after would wait for ever
                 log.exception("the database refuses predictions", extra={"file": path.name})
                 self._counts.unrecorded("refused", len(found))
-                path.rename(path.with_suffix(REFUSED))
+                refuse(path)
                 return False
         if damaged:
             self._counts.unrecorded("damaged", damaged)
@@ -162,12 +201,32 @@ class Keeper:
         return any(seen.chip for seen in found)
 
     def _prune(self) -> None:
-        before = datetime.now(UTC) - timedelta(days=self._bounds.days)
+        before = self._today() - timedelta(days=self._bounds.days)
         self._answers.retention().prune(before, self._bounds.rows, self._bounds.image_bytes)
+        forget_refused(self._spool.folder, before.timestamp())
+
+    def _today(self) -> datetime:
+        """The time from which age is counted: what the clock says, unless that is doubted."""
+        now = _now()
+        believed = self._believed
+        if believed is not None and now > believed + LEAP and self._doubts < DOUBTS:
+            self._doubts += 1
+            if self._doubts == 1:
+                log.warning(
+                    "the clock is days after what was last believed: nothing is deleted by it yet",
+                    extra={"believed": str(believed), "clock": str(now)},
+                )
+            return believed
+        self._believed, self._doubts = now, 0
+        return now
 
     def _look(self) -> None:
-        since = datetime.now(UTC) - timedelta(days=WINDOW_DAYS)
+        since = _now() - timedelta(days=WINDOW_DAYS)
         cells, floors = self._answers.store().cells(since)
         kept = self._answers.retention().kept()
         images = {kind.name.lower(): count for kind, count in kept.counts.items()}
         self._board.write(Live([(*cell,) for cell in cells], floors, images, kept.bytes))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

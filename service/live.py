@@ -95,7 +95,8 @@ class Board:
 
     def live(self) -> Live | None:
         """The numbers; None when there are none that still count."""
-        return self._live if time.time() - self._moment < STALE else None
+        # From the future is as stale: the clock was set back since, and the database may be away.
+        return self._live if abs(time.time() - self._moment) < STALE else None
 
 
 class LiveMetrics(Collector):

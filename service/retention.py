@@ -1,12 +1,12 @@
 """What of the predictions, answers and images is kept, and for how long."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, delete, exists, func, select
 
 from service.database import Database
-from service.tables import Kind, feedback, images, micro, predictions
+from service.tables import MICROSECONDS, Kind, feedback, images, micro, predictions
 
 AT_ONCE = 2000  # rows that one transaction deletes, so that others need not wait long
 
@@ -34,6 +34,12 @@ class Retention:
                 counts[Kind(kind)] = count
                 size += int(total)
         return Kept(counts, size)
+
+    def newest(self) -> datetime | None:
+        """When the newest prediction was made, by the clock of then; None when there is none."""
+        with self._database.read() as connection:
+            found = connection.scalar(select(func.max(predictions.c.predicted_at)))
+        return None if found is None else datetime.fromtimestamp(found / MICROSECONDS, UTC)
 
     def prune(self, before: datetime, rows: int, image_bytes: int) -> None:
         """Delete what is older, then what is more than so many rows and bytes of images."""

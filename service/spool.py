@@ -7,7 +7,8 @@ or damaged is skipped, up to the next frame that is whole. It is not synchronise
 power cut can take the last seconds.
 
 The process that appends to a file holds a lock on it (flock). A file without one is closed for
-good, by a rotation or by a death, and can be imported and deleted.
+good, by a rotation or by a death, and can be imported and deleted. One that the database refuses is
+set aside under another name: it takes no room of the others, and only the newest few are kept.
 """
 
 import errno
@@ -24,6 +25,7 @@ from typing import NamedTuple
 FOLDER = "spool"
 SUFFIX = ".spool"
 REFUSED = ".refused"  # of a file that the database can not take; kept for a person to look at
+REFUSED_KEPT = 4
 LIMIT = 64 << 20  # bytes that all files together may have
 LARGE = 4 << 20  # bytes from which on a file is closed, however many there are
 TRIES = 3
@@ -134,11 +136,11 @@ class Spool:
         return any(path.exists() for path in self._closed)
 
     def measure(self) -> None:
-        """Look how much room all files take, also those of other processes."""
+        """Look how much room all files take, of all processes; not what was refused."""
         used = 0
         with suppress(FileNotFoundError), os.scandir(self.folder) as entries:
             for entry in entries:
-                if entry.name.endswith((SUFFIX, REFUSED)):
+                if entry.name.endswith(SUFFIX):
                     with suppress(FileNotFoundError):
                         used += entry.stat().st_size
         self.used, self._fresh = used, 0
@@ -202,7 +204,10 @@ def read(data: bytes) -> Contents:
         whole = _whole(data, at)
         if whole is not None:
             kind, text, image, at = whole
-            damaged += not _take(kind, text, image, models, found)
+            try:
+                damaged += not _take(kind, text, image, models, found)
+            except (ValueError, TypeError, struct.error):  # whole, and not what it should be
+                damaged += 1
             continue
         after = data.find(MAGIC, at + 1)
         at = after if after >= 0 else len(data)
@@ -255,13 +260,27 @@ def find(folder: Path, request_id: str) -> Seen | None:
     """Look for a prediction that has not been imported yet, also in files that are written to."""
     wanted = request_id.encode()
     for path in files(folder):
-        with suppress(FileNotFoundError):  # imported meanwhile
+        with suppress(OSError):  # imported meanwhile, or one that nobody can read
             data = path.read_bytes()
             if wanted in data:
                 for seen in read(data).found:
                     if seen.request_id == request_id:
                         return seen
     return None
+
+
+def refuse(path: Path) -> None:
+    """Set a file aside that the database can not take."""
+    path.rename(path.with_suffix(REFUSED))
+    forget_refused(path.parent)
+
+
+def forget_refused(folder: Path, before: float = 0.0) -> None:
+    """Delete what was refused but for the newest few, and what is older (seconds since 1970)."""
+    for age, path in enumerate(sorted(folder.glob(f"*{REFUSED}"), reverse=True)):
+        with suppress(FileNotFoundError):
+            if age >= REFUSED_KEPT or path.stat().st_mtime < before:
+                path.unlink()
 
 
 def take(path: Path) -> int | None:

@@ -5,8 +5,9 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
@@ -80,3 +81,64 @@ def postgres() -> Iterator[Postgres]:
         server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class Proxy:
+    """Stands before a server, and can stop forwarding without an end of any connection."""
+
+    def __init__(self, port: int) -> None:
+        self._server = ("127.0.0.1", port)
+        self._forwards = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self.port = self._listener.getsockname()[1]
+        self.connections = 0  # that were ever made
+
+    def before(self, url: str) -> str:
+        """The same database through this proxy."""
+        return url.replace(f":{self._server[1]}/", f":{self.port}/")
+
+    def stop(self) -> None:
+        """Forward nothing from now on."""
+        self._forwards.clear()
+
+    def go_on(self) -> None:
+        """Forward what has come meanwhile, and all that comes."""
+        self._forwards.set()
+
+    def run(self) -> None:
+        with suppress(OSError):  # closed
+            while True:
+                client, _ = self._listener.accept()
+                self.connections += 1
+                server = socket.create_connection(self._server)
+                self._open += (client, server)
+                for ends in ((client, server), (server, client)):
+                    threading.Thread(target=self._pump, args=ends, daemon=True).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                self._forwards.wait()
+                target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # ends the wait for the next connection
+        for end in (self._listener, *self._open):
+            end.close()
+        self.go_on()
+
+
+@contextmanager
+def proxy(server: Postgres) -> Iterator[Proxy]:
+    """Run a proxy before a server."""
+    running = Proxy(server.port)
+    running.go_on()
+    threading.Thread(target=running.run, daemon=True).start()
+    try:
+        yield running
+    finally:
+        running.close()

@@ -106,17 +106,16 @@ def test_the_same_answer_counts_once_and_another_label_corrects_it(site: Server)
     assert row["answered_at"] > row["predicted_at"]
 
 
-def test_the_caller_may_name_the_request_and_the_first_prediction_counts(site: Server) -> None:
-    first = predict(site, 1, **{"x-request-id": "field-7.a"})
-    assert first["request_id"] == "field-7.a"
-    given = give(site, "field-7.a", first["class"]).json()
-    assert given["correct"]
-    predict(site, 5, **{"x-request-id": "field-7.a"})
-    until(lambda: not waiting(site))
-    again = give(site, "field-7.a", first["class"]).json()
-    assert again == given
-    content = httpx.get(f"{site.url}/feedback/field-7.a.npy").content
-    assert np.array_equal(np.load(io.BytesIO(content)), make_chip(1))
+def test_predictions_are_told_apart_when_a_caller_names_all_requests_alike(site: Server) -> None:
+    said = [predict(site, seed, **{"x-request-id": "field-7.a"}) for seed in (1, 5)]
+    first, second = (item["request_id"] for item in said)
+    assert len({first, second, "field-7.a"}) == 3
+    assert give(site, first, said[0]["class"]).json()["correct"]
+    assert not give(site, second, wrong(said[1]["class"])).json()["correct"]
+    refusal(give(site, "field-7.a", "Forest"), 404)
+    for name, seed in ((first, 1), (second, 5)):
+        content = httpx.get(f"{site.url}/feedback/{name}.npy").content
+        assert np.array_equal(np.load(io.BytesIO(content)), make_chip(seed))
 
 
 def test_an_image_is_downloaded_as_it_was_seen(site: Server) -> None:

@@ -86,12 +86,13 @@ def test_a_model_without_a_floor_has_none(tmp_path: Path) -> None:
     assert metrics(Board(tmp_path), tag=None) == {"feedback_spool_bytes": 0}
 
 
+@pytest.mark.parametrize("direction", [1, -1])  # -1: a clock that was set back since
 def test_numbers_that_are_too_old_are_not_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direction: int
 ) -> None:
     board = board_with(tmp_path, Live(CELLS))
-    later = time.time() + STALE + 1
-    monkeypatch.setattr("service.live.time.time", lambda: later)
+    then = time.time() + direction * (STALE + 1)
+    monkeypatch.setattr("service.live.time.time", lambda: then)
     assert not [name for name in metrics(board) if "live" in name or "answers" in name]
 
 

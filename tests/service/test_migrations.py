@@ -89,6 +89,24 @@ def test_of_many_processes_that_start_at_once_one_migrates(url: str, tmp_path: P
             assert done.stdout == f"The feedback database is at revision {HEAD}.\n"
 
 
+def test_of_many_threads_that_come_at_once_one_migrates(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from service.database import _upgrade
+
+    began = []
+
+    def upgrade(connection: Connection) -> None:
+        began.append(connection)
+        _upgrade(connection)
+
+    monkeypatch.setattr("service.database._upgrade", upgrade)
+    with ThreadPoolExecutor(5) as pool:
+        for done in [pool.submit(database.migrate) for _ in range(5)]:
+            done.result()
+    assert len(began) == 1
+
+
 def test_a_migration_that_dies_half_way_is_undone(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ import pytest
 from service.model import Model
 from service.bundle import read_bundle
 from service.recorder import IMAGES, SpoolRecorder
-from service.spool import LARGE, Seen, SeenModel, Spool, SpoolFull, files, find, read, take
+from service.spool import LARGE, PREDICTION, PREDICTION_TEXT, Seen, SeenModel, Spool, SpoolFull
+from service.spool import MODEL as MODEL_FRAME
+from service.spool import files, find, frame, read, take
 from tests.conftest import ROOT
 from tests.service.bundles import CLASSES, make_chip
 
@@ -68,11 +71,50 @@ def test_a_flipped_byte_loses_one_prediction_and_no_other(spool: Spool) -> None:
 
 
 def test_a_frame_of_a_newer_version_is_left_out(spool: Spool) -> None:
-    from service.spool import frame
-
     spool.append(seen(0))
     data = only(spool).read_bytes() + b"".join(frame(9, b"something new"))
     assert read(data) == ([seen(0)], 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [(MODEL_FRAME, b"no JSON"), (MODEL_FRAME, b"[]"), (MODEL_FRAME, b"7"), (MODEL_FRAME, b"\xff"),
+     (MODEL_FRAME, b'["a", "b", 1, 2, 3, 4]'), (PREDICTION, b""), (PREDICTION, b"short")],
+)  # fmt: skip
+def test_a_whole_frame_that_says_something_else_is_left_out(
+    spool: Spool, kind: int, text: bytes
+) -> None:
+    spool.append(seen(0))
+    middle = b"".join(frame(kind, text))
+    path = only(spool)
+    path.write_bytes(path.read_bytes() + middle)
+    spool.append(seen(1))
+    assert read(path.read_bytes()) == ([seen(0), seen(1)], 1)
+    assert find(spool.folder, "request-1") == seen(1)
+
+
+def test_a_request_id_that_is_no_text_is_left_out(spool: Spool) -> None:
+    spool.append(seen(0))
+    path = only(spool)
+    key = zlib.crc32(MODEL.text())
+    wrong = PREDICTION_TEXT.pack(key, 0, 0.5, 1) + b"\xff\xfe"
+    path.write_bytes(path.read_bytes() + b"".join(frame(PREDICTION, wrong)))
+    assert read(path.read_bytes()) == ([seen(0)], 1)
+
+
+def test_a_file_that_can_not_be_read_hides_no_prediction(spool: Spool) -> None:
+    spool.append(seen(7))
+    (spool.folder / "1-1.spool").mkdir()
+    (spool.folder / "2-1.spool").symlink_to("2-1.spool")
+    assert find(spool.folder, "request-7") == seen(7)
+
+
+def test_what_the_database_refused_takes_no_room(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, limit=2000)
+    (tmp_path / "1-1.refused").write_bytes(bytes(3000))
+    spool.measure()
+    assert spool.used == 0
+    spool.append(seen(1))
 
 
 def test_nothing_is_written_beyond_the_limit(tmp_path: Path) -> None:
