@@ -583,6 +583,7 @@ CASES = [
         "one replica gets the same image all the time, and another one measures the signal",
         without(unmeasured("constant", "mean/B02"), 'instance="b"') | measured("mean/B02", "b"),
         "3h",
+        interval="5m",
     ),
     Case(
         "DriftUnmeasured",
@@ -604,12 +605,19 @@ CASES = [
         "11h",
         interval="15m",
     ),
-    Case("DriftUnmeasured", "all pixels have data", unmeasured("constant", "nodata/B02"), "3h"),
+    Case(
+        "DriftUnmeasured",
+        "all pixels have data",
+        unmeasured("constant", "nodata/B02"),
+        "3h",
+        interval="5m",
+    ),
     Case(
         "DriftUnmeasured",
         "nobody asks",
         unmeasured("not_finite", "mean/B02") | {REQUESTS % "200": "5x900"},
         "3h",
+        interval="5m",
     ),
     Case(
         "DiskFilling",
