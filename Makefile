@@ -18,8 +18,6 @@ unexport $(GIVEN)
 $(foreach name,$(GIVEN),$(eval export GIVEN_$(name) := $$(value $(name))))
 
 STATE := artifacts/service
-# Tests wait for servers much of the time: three at once keep two cores busy.
-TESTERS := $(shell echo $$(($$(nproc) * 3 / 2)))
 
 # The parts of pyproject.toml to install. Jobs that only release take fewer.
 EXTRAS ?= registry,train,delivery,dev
@@ -120,10 +118,10 @@ challenge: setup ## compare the model with that of a revision on chips that neit
 	@python -m pipeline.challenge --against="$${GIVEN_AGAINST:-main}"
 
 test: setup ## run the tests
-	@pytest --numprocesses $(TESTERS) --durations 10 --ignore tests/e2e
+	@pytest --numprocesses auto --durations 10 --ignore tests/e2e
 
 e2e: setup ## run the whole story: merge request, report, merge, release, rollout
-	@pytest --numprocesses 3 --dist loadfile --durations 15 tests/e2e
+	@pytest --numprocesses 2 --dist loadfile --durations 15 tests/e2e
 
 lint: setup ## check format, style and types
 	@black --check --quiet . || (echo "error: not formatted: make format"; exit 1)
