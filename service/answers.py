@@ -1,7 +1,7 @@
 """Takes and lists answers, for the routes: threads around the database, which is opened late.
 
 SQLAlchemy is imported with the first use, so that a start does not wait for it. No request waits
-longer than LONGEST for the database, whatever that does; its thread is freed by `database.py`.
+longer than LONGEST for the database, whatever that does; its thread is freed by `postgres.py`.
 """
 
 import asyncio

@@ -169,6 +169,7 @@ def test_killed_itself_it_leaves_nothing_behind(start: Start) -> None:
     monitor = start()
     monitor.wait_for("The end is Ctrl-C")
     children = monitor.children()
+    assert len(children) >= len(NAMES)
     monitor.stop(signal.SIGKILL)
     until(lambda: all(is_gone(pid) for pid in children))
 
