@@ -33,7 +33,7 @@ RUN apt-get update \
 FROM system AS packages
 WORKDIR /build
 COPY --from=tools /strip /strip
-COPY pyproject.toml constraints.txt src/delivery/slim.py src/delivery/sbom.py ./
+COPY pyproject.toml constraints.txt src/delivery/image/slim.py src/delivery/image/sbom.py ./
 # Wheels come with symbols for debuggers, 40 MiB of them; libraries that auditwheel has patched do not.
 RUN --mount=type=cache,target=/var/cache/pip \
     export PIP_CACHE_DIR=/var/cache/pip \

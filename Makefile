@@ -27,7 +27,7 @@ INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS); cat pyproject.toml cons
 .PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge test e2e lint audit format \
   models promote rollback retire lineage gitlab-setup \
   experiment comment verify register image deploy review review-stop retrain reap notify \
-  monitor demo-drift alertmanager dashboards rules pictures figures \
+  monitor demo-drift alertmanager dashboards rules figures \
   bench bench-eurosat bench-serving bench-drift bench-observing lock clean
 
 help: ## list the commands
@@ -197,23 +197,20 @@ reap: setup ## forget cloud runners that were left behind
 # Watching the model (docs/monitoring.md).
 
 monitor: setup ## watch the service of this machine: Prometheus, Alertmanager, node-exporter (SERVICE_PORT=...)
-	@python -m monitoring.run
+	@python -m monitoring.local
 
 demo-drift: setup ## send changed images until the alert ModelDrift fires (beside make demo and make monitor)
-	@python -m monitoring.demo_drift
+	@python -m monitoring.local.demo_drift
 
 alertmanager: setup ## write artifacts/monitoring/alertmanager.yml from ALERT_... (docs/monitoring.md)
-	@python -m monitoring.alertmanager
+	@python -m monitoring.alerts.alertmanager
 
-dashboards: setup ## write Grafana's dashboards from the table of panels (monitoring/panels.py)
+dashboards: setup ## write Grafana's dashboards from the table of panels (monitoring/dashboards/panels.py)
 	@python -m monitoring.dashboards
 
 rules: setup ## write Prometheus' rules for a cluster, and check them where promtool is
-	@python -m monitoring.rules
+	@python -m monitoring.alerts.rules
 	@if command -v promtool >/dev/null; then promtool check rules monitoring/prometheus/rules/*.yml; fi
-
-pictures: setup ## draw the dashboards into docs/ from a Prometheus on this machine
-	@python -m monitoring.pictures --out docs/
 
 figures: setup ## push how long this pipeline took, and when its tokens end
 	@python -m delivery.training_metrics main

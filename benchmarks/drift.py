@@ -4,7 +4,7 @@
 
 Trains on a part of one half of the archive; the reference of the bundle is another part of it. The
 other half is production: drawn from as it is for the false alarms, and shifted for the detection.
-Everything is judged by `service.drift`, at the service's defaults.
+Everything is judged by `service.telemetry.drift`, at the service's defaults.
 """
 
 from argparse import ArgumentParser
@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
-from service import drift
-from service.bundle import Manifest, read_bundle
-from service.settings import read_settings
 
 from benchmarks import machine
 from benchmarks.eurosat import prepare, run
 from pipeline import paths
-from pipeline.chips import Split, read_chips
-from pipeline.inference import Predictions, predict, session
+from pipeline.bundle.inference import Predictions, predict, session
+from pipeline.data.prepared import Split, read_chips
+from service.inference.bundle import Manifest, read_bundle
+from service.settings import read_settings
+from service.telemetry import drift
 
 FOLDER = Path("artifacts/bench/drift")
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -5,7 +5,7 @@ import platform
 
 import torch
 
-from pipeline.hardware import choose_device, describe
+from pipeline.training.hardware import choose_device, describe
 
 LIBRARIES = ("torch", "numpy", "onnxruntime")
 

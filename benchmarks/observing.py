@@ -27,15 +27,15 @@ import numpy as np  # noqa: E402
 from prometheus_client import CollectorRegistry, Counter, Histogram  # noqa: E402
 
 from benchmarks import machine  # noqa: E402
-from service.bundle import decode_chip, read_bundle  # noqa: E402
-from service.collector import Drift, Exposition, Judgement, Totals  # noqa: E402
-from service.engine import Answer  # noqa: E402
-from service.metrics import Metrics, count_in  # noqa: E402
-from service.model import Model, Serving  # noqa: E402
-from service.observations import MOST, Observations  # noqa: E402
-from service.recorder import NoRecorder, Recorder, SpoolRecorder  # noqa: E402
-from service.spool import Spool  # noqa: E402
-from service.tally import SECONDS, SHARES  # noqa: E402
+from service.feedback.journal import Spool  # noqa: E402
+from service.feedback.recorder import NoRecorder, Recorder, SpoolRecorder  # noqa: E402
+from service.inference.bundle import decode_chip, read_bundle  # noqa: E402
+from service.inference.engine import Answer  # noqa: E402
+from service.inference.model import Model, Serving  # noqa: E402
+from service.telemetry.counters import SECONDS, SHARES  # noqa: E402
+from service.telemetry.exposition import Drift, Exposition, Judgement, Totals  # noqa: E402
+from service.telemetry.metrics import Metrics, count_in  # noqa: E402
+from service.telemetry.observations import MOST, Observations  # noqa: E402
 
 REQUESTS = 20_000  # a round
 RECORDS = 2_000  # a round

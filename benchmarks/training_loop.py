@@ -20,15 +20,15 @@ from torch.nn import functional as F
 
 from benchmarks import machine
 from pipeline import paths
-from pipeline.chips import Chips, read_chips
-from pipeline.dataset import SPLITS, Dataset
-from pipeline.hardware import choose_device, choose_precision
-from pipeline.manifest import Row, write_manifest
-from pipeline.models import Classifier, build
-from pipeline.optimizer import build_optimizers
-from pipeline.outputs import write_json
+from pipeline.data.chip_table import Row, write_manifest
+from pipeline.data.dataset import SPLITS, Dataset
+from pipeline.data.prepared import Chips, read_chips
+from pipeline.files import write_json
 from pipeline.params import Params, read_params
 from pipeline.train import train
+from pipeline.training.hardware import choose_device, choose_precision
+from pipeline.training.models import Classifier, build
+from pipeline.training.optimizer import build_optimizers
 
 COUNTS = {"train": 4096, "validation": 256, "test": 16}
 

@@ -35,8 +35,8 @@ def main() -> None:
 
 
 def _serve(with_key: bool) -> None:
-    from service.security import Role, new_key
-    from service.server import serve
+    from service.auth.roles import Role, new_key
+    from service.server.supervisor import serve
     from service.settings import UnsafeSettings, read_settings
 
     try:
@@ -60,8 +60,8 @@ def _migrate() -> None:
         settings = read_settings()
         if (url := settings.feedback.get_secret_value()) == OFF:
             sys.exit("error: SERVICE_FEEDBACK is off: there is no database to migrate")
-        from service.database import Database
-        from service.tables import HEAD
+        from service.feedback.database import Database
+        from service.feedback.tables import HEAD
 
         Database(url, settings.state).migrate()
     except UnsafeSettings as error:
@@ -72,7 +72,7 @@ def _migrate() -> None:
 
 
 def _print_key() -> None:
-    from service.security import new_key
+    from service.auth.roles import new_key
 
     key, digest = new_key()
     print(f"key, for the client:  {key}")

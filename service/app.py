@@ -10,7 +10,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from service.container import Container
-from service.door import GONE, Door
 from service.errors import (
     INTERNAL,
     MEDIA_TYPE,
@@ -19,8 +18,9 @@ from service.errors import (
     Unprocessable,
     problem,
 )
-from service.predict import Disconnected
-from service.routes import add_routes
+from service.http.gateway import GONE, Door
+from service.http.predict import Disconnected
+from service.http.routes import add_routes
 
 DESCRIPTION = "Predictions by HTTP, experiments by Git tag, hot swap without a restart."
 

@@ -5,32 +5,32 @@ from pathlib import Path
 
 from dependency_injector import containers, providers
 
-from service.answers import Answers
-from service.cache import BundleCache
-from service.collector import Drift, Exposition, Judgement, Totals
-from service.configmap import ConfigMapStore
-from service.follow import Follower
-from service.keeper import Bounds, Keeper
-from service.live import Board, FeedbackCounts, LiveMetrics
-from service.loading import Loader
-from service.logs import AccessLog
-from service.metrics import Metrics
-from service.model import Serving
-from service.observations import Observations
-from service.predict import Limits, Predict, Uploads
-from service.processes import Processes
-from service.recorder import NoRecorder, Recorder, SpoolRecorder
-from service.registry import Registry
-from service.replica import Replica
-from service.routes import Parts
-from service.security import Guard
+from service.auth.roles import Guard
+from service.auth.tokens import TokenVerifier
+from service.feedback.accuracy import Board, FeedbackCounts, LiveMetrics
+from service.feedback.importer import Bounds, Keeper
+from service.feedback.journal import FOLDER, Spool
+from service.feedback.recorder import NoRecorder, Recorder, SpoolRecorder
+from service.feedback.service import Answers
+from service.http.predict import Limits, Predict, Uploads
+from service.http.routes import Parts
+from service.inference.model import Serving
+from service.inference.queue import Turns
+from service.registry.client import Registry
 from service.settings import OFF, Settings, read_settings
-from service.spool import FOLDER, Spool
-from service.state import FileStore
-from service.swap import Swapper
-from service.tokens import TokenVerifier
-from service.tracing import Tracing
-from service.turns import Turns
+from service.swap.cache import BundleCache
+from service.swap.configmap import ConfigMapStore
+from service.swap.desired import FileStore
+from service.swap.loader import Loader
+from service.swap.reconciler import Follower
+from service.swap.swapper import Swapper
+from service.swap.workers import Replica
+from service.telemetry.exposition import Drift, Exposition, Judgement, Totals
+from service.telemetry.logs import AccessLog
+from service.telemetry.metrics import Metrics
+from service.telemetry.observations import Observations
+from service.telemetry.processes import Processes
+from service.telemetry.tracing import Tracing
 
 
 def _store(settings: Settings) -> FileStore | ConfigMapStore:

@@ -13,7 +13,7 @@ from typing import Any, Self
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.security import Role
+from service.auth.roles import Role
 from service.tags import LOCAL, match_tag
 
 PREFIX = "SERVICE_"

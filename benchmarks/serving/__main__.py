@@ -28,7 +28,7 @@ from benchmarks.serving.bundle import KINDS, NETWORKS, Served, make
 from benchmarks.serving.raw import Raw
 from benchmarks.serving.samples import Sample
 from benchmarks.serving.servers import CONTENDERS, BenchmarkError, Contender
-from pipeline.outputs import write_json
+from pipeline.files import write_json
 from pipeline.params import read_params
 
 RESULTS = Path("artifacts/bench/serving.json")

@@ -1,7 +1,8 @@
 """Bundles to serve and the bodies to send, made without training.
 
-A network of `pipeline.models` with random weights goes through the project's own export. Speed does
-not depend on what the weights say; that answers agree between servers can be checked all the same.
+A network of `pipeline.training.models` with random weights goes through the project's own export.
+Speed does not depend on what the weights say; that answers agree between servers can be checked
+all the same.
 """
 
 import contextlib
@@ -18,13 +19,13 @@ from rasterio.transform import from_origin
 from torch import nn
 
 from pipeline import paths
-from pipeline.chips import Chips
-from pipeline.dataset import Dataset
-from pipeline.export import export
-from pipeline.manifest import Row, write_manifest
-from pipeline.models import Classifier, build
+from pipeline.bundle.export import export
+from pipeline.data.chip_table import Row, write_manifest
+from pipeline.data.dataset import Dataset
+from pipeline.data.prepared import Chips
 from pipeline.params import Model, Params
 from pipeline.sources.eurosat import DATASETS
+from pipeline.training.models import Classifier, build
 
 FOLDER = Path("artifacts/bench/serving")
 CHIPS = 64  # what golden chips and the reference are taken from

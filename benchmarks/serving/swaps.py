@@ -41,7 +41,7 @@ from benchmarks.serving.servers import (
     started,
 )
 from pipeline.params import read_params
-from service.security import new_key
+from service.auth.roles import new_key
 
 TAGS = ("landcover@v1.0.0", "landcover@v2.0.0")
 COUNT = 20

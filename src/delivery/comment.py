@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from delivery.errors import GitError, ToolError, command
-from delivery.experiment import LOG, RECORD, Experiment
+from delivery.experiment.__main__ import LOG, RECORD, Experiment
 from delivery.git import Repository
 
 REPORT = Path("reports/report.md")  # `python -m pipeline.report` writes it, with its pictures
@@ -133,7 +133,7 @@ def post() -> None:
         raise ToolError("cml is missing: npm install --global @dvcorg/cml@0.20.6, or --dry-run")
     if number := os.environ.get("CI_MERGE_REQUEST_IID", ""):
         # CML looks for its comment among the 20 newest notes, and would write a second one.
-        from delivery.gitlab import GitLab
+        from delivery.gitlab.client import GitLab
 
         GitLab.from_environment().drop_buried_comment(int(number), f"CML watermark {TITLE}")
     line = ["cml", "comment", "update", "--publish-native", f"--watermark-title={TITLE}"]

@@ -19,12 +19,12 @@ from typing import NamedTuple
 
 from delivery.dvc import dvc
 from delivery.errors import DeliveryError, RegistryError, RolloutError, command
-from delivery.image import find
+from delivery.image.__main__ import find
 from delivery.notify import notify
-from delivery.registry import Registry, open_registry
-from delivery.rollout import bring
+from delivery.registry.registry import Registry, open_registry
+from delivery.rollout.__main__ import bring
+from delivery.rollout.controller import Wish
 from delivery.smoke import LIMIT, expectation
-from delivery.stage import Wish
 from delivery.tags import STAGES, Version, parse_version
 
 BUNDLES = Path("artifacts/bundles")

@@ -17,12 +17,12 @@ from typing import Any
 import yaml
 from gitlab.v4.objects import Project
 
-from delivery import gitlab_wanted as wanted
 from delivery.errors import DeliveryError, GitLabError, command
 from delivery.git import Repository
-from delivery.gitlab import asking, connect
-from delivery.gitlab_plan import Change, Plan, compare_project, role_name
-from delivery.gitlab_variables import compare_variables, read_values
+from delivery.gitlab import desired as wanted
+from delivery.gitlab.client import asking, connect
+from delivery.gitlab.plan import Change, Plan, compare_project, role_name
+from delivery.gitlab.variables import compare_variables, read_values
 from delivery.tags import NAME
 
 TOKEN = "GITLAB_TOKEN"

@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from delivery.errors import GitLabError, command
-from delivery.gitlab import GitLab, Refused, asking
+from delivery.gitlab.client import GitLab, Refused, asking
 
 PREFIX = "cml-"
 LEAST = 2.0  # hours after which GitLab calls a runner offline

@@ -33,8 +33,8 @@ from prometheus_client.exposition import basic_auth_handler, default_handler
 from pydantic import AwareDatetime, BaseModel, Field, TypeAdapter, ValidationError
 
 from delivery.errors import GitLabError, command
-from delivery.gitlab import asking, connect
-from delivery.gpu import INTERVAL, Sampler
+from delivery.gitlab.client import asking, connect
+from delivery.metrics.gpu import INTERVAL, Sampler
 
 VARIABLE = "PUSHGATEWAY_URL"
 JOB = "conveyor"

@@ -23,18 +23,18 @@ import numpy as np
 from tabulate import tabulate
 
 from pipeline import paths, repository
-from pipeline.bundle import Manifest, read_bundle
-from pipeline.champion import known_pixels, read_champion
-from pipeline.chips import Split, read_chips
-from pipeline.comparison import Comparison, compare
+from pipeline.bundle.inference import predict, session
+from pipeline.bundle.manifest import Manifest, read_bundle
+from pipeline.data.chip_table import read_manifest
+from pipeline.data.prepared import Split, read_chips
 from pipeline.errors import BundleError, DataError, command
-from pipeline.evidence import CHALLENGE, Challenge, Figures, Verdict
+from pipeline.evaluation.champion import known_pixels, read_champion
+from pipeline.evaluation.comparison import Comparison, compare
+from pipeline.evaluation.predictions import Prediction, parse_predictions
+from pipeline.files import write_json
 from pipeline.gate import MAIN
-from pipeline.inference import predict, session
-from pipeline.manifest import read_manifest
-from pipeline.outputs import write_json
 from pipeline.params import read_params
-from pipeline.predictions import Prediction, parse_predictions
+from pipeline.reporting.documents import CHALLENGE, Challenge, Figures, Verdict
 
 # Exact McNemar test: all of 5 differing chips in favour of one model has p = 0.063, of 6 0.031.
 ENOUGH = 6

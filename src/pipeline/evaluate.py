@@ -20,15 +20,16 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from pipeline import measures, paths, pictures
-from pipeline.bundle import Manifest, read_bundle
-from pipeline.chips import Split, read_chips
+from pipeline import paths
+from pipeline.bundle.inference import predict, session
+from pipeline.bundle.manifest import Manifest, read_bundle
+from pipeline.data.prepared import Split, read_chips
 from pipeline.errors import BundleError, command
-from pipeline.inference import predict, session
-from pipeline.measures import ClassScore, Labels, Reliability
-from pipeline.outputs import replacing, write_json
+from pipeline.evaluation import measures, plots
+from pipeline.evaluation.measures import ClassScore, Labels, Reliability
+from pipeline.evaluation.predictions import Prediction, write_predictions
+from pipeline.files import replacing, write_json
 from pipeline.params import Evaluate, read_params
-from pipeline.predictions import Prediction, write_predictions
 
 WARM_UP = 20  # single-chip predictions before timing starts
 
@@ -107,10 +108,10 @@ def _write(
     with replacing(paths.PLOTS) as folder:
         _write_plot_data(folder, names, test.labels, predicted, scores, table)
     with replacing(paths.PICTURES) as folder:
-        pictures.confusion(folder / "confusion.png", names, test.labels, predicted)
-        pictures.reliability(folder / "reliability.png", table, metrics["calibration_error"])
-        pictures.mistakes(folder / "mistakes.png", names, manifest.input, test, probabilities)
-        pictures.curves(folder / "curves.png", _history())
+        plots.confusion(folder / "confusion.png", names, test.labels, predicted)
+        plots.reliability(folder / "reliability.png", table, metrics["calibration_error"])
+        plots.mistakes(folder / "mistakes.png", names, manifest.input, test, probabilities)
+        plots.curves(folder / "curves.png", _history())
     write_predictions(
         paths.PREDICTIONS,
         [

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline import paths, repository
-from pipeline.comparison import Comparison, compare
 from pipeline.errors import DataError, GateError, command
+from pipeline.evaluation.comparison import Comparison, compare
+from pipeline.evaluation.predictions import parse_predictions
 from pipeline.params import Gate, Params, read_params
-from pipeline.predictions import parse_predictions
 
 MAIN = "main"
 

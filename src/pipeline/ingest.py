@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import paths
-from pipeline.dataset import Dataset, image_files, label
+from pipeline.data.dataset import Dataset, image_files, label
+from pipeline.data.images import decode, fault
 from pipeline.errors import DataError, PipelineError, SourceError, command
-from pipeline.images import decode, fault
 from pipeline.progress import track
 from pipeline.sources import SOURCES, File, Source
 

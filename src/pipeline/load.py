@@ -22,11 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import paths
-from pipeline.dataset import Dataset, image_files, label
+from pipeline.data.chip_table import Row, write_manifest
+from pipeline.data.dataset import Dataset, image_files, label
+from pipeline.data.images import decode, digest, fault
 from pipeline.errors import DataError, command
-from pipeline.images import decode, digest, fault
-from pipeline.manifest import Row, write_manifest
-from pipeline.outputs import ArrayWriter, replacing, write_json
+from pipeline.files import ArrayWriter, replacing, write_json
 from pipeline.params import read_params
 from pipeline.progress import track
 

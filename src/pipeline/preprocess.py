@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import paths
-from pipeline.dataset import SPLITS, Dataset
+from pipeline.data.chip_table import Row, read_manifest, write_manifest
+from pipeline.data.dataset import SPLITS, Dataset
+from pipeline.data.split import assign
 from pipeline.errors import command
-from pipeline.manifest import Row, read_manifest, write_manifest
-from pipeline.outputs import ArrayWriter, replacing, write_json
+from pipeline.files import ArrayWriter, replacing, write_json
 from pipeline.params import read_params
 from pipeline.progress import track
-from pipeline.split import assign
 
 BATCH = 256  # chips that are in memory at a time
 

@@ -13,17 +13,17 @@ from typing import Any
 
 import yaml
 
-from pipeline import markdown as md
 from pipeline import paths, repository
-from pipeline.bundle import Manifest, read_bundle
-from pipeline.comparison import Comparison
-from pipeline.datachange import data_change
+from pipeline.bundle.manifest import Manifest, read_bundle
 from pipeline.errors import GateError, command
-from pipeline.evidence import DRIFT
+from pipeline.evaluation.comparison import Comparison
+from pipeline.files import write_text
 from pipeline.gate import MAIN, Check, compare_with, judge, read
-from pipeline.outputs import write_text
 from pipeline.params import read_params
-from pipeline.retraining import challenge_section, drift_section
+from pipeline.reporting import markdown as md
+from pipeline.reporting.data_changes import data_change
+from pipeline.reporting.documents import DRIFT
+from pipeline.reporting.sections import challenge_section, drift_section
 
 # Metric, what it is called, format, and whether more is better.
 METRICS = (

@@ -17,18 +17,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline import paths
-from pipeline.augment import augment, resize, size_in
-from pipeline.calibration import temperature
-from pipeline.checkpoint import Checkpoints, State, code_digest, fingerprint
-from pipeline.chips import Chips, read_chips
+from pipeline.bundle.export import export
+from pipeline.data.prepared import Chips, read_chips
 from pipeline.errors import TrainingError, command
-from pipeline.export import export
-from pipeline.feed import Feed
-from pipeline.hardware import choose_device, choose_precision, describe
-from pipeline.models import Classifier, build
-from pipeline.optimizer import build_optimizers, one_cycle
 from pipeline.params import Params, read_params
 from pipeline.progress import EpochProgress
+from pipeline.training.augment import augment, resize, size_in
+from pipeline.training.batches import Feed
+from pipeline.training.calibration import temperature
+from pipeline.training.checkpoint import Checkpoints, State, code_digest, fingerprint
+from pipeline.training.hardware import choose_device, choose_precision, describe
+from pipeline.training.models import Classifier, build
+from pipeline.training.optimizer import build_optimizers, one_cycle
 
 EVALUATION_BATCH = 256
 MEMORY_ERRORS = ("out of memory", "can't allocate memory", "not enough memory")

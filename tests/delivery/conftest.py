@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from delivery.git import Repository
-from delivery.interface import read_interface, write_line
-from delivery.registry import Registry
+from delivery.registry.interface import read_interface, write_line
+from delivery.registry.registry import Registry
 
 START = 1_700_000_000  # Unix time of the first commit
 CLASSES = ("Forest", "River")

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from delivery import comment, experiment
+from delivery import comment
 from delivery.comment import compose, post
 from delivery.errors import ToolError
-from delivery.experiment import Experiment, estimate
+from delivery.experiment import __main__ as experiment
+from delivery.experiment.__main__ import Experiment, estimate
 from delivery.git import Repository
 from tests.conftest import run
 

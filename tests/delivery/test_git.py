@@ -8,7 +8,7 @@ import pytest
 from delivery.errors import GitError
 from delivery.git import BOT_EMAIL, BOT_NAME, Repository, environment
 from tests.delivery.conftest import Project, hook
-from tests.delivery.hostile import HOSTILE
+from tests.make.injection_strings import HOSTILE
 
 
 def test_a_commit_is_found_by_any_name_that_git_knows(project: Project) -> None:

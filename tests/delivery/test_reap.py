@@ -10,7 +10,7 @@ import pytest
 
 from delivery import reap
 from delivery.errors import GitLabError
-from tests.gitlab import NUMBER, FakeGitLab, serving
+from tests.fakes.gitlab.server import NUMBER, FakeGitLab, serving
 
 SCOPES = ("read_api", "manage_runner")
 

@@ -13,9 +13,9 @@ import pytest
 
 from delivery.errors import RolloutError
 from delivery.smoke import Expected, Refused, Smoke, expectation, read_bundle
-from service.security import new_key
-from tests.service.bundles import make_bundle
-from tests.service.server import Server, serving
+from service.auth.roles import new_key
+from tests.make.bundles import make_bundle
+from tests.make.server import Server, serving
 
 TOKEN, TOKEN_HASH = new_key()
 VIEWER, VIEWER_HASH = new_key()

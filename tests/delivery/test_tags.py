@@ -14,7 +14,7 @@ from delivery.tags import (
     parse_stage,
     parse_version,
 )
-from tests.delivery.hostile import HOSTILE
+from tests.make.injection_strings import HOSTILE
 
 VERSIONS = {
     "landcover@v1.2.0": Version("landcover", (1, 2, 0)),

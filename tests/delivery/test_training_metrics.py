@@ -13,11 +13,12 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from delivery import gpu, training_metrics
+from delivery import training_metrics
 from delivery.errors import TrainingFailed
+from delivery.metrics import gpu
 from delivery.training_metrics import NotPushed, push, watched
-from tests import gitlab
 from tests.conftest import ROOT
+from tests.fakes.gitlab import server as gitlab
 
 pytestmark = pytest.mark.skipif(
     shutil.which("prometheus-pushgateway") is None, reason="no prometheus-pushgateway"

@@ -5,8 +5,8 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from tests import gitlab
 from tests.e2e.world import RUNNER, World
+from tests.fakes.gitlab import server
 
 FAILED: dict[str, str] = {}
 """File of a story -> the step at which it ended."""
@@ -18,7 +18,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     for program in (str(RUNNER), "rsync"):
         if shutil.which(program) is None:
             pytest.skip(f"{program.rpartition('/')[2]} is not installed: make setup-e2e")
-    with gitlab.serving() as api:
+    with server.serving() as api:
         yield World(tmp_path_factory.mktemp("world"), api)
 
 

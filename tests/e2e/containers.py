@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.security import new_key
+from service.auth.roles import new_key
 
 BASE = "localhost/conveyor-base:bookworm"
 BUILD_ARGS = f"PYTHON_BASE={BASE}"

@@ -8,16 +8,16 @@ import httpx
 import pytest
 
 from monitoring.errors import MonitoringError
-from monitoring.look import read_look
-from monitoring.programs import PROGRAMS
-from monitoring.run import Monitor
-from monitoring.traffic import HEADERS, Input, brighter, find_images
-from service.security import new_key
-from tests.delivery.alerts import BITES, alert, webhook
+from monitoring.local.__main__ import Monitor
+from monitoring.local.drift_view import read_look
+from monitoring.local.programs import PROGRAMS
+from monitoring.local.traffic import HEADERS, Input, brighter, find_images
+from service.auth.roles import new_key
 from tests.e2e.world import Pipeline, World, read_json
-from tests.gitlab import NUMBER
-from tests.service.processes import until
-from tests.service.server import Server, serving
+from tests.fakes.gitlab.server import NUMBER
+from tests.make.alerts import BITES, alert, webhook
+from tests.make.processes import until
+from tests.make.server import Server, serving
 
 pytestmark = pytest.mark.step
 VERSION = "landcover@v1.0.0"

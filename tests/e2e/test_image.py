@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from delivery.contents import folder_md5
-from delivery.engine import TIME
+from delivery.image.builders import TIME
+from delivery.image.preflight import folder_md5
 from tests.conftest import ROOT
 from tests.e2e import containers
 from tests.e2e.containers import Container
-from tests.service.bundles import CLASSES, expected, make_bundle
-from tests.service.images import CHIP, CHIPS, picture
-from tests.service.processes import until
-from tests.service.projects import Published, contents, digest_of
+from tests.make.bundles import CLASSES, expected, make_bundle
+from tests.make.images import CHIP, CHIPS, picture
+from tests.make.processes import until
+from tests.make.projects import Published, contents, digest_of
 
 pytestmark = containers.needed
 
@@ -199,7 +199,7 @@ def test_nothing_is_in_it_that_does_not_serve(container: Container) -> None:
 
 def test_byte_code_of_what_serves_is_in_it(container: Container) -> None:
     code = (
-        "import sys, os, service.worker, service.download, dvc.repo\n"
+        "import sys, os, service.server.worker, service.registry.download, dvc.repo\n"
         "files = {m.__cached__ for m in sys.modules.values() if getattr(m, '__cached__', None)}\n"
         "print([file for file in files if not os.path.exists(file)])"
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from delivery.manifests import Document, deployment_of, for_version, render, to_yaml
+from delivery.rollout.manifests import Document, deployment_of, for_version, render, to_yaml
 from delivery.smoke import Smoke, read_bundle
 from delivery.tags import parse_version
 from tests.conftest import ROOT
@@ -23,7 +23,7 @@ from tests.e2e import containers
 from tests.e2e import test_image as images
 from tests.e2e.containers import HASH, KEY, Container
 from tests.k8s.conftest import IMAGE
-from tests.service.projects import Published
+from tests.make.projects import Published
 
 pytestmark = [
     containers.needed,

@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from tests.e2e import containers
-from tests.e2e.cluster import Cluster
 from tests.e2e.world import MAIN_JOBS, World
-from tests.service.server import serving
+from tests.fakes.cluster import Cluster
+from tests.make.server import serving
 
 pytestmark = [pytest.mark.step, containers.needed]
 STAGES = ("staging", "production")

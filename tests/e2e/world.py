@@ -2,8 +2,9 @@
 
 Real: the bare repository with push options, DVC and its remote, the pipeline as .gitlab-ci.yml has
 it, run job by job by gitlab-ci-local, the images, and the service. Fake: GitLab's API
-(tests/gitlab.py), CML (bin/cml), trivy (bin/trivy) and kubectl (cluster.py); each says at its head
-what it is true to. What GitLab itself does, starting pipelines and merging, this file does.
+(tests/fakes/gitlab/server.py), CML (bin/cml), trivy (bin/trivy) and kubectl (cluster.py); each
+says at its head what it is true to. What GitLab itself does, starting pipelines and merging, this
+file does.
 """
 
 import json
@@ -20,7 +21,7 @@ from typing import Any
 import yaml
 
 from tests.conftest import ROOT
-from tests.gitlab import NUMBER, PATH, FakeGitLab
+from tests.fakes.gitlab.server import NUMBER, PATH, FakeGitLab
 
 BIN = Path(__file__).parent / "bin"
 RUNNER = Path(__file__).parent / "tools" / "node_modules" / ".bin" / "gitlab-ci-local"

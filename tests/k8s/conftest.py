@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from delivery.manifests import Document, for_version, render, to_yaml
+from delivery.rollout.manifests import Document, for_version, render, to_yaml
 from delivery.tags import parse_version
 from tests.conftest import ROOT
 

@@ -14,8 +14,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import ROOT
-from tests.service.bundles import make_bundle, make_chip
-from tests.service.server import serving
+from tests.make.bundles import make_bundle, make_chip
+from tests.make.server import serving
 
 TEMPLATE = yaml.safe_load((ROOT / "k8s/components/canary/analysis.yaml").read_text("utf-8"))
 METRICS: dict[str, Any] = {item["name"]: item for item in TEMPLATE["spec"]["metrics"]}

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from delivery.errors import RolloutError, TagError
-from delivery.manifests import APPLIED, Document, for_version, render
-from service.security import ROLES
-from service.server import GRACE
+from delivery.rollout.manifests import APPLIED, Document, for_version, render
+from service.auth.roles import ROLES
+from service.server.supervisor import GRACE
 from service.settings import Settings, read_settings
 from tests.conftest import ROOT
 from tests.k8s.conftest import IMAGE, OVERLAYS, VERSION, one, rendered

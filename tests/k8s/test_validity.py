@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from delivery.manifests import Document, to_yaml
+from delivery.rollout.manifests import Document, to_yaml
 from tests.conftest import ROOT
 from tests.k8s.conftest import OVERLAYS, Run, rendered
 from tests.k8s.crds import KINDS, faults

@@ -13,7 +13,7 @@ from typing import TypeVar
 import pytest
 
 from monitoring.errors import MonitoringError
-from monitoring.programs import PROGRAMS, find_programs
+from monitoring.local.programs import PROGRAMS, find_programs
 from tests.conftest import ROOT
 
 T = TypeVar("T")
@@ -108,7 +108,7 @@ def start(tmp_path: Path, programs: dict[str, Path]) -> Iterator[Start]:
     def run(*arguments: str, **environment: str) -> Command:
         log = tmp_path / f"monitor-{len(started)}.log"
         folder = ("--folder", str(tmp_path / "monitoring"))
-        everything = ("monitoring.run", *ANY_PORTS, *folder, *arguments)
+        everything = ("monitoring.local", *ANY_PORTS, *folder, *arguments)
         started.append(Command(*everything, log=log, **environment))
         return started[-1]
 

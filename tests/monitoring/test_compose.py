@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from monitoring.panels import DASHBOARDS
+from monitoring.dashboards.panels import DASHBOARDS
 from tests.conftest import ROOT
 
 DOCUMENT = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))

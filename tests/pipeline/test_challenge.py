@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from pipeline import evaluate, load, preprocess, train
-from pipeline.bundle import read_bundle, write_bundle
+from pipeline.bundle.manifest import read_bundle, write_bundle
 from pipeline.challenge import ENOUGH, challenge, verdict
-from pipeline.champion import known_pixels, read_champion
+from pipeline.data.chip_table import read_manifest
 from pipeline.errors import BundleError, DataError, RevisionError
-from pipeline.evidence import Figures
+from pipeline.evaluation.champion import known_pixels, read_champion
 from pipeline.ingest import ingest
-from pipeline.manifest import read_manifest
+from pipeline.reporting.documents import Figures
 from pipeline.repository import data_version
 from pipeline.sources.folder import Folder
 from tests.conftest import chip, run, write_images, write_params

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from pipeline import evaluate
-from pipeline.bundle import read_bundle
-from pipeline.chips import read_chips
-from pipeline.inference import predict, session
-from pipeline.predictions import parse_predictions
+from pipeline.bundle.inference import predict, session
+from pipeline.bundle.manifest import read_bundle
+from pipeline.data.prepared import read_chips
+from pipeline.evaluation.predictions import parse_predictions
 from tests.conftest import run
 
 

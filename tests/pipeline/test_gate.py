@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.comparison import Comparison
+from pipeline.evaluation.comparison import Comparison
+from pipeline.evaluation.measures import Interval
 from pipeline.gate import judge
-from pipeline.measures import Interval
 from pipeline.params import Gate, read_params
 from tests.conftest import ROOT, run, write_params
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipeline.dataset import Dataset, image_files
+from pipeline.data.dataset import Dataset, image_files
 from pipeline.errors import DataError, SourceError
 from pipeline.ingest import ingest
 from pipeline.sources import File

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from pipeline import load
-from pipeline.dataset import Dataset
-from pipeline.manifest import Row, read_manifest
+from pipeline.data.chip_table import Row, read_manifest
+from pipeline.data.dataset import Dataset
 from pipeline.sources.folder import Folder
 from tests.conftest import SIZE, chip, run, write_images, write_params
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline import load, preprocess
-from pipeline.chips import read_chips
+from pipeline.data.prepared import read_chips
 from pipeline.errors import DataError
 from pipeline.preprocess import band_statistics
 from pipeline.sources.folder import Folder

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from pipeline import train
-from pipeline.bundle import read_bundle
-from pipeline.checkpoint import Checkpoints
-from pipeline.chips import read_chips
+from pipeline.bundle.manifest import read_bundle
+from pipeline.data.prepared import read_chips
 from pipeline.params import read_params
+from pipeline.training.checkpoint import Checkpoints
 from tests.conftest import run, write_params
 
 
@@ -172,7 +172,7 @@ def test_only_epochs_at_full_size_can_be_the_best(chips: Path) -> None:
 def test_an_export_that_differs_fails_the_stage_and_writes_nothing(
     chips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.graph.PARITY", 0.0)
+    monkeypatch.setattr("pipeline.bundle.onnx_graph.PARITY", 0.0)
     with pytest.raises(SystemExit, match="the exported model differs from the trained one"):
         train.main()
     assert not Path("model").exists()

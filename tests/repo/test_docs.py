@@ -4,7 +4,7 @@ import re
 import sys
 from pathlib import Path
 
-from pipeline.dataset import image_files
+from pipeline.data.dataset import image_files
 from tests.conftest import ROOT, run
 
 

@@ -21,9 +21,14 @@ def imported(path: Path) -> set[Path]:
         for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names)):
             module = ROOT / "src" / Path(*str(name).split("."))
             for file in (module.with_suffix(".py"), module / "__init__.py"):
-                if file.is_file() and name != "pipeline":
+                if file.is_file() and _has_code(file):
                     found.add(file)
     return found
+
+
+def _has_code(file: Path) -> bool:
+    """More than the docstring of a package."""
+    return len(ast.parse(file.read_text(encoding="utf-8")).body) > 1
 
 
 def closure(path: Path) -> set[str]:
@@ -60,4 +65,6 @@ def test_every_section_but_the_gates_is_used_by_a_stage() -> None:
 def test_training_and_evaluation_change_only_with_what_they_use() -> None:
     assert "src/pipeline/ingest.py" not in STAGES["load"]["deps"]
     assert "src/pipeline/gate.py" not in STAGES["train"]["deps"]
-    assert "src/pipeline/models.py" not in STAGES["evaluate"]["deps"]  # it measures the ONNX file
+    assert (
+        "src/pipeline/training/models.py" not in STAGES["evaluate"]["deps"]
+    )  # it measures the ONNX file

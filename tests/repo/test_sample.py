@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dataset import Dataset, image_files, label
-from pipeline.images import decode, fault
-from pipeline.manifest import Row
+from pipeline.data.chip_table import Row
+from pipeline.data.dataset import Dataset, image_files, label
+from pipeline.data.images import decode, fault
+from pipeline.data.split import assign
 from pipeline.params import read_params
-from pipeline.split import assign
 from tests.conftest import ROOT, run
 
 

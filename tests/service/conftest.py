@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.bundles import make_bundle
-from tests.service.databases import KINDS, Postgres, postgres
-from tests.service.server import Server, serving
+from tests.make.bundles import make_bundle
+from tests.make.databases import KINDS, Postgres, postgres
+from tests.make.server import Server, serving
 
 
 @pytest.fixture(scope="session")

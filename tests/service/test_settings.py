@@ -7,7 +7,7 @@ import pytest
 from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
-from service.security import Role, new_key
+from service.auth.roles import Role, new_key
 from service.settings import Settings, UnsafeSettings, is_loopback, read_settings
 from tests.conftest import ROOT
 

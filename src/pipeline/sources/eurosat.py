@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Self
 
-from pipeline.dataset import Dataset
+from pipeline.data.dataset import Dataset
 from pipeline.errors import SourceError
 from pipeline.sources.download import download
 from pipeline.sources.source import File

@@ -23,13 +23,19 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import paths
-from pipeline.dataset import Dataset, image_files, label, predefined_split
+from pipeline.data.dataset import Dataset, image_files, label, predefined_split
+from pipeline.data.images import decode, digest, fault
+from pipeline.data.split import FEEDBACK
 from pipeline.errors import DataError, SourceError
-from pipeline.images import decode, digest, fault
-from pipeline.sources.answers import KEY, Answer, Service, TooLarge, Unreachable
-from pipeline.sources.answers import key_from_environment
+from pipeline.sources.answers import (
+    KEY,
+    Answer,
+    Service,
+    TooLarge,
+    Unreachable,
+    key_from_environment,
+)
 from pipeline.sources.source import File
-from pipeline.split import FEEDBACK
 
 HEADER = 4096  # bytes that an NPY file may have beside its pixels
 IN_A_ROW = 3  # images that fail one after the other before it is the service that fails

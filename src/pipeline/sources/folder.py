@@ -12,9 +12,9 @@ from typing import Any, Self, cast
 
 import numpy as np
 
-from pipeline.dataset import Dataset, label
+from pipeline.data.dataset import Dataset, label
+from pipeline.data.images import SUFFIXES, decode
 from pipeline.errors import DataError, SourceError
-from pipeline.images import SUFFIXES, decode
 from pipeline.sources.source import File
 
 PROBE = 50  # files that are opened to find out what the chips are

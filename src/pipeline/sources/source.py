@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol, Self
 
-from pipeline.dataset import Dataset
+from pipeline.data.dataset import Dataset
 
 
 class File(NamedTuple):

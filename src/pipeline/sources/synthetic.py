@@ -17,7 +17,7 @@ from rasterio.transform import from_origin
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import linear_sum_assignment
 
-from pipeline.dataset import Dataset
+from pipeline.data.dataset import Dataset
 from pipeline.errors import SourceError
 from pipeline.sources.painters import CLASSES, paint
 from pipeline.sources.scene import Array, Scene

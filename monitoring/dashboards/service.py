@@ -1,0 +1,297 @@
+"""The dashboard "Service": whether requests succeed, how fast, and what is running short."""
+
+from monitoring.dashboards.definition import MODEL as OF
+from monitoring.dashboards.definition import (
+    NAMESPACE,
+    Dashboard,
+    Panel,
+    Query,
+    Section,
+    Threshold,
+    stat,
+)
+from monitoring.dashboards.model import RELEASES, SWAPS
+from monitoring.dashboards.promql import RATE, largest, largest_of, or_zero, quantile, rate
+
+OBJECTIVE, QUICK = 0.995, 0.25
+"""Share of predictions that succeed over 30 days, and the seconds that they may take: the goals
+that the alerts watch (prometheus/rules/recording.yml)."""
+PREDICT = f'{NAMESPACE},handler="/predict"'
+FAILED = 'status=~"5.."'  # the instrumentator groups them: 5xx
+SERVICE_JOB = f'{NAMESPACE},job="landcover"'
+FIRING = f'ALERTS{{{NAMESPACE},alertstate="firing",severity!="none"}}'
+ROUTES, LOOK_BACK = 8, "6h"
+"""So many routes have a colour each; those count that were largest in this time."""
+SHARES = ((0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"))
+
+
+def succeeded(labels: str, window: str = RATE) -> str:
+    """Share of requests that did not fail by our fault; nothing without requests."""
+    failed = or_zero(rate("http_requests_total", f"{labels},{FAILED}", "", window))
+    return f"1 - {failed} / {rate('http_requests_total', labels, '', window)}"
+
+
+def quantiles(metric: str, labels: str) -> tuple[Query, ...]:
+    """The latencies that half, 90 % and 99 % of the requests stay below."""
+    return tuple(Query(quantile(share, metric, labels), name) for share, name in SHARES)
+
+
+def by_route(window: str = RATE) -> str:
+    """The latency that 90 % of the requests to a route stay below."""
+    return quantile(0.9, "http_request_duration_seconds", NAMESPACE, "handler", window)
+
+
+NOW = Section(
+    "Now",
+    (
+        stat(
+            "Successful predictions",
+            "Share of predictions that did not fail by the service's fault.",
+            "percentunit",
+            Query(succeeded(PREDICT), "now"),
+            (Threshold(0.99, "orange"), Threshold(OBJECTIVE, "green")),
+            "red",
+        ),
+        stat(
+            "Error budget left",
+            f"What of the {1 - OBJECTIVE:.1%} of predictions that may fail in 30 days is left; "
+            "of fewer days where fewer are kept.",
+            "percentunit",
+            Query(f"1 - (1 - ({succeeded(PREDICT, '30d')})) / {1 - OBJECTIVE:.4g}", "30 days"),
+            (Threshold(0, "orange"), Threshold(0.25, "green")),
+            "red",
+        ),
+        stat(
+            "Predictions",
+            "Images answered a second, by all replicas.",
+            "ops",
+            Query(rate("model_predictions_total", OF), "now"),
+        ),
+        stat(
+            "Latency, 90 %",
+            f"What nine of ten predictions stay below; {QUICK:g} s is the goal of 99 in 100.",
+            "s",
+            Query(quantile(0.9, "http_request_duration_seconds", PREDICT), "/predict"),
+            (Threshold(QUICK, "orange"), Threshold(1, "red")),
+        ),
+        stat(
+            "Replicas that answer",
+            "Replicas whose metrics Prometheus can read.",
+            "short",
+            Query(or_zero(f"count(up{{{SERVICE_JOB}}} == 1)"), "replicas"),
+            (Threshold(1, "green"),),
+            "red",
+        ),
+        stat(
+            "Alerts",
+            "How many alerts fire; the table below names them.",
+            "short",
+            Query(or_zero(f"count({FIRING})"), "firing"),
+            (Threshold(1, "red"),),
+        ),
+    ),
+)
+
+REQUESTS = Section(
+    "Requests",
+    (
+        Panel(
+            "Share of successful requests",
+            "Requests that did not fail by the service's fault (no 5xx), beside the objective.",
+            "timeseries",
+            "percentunit",
+            (
+                Query(succeeded(PREDICT), "/predict"),
+                Query(succeeded(NAMESPACE), "all routes"),
+                Query(f"vector({OBJECTIVE})", "objective", "limit"),
+            ),
+            width=12,
+            minimum=None,
+            maximum=1,
+        ),
+        Panel(
+            "Requests by route",
+            "What is asked for, and how much: the eight that are asked for most.",
+            "timeseries",
+            "reqps",
+            (
+                Query(
+                    largest_of(
+                        ROUTES,
+                        rate("http_requests_total", NAMESPACE, "handler"),
+                        rate("http_requests_total", NAMESPACE, "handler", LOOK_BACK),
+                    ),
+                    "{{handler}}",
+                ),
+            ),
+            width=12,
+        ),
+        Panel(
+            "Predictions",
+            "Images answered, by the model that answered.",
+            "timeseries",
+            "ops",
+            (Query(rate("model_predictions_total", OF, "tag"), "{{tag}}"),),
+        ),
+        Panel(
+            "Bytes",
+            "What comes in as uploads, and what goes out as answers.",
+            "timeseries",
+            "Bps",
+            (
+                Query(rate("http_request_size_bytes_sum", NAMESPACE), "in"),
+                Query(rate("http_response_size_bytes_sum", NAMESPACE), "out"),
+            ),
+        ),
+        Panel(
+            "Alerts that fire",
+            "What fires now; docs/runbook.md has a page for each.",
+            "table",
+            "short",
+            (Query(f"count by (alertname, severity) ({FIRING})", "times"),),
+        ),
+    ),
+)
+
+LATENCY = Section(
+    "Latency",
+    (
+        Panel(
+            "Latency of predictions",
+            "Time in the service of /predict; slow ones raise PredictionsSlow.",
+            "timeseries",
+            "s",
+            quantiles("http_request_duration_seconds", PREDICT),
+            thresholds=(Threshold(QUICK, "orange"),),
+        ),
+        Panel(
+            "Latency of all requests",
+            "Time in the service, finer in its steps than by route.",
+            "timeseries",
+            "s",
+            quantiles("http_request_duration_highr_seconds", NAMESPACE),
+        ),
+        Panel(
+            "Latency by route, 90 %",
+            "Which of the routes is slow: the eight slowest.",
+            "timeseries",
+            "s",
+            (Query(largest_of(ROUTES, by_route(), by_route(LOOK_BACK)), "{{handler}}"),),
+        ),
+    ),
+)
+
+ERRORS = Section(
+    "Errors",
+    (
+        Panel(
+            "Errors by status",
+            "4xx is the caller's fault, 5xx the service's.",
+            "timeseries",
+            "reqps",
+            (
+                Query(
+                    rate("http_requests_total", f'{NAMESPACE},status=~"[45].."', "status"),
+                    "{{status}}",
+                ),
+            ),
+            width=12,
+        ),
+        Panel(
+            "Refused uploads by reason",
+            "Why images were not taken; many of one reason are a client that is wrong.",
+            "timeseries",
+            "reqps",
+            (Query(rate("uploads_refused_total", NAMESPACE, "reason"), "{{reason}}"),),
+            width=12,
+        ),
+    ),
+)
+
+SATURATION = Section(
+    "Saturation",
+    (
+        Panel(
+            "CPU",
+            "Cores that a replica keeps busy; near its limit everything waits.",
+            "timeseries",
+            "suffix: cores",
+            (Query(rate("process_cpu_seconds_total", SERVICE_JOB, "instance"), "{{instance}}"),),
+        ),
+        Panel(
+            "Wait for the model",
+            "How long a chip waits for the runtime; it grows before requests fail.",
+            "timeseries",
+            "s",
+            quantiles("model_queue_seconds", NAMESPACE),
+        ),
+        Panel(
+            "Time in the model",
+            "How long the runtime needs for a chip.",
+            "timeseries",
+            "s",
+            quantiles("model_inference_seconds", OF),
+        ),
+        Panel(
+            "Memory",
+            "What the workers of a replica hold together.",
+            "timeseries",
+            "bytes",
+            (
+                Query(
+                    largest("process_resident_memory_bytes", SERVICE_JOB, "instance"),
+                    "{{instance}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Open files",
+            "Share of the files that a replica may open; at 100 % it takes no connection.",
+            "timeseries",
+            "percentunit",
+            (
+                Query(
+                    f"max by (instance) (process_open_fds{{{SERVICE_JOB}}} "
+                    f"/ process_max_fds{{{SERVICE_JOB}}})",
+                    "{{instance}}",
+                ),
+            ),
+            thresholds=(Threshold(0.8, "orange"),),
+        ),
+        Panel(
+            "Workers",
+            "Processes that answer; a gap is a worker that died and came back.",
+            "timeseries",
+            "short",
+            (Query(largest("service_workers", NAMESPACE, "instance"), "{{instance}}"),),
+        ),
+        Panel(
+            "Feedback on disk",
+            "Images that are kept for labelling, and predictions that wait for the database.",
+            "timeseries",
+            "bytes",
+            (
+                Query(largest("feedback_image_bytes", NAMESPACE), "images"),
+                Query(f"sum({largest('feedback_spool_bytes', NAMESPACE, 'instance')})", "waiting"),
+            ),
+            width=12,
+        ),
+        Panel(
+            "Images kept",
+            "How many images are kept, and why.",
+            "timeseries",
+            "short",
+            (Query(largest("feedback_images", NAMESPACE, "kind"), "{{kind}}"),),
+            width=12,
+        ),
+    ),
+)
+
+SERVICE = Dashboard(
+    name="service",
+    title="Service",
+    description="Whether requests succeed, how fast they are, and what is running short.",
+    variables=("namespace", "tag"),
+    sections=(NOW, REQUESTS, LATENCY, ERRORS, SATURATION),
+    annotations=(SWAPS, RELEASES),
+)

@@ -1,0 +1,212 @@
+"""The dashboard "System": the machines below the service, by node-exporter and dcgm-exporter."""
+
+from monitoring.dashboards.definition import NODE, Dashboard, Panel, Query, Section, Threshold, stat
+from monitoring.dashboards.promql import or_zero, rate
+
+FULL = (Threshold(0.8, "orange"), Threshold(0.9, "red"))
+DISKS = f'{NODE},fstype!~"tmpfs|ramfs|squashfs|iso9660|erofs"'
+CARDS = f'{NODE},device!~"lo|veth.*|cali.*|cni.*|docker.*|br-.*"'
+"""Network cards, without those that containers talk through."""
+
+BUSY = (
+    f'1 - avg by (instance) (rate(node_cpu_seconds_total{{{NODE},mode="idle"}}[$__rate_interval]))'
+)
+MEMORY = (
+    f"max by (instance) (1 - node_memory_MemAvailable_bytes{{{NODE}}} "
+    f"/ node_memory_MemTotal_bytes{{{NODE}}})"
+)
+DISK = f"(1 - node_filesystem_avail_bytes{{{DISKS}}} / node_filesystem_size_bytes{{{DISKS}}})"
+LOAD = (
+    f"max by (instance) (node_load1{{{NODE}}}) "
+    f'/ count by (instance) (node_cpu_seconds_total{{{NODE},mode="idle"}})'
+)
+UPTIME = f"max by (instance) (node_time_seconds{{{NODE}}} - node_boot_time_seconds{{{NODE}}})"
+
+NOW = Section(
+    "Now",
+    (
+        stat(
+            "CPU",
+            "Share of all cores that is busy.",
+            "percentunit",
+            Query(BUSY, "{{instance}}"),
+            FULL,
+        ),
+        stat(
+            "Memory",
+            "Share of the memory that nothing else could have.",
+            "percentunit",
+            Query(MEMORY, "{{instance}}"),
+            FULL,
+        ),
+        stat(
+            "Fullest disk",
+            "Share of the fullest file system; DiskFilling says when it will be full.",
+            "percentunit",
+            Query(f"max by (instance) ({DISK})", "{{instance}}"),
+            FULL,
+        ),
+        stat(
+            "Load a core",
+            "Processes that want a core, for each core; above 1 they wait.",
+            "short",
+            Query(LOAD, "{{instance}}"),
+            (Threshold(1, "orange"), Threshold(2, "red")),
+        ),
+        stat("Uptime", "Time since the machine started.", "s", Query(UPTIME, "{{instance}}")),
+        stat(
+            "Targets that do not answer",
+            "What Prometheus should read and can not; below is which.",
+            "short",
+            Query(or_zero("count(up == 0)"), "now"),
+            (Threshold(1, "red"),),
+        ),
+    ),
+)
+
+MACHINE = Section(
+    "Machine",
+    (
+        Panel(
+            "CPU",
+            "Share of the cores that is busy.",
+            "timeseries",
+            "percentunit",
+            (Query(BUSY, "{{instance}}"),),
+            maximum=1,
+        ),
+        Panel(
+            "Load a core",
+            "Processes that want a core, for each core; above 1 they wait.",
+            "timeseries",
+            "short",
+            (Query(LOAD, "{{instance}}"),),
+        ),
+        Panel(
+            "Memory",
+            "What is used, and what there is.",
+            "timeseries",
+            "bytes",
+            (
+                Query(
+                    f"max by (instance) (node_memory_MemTotal_bytes{{{NODE}}} "
+                    f"- node_memory_MemAvailable_bytes{{{NODE}}})",
+                    "{{instance}}",
+                ),
+                Query(
+                    f"max by (instance) (node_memory_MemTotal_bytes{{{NODE}}})",
+                    "all of {{instance}}",
+                    "dashed",
+                ),
+            ),
+        ),
+        Panel(
+            "Disk space",
+            "Share of each file system that is used.",
+            "timeseries",
+            "percentunit",
+            (Query(f"max by (instance, mountpoint) ({DISK})", "{{instance}} {{mountpoint}}"),),
+            thresholds=FULL,
+            maximum=1,
+        ),
+        Panel(
+            "Disk traffic",
+            "Bytes that are read from and written to the disks.",
+            "timeseries",
+            "Bps",
+            (
+                Query(rate("node_disk_read_bytes_total", NODE, "instance"), "read {{instance}}"),
+                Query(
+                    rate("node_disk_written_bytes_total", NODE, "instance"), "write {{instance}}"
+                ),
+            ),
+        ),
+        Panel(
+            "Network",
+            "Bytes in and out, not among containers; with compose, only those of node-exporter.",
+            "timeseries",
+            "Bps",
+            (
+                Query(
+                    rate("node_network_receive_bytes_total", CARDS, "instance"), "in {{instance}}"
+                ),
+                Query(
+                    rate("node_network_transmit_bytes_total", CARDS, "instance"), "out {{instance}}"
+                ),
+            ),
+        ),
+    ),
+)
+
+# Its exporter has another port than node-exporter, in a cluster another name: no choice of a node.
+GPU = Section(
+    "GPUs of all machines",
+    (
+        Panel(
+            "GPU use",
+            "Share of the time in which the GPU computed.",
+            "timeseries",
+            "percent",
+            (
+                Query(
+                    "max by (instance, gpu) (DCGM_FI_DEV_GPU_UTIL)",
+                    "{{instance}} {{gpu}}",
+                ),
+            ),
+            maximum=100,
+            needs="gpu",
+        ),
+        Panel(
+            "GPU memory",
+            "Memory of the GPU that is used.",
+            "timeseries",
+            "bytes",
+            (
+                Query(
+                    "max by (instance, gpu) (DCGM_FI_DEV_FB_USED) * 1048576",
+                    "{{instance}} {{gpu}}",
+                ),
+            ),
+            needs="gpu",
+        ),
+        Panel(
+            "GPU temperature",
+            "A hot GPU slows down by itself.",
+            "timeseries",
+            "celsius",
+            (
+                Query(
+                    "max by (instance, gpu) (DCGM_FI_DEV_GPU_TEMP)",
+                    "{{instance}} {{gpu}}",
+                ),
+            ),
+            thresholds=(Threshold(85, "orange"),),
+            needs="gpu",
+        ),
+    ),
+)
+
+WATCHING = Section(
+    "Watching",
+    (
+        Panel(
+            "Targets",
+            "What Prometheus can read; the worst target of each job.",
+            "statetimeline",
+            "short",
+            (Query("min by (job) (up)", "{{job}}"),),
+            width=24,
+            thresholds=(Threshold(1, "green"),),
+            base="red",
+            texts=("silent", "answers"),
+        ),
+    ),
+)
+
+SYSTEM = Dashboard(
+    name="system",
+    title="System",
+    description="The machines below the service: processors, memory, disks, network, GPUs.",
+    variables=("node",),
+    sections=(NOW, MACHINE, GPU, WATCHING),
+)

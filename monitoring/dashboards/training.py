@@ -1,0 +1,144 @@
+"""The dashboard "Training": what pipelines cost and bring, and what will expire."""
+
+from monitoring.dashboards.definition import MODEL as OF
+from monitoring.dashboards.definition import Dashboard, Panel, Query, Section, Threshold, stat
+from monitoring.dashboards.model import RELEASES
+
+DAY = 86400  # seconds
+AGE = "time() - max(conveyor_training_finished_timestamp_seconds)"
+TOKENS = "min by (token) (conveyor_token_expires_timestamp_seconds) - time()"
+CERTIFICATES = "min by (instance) (probe_ssl_earliest_cert_expiry) - time()"
+EXPIRES = (Threshold(14 * DAY, "orange"), Threshold(30 * DAY, "green"))  # red before
+
+NOW = Section(
+    "The last training",
+    (
+        stat(
+            "Age",
+            "Time since a model was trained.",
+            "s",
+            Query(AGE, "ago"),
+            (Threshold(30 * DAY, "orange"), Threshold(90 * DAY, "red")),
+        ),
+        stat(
+            "Accuracy",
+            "Accuracy on the test images.",
+            "percentunit",
+            Query("max(conveyor_training_accuracy)", "test images"),
+        ),
+        stat(
+            "Duration",
+            "Seconds in the training loop.",
+            "s",
+            Query("max(conveyor_training_seconds)", "loop"),
+        ),
+        stat(
+            "Epochs",
+            "Epochs that were trained; fewer than params.yaml says is an early stop.",
+            "short",
+            Query("max(conveyor_training_epochs)", "epochs"),
+        ),
+        stat(
+            "Next token expires in",
+            "Without its token a pipeline can not push; TokenExpiring warns.",
+            "s",
+            Query(f"min({TOKENS})", "first"),
+            EXPIRES,
+            "red",
+        ),
+        stat(
+            "Silent for",
+            "Time since the last pipeline reported anything.",
+            "s",
+            Query('time() - max(push_time_seconds{job="conveyor"})', "ago"),
+        ),
+    ),
+)
+
+PIPELINES = Section(
+    "Pipelines",
+    (
+        Panel(
+            "Duration of pipelines",
+            "From the creation of a pipeline to its report, with the wait for a runner.",
+            "timeseries",
+            "s",
+            (Query("max by (pipeline) (conveyor_pipeline_seconds)", "{{pipeline}}"),),
+            width=12,
+        ),
+        Panel(
+            "Accuracy, promised and lived",
+            "What the last training promised, what people find, and the floor of the gate.",
+            "timeseries",
+            "percentunit",
+            (
+                Query("max(conveyor_training_accuracy)", "trained"),
+                Query(f"max by (tag) (model_live_accuracy{{{OF}}})", "live {{tag}}"),
+                Query(f"max(model_accuracy_floor{{{OF}}})", "floor", "limit"),
+            ),
+            width=12,
+            minimum=None,
+            maximum=1,
+        ),
+        Panel(
+            "Seconds in training",
+            "Of the training loop alone.",
+            "timeseries",
+            "s",
+            (Query("max(conveyor_training_seconds)", "training"),),
+        ),
+        Panel(
+            "GPU use in training",
+            "Mean use of the busiest GPU; a low one waits for data.",
+            "timeseries",
+            "percentunit",
+            (Query("max(conveyor_training_gpu_utilization_ratio)", "GPU"),),
+            maximum=1,
+            needs="gpu",
+        ),
+        Panel(
+            "GPU memory in training",
+            "The most that a GPU had to hold.",
+            "timeseries",
+            "bytes",
+            (Query("max(conveyor_training_gpu_memory_bytes)", "GPU"),),
+            needs="gpu",
+        ),
+    ),
+)
+
+EXPIRY = Section(
+    "What expires",
+    (
+        Panel(
+            "Tokens expire in",
+            "`make gitlab-setup APPLY=1` renews those of the bots.",
+            "bargauge",
+            "s",
+            (Query(TOKENS, "{{token}}"),),
+            width=12,
+            thresholds=EXPIRES,
+            base="red",
+        ),
+        Panel(
+            "Certificates expire in",
+            "What the probe saw at each address; CertificateExpiring warns.",
+            "bargauge",
+            "s",
+            (Query(CERTIFICATES, "{{instance}}"),),
+            width=12,
+            thresholds=EXPIRES,
+            base="red",
+            needs="probe",
+        ),
+    ),
+)
+
+TRAINING = Dashboard(
+    name="training",
+    title="Training",
+    description="What pipelines cost and bring, and which tokens and certificates expire.",
+    variables=("namespace", "tag"),
+    sections=(NOW, PIPELINES, EXPIRY),
+    annotations=(RELEASES,),
+)

@@ -1,0 +1,1 @@
+"""Prometheus and Alertmanager on this machine, beside `make demo`."""

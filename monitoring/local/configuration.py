@@ -1,0 +1,85 @@
+"""The configuration for one machine, made from the one that compose.yaml runs.
+
+Rules, jobs and labels are the same. Targets are on loopback, and looks are seconds apart, because
+somebody sits in front of it.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from monitoring.errors import MonitoringError
+
+SOURCE = Path(__file__).parents[1] / "prometheus" / "prometheus.yml"
+MOUNTED = Path("/etc/prometheus")  # where compose.yaml has the folder of SOURCE
+
+
+class Local(NamedTuple):
+    """What is different on this machine."""
+
+    targets: Mapping[str, Sequence[str]]
+    """Job -> host:port; a job that is not here is left out."""
+    alertmanager: str
+    """Its host:port."""
+    interval: float
+    """Seconds between two scrapes, and between two evaluations."""
+
+
+def write_configuration(local: Local, target: Path, source: Path = SOURCE) -> None:
+    """Write the configuration of Prometheus into a file.
+
+    Raises:
+        MonitoringError: the source is missing, or no configuration.
+    """
+    document = _read(source)
+    every = f"{round(local.interval * 1000)}ms"
+    times = {"scrape_interval": every, "scrape_timeout": every, "evaluation_interval": every}
+    jobs = [_job(job, local) for job in document["scrape_configs"] if _targets(job, local)]
+    here = document | {
+        "global": (document.get("global") or {}) | times,
+        "rule_files": _rule_files(document, source.parent.absolute()),
+        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [local.alertmanager]}]}]},
+        "scrape_configs": jobs,
+    }
+    target.write_text(yaml.safe_dump(here, sort_keys=False), encoding="utf-8")
+
+
+def _targets(job: Mapping[str, Any], local: Local) -> list[str]:
+    return list(local.targets.get(job["job_name"], ()))
+
+
+def _job(job: Mapping[str, Any], local: Local) -> dict[str, Any]:
+    """The job with targets of this machine; how else it would find them is left out."""
+    kept = {
+        name: value
+        for name, value in job.items()
+        if not name.endswith("_sd_configs")
+        and name not in ("scrape_interval", "scrape_timeout", "static_configs", "relabel_configs")
+    }
+    return kept | {"static_configs": [{"targets": _targets(job, local)}]}
+
+
+def _rule_files(document: Mapping[str, Any], folder: Path) -> list[str]:
+    found: list[str] = []
+    for pattern in document.get("rule_files") or []:
+        path = Path(pattern)
+        relative = path.relative_to(MOUNTED) if path.is_relative_to(MOUNTED) else path
+        matches = sorted(folder.glob(str(relative)))
+        if not matches:
+            raise MonitoringError(f"rule_files: nothing matches {pattern} below {folder}")
+        found.extend(map(str, matches))
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MonitoringError(f"{path} can not be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise MonitoringError(f"{path} is no YAML: {error}") from None
+    if not isinstance(document, dict) or "scrape_configs" not in document:
+        raise MonitoringError(f"{path} is no configuration of Prometheus: no scrape_configs")
+    return document

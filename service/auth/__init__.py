@@ -1,0 +1,1 @@
+"""Roles, API keys and tokens."""

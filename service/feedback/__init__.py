@@ -1,0 +1,1 @@
+"""Recorded predictions, the labels people give, and live accuracy."""

@@ -1,0 +1,189 @@
+"""How good the model is on what it sees: its predictions held against the answers of people.
+
+The numbers come from the database, which one worker of a replica asks every few seconds; the
+others read what it has found. A scrape never waits for a database.
+"""
+
+import math
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from pydantic import TypeAdapter
+
+from service.feedback.recorder import REASONS
+from service.inference.model import Serving
+
+FILE = "live.json"
+WINDOW_DAYS = 7  # of answers that count; a constant, so that the numbers of services compare
+STALE = 300.0  # seconds; older numbers are not shown: the database is away
+Z = 1.959964  # quantile of the normal distribution for 95 %, two-sided
+DELAYS = (1.0, 10.0, 60.0, 600.0, 3600.0, 21600.0, 86400.0, 604800.0, 2592000.0)  # s, to 30 days
+
+
+class Live(NamedTuple):
+    """What the database said."""
+
+    cells: list[tuple[str, str, str, int]] = []
+    """Tag, class that was predicted, label, how often."""
+    floors: dict[str, float] = {}
+    images: dict[str, int] = {}
+    image_bytes: int = 0
+
+
+SAVED = TypeAdapter(tuple[float, Live])  # moment in seconds since 1970, numbers
+
+
+class FeedbackCounts:
+    """What each worker counts for itself."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Register the instruments."""
+        self._unrecorded = Counter(
+            "feedback_unrecorded",
+            "Predictions that can not be answered, because they were not recorded.",
+            ("reason",),
+            registry=registry,
+        )
+        for reason in REASONS:
+            self._unrecorded.labels(reason)
+        self.delay = Histogram(
+            "model_feedback_delay_seconds",
+            "Time between a prediction and its first answer.",
+            buckets=DELAYS,
+            registry=registry,
+        )
+
+    def unrecorded(self, reason: str, count: int = 1) -> None:
+        """Count predictions that were lost."""
+        self._unrecorded.labels(reason).inc(count)
+
+
+class Board:
+    """Where the worker that asks the database leaves the numbers for the others."""
+
+    def __init__(self, folder: Path) -> None:
+        """Use a file in a folder that the workers share."""
+        self._path = folder / FILE
+        self._seen = (0, 0)
+        self._moment = 0.0
+        self._live = Live()
+        self.spool_bytes = 0
+
+    def write(self, live: Live) -> None:
+        """Leave the numbers; raises OSError."""
+        fresh = self._path.with_name(f".{FILE}.{os.getpid()}")
+        fresh.write_bytes(SAVED.dump_json((time.time(), live)))
+        fresh.replace(self._path)
+
+    def refresh(self) -> None:
+        """Read them if there are new ones."""
+        try:
+            found = self._path.stat()
+            if (found.st_ino, found.st_mtime_ns) == self._seen:
+                return
+            self._moment, self._live = SAVED.validate_json(self._path.read_bytes())
+            self._seen = (found.st_ino, found.st_mtime_ns)
+        except (OSError, ValueError):
+            return
+
+    def live(self) -> Live | None:
+        """The numbers; None when there are none that still count."""
+        # From the future is as stale: the clock was set back since, and the database may be away.
+        return self._live if abs(time.time() - self._moment) < STALE else None
+
+
+class LiveMetrics(Collector):
+    """The numbers as metrics."""
+
+    def __init__(self, board: Board, serving: Serving) -> None:
+        """Show what the board says, and the floor of the model that serves."""
+        self._board = board
+        self._serving = serving
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Give all metrics; reads nothing but memory."""
+        live = self._board.live()
+        yield from self._accuracies(live)
+        if live is not None:
+            yield _confusion(live)
+            yield from _images(live)
+        spool = GaugeMetricFamily("feedback_spool_bytes", "Bytes that wait for the database.")
+        spool.add_metric((), self._board.spool_bytes)
+        yield spool
+
+    def _accuracies(self, live: Live | None) -> Iterator[GaugeMetricFamily]:
+        named = "Share of the answers that agree with the model, of the last 7 days"
+        shares = [
+            GaugeMetricFamily(f"model_live_accuracy{end}", f"{named}{what}.", labels=("tag",))
+            for end, what in (
+                ("", ""),
+                ("_low", ", lower end of its 95 % interval"),
+                ("_high", ", upper end of its 95 % interval"),
+            )
+        ]
+        answers = GaugeMetricFamily(
+            "model_feedback_answers", "Answers of the last 7 days.", labels=("tag",)
+        )
+        floors = GaugeMetricFamily(
+            "model_accuracy_floor", "Accuracy that the gate asked for.", labels=("tag",)
+        )
+        totals: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])  # tag -> right, all
+        known = dict(live.floors) if live else {}
+        if (model := self._serving.current) is not None:
+            known.pop(model.tag, None)
+            if (floor := model.manifest.training.min_accuracy) is not None:
+                known[model.tag] = floor
+            if live is not None:
+                totals[model.tag] = [0, 0]
+        for tag, predicted, label, times in live.cells if live else ():
+            totals[tag][0] += times * (predicted == label)
+            totals[tag][1] += times
+        for tag, (right, count) in totals.items():
+            answers.add_metric((tag,), count)
+            if count:
+                values = (right / count, *wilson(right, count))
+                for family, value in zip(shares, values, strict=True):
+                    family.add_metric((tag,), value)
+        for tag, floor in known.items():
+            floors.add_metric((tag,), floor)
+        yield from (*shares, answers, floors)
+
+
+def wilson(right: int, count: int) -> tuple[float, float]:
+    """95 % interval of a share, `count` above 0.
+
+    Source: E. B. Wilson, Probable Inference, the Law of Succession, and Statistical Inference,
+    Journal of the American Statistical Association 22 (1927), 209-212.
+    """
+    share, square = right / count, Z * Z
+    centre = (share + square / (2 * count)) / (1 + square / count)
+    spread = math.sqrt(share * (1 - share) / count + square / (4 * count * count))
+    half = Z * spread / (1 + square / count)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _confusion(live: Live) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        "model_feedback_confusion",
+        "Answers of the last 7 days, by what was predicted and what is right.",
+        labels=("tag", "predicted", "label"),
+    )
+    for tag, predicted, label, times in live.cells:
+        family.add_metric((tag, predicted, label), times)
+    return family
+
+
+def _images(live: Live) -> Iterator[GaugeMetricFamily]:
+    counts = GaugeMetricFamily("feedback_images", "Images that are kept.", labels=("kind",))
+    for kind, count in live.images.items():
+        counts.add_metric((kind,), count)
+    size = GaugeMetricFamily("feedback_image_bytes", "Bytes of the images that are kept.")
+    size.add_metric((), live.image_bytes)
+    yield from (counts, size)

@@ -1,0 +1,295 @@
+"""Predictions and the answers of people about them, in a database; `tables.py` says how.
+
+Everything here blocks: it runs in threads. SQL is SQLAlchemy's, the same for both databases but
+for how each spells "insert or leave it".
+"""
+
+import json
+import zlib
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
+from io import BytesIO
+from math import isfinite
+from typing import Any, NamedTuple
+
+import numpy as np
+from sqlalchemy import Connection, Select, Table, case, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+
+from service.errors import Unprocessable
+from service.feedback.database import Database
+from service.feedback.journal import Seen, SeenModel
+from service.feedback.tables import MICROSECONDS, Kind, feedback, images, micro, models, predictions
+
+FASTEST = 1  # level of zlib: chips are noise, more effort saves little
+NAMED = 20  # classes that a refusal lists
+
+
+class Answer(NamedTuple):
+    """What became of an answer."""
+
+    predicted: str
+    correct: bool
+    answers: int
+    delay: float | None
+    """Seconds between prediction and answer, of the first answer."""
+
+
+class Row(NamedTuple):
+    """One prediction, with the answer that stands."""
+
+    number: int
+    request_id: str
+    label: str | None
+    predicted: str
+    probability: float
+    tag: str
+    sha256: str
+    predicted_at: datetime
+    answered_at: datetime | None
+    image: bool
+
+
+class Cell(NamedTuple):
+    """How often a model said one class, and people another, or the same."""
+
+    tag: str
+    predicted: str
+    label: str
+    times: int
+
+
+class Store:
+    """Saves predictions, takes answers, lists both."""
+
+    def __init__(self, database: Database, keep_below: float = 0.0) -> None:
+        """Use a database; a prediction less sure than `keep_below` is uncertain."""
+        self.database = database
+        self._keep_below = keep_below
+
+    def save(self, found: Sequence[Seen]) -> None:
+        """Save predictions; of several with one request id the first stays as it is.
+
+        Raises:
+            FeedbackUnavailable, StorageFull: the database does not take them now.
+            IntegrityError, DataError: it never will.
+        """
+        first = {seen.request_id: seen for seen in reversed(found)}
+        order = [first[name] for name in dict.fromkeys(seen.request_id for seen in found)]
+        packed = {seen.request_id: _pack(seen) for seen in order if seen.chip}
+        with self.database.write(many=True) as connection:
+            ids: dict[int, int] = {}
+            for seen in order:
+                if id(seen.model) not in ids:
+                    ids[id(seen.model)] = _model_id(connection, seen.model)
+            rows = [_row(seen, ids[id(seen.model)]) for seen in order]
+            _insert(connection, [row for row in rows if row["request_id"] not in packed])
+            with_image = [row for row in rows if row["request_id"] in packed]
+            if new := _insert_new(connection, with_image):
+                connection.execute(
+                    insert(images),
+                    [
+                        {
+                            "number": new[name],
+                            "kind": self._kind(first[name].probability),
+                            "size": len(packed[name]),
+                            "content": packed[name],
+                        }
+                        for name in new
+                    ],
+                )
+
+    def answer(self, request_id: str, label: str, moment: datetime) -> Answer | None:
+        """Take an answer, durable when it returns; None when there is no such prediction.
+
+        The same answer again changes nothing, another one replaces it.
+
+        Raises:
+            Unprocessable: the label is no class of the model that predicted.
+            FeedbackUnavailable, StorageFull: the database does not take it now.
+        """
+        try:
+            with self.database.write() as connection:
+                return self._answer(connection, request_id, label, micro(moment))
+        except IntegrityError:  # deleted by age in this moment
+            return None
+
+    def _answer(
+        self, connection: Connection, request_id: str, label: str, now: int
+    ) -> Answer | None:
+        found = connection.execute(
+            select(
+                predictions.c.number,
+                predictions.c.predicted_at,
+                predictions.c.predicted,
+                predictions.c.probability,
+                models.c.classes,
+            )
+            .join(models)
+            .where(predictions.c.request_id == request_id)
+        ).one_or_none()
+        if found is None:
+            return None
+        _check(label, json.loads(found.classes))
+        given = _insert_of(connection, feedback).values(
+            number=found.number, label=label, answered_at=now, answers=1
+        )
+        given = given.on_conflict_do_update(
+            index_elements=["number"],
+            set_={"label": label, "answered_at": now, "answers": feedback.c.answers + 1},
+            where=feedback.c.label != label,
+        )
+        answers = connection.scalar(given.returning(feedback.c.answers))
+        delay = (now - found.predicted_at) / MICROSECONDS if answers == 1 else None
+        if answers is None:  # the same answer again
+            answers = connection.scalar(
+                select(feedback.c.answers).where(feedback.c.number == found.number)
+            )
+            assert answers is not None
+        correct = label == found.predicted
+        kind = self._kind(found.probability, answered=True) if correct else Kind.CORRECTED
+        connection.execute(update(images).where(images.c.number == found.number).values(kind=kind))
+        return Answer(found.predicted, correct, answers, delay)
+
+    def page(self, after: int, limit: int, labelled: bool | None) -> list[Row]:
+        """List predictions in the order in which they came in, from the one after `after` on."""
+        query = (
+            _LIST.where(predictions.c.number > after).order_by(predictions.c.number).limit(limit)
+        )
+        if labelled is not None:
+            there = feedback.c.number.is_not(None)
+            query = query.where(there if labelled else ~there)
+        with self.database.read() as connection:
+            found = connection.execute(query).all()
+        return [_row_of(*row) for row in found]
+
+    def image(self, request_id: str) -> bytes | None:
+        """Give a kept image as NPY, (bands, height, width)."""
+        query = (
+            select(images.c.content)
+            .join(predictions, predictions.c.number == images.c.number)
+            .where(predictions.c.request_id == request_id)
+        )
+        with self.database.read() as connection:
+            content = connection.scalar(query)
+        return None if content is None else zlib.decompress(content)
+
+    def cells(self, since: datetime) -> tuple[list[Cell], dict[str, float]]:
+        """Count the answers since then, and give the floors of the models that they are about."""
+        query = (
+            select(models.c.tag, predictions.c.predicted, feedback.c.label, func.count())
+            .select_from(feedback)
+            .join(predictions, predictions.c.number == feedback.c.number)
+            .join(models)
+            .where(feedback.c.answered_at >= micro(since))
+            .group_by(models.c.tag, predictions.c.predicted, feedback.c.label)
+        )
+        floors = select(models.c.tag, models.c.floor).order_by(models.c.id)
+        with self.database.read() as connection:
+            found = [Cell(*row) for row in connection.execute(query)]
+            known = {tag: floor for tag, floor in connection.execute(floors)}
+        tags = {cell.tag for cell in found}
+        return found, {tag: known[tag] for tag in tags if known[tag] is not None}
+
+    def _kind(self, probability: float, answered: bool = False) -> Kind:
+        if probability < self._keep_below:
+            return Kind.UNCERTAIN
+        return Kind.CONFIRMED if answered else Kind.CERTAIN
+
+
+_LIST: Select[Any] = (
+    select(
+        predictions.c.number,
+        predictions.c.request_id,
+        feedback.c.label,
+        predictions.c.predicted,
+        predictions.c.probability,
+        models.c.tag,
+        models.c.sha256,
+        predictions.c.predicted_at,
+        feedback.c.answered_at,
+        case((images.c.number.is_not(None), True), else_=False).label("image"),
+    )
+    .select_from(predictions)
+    .join(models)
+    .outerjoin(feedback, feedback.c.number == predictions.c.number)
+    .outerjoin(images, images.c.number == predictions.c.number)
+)
+
+
+def _insert_of(connection: Connection, table: Table) -> Any:
+    postgres = connection.dialect.name == "postgresql"
+    return postgresql.insert(table) if postgres else sqlite.insert(table)
+
+
+def _insert(connection: Connection, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        connection.execute(_insert_of(connection, predictions).on_conflict_do_nothing(), rows)
+
+
+def _insert_new(connection: Connection, rows: list[dict[str, Any]]) -> dict[str, int]:
+    """Insert, and give the numbers of those that were not there before, by request id."""
+    if not rows:
+        return {}
+    statement = _insert_of(connection, predictions).on_conflict_do_nothing()
+    statement = statement.returning(predictions.c.request_id, predictions.c.number)
+    return {name: number for name, number in connection.execute(statement, rows)}
+
+
+def _model_id(connection: Connection, model: SeenModel) -> int:
+    digest = sha256(model.text()).hexdigest()
+    row = {
+        "digest": digest,
+        "tag": model.tag,
+        "sha256": model.sha256,
+        "classes": json.dumps(model.classes),
+        "floor": model.floor,
+        "dtype": model.dtype,
+        "shape": json.dumps(model.shape),
+    }
+    query = select(models.c.id).where(models.c.digest == digest)
+    if (found := connection.scalar(query)) is None:
+        connection.execute(_insert_of(connection, models).on_conflict_do_nothing(), row)
+        found = connection.scalar(query)
+    assert found is not None
+    return int(found)
+
+
+def _row(seen: Seen, model: int) -> dict[str, Any]:
+    return {
+        "request_id": seen.request_id,
+        "predicted_at": seen.moment,
+        "model": model,
+        "predicted": seen.model.classes[seen.best],
+        # SQLite knows no NaN; a model that is so unsure can not be less sure.
+        "probability": seen.probability if isfinite(seen.probability) else 0.0,
+    }
+
+
+def _pack(seen: Seen) -> bytes:
+    chip = np.frombuffer(seen.chip, seen.model.dtype).reshape(seen.model.shape)
+    content = BytesIO()
+    np.save(content, chip, allow_pickle=False)
+    return zlib.compress(content.getvalue(), FASTEST)
+
+
+def _check(label: str, classes: Collection[str]) -> None:
+    if label not in classes:
+        named = ", ".join(list(classes)[:NAMED])
+        more = f" and {len(classes) - NAMED} more" if len(classes) > NAMED else ""
+        raise Unprocessable(
+            f"label: {label[:100]!a} is no class of the model that predicted; there are "
+            f"{named}{more}"
+        )
+
+
+def _row_of(*found: Any) -> Row:
+    *plain, predicted_at, answered_at, image = found
+    answered = None if answered_at is None else _time(answered_at)
+    return Row._make((*plain, _time(predicted_at), answered, image))
+
+
+def _time(micro: int) -> datetime:
+    return datetime.fromtimestamp(micro / MICROSECONDS, UTC)

@@ -1,0 +1,76 @@
+"""The HTTP interface of feedback: give an answer, list the answers, fetch an image."""
+
+from typing import Annotated
+
+from fastapi import FastAPI, Path, Query
+from starlette.responses import Response
+
+from service.errors import NotFound
+from service.feedback.service import Answers
+from service.schemas import (
+    CURSOR,
+    REQUEST_ID,
+    Answered,
+    FeedbackAnswer,
+    FeedbackPage,
+    FeedbackRequest,
+    problems,
+)
+
+MOST = 1000  # answers of one page
+NPY = "application/octet-stream"
+ERRORS = problems(401, 403, 404, 422, 503, 507)
+
+
+def add_feedback(app: FastAPI, answers: Answers | None) -> None:
+    """Register the routes; without answers they say that feedback is off."""
+
+    def need() -> Answers:
+        if answers is None:
+            raise NotFound("feedback is off here: SERVICE_FEEDBACK names its database")
+        return answers
+
+    @app.post("/feedback", tags=["feedback"], responses={**ERRORS, **problems(400, 408, 413)})
+    async def give(request: FeedbackRequest) -> FeedbackAnswer:
+        """Say what is right about a prediction. Once counts; another label corrects the first."""
+        given = await need().give(request.request_id, request.label)
+        return FeedbackAnswer(
+            request_id=request.request_id,
+            label=request.label,
+            predicted=given.predicted,
+            correct=given.correct,
+            answers=given.answers,
+        )
+
+    @app.get("/feedback", tags=["feedback"], responses=ERRORS)
+    async def answered(
+        after: Annotated[
+            str | None, Query(pattern=CURSOR, description="`next` of the page before.")
+        ] = None,
+        limit: Annotated[int, Query(ge=1, le=MOST, description="At most so many.")] = 100,
+        labelled: Annotated[
+            bool | None, Query(description="Only those with an answer, or only those without.")
+        ] = None,
+    ) -> FeedbackPage:
+        """List predictions with their answers, in the order in which they came in."""
+        number = int(after, 16) if after else 0
+        rows = await need().page(number, limit + 1, labelled)
+        more = len(rows) > limit
+        rows = rows[:limit]
+        return FeedbackPage(
+            answers=[
+                Answered(**{name: getattr(row, name) for name in Answered.model_fields})
+                for row in rows
+            ],
+            next=f"{rows[-1].number:016x}" if more else None,
+        )
+
+    @app.get(
+        "/feedback/{id}.npy",
+        tags=["feedback"],
+        response_class=Response,
+        responses={200: {"content": {NPY: {}}}, **ERRORS},
+    )
+    async def image(id: Annotated[str, Path(pattern=REQUEST_ID)]) -> Response:
+        """Download the image of a prediction as NPY, (bands, height, width), where it is kept."""
+        return Response(await need().image(id), media_type=NPY)

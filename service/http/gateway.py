@@ -1,0 +1,255 @@
+"""What every request passes: its id, its route, its rights, its error, its log line, its metrics.
+
+Pure ASGI: a framework's base class for middleware costs 0.2 ms a request. The whole application
+lies behind it, so nothing is answered that is not authorised, counted and logged here.
+"""
+
+import asyncio
+import json
+import logging
+import random
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, suppress
+from time import perf_counter
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.auth.roles import ROLES, Guard, role_of
+from service.errors import (
+    INTERNAL,
+    MEDIA_TYPE,
+    MethodNotAllowed,
+    NotFound,
+    ServiceError,
+    SlowUpload,
+    TooLarge,
+    problem,
+)
+from service.http.predict import Disconnected
+from service.telemetry.logs import AccessLog
+from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import Tracing
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+NOSNIFF = (b"x-content-type-options", b"nosniff")
+NO_STORE = (b"cache-control", b"no-store")
+UPLOADS = frozenset(("/predict", "/preview"))  # routes that limit their bodies themselves
+SMALL = 64 << 10  # bytes that any other body may have
+SMALL_SECONDS = 10.0  # and how long it may take
+LINGER = 5.0  # seconds that an upload which is too large may go on
+GONE = 499  # what logs call an answer that nobody waited for
+PARAMETER = re.compile(r"\\{[a-z]+\\}")
+
+log = logging.getLogger("service")
+
+
+class Door:
+    """The outermost application."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        straight: Mapping[tuple[str, str], ASGIApp],
+        guard: Guard,
+        metrics: Metrics,
+        access: AccessLog,
+        tracing: Tracing,
+    ) -> None:
+        """Stand before `app`; routes in `straight` do without its layers."""
+        self._app = app
+        self._straight = dict(straight)
+        self._guard = guard
+        self._metrics = metrics
+        self._access = access
+        self._tracing = tracing
+        templates = {template for _, template in ROLES}
+        self.methods = {template: tuple(sorted(_methods(template))) for template in templates}
+        self._exact = frozenset(item for item in templates if "{" not in item)
+        self._patterns = [
+            (re.compile(PARAMETER.sub("[^/]+", re.escape(item))), item)
+            for item in sorted(templates - self._exact, key=len, reverse=True)
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request (ASGI)."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return  # a WebSocket that is not accepted is refused by the server
+        await _Passage(self, scope, send).run(receive)
+
+    def template(self, path: str) -> str:
+        """Find the route of a path; `none` for all that do not exist, so that metrics stay few."""
+        if path in self._exact:
+            return path
+        return next((item for pattern, item in self._patterns if pattern.fullmatch(path)), "none")
+
+
+class _Passage:
+    """One request on its way."""
+
+    def __init__(self, door: Door, scope: Scope, send: Send) -> None:
+        self._door = door
+        self._scope = scope
+        self._send = send
+        self._started = perf_counter()
+        self._status = 0
+        self._bytes_out = 0
+        self._complete = False
+        self._route = door.template(scope["path"])
+        self._state = state = scope.setdefault("state", {})
+        # To tell requests apart; no secret. A caller may name several of them alike, as proxies and
+        # batches do, but not predictions: answers are held against those.
+        fresh = state["prediction_id"] = f"{random.getrandbits(64):016x}"
+        self._id = state["request_id"] = _callers_id(scope["headers"]) or fresh
+
+    async def run(self, receive: Receive) -> None:
+        """Let it through, or say why not; log and count it either way."""
+        try:
+            with self._span():
+                await self._enter(receive)
+        except TooLarge as error:
+            unread = receive if error.unread else None
+            await self._refuse(error.status, error.detail, None, error.headers, unread)
+        except ServiceError as error:
+            await self._refuse(error.status, error.detail, error.step, error.headers)
+        except Disconnected:
+            self._status = self._status or GONE
+        except Exception:
+            log.exception("internal error", extra={"id": self._id, "route": self._route})
+            if not self._status:
+                await self._refuse(500, INTERNAL)
+            elif not self._complete:  # half an answer is out: only the connection can say so
+                raise
+        finally:
+            self._count()
+
+    async def _enter(self, receive: Receive) -> None:
+        door, method = self._door, self._scope["method"]
+        if self._route == "none":
+            raise NotFound("there is no such route: /docs lists them")
+        allowed = door.methods[self._route]
+        if method not in allowed:
+            raise MethodNotAllowed(f"{self._route} takes {' and '.join(allowed)}", allowed)
+        role = role_of(method, self._route)
+        if role is not None and not door._guard.is_open(role):
+            await door._guard.check(role, self._scope["headers"])
+        app = door._straight.get((method, self._route))
+        if app is None:
+            app = door._app
+            if method == "POST" and self._route not in UPLOADS:
+                receive = await _read_small(receive, self._state)
+        # The server drops the body of an answer to HEAD; the routes need not know.
+        scope = self._scope if method != "HEAD" else {**self._scope, "method": "GET"}
+        await app(scope, receive, self._forward)
+
+    async def _forward(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            headers = [*message.get("headers", ()), (b"x-request-id", self._id.encode()), NOSNIFF]
+            if all(name != b"cache-control" for name, _ in headers):
+                headers.append(NO_STORE)
+            message = {"type": "http.response.start", "status": self._status, "headers": headers}
+        else:
+            self._bytes_out += len(message.get("body", b""))
+            self._complete = not message.get("more_body")
+        await self._send(message)
+
+    async def _refuse(
+        self,
+        status: int,
+        detail: str,
+        step: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        unread: Receive | None = None,
+    ) -> None:
+        body = json.dumps(problem(status, detail, f"urn:request:{self._id}", step)).encode()
+        fields = [(key.encode(), value.encode()) for key, value in (headers or {}).items()]
+        fields += [
+            (b"content-type", MEDIA_TYPE.encode()),
+            (b"content-length", str(len(body)).encode()),
+        ]
+        await self._forward({"type": "http.response.start", "status": status, "headers": fields})
+        if unread is not None:
+            await self._forward({"type": "http.response.body", "body": body, "more_body": True})
+            await _discard(unread, self._state)
+            body = b""
+        await self._forward({"type": "http.response.body", "body": body})
+
+    def _span(self) -> AbstractContextManager[Any]:
+        tracing = self._door._tracing
+        if not tracing.enabled:
+            return tracing.span("")
+        name = f"{self._scope['method']} {self._route}"
+        return tracing.request(name, self._scope["headers"], self._id)
+
+    def _count(self) -> None:
+        seconds = perf_counter() - self._started
+        method = self._scope["method"] if self._scope["method"] in METHODS else "other"
+        status = self._status or 500
+        state = self._state
+        tag = state.get("tag", "")  # that of a prediction
+        prediction = state["prediction_id"] if tag else ""
+        self._door._access.write(self._id, method, self._route, status, seconds, tag, prediction)
+        # What was read, not what a caller declares: anybody could declare nine exabytes.
+        sizes = (state.get("bytes_in", 0), self._bytes_out)
+        self._door._metrics.count_request(sizes, method, self._route, status, seconds)
+
+
+async def _discard(receive: Receive, state: dict[str, Any]) -> None:
+    """Read on for a while: closed now, the connection would be reset before the answer is read."""
+    more = True
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER):
+            while more:
+                message = await receive()
+                state["bytes_in"] = state.get("bytes_in", 0) + len(message.get("body", b""))
+                more = message.get("more_body", False)
+
+
+async def _read_small(receive: Receive, state: dict[str, Any]) -> Receive:
+    """Read a body that is no upload, before FastAPI does, which has no limits.
+
+    `state["bytes_in"]` is what came of it.
+
+    Raises:
+        TooLarge, SlowUpload: it is larger than any such body, or takes too long.
+    """
+    body, more = b"", True
+    try:
+        async with asyncio.timeout(SMALL_SECONDS):
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Disconnected
+                body += message.get("body", b"")
+                state["bytes_in"] = len(body)
+                more = message.get("more_body", False)
+                if len(body) > SMALL:
+                    raise TooLarge(
+                        f"the body has more than {SMALL} bytes: /docs says what to send", more
+                    )
+    except TimeoutError:
+        raise SlowUpload(f"the body took longer than {SMALL_SECONDS:g} s: send it again") from None
+    pending = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def replay() -> Message:
+        return next(pending, None) or await receive()
+
+    return replay
+
+
+def _callers_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """What the caller calls the request, where that can stand in a log; else empty."""
+    for name, value in headers:
+        if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
+            return value.decode()
+    return ""
+
+
+def _methods(template: str) -> set[str]:
+    found = {method for method, route in ROLES if route == template}
+    return found | {"HEAD"} if "GET" in found else found

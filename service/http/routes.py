@@ -1,0 +1,284 @@
+"""The HTTP interface; `/predict` itself is predict.py, what stands before all is door.py."""
+
+import io
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import FastAPI, Query, Request
+from fastapi.routing import APIRoute
+from starlette.responses import Response
+
+from service.errors import MEDIA_TYPE, NotFound, ServiceError, Unavailable, Unprocessable
+from service.feedback.service import Answers
+from service.http.feedback import add_feedback
+from service.http.page import add_page
+from service.http.predict import Predict, Uploads
+from service.inference.bundle import decode_chip
+from service.inference.decode import read_image
+from service.inference.model import Serving
+from service.inference.preview import true_colour
+from service.registry.client import Registry
+from service.schemas import (
+    Experiment,
+    Experiments,
+    ModelRef,
+    Prediction,
+    Sample,
+    ServingExperiment,
+    SwapAnswer,
+    SwapRequest,
+    Version,
+    problems,
+)
+from service.swap.desired import WantedStore
+from service.swap.swapper import Swapper
+from service.swap.workers import Replica
+
+PNG = "image/png"
+JSON = "application/json"
+UPLOAD: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string", "format": "binary"}},
+                }
+            },
+            **{
+                kind: {"schema": {"type": "string", "format": "binary"}}
+                for kind in ("image/tiff", PNG, "image/jpeg", "application/octet-stream")
+            },
+        },
+    }
+}
+SMALLER_IS_BETTER = ("loss", "error", "latency", "size")  # words in a metric's name
+UPLOAD_ERRORS = (400, 401, 403, 408, 413, 415, 422, 503)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the routes need."""
+
+    serving: Serving
+    uploads: Uploads
+    predict: Predict
+    registry: Registry
+    replica: Replica
+    store: WantedStore
+    swapper: Swapper
+    answers: Answers | None
+    max_pixels: int
+
+
+class StraightRoute(APIRoute):
+    """A route whose endpoint is an ASGI application; its signature is for the OpenAPI document."""
+
+    def straight(self, app: Predict) -> None:
+        """Answer with this application."""
+        self.app = app
+
+
+def add_routes(app: FastAPI, parts: Parts) -> None:
+    """Register every route."""
+    _add_predictions(app, parts)
+    _add_samples(app, parts)
+    _add_experiments(app, parts)
+    _add_swaps(app, parts)
+    add_feedback(app, parts.answers)
+    _add_health(app, parts)
+    add_page(app)
+    _describeproblems(app)
+
+
+def _describeproblems(app: FastAPI) -> None:
+    """FastAPI documents every model as application/json; an error is application/problem+json."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        operations = (item for path in document["paths"].values() for item in path.values())
+        for operation in operations:
+            for status, response in operation["responses"].items():
+                content = response.get("content", {})
+                if status >= "400" and JSON in content:
+                    content[MEDIA_TYPE] = content.pop(JSON)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _add_predictions(app: FastAPI, parts: Parts) -> None:
+    def predict(fit: Literal["resize"] | None = None) -> None:
+        """Classify one chip: GeoTIFF, TIFF, PNG, JPEG or NPY, with the bands and size that
+        `/version` names. `fit=resize` resamples an image of another size."""
+
+    route = StraightRoute(
+        "/predict",
+        predict,
+        methods=["POST"],
+        response_model=Prediction,
+        responses=problems(*UPLOAD_ERRORS),
+        openapi_extra=UPLOAD,
+        tags=["predictions"],
+    )
+    route.straight(parts.predict)
+    app.router.routes.append(route)
+
+    @app.post(
+        "/preview",
+        tags=["predictions"],
+        response_class=Response,
+        responses={200: {"content": {PNG: {}}}, **problems(*UPLOAD_ERRORS)},
+        openapi_extra=UPLOAD,
+    )
+    async def preview(request: Request) -> Response:
+        """Show an image of any bands as a true-colour PNG."""
+        content = await parts.uploads.read(request.scope, request.receive)
+        bands = parts.serving.model().manifest.input.bands
+
+        def render() -> bytes:
+            return true_colour(read_image(content, parts.max_pixels), bands)
+
+        return Response(await parts.uploads.apart(content, render), media_type=PNG)
+
+
+def _add_samples(app: FastAPI, parts: Parts) -> None:
+    def chip(index: int) -> np.ndarray[Any, Any]:
+        manifest = parts.serving.model().manifest
+        if not 0 <= index < len(manifest.golden):
+            raise NotFound(f"index: there are samples 0 to {len(manifest.golden) - 1}")
+        return decode_chip(manifest.golden[index].chip, manifest.input)
+
+    @app.get("/samples", tags=["predictions"], responses=problems(401, 403, 503))
+    async def samples() -> list[Sample]:
+        """List the sample images that the model carries, with its answers."""
+        manifest = parts.serving.model().manifest
+        return [
+            Sample(index=index, answer=manifest.classes[int(np.argmax(golden.probabilities))])
+            for index, golden in enumerate(manifest.golden)
+        ]
+
+    @app.get(
+        "/samples/{index}.png",
+        tags=["predictions"],
+        response_class=Response,
+        responses={200: {"content": {PNG: {}}}, **problems(401, 403, 404, 422, 503)},
+    )
+    async def sample_picture(index: int) -> Response:
+        """Show a sample as a true-colour PNG."""
+        bands = parts.serving.model().manifest.input.bands
+        return Response(true_colour(chip(index), bands), media_type=PNG)
+
+    @app.get(
+        "/samples/{index}",
+        tags=["predictions"],
+        response_class=Response,
+        responses={
+            200: {"content": {"application/octet-stream": {}}},
+            **problems(401, 403, 404, 422, 503),
+        },
+    )
+    async def sample(index: int) -> Response:
+        """Download a sample as NPY, (bands, height, width)."""
+        content = io.BytesIO()
+        np.save(content, chip(index), allow_pickle=False)
+        return Response(content.getvalue(), media_type="application/octet-stream")
+
+
+def _add_experiments(app: FastAPI, parts: Parts) -> None:
+    async def experiments(
+        limit: Annotated[int, Query(ge=1, le=10_000, description="At most so many.")] = 100,
+        sort: Annotated[
+            str | None,
+            Query(max_length=64, description="A metric; best first. Newest first without it."),
+        ] = None,
+    ) -> Experiments:
+        """Every experiment that a tag of the repository names, and which one serves here."""
+        listing = await parts.registry.experiments()
+        found = sorted_by(list(listing.experiments), sort)[:limit]
+        current = parts.serving.current
+        tag = current.tag if current else None
+        return Experiments(
+            experiments=tuple(
+                ServingExperiment(**dict(item), serving=item.tag == tag) for item in found
+            ),
+            fresh=listing.fresh,
+            detail=listing.detail,
+            checked=listing.checked,
+        )
+
+    for path in ("/get_experiments_metas", "/get_experiment_metas"):
+        app.add_api_route(
+            path,
+            experiments,
+            methods=["GET"],
+            tags=["experiments"],
+            responses=problems(401, 403, 422, 503, 507),
+            name=path.strip("/"),
+        )
+
+
+def sorted_by(found: list[Experiment], metric: str | None) -> list[Experiment]:
+    """Order experiments, the best of a metric first and those without it last.
+
+    Raises:
+        Unprocessable: no experiment has this metric.
+    """
+    if metric is None or not found:
+        return found
+    known = {name for item in found for name in item.metrics}
+    if metric not in known:
+        raise Unprocessable(
+            f"sort: no experiment has this metric; there are {', '.join(sorted(known))}"
+        )
+    sign = 1 if any(word in metric for word in SMALLER_IS_BETTER) else -1
+    return sorted(found, key=lambda item: sign * item.metrics.get(metric, math.inf * sign))
+
+
+def _add_swaps(app: FastAPI, parts: Parts) -> None:
+    errors = problems(400, 401, 403, 404, 408, 409, 413, 422, 503, 507)
+
+    @app.post("/replace_ml_model", tags=["experiments"], responses=errors)
+    async def replace_ml_model(request: SwapRequest) -> SwapAnswer:
+        """Serve the model of a tag, without a restart and without losing a request."""
+        return await parts.swapper.replace(request.tag)
+
+    @app.post("/rollback_ml_model", tags=["experiments"], responses=errors)
+    async def rollback_ml_model() -> SwapAnswer:
+        """Serve the model that served before."""
+        return await parts.swapper.rollback()
+
+
+def _add_health(app: FastAPI, parts: Parts) -> None:
+    @app.get("/healthz", tags=["operations"])
+    async def healthz() -> dict[str, str]:
+        """Say that the process is alive."""
+        return {"status": "alive"}
+
+    @app.get("/readyz", tags=["operations"], responses=problems(503))
+    async def readyz() -> dict[str, str]:
+        """Say whether requests should come here."""
+        if parts.serving.draining:
+            raise Unavailable("this worker is stopping")
+        return {"status": "ready", "tag": parts.serving.model().tag}
+
+    @app.get("/version", tags=["operations"])
+    async def version() -> Version:
+        """What this replica really serves, what it should serve, and how the last swap went."""
+        current, previous = parts.serving.current, parts.serving.previous
+        try:
+            wanted = await parts.store.read()
+        except ServiceError:
+            wanted = None
+        return Version(
+            model=current.info() if current else None,
+            previous=ModelRef(tag=previous.tag, sha256=previous.sha256) if previous else None,
+            wanted=ModelRef(tag=wanted.tag, sha256=wanted.sha256) if wanted else None,
+            workers=parts.replica.workers(),
+            swap=parts.replica.last_swap(),
+        )

@@ -1,0 +1,1 @@
+"""From the bytes of an upload to the output of the model."""

@@ -1,0 +1,191 @@
+"""The service's own reader of the model bundle; src/pipeline/bundle/manifest.py writes it.
+
+A folder with exactly two files, `model.onnx` and `model.json`. Nothing in it executes on load.
+"""
+
+import base64
+import hashlib
+import os
+import stat
+import zlib
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.errors import BundleRefused
+
+GRAPH = "model.onnx"
+MANIFEST = "model.json"
+MAX_MANIFEST = 16 << 20  # bytes; golden chips are most of it
+MAX_GRAPH = 2 << 30  # bytes; what protobuf can hold
+
+Array = npt.NDArray[Any]
+
+
+class Part(BaseModel):
+    """Frozen. Fields that a newer pipeline adds within one schema are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Input(Part):
+    """What a chip must be."""
+
+    dtype: Literal["uint8", "uint16"]
+    bands: tuple[str, ...] = Field(min_length=1, max_length=4096)
+    height: int = Field(ge=1, le=65536)
+    width: int = Field(ge=1, le=65536)
+    scale: float
+    units: str
+    nodata: int | None
+    valid_max: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Bands, height, width."""
+        return len(self.bands), self.height, self.width
+
+
+class Golden(Part):
+    """One chip with its right answer."""
+
+    chip: str
+    probabilities: tuple[float, ...]
+
+
+class Histogram(Part):
+    """Reference distribution of one signal."""
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+class Reference(Part):
+    """How unseen data looked at training; drift is measured against it."""
+
+    samples: int
+    signals: dict[str, Histogram]
+    classes: dict[str, int]
+
+
+class Training(Part):
+    """Where the model comes from."""
+
+    finished: str
+    git_revision: str
+    data_version: str
+    params: Any = None
+
+    @property
+    def min_accuracy(self) -> float | None:
+        """The gate's floor of the accuracy, 0 to 1; None when the manifest does not say one."""
+        gate = self.params.get("gate") if isinstance(self.params, dict) else None
+        floor = gate.get("min_accuracy") if isinstance(gate, dict) else None
+        if isinstance(floor, bool) or not isinstance(floor, int | float):
+            return None
+        return float(floor) if 0 <= floor <= 1 else None
+
+
+class Manifest(Part):
+    """What the service needs of model.json, schema 1."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    name: str
+    task: Literal["classification"]
+    classes: tuple[str, ...] = Field(min_length=2, max_length=65536)
+    input: Input
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    training: Training
+    statistics: tuple[str, ...]
+    reference: Reference
+    golden: tuple[Golden, ...] = Field(min_length=1)
+
+
+class Bundle(NamedTuple):
+    """A verified bundle in memory."""
+
+    manifest: Manifest
+    graph: bytes
+    document: bytes
+    """model.json as it is."""
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read a bundle and verify it.
+
+    Raises:
+        BundleRefused: a file is missing, too many, no plain file, too large, of another schema, or
+            the graph is not the one that the manifest names.
+    """
+    try:
+        found = sorted(item.name for item in folder.iterdir())
+    except OSError:
+        raise BundleRefused(
+            "there is no model bundle: train one with `dvc repro`, or get it with `dvc pull`"
+        ) from None
+    if found != [MANIFEST, GRAPH]:
+        raise BundleRefused(
+            f"the bundle holds {', '.join(found[:5]) or 'nothing'}; "
+            f"wanted {MANIFEST} and {GRAPH}, no more and no less: train or pull it again"
+        )
+    document = _read_plain(folder / MANIFEST, MAX_MANIFEST)
+    graph = _read_plain(folder / GRAPH, MAX_GRAPH)
+    manifest = parse_manifest(document)
+    if (digest := hashlib.sha256(graph).hexdigest()) != manifest.sha256:
+        raise BundleRefused(
+            f"{GRAPH} has SHA-256 {digest[:12]}..., {MANIFEST} says {manifest.sha256[:12]}...: "
+            "it was altered or cut off, pull or train it again"
+        )
+    return Bundle(manifest, graph, document)
+
+
+def parse_manifest(document: bytes) -> Manifest:
+    """Read the text of model.json.
+
+    Raises:
+        BundleRefused: it is of another schema, or a field can not be used.
+    """
+    try:
+        return Manifest.model_validate_json(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise BundleRefused(f"{MANIFEST}: {field}: {first['msg']}; train it again") from None
+
+
+def _read_plain(path: Path, limit: int) -> bytes:
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        raise BundleRefused(
+            f"{path.name} is a link or can not be read; wanted a plain file"
+        ) from None
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise BundleRefused(f"{path.name} is not a plain file")
+    with open(handle, "rb") as file:
+        if status.st_size > limit:
+            raise BundleRefused(f"{path.name} has {status.st_size} bytes, at most {limit} are read")
+        return file.read()
+
+
+def decode_chip(text: str, wanted: Input) -> Array:
+    """Unpack a golden chip: base64 of zlib of little-endian bytes -> (bands, height, width).
+
+    Raises:
+        BundleRefused: it is not such a chip.
+    """
+    size = np.dtype(wanted.dtype).itemsize * int(np.prod(wanted.shape))
+    try:
+        unpack = zlib.decompressobj()
+        content = unpack.decompress(base64.b64decode(text, validate=True), size + 1)
+    except (ValueError, zlib.error) as error:  # ValueError: no base64, or not even ASCII
+        raise BundleRefused(f"{MANIFEST}: golden: {error}; train it again") from None
+    if len(content) != size:
+        raise BundleRefused(f"{MANIFEST}: golden: {len(content)} bytes, wanted {size}")
+    little = np.dtype(wanted.dtype).newbyteorder("<")
+    return np.frombuffer(content, little).astype(wanted.dtype).reshape(wanted.shape)

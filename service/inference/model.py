@@ -1,0 +1,97 @@
+"""A model that serves: bundle, label and session; and the one place that says which it is."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from service.errors import Unavailable
+from service.inference.bundle import Bundle, Manifest
+from service.inference.engine import Answer, Engine
+from service.schemas import ModelInfo
+
+
+class Model:
+    """One model, loaded. Not changed after it is made, so that an answer can not mix two."""
+
+    def __init__(self, tag: str, bundle: Bundle) -> None:
+        """Open the session.
+
+        Raises:
+            BundleRefused: the graph can not be opened, or is not what the manifest says.
+        """
+        self.tag = tag
+        self.manifest: Manifest = bundle.manifest
+        self.engine = Engine(bundle)
+        self._template = _template(self.manifest, tag)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the graph: what identifies the model."""
+        return self.manifest.sha256
+
+    def classify(self, chip: npt.NDArray[Any]) -> Answer:
+        """Run one chip (bands, height, width)."""
+        return self.engine.run(chip[None])  # (1, bands, H, W)
+
+    def render(self, probabilities: npt.NDArray[np.float32], request_id: str) -> tuple[int, bytes]:
+        """Give the index of the likeliest class, and the body of the answer as JSON."""
+        values = probabilities.tolist()
+        best = int(probabilities.argmax())
+        return best, self._template[best] % (values[best], *values, request_id.encode())
+
+    def info(self) -> ModelInfo:
+        """What `/version` says about it."""
+        manifest = self.manifest
+        return ModelInfo(
+            name=manifest.name,
+            tag=self.tag,
+            sha256=manifest.sha256,
+            data_version=manifest.training.data_version,
+            git_revision=manifest.training.git_revision,
+            trained=manifest.training.finished,
+            classes=list(manifest.classes),
+            input=manifest.input.model_dump(mode="json"),
+        )
+
+
+class Serving:
+    """The model that serves in this process, and the one before it. Switching is one assignment."""
+
+    def __init__(self) -> None:
+        """Begin with no model: not ready."""
+        self.current: Model | None = None
+        self.previous: Model | None = None
+        self.draining = False
+        self.when_ready: Callable[[], None] | None = None
+        """Called at each switch: tells the parent that connections may come."""
+
+    def model(self) -> Model:
+        """Give the model that serves now.
+
+        Raises:
+            Unavailable: none is loaded yet.
+        """
+        if self.current is None:
+            raise Unavailable("no model is loaded yet: ask /readyz")
+        return self.current
+
+    def switch(self, model: Model) -> None:
+        """Serve another model from the next chip on; the old one stays loaded for a rollback."""
+        self.previous, self.current = self.current, model
+        if self.when_ready is not None:
+            self.when_ready()
+
+
+def _template(manifest: Manifest, tag: str) -> list[bytes]:
+    """JSON of an answer with holes for numbers, one a class: formatting it costs 3 us, not 20."""
+    names = [json.dumps(name).replace("%", "%%") for name in manifest.classes]
+    shares = ",".join(f"{name}:%.6f" for name in names)
+    label = json.dumps({"name": manifest.name, "tag": tag, "sha256": manifest.sha256})
+    tail = f'"request_id":"%s","model":{label.replace("%", "%%")}}}'
+    return [
+        f'{{"class":{name},"probability":%.6f,"probabilities":{{{shares}}},{tail}'.encode()
+        for name in names
+    ]

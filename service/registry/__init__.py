@@ -1,0 +1,1 @@
+"""Experiments and bundles by Git tag, read by a child process."""

@@ -1,0 +1,133 @@
+"""The child process of the registry: one command, one line of JSON on stdout, then the end."""
+
+import argparse
+import errno
+import os
+import resource
+import signal
+import sys
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from service.errors import BundleRefused, NotFound, RegistryUnavailable, ServiceError, StorageFull
+from service.registry import git
+from service.registry.protocol import FETCHED, Answer, load, save
+from service.tags import parse_tag
+
+
+def main() -> None:
+    """Run the command of the command line; the exit code is 0 whenever there is an answer."""
+    options = _options()
+    with _stdout() as stdout:
+        _stay_small(options.seconds)
+        try:
+            answer = options.command(options)
+        except Exception as error:
+            found = error if isinstance(error, ServiceError) else explain(error)
+            log = error.log if isinstance(error, git.GitError) else traceback.format_exc()[-4000:]
+            answer = Answer(error=type(found).__name__, detail=found.detail, log=log)
+        stdout.write(answer.model_dump_json(exclude_defaults=True) + "\n")
+    _end_helpers()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m service.registry")
+    parser.set_defaults(seconds=600)
+    commands = parser.add_subparsers(required=True)
+    listing = commands.add_parser("list", help="list the experiments by tag")
+    listing.add_argument("--refresh", action="store_true", help="of a URL: fetch its tags first")
+    listing.set_defaults(command=_list)
+    fetch = commands.add_parser("fetch", help="fetch the bundle of a tag from the DVC remote")
+    fetch.add_argument("--tag", required=True, type=parse_tag)
+    fetch.add_argument("--into", required=True, help=f"name of a folder below <cache>/{FETCHED}")
+    fetch.set_defaults(command=_fetch)
+    for command in (listing, fetch):
+        command.add_argument("--repository", required=True, help="working tree, bare, or URL")
+        command.add_argument("--cache", required=True, type=Path)
+        command.add_argument("--seconds", type=int, default=600, help="ends itself after these")
+    return parser.parse_args()
+
+
+def _list(options: argparse.Namespace) -> Answer:
+    # Here and below: without PyYAML or DVC there is an answer too.
+    from service.registry import experiments
+
+    cache, repository = options.cache, options.repository
+    if options.refresh:
+        git.refresh(repository, cache)
+    folder = git.git_dir(repository, cache)
+    snapshot = experiments.read(repository, folder, load(cache, repository))
+    with suppress(OSError):  # a full disk makes the next start slower, nothing else
+        save(snapshot, cache)
+    return Answer(snapshot=snapshot)
+
+
+def _fetch(options: argparse.Namespace) -> Answer:
+    from service.registry import download
+
+    folder = options.cache / FETCHED / options.into
+    work = folder.with_name(f"{folder.name}.work")
+    work.mkdir(parents=True, exist_ok=True)
+    os.environ |= {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(work / "site")}
+    download.download(options.repository, options.cache, options.tag, folder, work)
+    return Answer()
+
+
+def _stdout() -> Any:
+    """Keep stdout for the answer: what libraries print goes to stderr."""
+    kept = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return os.fdopen(kept, "w", encoding="utf-8")
+
+
+def _stay_small(seconds: int) -> None:
+    """Let predictions go first, be the first to go when memory ends, and end in any case."""
+    os.nice(10)
+    with suppress(OSError):  # Linux only
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.alarm(seconds)
+
+
+def _end_helpers() -> None:
+    """End what git may have left behind, such as a transport that waits for a dead server."""
+    if os.getpgrp() == os.getpid():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.killpg(0, signal.SIGTERM)
+
+
+def explain(error: BaseException) -> ServiceError:
+    """Return what an error of DVC, or below it, means to the person who asked."""
+    chain: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in chain:
+        chain.append(current)
+        current = current.__cause__ or current.__context__
+    codes = {one.errno for one in chain if isinstance(one, OSError)}
+    if codes & {errno.ENOSPC, errno.EDQUOT}:
+        return StorageFull("model: the server's disk is full; free some space and try again")
+    if errno.EFBIG in codes:
+        return BundleRefused("model: a file in the DVC remote is larger than is taken")
+    if isinstance(error, ImportError):
+        return RegistryUnavailable(
+            "The server lacks what it reads tags with: install the extra `registry`."
+        )
+    if isinstance(error, git.GitError):
+        return RegistryUnavailable(str(error))
+    kinds = {kind.__name__ for one in chain for kind in type(one).__mro__}
+    if "NotDvcRepoError" in kinds:
+        return NotFound("tag: its commit has no .dvc/; tag a commit of a DVC project")
+    if "ConfigError" in kinds:
+        return RegistryUnavailable(
+            "The DVC remote of this commit can not be used; check .dvc/config and its credentials."
+        )
+    return RegistryUnavailable(
+        f"The DVC remote can not be read ({type(error).__name__}); check its address and "
+        f"credentials, or try again."
+    )
+
+
+if __name__ == "__main__":
+    main()

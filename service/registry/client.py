@@ -1,0 +1,289 @@
+"""Experiments and bundles by Git tag, for the server that asks; the work is done in a child.
+
+    python -m service.registry list --repository=. --cache=artifacts/service
+    python -m service.registry fetch --repository=. --cache=... --tag=landcover@v1.0.0 --into=NAME
+
+The child parses files of unknown people and imports DVC, so neither its time nor its memory is the
+server's, and it can be killed at any moment. The server itself only asks git for the names of the
+tags, once a second at most, and lets them be read again when they changed.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import secrets
+import shutil
+import signal
+import sys
+import time
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from service.errors import RegistryUnavailable, ServiceError, StorageFull
+from service.registry import git
+from service.registry.protocol import (
+    FETCHED,
+    KINDS,
+    REFERENCES,
+    Answer,
+    Snapshot,
+    fingerprint,
+    load,
+)
+from service.schemas import Listing
+from service.tags import Tag
+
+PAUSE = 1.0  # seconds between two looks at Git
+RETRY = 5.0  # seconds between two tries to reach a URL
+LOOK_SECONDS = 10.0  # longest look at the names of the tags
+LIST_SECONDS = 150.0  # longest reading of all tags, the first fetch of a URL included
+LEFTOVER_SECONDS = 3600.0  # age at which a fetched folder belongs to nobody
+
+_log = logging.getLogger(__name__)
+_PACKAGES = str(Path(__file__).resolve().parents[2])
+
+
+class Registry:
+    """The tags of one repository. Belongs to one event loop; processes may share the cache."""
+
+    def __init__(
+        self, repository: str, cache: Path, refresh: float = 30.0, seconds: float = 600.0
+    ) -> None:
+        """Remember where things are; nothing is looked at yet.
+
+        Args:
+            repository: path of a working tree or bare repository, or a URL.
+            cache: folder for the mirror, the listing and what is being fetched.
+            refresh: seconds after which the mirror of a URL is brought up to date.
+            seconds: longest fetch of a bundle.
+        """
+        self._mirrored = git.is_url(repository)
+        self._repository = repository if self._mirrored else str(Path(repository).absolute())
+        self._cache = cache.absolute()
+        self._refresh = refresh
+        self._seconds = seconds
+        self._looking = asyncio.Lock()
+        self._looked = -PAUSE
+        self._answer: Listing | RegistryUnavailable | None = None
+        self._snapshot: Snapshot | None = None
+        self._renewing: asyncio.Task[None] | None = None
+        self._renewed = -refresh
+        self._trouble: str | None = None
+
+    async def experiments(self) -> Listing:
+        """Return the experiments, newest first; from the cache when Git can not be looked at.
+
+        Raises:
+            RegistryUnavailable: Git can not be looked at, and never could be.
+        """
+        if not isinstance(self._answer, Listing) or not self._looking.locked():
+            async with self._looking:
+                if time.monotonic() - self._looked >= PAUSE:
+                    self._answer = await self._look()
+                    self._looked = time.monotonic()
+        if isinstance(self._answer, Listing):
+            return self._answer
+        assert self._answer is not None
+        raise RegistryUnavailable(self._answer.detail)
+
+    async def fetch(self, tag: Tag) -> Path:
+        """Return a new folder with model.onnx and model.json of a tag, as the DVC remote has them.
+
+        The md5 of every file was compared; whether it is a bundle that may serve is the caller's
+        to find out, who then moves or deletes the folder.
+
+        Raises:
+            NotFound: no such tag, or its commit or the remote has no model.
+            BundleRefused: what the remote holds is altered, or not the two files of a bundle.
+            RegistryUnavailable: Git or the remote can not be reached, or took too long.
+            StorageFull: the disk is full.
+        """
+        base = self._cache / FETCHED
+        name = f"{os.getpid()}-{secrets.token_hex(8)}"
+        work = base / f"{name}.work"
+        try:
+            await asyncio.to_thread(_sweep, base)
+            work.mkdir(parents=True)
+            await self._child(
+                "fetch", f"--tag={tag.text}", f"--into={name}", seconds=self._seconds, folder=work
+            )
+        except BaseException as error:
+            shutil.rmtree(base / name, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise _unwritable(error) from error
+            raise
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        return base / name
+
+    async def close(self) -> None:
+        """Stop what goes on in the background."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._renewing
+
+    async def _look(self) -> Listing | RegistryUnavailable:
+        if self._snapshot is None:
+            self._snapshot = await asyncio.to_thread(load, self._cache, self._repository)
+        checked, stale = None, None
+        try:
+            if self._mirrored:
+                checked, stale = await self._keep_mirror()
+            references = fingerprint(await self._references())
+            if self._snapshot is None or self._snapshot.references != references:
+                await self._list()
+        except RegistryUnavailable as error:
+            if self._snapshot is None:
+                return error
+            checked, stale = checked or self._snapshot.checked, error.detail
+        assert self._snapshot is not None
+        return Listing(
+            experiments=self._snapshot.experiments,
+            fresh=stale is None,
+            detail=stale,
+            checked=checked or datetime.now(UTC),
+        )
+
+    async def _keep_mirror(self) -> tuple[datetime, str | None]:
+        """Return when the mirror was last brought up to date, and why not now.
+
+        Only the very first look waits; later ones answer from what is there.
+        """
+        stamp = git.git_dir(self._repository, self._cache) / git.STAMP
+        if self._snapshot is None and not stamp.exists():
+            await self._list("--refresh")
+        try:
+            checked = stamp.stat().st_mtime
+        except FileNotFoundError:
+            checked = None
+        if checked is not None and time.time() - checked <= self._refresh:
+            return datetime.fromtimestamp(checked, UTC), None
+        running = self._renewing is not None and not self._renewing.done()
+        if not running and time.monotonic() - self._renewed >= min(self._refresh, RETRY):
+            self._renewing = asyncio.create_task(self._renew())
+        detail = self._trouble or "Git was not looked at for a while; a new look is under way."
+        if checked is None:
+            raise RegistryUnavailable(detail)
+        return datetime.fromtimestamp(checked, UTC), detail
+
+    async def _renew(self) -> None:
+        try:
+            await self._list("--refresh")
+            self._trouble = None
+        except ServiceError as error:
+            self._trouble = error.detail
+        self._renewed = time.monotonic()
+        self._looked = -PAUSE  # the next request sees it
+
+    async def _list(self, *words: str) -> None:
+        try:
+            self._cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(error) from error
+        answer = await self._child("list", *words, seconds=LIST_SECONDS)
+        self._snapshot = answer.snapshot
+
+    async def _references(self) -> bytes:
+        folder = git.git_dir(self._repository, self._cache)
+        try:
+            code, output, said = await _run(
+                git.arguments(folder, *REFERENCES), git.environment(), LOOK_SECONDS, PIPE
+            )
+        except FileNotFoundError:
+            raise RegistryUnavailable("git is not installed on the server; install it.") from None
+        if code:
+            error = git.failure(REFERENCES[0], code, said.decode(errors="replace"))
+            _log.warning("git: %s", error.log)
+            raise RegistryUnavailable(str(error))
+        return output
+
+    async def _child(self, *words: str, seconds: float, folder: Path | None = None) -> Answer:
+        """Run one command of service/registry/__main__.py; its errors are raised here."""
+        command = [sys.executable, "-P", "-m", "service.registry", *words]
+        command += [f"--repository={self._repository}", f"--cache={self._cache}"]
+        command += [f"--seconds={int(seconds) + 10}"]
+        paths = os.pathsep.join(filter(None, (_PACKAGES, os.environ.get("PYTHONPATH"))))
+        environment = os.environ | {"PYTHONPATH": paths}
+        if folder is not None:
+            environment |= {"TMPDIR": str(folder)}
+        code, output, _ = await _run(command, environment, seconds, DEVNULL)
+        try:
+            answer = await asyncio.to_thread(Answer.model_validate_json, output)
+        except ValidationError:
+            raise RegistryUnavailable(
+                f"The look at the repository was stopped before it was done ({_ending(code)}); "
+                f"try again."
+            ) from None
+        if answer.error is not None:
+            _log.warning("%s: %s\n%s", words[0], answer.detail, answer.log)
+            raise KINDS.get(answer.error, RegistryUnavailable)(answer.detail)
+        return answer
+
+
+async def _run(
+    command: list[str], environment: dict[str, str], seconds: float, errors: int
+) -> tuple[int, bytes, bytes]:
+    """Run a program in a process group of its own; none of the group outlives this call."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=DEVNULL,
+        stdout=PIPE,
+        stderr=errors,
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        async with asyncio.timeout(seconds):
+            output, said = await process.communicate()
+    except TimeoutError:
+        raise RegistryUnavailable(
+            f"Git and the DVC remote did not answer within {seconds:g} seconds; try again."
+        ) from None
+    finally:
+        await _end(process)
+    assert process.returncode is not None
+    return process.returncode, output, said or b""
+
+
+async def _end(process: Process) -> None:
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.communicate()
+
+
+def _ending(code: int) -> str:
+    return f"signal {-code}: perhaps out of memory" if code < 0 else f"exit code {code}"
+
+
+def _unwritable(error: OSError) -> ServiceError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFull("The server's disk is full; free some space and try again.")
+    return RegistryUnavailable(
+        "The server can not write its state; check the setting state and the rights on it."
+    )
+
+
+def _sweep(base: Path) -> None:
+    """Remove what fetches left behind whose server is gone, or that nobody took for an hour."""
+    for folder in base.glob("*-*"):
+        with suppress(OSError, ValueError):
+            old = time.time() - folder.stat().st_mtime > LEFTOVER_SECONDS
+            if old or not _alive(int(folder.name.partition("-")[0])):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

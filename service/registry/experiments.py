@@ -1,0 +1,241 @@
+"""Experiments of a repository: its tags, and what the files of the tagged commits say.
+
+Nothing is checked out. One `git for-each-ref` names the tags, one `git cat-file --batch-check`
+tells the sizes of what stands at their commits, and one `git cat-file --batch` reads what is small
+enough. A commit never changes, so what was read of it is kept for the next listing.
+"""
+
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from service.registry import commit_files, git
+from service.registry.protocol import LAYOUT, Snapshot, digest, fingerprint
+from service.schemas import Experiment
+from service.tags import Cancellation, Tag, match_cancellation, match_tag
+
+_DETAILS = "%(objectname)%00%(objecttype)%00%(*objectname)%00%(*objecttype)%00%(creatordate:unix)"
+_FILES = tuple(commit_files.READERS)
+
+
+class Reference(NamedTuple):
+    """One tag of Git with the commit it stands on; `when` is Unix time of the tagging."""
+
+    name: str
+    commit: str
+    when: int
+
+
+class _Move(NamedTuple):
+    """One assignment of a stage, or its end. Compared from left to right."""
+
+    when: int
+    counter: int
+    assigned: bool
+
+
+def read(repository: str, folder: Path, before: Snapshot | None = None) -> Snapshot:
+    """List the experiments of the repository in `folder`; commits in `before` are not read again.
+
+    Raises:
+        GitError: git failed, or took too long.
+    """
+    answer, references = _references(folder)
+    tags = {ref: tag for ref in references if (tag := match_tag(ref.name))}
+    cancelled = {ref: end for ref in references if (end := match_cancellation(ref.name))}
+    gone = {f"{end.name}@{end.version}" for end in cancelled.values() if end.version}
+    shown = {ref: tag for ref, tag in tags.items() if tag.kind != "stage" and ref.name not in gone}
+    known = {entry.commit: entry for entry in before.experiments} if before else {}
+    missing = {ref.commit for ref in shown} - known.keys()
+    known.update((entry.commit, entry) for entry in _read_commits(folder, sorted(missing)))
+    held = current_stages(tags, cancelled)
+    entries = [_entry(known[ref.commit], tag, held) for ref, tag in shown.items()]
+    entries.sort(key=lambda entry: entry.tag)
+    entries.sort(key=lambda entry: entry.date, reverse=True)
+    return Snapshot(
+        layout=LAYOUT,
+        repository=digest(repository),
+        references=fingerprint(answer),
+        checked=datetime.now(UTC),
+        experiments=tuple(entries),
+    )
+
+
+def _entry(known: Experiment, tag: Tag, held: dict[tuple[str, str], str]) -> Experiment:
+    stages = sorted(
+        {
+            stage
+            for (name, stage), commit in held.items()
+            if commit == known.commit and tag.name in (None, name)
+        }
+    )
+    return known.model_copy(update={"tag": tag.text, "kind": tag.kind, "stages": stages})
+
+
+def _references(folder: Path) -> tuple[bytes, list[Reference]]:
+    """Return what REFERENCES would say, and the tags that stand on commits."""
+    answer = git.run(folder, "for-each-ref", f"--format={_DETAILS}%00%(refname)", "refs/tags")
+    seen, found = [], []
+    for line in answer.splitlines():
+        own, kind, peeled, peeled_kind, when, name = line.decode(errors="replace").split("\0")
+        seen.append(f"{own} {name}")
+        commit = own if kind == "commit" else peeled if peeled_kind == "commit" else None
+        if commit:
+            found.append(Reference(name.removeprefix("refs/tags/"), commit, int(when or 0)))
+    return "\n".join(seen).encode(), found
+
+
+def current_stages(
+    tags: dict[Reference, Tag], cancelled: dict[Reference, Cancellation]
+) -> dict[tuple[str, str], str]:
+    """Return the commit that holds each (name, stage) now.
+
+    As in GTO, a cancellation ends the stage of its own commit only, so that the one before holds
+    it again; of the commits left, the newest assignment counts. GTO goes by the time of the tag.
+    The counter, which GTO raises with every tag, decides where there is one on both sides: a
+    lightweight tag has no time of its own.
+    """
+    last: dict[tuple[str, str, str], _Move] = {}
+    events = [(ref, tag.name, tag.stage, tag.counter, True) for ref, tag in tags.items()]
+    events += [(ref, tag.name, tag.stage, tag.counter, False) for ref, tag in cancelled.items()]
+    for ref, name, stage, counter, assigned in events:
+        if name is None or stage is None:
+            continue
+        move, key = _Move(ref.when, counter or 0, assigned), (name, stage, ref.commit)
+        if key not in last or _newer(move, last[key]):
+            last[key] = move
+    holders: dict[tuple[str, str], tuple[_Move, str]] = {}
+    for (name, stage, commit), move in sorted(last.items()):
+        held = holders.get((name, stage))
+        if move.assigned and (held is None or _newer(move, held[0])):
+            holders[name, stage] = (move, commit)
+    return {key: commit for key, (_, commit) in holders.items()}
+
+
+def _newer(one: _Move, other: _Move) -> bool:
+    if one.counter and other.counter and one.counter != other.counter:
+        return one.counter > other.counter
+    # Of two in the same second, what ends a stage comes after what began it.
+    return (one.when, one.counter, not one.assigned) > (
+        other.when,
+        other.counter,
+        not other.assigned,
+    )
+
+
+def _read_commits(folder: Path, commits: list[str]) -> Iterator[Experiment]:
+    """Read the facts of commits; tag, kind and stages are filled in by the caller."""
+    if not commits:
+        return
+    names = [name for commit in commits for name in (commit, *_paths(commit))]
+    objects = dict(zip(names, _objects(folder, names), strict=True))
+    small = {oid for oid, size in filter(None, objects.values()) if size <= commit_files.LARGEST}
+    uses = {
+        (oid, name.partition(":")[2])
+        for name, found in objects.items()
+        if found and (oid := found[0]) in small
+    }
+    read = dict(_contents(folder, uses))
+    for commit in commits:
+        yield _facts(commit, objects, read)
+
+
+def _paths(commit: str) -> list[str]:
+    return [f"{commit}:{path}" for path in _FILES]
+
+
+def _facts(
+    commit: str,
+    objects: dict[str, tuple[str, int] | None],
+    read: dict[tuple[str, str], object],
+) -> Experiment:
+    values: dict[str, object] = {}
+    problems = []
+    for path in _FILES:
+        if (found := objects[f"{commit}:{path}"]) is None:
+            problems.append(f"{path} is missing at this commit")
+        elif (value := read.get((found[0], path))) is None:
+            problems.append(f"{path} is larger than {commit_files.LARGEST} bytes")
+        elif isinstance(value, commit_files.Unreadable):
+            problems.append(f"{path} {value}")
+        else:
+            values[path] = value
+    bundle = values.get(commit_files.LOCK)
+    return Experiment.model_validate(
+        {
+            "tag": "",
+            "kind": "version",
+            "commit": commit,
+            **dict(zip(("date", "summary"), _commit(commit, read), strict=True)),
+            "metrics": values.get(commit_files.METRICS, {}),
+            "params": values.get(commit_files.PARAMS, {}),
+            "data_version": values.get(commit_files.DATA),
+            "bundle_digest": bundle.digest if isinstance(bundle, commit_files.Bundle) else None,
+            "problem": "; ".join(problems) + "." if problems else None,
+        }
+    )
+
+
+def _commit(commit: str, read: dict[tuple[str, str], object]) -> tuple[object, ...]:
+    found = read.get((commit, ""))
+    return found if isinstance(found, tuple) else (datetime.fromtimestamp(0, UTC), "")
+
+
+def _objects(folder: Path, names: list[str]) -> Iterator[tuple[str, int] | None]:
+    """Yield (object id, size) of each name such as `commit:path`; None where there is no file."""
+    given = "".join(f"{name}\n" for name in names).encode()
+    for line in git.run(folder, "cat-file", "--batch-check", given=given).splitlines():
+        words = line.decode(errors="replace").split(" ")
+        usable = len(words) == 3 and words[1] in ("blob", "commit") and words[2].isdigit()
+        yield (words[0], int(words[2])) if usable else None
+
+
+def _contents(
+    folder: Path, uses: Iterable[tuple[str, str]]
+) -> Iterator[tuple[tuple[str, str], object]]:
+    """Yield what each (object, path) says; the path tells how to read it, "" stands for a commit.
+
+    An object is parsed as it comes by and let go: 500 tags with a megabyte each do not add up.
+    """
+    wanted = sorted(uses)
+    for (oid, path), content in zip(
+        wanted, _batch(folder, [oid for oid, _ in wanted]), strict=True
+    ):
+        try:
+            yield (oid, path), (
+                commit_files.READERS[path](content) if path else commit_files.read_commit(content)
+            )
+        except commit_files.Unreadable as error:
+            yield (oid, path), error
+
+
+def _batch(folder: Path, oids: list[str]) -> Iterator[bytes]:
+    """Yield the contents of objects that are known to exist, through one `git cat-file`."""
+    with tempfile.TemporaryFile() as stdin:
+        stdin.write("".join(f"{oid}\n" for oid in oids).encode())
+        stdin.seek(0)
+        command = git.arguments(folder, "cat-file", "--batch", "--buffer")
+        with subprocess.Popen(
+            command,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=git.environment(),
+        ) as process:
+            timer = threading.Timer(git.LOCAL_SECONDS, process.kill)
+            timer.start()
+            try:
+                assert process.stdout is not None
+                for _ in oids:
+                    header = process.stdout.readline().split()
+                    if len(header) != 3:
+                        raise git.GitError("The Git repository can not be read: it is damaged.")
+                    yield process.stdout.read(int(header[2]))
+                    process.stdout.read(1)  # the line feed behind each object
+            finally:
+                timer.cancel()
+                process.kill()

@@ -1,0 +1,1 @@
+"""The processes: a supervisor that accepts connections, and its workers."""

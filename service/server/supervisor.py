@@ -1,0 +1,252 @@
+"""The processes: one accepts connections, the others answer, one a core.
+
+The parent hands each new connection to the worker with the fewest open ones, of those that have a
+model. Left to the kernel, whichever worker wakes first takes them all, and a core idles
+(docs/benchmarks.md). It also starts a worker again that has died, and ends everything in order: not
+ready, wait, stop listening, finish what is in flight, exit. A worker whose parent is gone ends too:
+its channel is closed.
+"""
+
+import errno
+import gc
+import logging
+import os
+import selectors
+import signal
+import socket
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+
+from service.server.shared import Slots
+from service.settings import Settings, UnsafeSettings
+from service.telemetry.logs import configure
+from service.telemetry.multiprocess import Folder, counting
+
+BACKLOG = 2048
+GRACE = 30.0  # seconds that requests in flight have to finish
+SHORT_LIFE = 5.0  # seconds; a worker that dies sooner is started again more slowly
+LONGEST_PAUSE = 10.0  # seconds before a dead worker is started again
+
+log = logging.getLogger("service.server.supervisor")
+
+
+@dataclass
+class Child:
+    """One worker process as its parent sees it."""
+
+    slot: int
+    pid: int
+    channel: socket.socket
+    started: float
+    handed: int = 0
+    """Connections it was given; it counts those that have ended in `Slots.ended`."""
+
+
+@dataclass
+class Parent:
+    """Accepts, hands over, watches."""
+
+    settings: Settings
+    listener: socket.socket
+    slots: Slots
+    folder: Folder
+    children: dict[int, Child] = field(default_factory=dict)  # slot -> child
+    restart_at: dict[int, float] = field(default_factory=dict)  # slot -> when
+    failures: int = 0
+    stopping: bool = False
+
+    def run(self) -> None:
+        """Serve until a signal says stop."""
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        for slot in range(self.settings.workers):
+            self._fork(slot)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.listener, selectors.EVENT_READ)
+            selector.register(wake_read, selectors.EVENT_READ)
+            while not self.stopping:
+                self._turn(selector, wake_read)
+            self._drain(selector, wake_read)
+        self._end()
+
+    def _turn(self, selector: selectors.BaseSelector, wake_read: int, timeout: float = 1) -> None:
+        for key, _ in selector.select(timeout):
+            if key.fd == wake_read:
+                os.read(wake_read, 4096)
+            else:
+                self._accept()
+        self._reap()
+        for slot, moment in list(self.restart_at.items()):
+            if time.monotonic() >= moment and not self.stopping:
+                del self.restart_at[slot]
+                self._fork(slot)
+
+    def _accept(self) -> None:
+        if not self.children:  # they wait in the kernel until a worker has been started again
+            time.sleep(0.05)
+            return
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:  # out of descriptors, or the client has left already
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    time.sleep(0.05)
+                return
+            with connection:
+                self._hand(connection)
+
+    def _hand(self, connection: socket.socket) -> None:
+        def burden(child: Child) -> tuple[bool, int]:
+            no_model = not self.slots.ready[child.slot]  # it has just started
+            return no_model, child.handed - self.slots.ended[child.slot]
+
+        for child in sorted(self.children.values(), key=burden):
+            try:
+                socket.send_fds(child.channel, [b"c"], [connection.fileno()])
+            except OSError:  # its channel is full, or it has just died
+                continue
+            child.handed += 1
+            return
+
+    def _fork(self, slot: int) -> None:
+        ours, theirs = socket.socketpair()
+        self.slots.clear(slot)
+        sys.stdout.flush()
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            self._become_worker(slot, theirs)
+        theirs.close()
+        ours.setblocking(False)
+        self.children[slot] = Child(slot, pid, ours, time.monotonic())
+
+    def _become_worker(self, slot: int, channel: socket.socket) -> None:
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self.listener.close()
+            for child in self.children.values():
+                child.channel.close()
+            from service.server.worker import run_worker
+
+            run_worker(self.settings, channel, self.slots, slot)
+            code = 0
+        except BaseException:
+            log.exception("worker failed")
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+
+    def _reap(self) -> None:
+        for slot, child in list(self.children.items()):
+            pid, status = os.waitpid(child.pid, os.WNOHANG)
+            if pid == 0:
+                continue
+            del self.children[slot]
+            child.channel.close()
+            self.folder.forget(slot)
+            if self.stopping:
+                continue
+            short = time.monotonic() - child.started < SHORT_LIFE
+            self.failures = self.failures + 1 if short else 0
+            pause = min(LONGEST_PAUSE, 2.0**self.failures / 2) if short else 0.0
+            self.restart_at[slot] = time.monotonic() + pause
+            code = os.waitstatus_to_exitcode(status)
+            log.error("worker died", extra={"pid": pid, "code": code, "again_in": pause})
+
+    def _stop(self, *_: object) -> None:
+        self.stopping = True
+
+    def _drain(self, selector: selectors.BaseSelector, wake_read: int) -> None:
+        """Not ready, and still listening: balancers need a moment to notice."""
+        log.info("stopping", extra={"drain": self.settings.drain})
+        for child in self.children.values():
+            os.kill(child.pid, signal.SIGTERM)
+        deadline = time.monotonic() + self.settings.drain
+        while (left := deadline - time.monotonic()) > 0:
+            self._turn(selector, wake_read, min(left, 1))
+        self._accept()
+        self.listener.close()
+
+    def _end(self) -> None:
+        """Close the channels, which tells the workers to finish; kill what does not."""
+        for child in self.children.values():
+            child.channel.close()
+        deadline = time.monotonic() + GRACE
+        while self.children and time.monotonic() < deadline:
+            self._reap()
+            time.sleep(0.01)
+        for child in self.children.values():
+            os.kill(child.pid, signal.SIGKILL)
+            os.waitpid(child.pid, 0)
+        log.info("stopped")
+
+
+def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code.
+
+    Raises:
+        UnsafeSettings: it can not start like this.
+    """
+    configure(settings.log_level)
+    _check_state(settings)
+    with _listen(settings) as listener, counting(settings.workers) as folder:
+        # Before prometheus_client is imported: it decides then where values live.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder.path)
+        import service.server.worker  # noqa: F401  once here, shared by all workers after the fork
+
+        if settings.feedback != "off":
+            import service.feedback.database  # noqa: F401  too large to load per worker
+
+        # What the workers share after the fork stays shared: the garbage collector would write
+        # into all of it.
+        gc.freeze()
+        host, port = listener.getsockname()[:2]
+        log.info(
+            "listening", extra={"address": f"http://{host}:{port}", "workers": settings.workers}
+        )
+        Parent(settings, listener, Slots(settings.workers), folder).run()
+    return 0
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        listener = socket.create_server(
+            (settings.host, settings.port), family=family, backlog=BACKLOG
+        )
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise UnsafeSettings(
+            f"can not listen on {settings.host}:{settings.port}: {reason}; stop what listens "
+            "there, or choose another SERVICE_PORT"
+        ) from None
+    listener.setblocking(False)
+    return listener
+
+
+def _check_state(settings: Settings) -> None:
+    try:
+        settings.state.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=settings.state):
+            pass
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise UnsafeSettings(
+            f"SERVICE_STATE: {settings.state} can not be written: {reason}; name a folder that "
+            "this user may write"
+        ) from None
+    first = not (settings.state / "served.json").exists() and not settings.configmap
+    if first and not settings.bundle.is_dir():
+        raise UnsafeSettings(
+            f"SERVICE_BUNDLE: there is no model bundle in {settings.bundle}: train one with "
+            "`dvc repro`, or get the shipped one with `dvc pull`"
+        )

@@ -1,0 +1,1 @@
+"""Changing the model that serves: hot swap, desired model, reconciliation."""

@@ -1,0 +1,119 @@
+"""Bundles on this replica's disk, by digest: what a restart serves when the network is down."""
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from service.errors import BundleRefused, NotFound, StorageFull, Unavailable
+from service.inference.bundle import GRAPH, MANIFEST, Bundle, read_bundle
+
+KEPT = 5  # bundles beside those in use; the last ones that served
+INCOMING = "incoming-"
+LEFTOVER_SECONDS = 3600.0  # age at which an incoming bundle belongs to nobody
+DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class BundleCache:
+    """A folder a bundle, named by the SHA-256 of its graph, verified each time it is read."""
+
+    def __init__(self, folder: Path) -> None:
+        """Keep bundles below a folder, made when the first one comes."""
+        self._folder = folder
+
+    def read(self, sha256: str) -> Bundle:
+        """Read a bundle.
+
+        Raises:
+            NotFound: it is not here.
+            BundleRefused: it is here, and was altered; it is deleted, so that it is fetched again.
+        """
+        folder = self._path(sha256)
+        if not folder.is_dir():
+            raise NotFound(f"the bundle {sha256[:12]} is not in the cache")
+        try:
+            bundle = read_bundle(folder)
+            if bundle.manifest.sha256 != sha256:
+                raise BundleRefused("the cached bundle is another one")
+        except BundleRefused:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        with contextlib.suppress(OSError):  # another worker may just have deleted it
+            os.utime(folder)
+        return bundle
+
+    def keep(self, bundle: Bundle) -> None:
+        """Write a bundle, in one step.
+
+        Raises:
+            StorageFull: the disk is full.
+            Unavailable: it can not be written for another reason.
+        """
+        with disk_errors():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            fresh = Path(tempfile.mkdtemp(prefix=INCOMING, dir=self._folder))
+            try:
+                (fresh / GRAPH).write_bytes(bundle.graph)
+                (fresh / MANIFEST).write_bytes(bundle.document)
+                _put(fresh, self._path(bundle.manifest.sha256))
+            finally:
+                shutil.rmtree(fresh, ignore_errors=True)
+
+    def prune(self, in_use: set[str]) -> None:
+        """Delete the bundles that served longest ago, and what killed processes left behind."""
+        now = time.time()
+        idle: list[tuple[float, Path]] = []
+        for folder in self._folder.glob("*"):
+            with contextlib.suppress(OSError):  # another worker deletes, too
+                used = folder.stat().st_mtime
+                if DIGEST.fullmatch(folder.name) and folder.name not in in_use:
+                    idle.append((used, folder))
+                elif folder.name.startswith(INCOMING) and now - used > LEFTOVER_SECONDS:
+                    shutil.rmtree(folder, ignore_errors=True)
+        for _, folder in sorted(idle, reverse=True)[KEPT:]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _path(self, sha256: str) -> Path:
+        if not DIGEST.fullmatch(sha256):
+            raise NotFound("a bundle is named by the 64 hexadecimal digits of its SHA-256")
+        return self._folder / sha256
+
+
+def _put(fresh: Path, target: Path) -> None:
+    """Give a folder its name; what is there under that name is replaced file by file.
+
+    The graph that is there is the same by its digest, unless it was altered; the manifest may be
+    older. A reader meanwhile finds a whole bundle.
+    """
+    try:
+        os.rename(fresh, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        try:
+            for name in (GRAPH, MANIFEST):
+                os.replace(fresh / name, target / name)
+        except FileNotFoundError:  # deleted meanwhile: the bundle is in memory, and serves
+            return
+
+
+@contextlib.contextmanager
+def disk_errors() -> Iterator[None]:
+    """Turn a disk that can not be written into an error of the service."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull(
+                "the server's disk is full: free some space, then try again"
+            ) from None
+        reason = os.strerror(error.errno) if error.errno else "no reason was given"
+        raise Unavailable(
+            f"the service's state can not be written ({reason}): it needs a folder of its own, "
+            "SERVICE_STATE"
+        ) from error

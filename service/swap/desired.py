@@ -1,0 +1,172 @@
+"""The wanted model: one record, written by a swap, read by every worker of every replica.
+
+Two stores keep it: a file for one machine (here), a Kubernetes ConfigMap for a cluster
+(`configmap.py`). Both answer alike, both write by compare-and-set, and neither ever answers with a
+record that it is not sure of.
+"""
+
+import asyncio
+import errno
+import os
+import stat
+import time
+from pathlib import Path
+from typing import Annotated, Protocol, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from service.errors import Conflict, ServiceError, StorageFull, Unavailable
+from service.files import StillLocked, locked
+
+MAX_BYTES = 64 * 1024  # of a record; a real one has about 300
+LOCK_SECONDS = 10.0  # a writer holds the lock for the time of two fsyncs
+SETTLED_NS = 2_000_000_000  # nanoseconds; far above the resolution of a file's times
+CHANGED = (
+    "Somebody else changed the wanted model at the same time. Look at GET /version, then try again."
+)
+
+Tag = Annotated[str, Field(min_length=1, max_length=128)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Wanted(BaseModel):
+    """The model that every worker should serve, and the one before it for a rollback.
+
+    `version` counts the changes from 1; `sha256` are digests of `model.onnx`. Unknown fields are
+    ignored: during an update, older workers read what newer ones wrote.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    tag: Tag
+    sha256: Sha256
+    previous_tag: Tag | None
+    previous_sha256: Sha256 | None
+    version: Annotated[int, Field(ge=1)]
+    changed: AwareDatetime
+
+    @model_validator(mode="after")
+    def _previous_is_whole(self) -> Self:
+        if (self.previous_tag is None) != (self.previous_sha256 is None):
+            raise ValueError("previous_tag and previous_sha256 are set together")
+        return self
+
+
+class WantedStore(Protocol):
+    """Keeps one `Wanted`."""
+
+    async def read(self) -> Wanted | None:
+        """Answer what is wanted, or None when nothing ever was. Raises Unavailable."""
+
+    async def write(self, wanted: Wanted) -> None:
+        """Replace version `wanted.version - 1`, where nothing stored counts as version 0.
+
+        Raises Conflict when another version is stored, StorageFull, or Unavailable. After
+        Unavailable the record may have been written all the same: read it to know.
+        """
+
+
+class FileStore:
+    """Keeps the wanted model in a file that the processes of one machine share."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the path of the file; its folder is made when it is first written."""
+        self._path = path
+        self._seen: tuple[int, ...] | None = None  # fingerprint of what `_wanted` was read from
+        self._wanted: Wanted | None = None
+
+    async def read(self) -> Wanted | None:
+        """Answer what is wanted; an unchanged file costs one stat. Raises Unavailable."""
+        try:
+            if self._seen is None or _fingerprint(os.stat(self._path)) != self._seen:
+                self._wanted, self._seen = _load(self._path)
+        except FileNotFoundError:
+            self._wanted = self._seen = None
+        except OSError as error:
+            raise _failed("read", error) from error
+        return self._wanted
+
+    async def write(self, wanted: Wanted) -> None:
+        """Compare and set, durable when it returns. Raises Conflict, StorageFull, Unavailable."""
+        await asyncio.to_thread(self._write, wanted)
+
+    async def close(self) -> None:
+        """Nothing stays open; both stores have it, so that the caller need not ask which."""
+
+    def _write(self, wanted: Wanted) -> None:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with locked(self._path.with_name(f".{self._path.name}.lock"), LOCK_SECONDS):
+                stored = _load(self._path)[0] if self._path.exists() else None
+                require_next(stored, wanted)
+                _replace(self._path, wanted.model_dump_json(indent=2) + "\n")
+        except StillLocked:
+            raise Conflict(CHANGED) from None
+        except OSError as error:
+            raise _failed("written", error) from error
+
+
+def parse_wanted(text: str | bytes, place: str) -> Wanted:
+    """Read a record that was found at `place` of a store. Raises Unavailable for anything else."""
+    try:
+        return Wanted.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise Unavailable(
+            f"The {place} holds no whole record of a wanted model. Delete it, then choose the "
+            "model again with POST /replace_ml_model."
+        ) from error
+
+
+def require_next(stored: Wanted | None, wanted: Wanted) -> None:
+    """Raise Conflict unless `wanted` is the version after `stored`."""
+    if (stored.version if stored else 0) != wanted.version - 1:
+        raise Conflict(CHANGED)
+
+
+def _fingerprint(found: os.stat_result) -> tuple[int, ...]:
+    return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _load(path: Path) -> tuple[Wanted, tuple[int, ...] | None]:
+    """Read the record, with its fingerprint if that can be relied on."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+        raise OSError(errno.EINVAL, "not a regular file")
+    with path.open("rb") as file:
+        found = os.fstat(file.fileno())
+        text = file.read(MAX_BYTES + 1)
+    if len(text) > MAX_BYTES:
+        text = b""
+    # A file's times advance in steps of some milliseconds and a freed inode is used again, so two
+    # quick writes could look alike: until the file has settled it is read each time.
+    settled = time.time_ns() - found.st_mtime_ns > SETTLED_NS
+    return parse_wanted(text, f"file {path.name}"), _fingerprint(found) if settled else None
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write in one step that outlives a power cut: the old record or the new one, never a part."""
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        with fresh.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _failed(what: str, error: OSError) -> ServiceError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFull(
+            "The wanted model can not be written: the disk of the state directory is full. "
+            "Make room there, then try again."
+        )
+    return Unavailable(
+        f"The wanted model can not be {what} ({os.strerror(error.errno or errno.EIO)}). Check that "
+        "the service may read and write its state directory."
+    )

@@ -1,0 +1,123 @@
+"""From a tag to a model that has passed its self-test, step by step, beside the one that serves."""
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from service.errors import BundleRefused, NotFound, ServiceError
+from service.inference.bundle import Bundle, read_bundle
+from service.inference.model import Model
+from service.registry.client import Registry
+from service.swap.cache import BundleCache
+from service.swap.workers import Replica, now
+from service.tags import LOCAL, parse_tag
+from service.telemetry.tracing import Tracing
+
+log = logging.getLogger("service.swap.loader")
+
+
+class Steps:
+    """Follows one change through its steps: for the page, the traces, and the error's `step`."""
+
+    def __init__(self, tag: str, tracing: Tracing, replica: Replica | None = None) -> None:
+        """Nothing has been done yet. Without a replica nobody is told."""
+        self.tag = tag
+        self.current = "lock"
+        self.switched = False
+        self.started = now()
+        self._replica = replica
+        self._tracing = tracing
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Do one step."""
+        self.current = name
+        self._tell("running", None)
+        with self._tracing.span(f"swap.{name}", tag=self.tag):
+            yield
+
+    def end(self, detail: str | None) -> None:
+        """Say how it ended; a sentence means that it failed."""
+        self._tell("done" if detail is None else "failed", detail)
+
+    def _tell(self, state: str, detail: str | None) -> None:
+        if self._replica is not None:
+            self._replica.progress(self.tag, self.current, state, detail, self.started)
+
+
+class Loader:
+    """From a tag to a model that has passed its self-test."""
+
+    def __init__(
+        self, registry: Registry, cache: BundleCache, folder: Path, local_tag: str = LOCAL
+    ) -> None:
+        """Fetch from a registry into a cache; `folder` has the local bundle, named `local_tag`."""
+        self._registry = registry
+        self._cache = cache
+        self._folder = folder
+        self.local_tag = local_tag
+
+    async def fetch(self, tag: str, steps: Steps) -> Bundle:
+        """Bring the bundle of a tag, verified, into the cache."""
+        with steps.step("fetch"):
+            folder = await self._registry.fetch(parse_tag(tag))
+        try:
+            with steps.step("verify"):
+                bundle = await asyncio.to_thread(read_bundle, folder)
+                await asyncio.to_thread(self._cache.keep, bundle)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, folder, True)
+        return bundle
+
+    async def find(self, tag: str, sha256: str, steps: Steps) -> Bundle:
+        """Give a bundle by its digest: from the cache, the local folder, or by fetching the tag.
+
+        Raises:
+            BundleRefused: the tag has come to name another model.
+        """
+        try:
+            return await self.cached(sha256)
+        except (NotFound, BundleRefused):
+            pass
+        if tag == self.local_tag:
+            bundle = await asyncio.to_thread(read_bundle, self._folder)
+        else:
+            bundle = await self.fetch(tag, steps)
+        if bundle.manifest.sha256 != sha256:
+            raise BundleRefused(f"{tag} has come to name another model: set it again")
+        return bundle
+
+    async def cached(self, sha256: str) -> Bundle:
+        """Read a bundle from this replica's disk.
+
+        Raises:
+            NotFound: it is not there.
+            BundleRefused: it was altered.
+        """
+        return await asyncio.to_thread(self._cache.read, sha256)
+
+    async def local(self) -> Bundle:
+        """Read the local bundle, and keep it for a rollback after it has been replaced.
+
+        Raises:
+            BundleRefused: it is not there, or must not serve.
+        """
+        bundle = await asyncio.to_thread(read_bundle, self._folder)
+        try:
+            await asyncio.to_thread(self._cache.keep, bundle)
+        except ServiceError as error:  # a full disk: what can be read can serve
+            log.warning("the local bundle is not kept", extra={"detail": error.detail})
+        return bundle
+
+    async def load(self, tag: str, bundle: Bundle, steps: Steps) -> Model:
+        """Open, warm up and test a model, beside the one that serves."""
+        with steps.step("load"):
+            model = await asyncio.to_thread(Model, tag, bundle)
+        with steps.step("warm-up"):
+            await asyncio.to_thread(model.engine.warm_up)
+        with steps.step("self-test"):
+            await asyncio.to_thread(model.engine.self_test)
+        return model

@@ -1,0 +1,206 @@
+"""Replacing the model while it answers.
+
+    lock -> fetch -> verify -> load -> warm-up -> self-test -> write the wanted tag -> switch
+
+Everything before the switch happens beside the model that serves; a failure anywhere leaves it
+serving and says which step failed. The wanted tag is written once and for all replicas, by
+compare-and-set; every other worker follows it (follow.py).
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+
+from service.errors import BundleRefused, Conflict, ServiceError, Unavailable
+from service.inference.bundle import Bundle
+from service.inference.model import Model, Serving
+from service.schemas import ModelRef, SwapAnswer
+from service.swap.cache import BundleCache
+from service.swap.desired import CHANGED, Wanted, WantedStore
+from service.swap.loader import Loader, Steps
+from service.swap.workers import Replica
+from service.tags import parse_tag
+from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import Tracing
+
+SETTLE = 10.0  # seconds that a swap waits for the other workers; each looks twice a second
+
+
+class Swapper:
+    """Changes which model serves: here at once, elsewhere through the wanted tag."""
+
+    def __init__(
+        self,
+        serving: Serving,
+        loader: Loader,
+        store: WantedStore,
+        replica: Replica,
+        cache: BundleCache,
+        metrics: Metrics,
+        tracing: Tracing,
+    ) -> None:
+        """Take the parts; see container.py."""
+        self._serving = serving
+        self._loader = loader
+        self._store = store
+        self._replica = replica
+        self._cache = cache
+        self._metrics = metrics
+        self._tracing = tracing
+
+    async def replace(self, tag: str) -> SwapAnswer:
+        """Serve the model of a tag.
+
+        Raises:
+            ServiceError: with the step that failed; the old model serves on.
+        """
+        parse_tag(tag)
+        with self._guarded(tag) as steps:
+            stored = await self._store.read()
+            bundle = await self._loader.fetch(tag, steps)
+            with steps.step("verify"):
+                _check_compatible(bundle, self._serving.current)
+            model = await self._loader.load(tag, bundle, steps)
+            return await self._commit(model, stored, steps)
+
+    async def rollback(self) -> SwapAnswer:
+        """Serve the model that served before; it is still loaded, or else in the cache.
+
+        Raises:
+            Conflict: there is none.
+        """
+        with self._guarded("rollback") as steps:
+            stored = await self._store.read()
+            model = self._serving.previous
+            if stored is not None and stored.previous_tag and stored.previous_sha256:
+                steps.tag = stored.previous_tag
+                label = (stored.previous_tag, stored.previous_sha256)
+                if model is None or (model.tag, model.sha256) != label:
+                    bundle = await self._loader.find(*label, steps)
+                    model = await self._loader.load(label[0], bundle, steps)
+            if model is None:
+                raise Conflict("there is no model before this one: replace it by tag instead")
+            return await self._commit(model, stored, steps)
+
+    async def _commit(self, model: Model, stored: Wanted | None, steps: Steps) -> SwapAnswer:
+        started = datetime.fromisoformat(steps.started)
+        with steps.step("switch"):
+            wanted = await self._write(model, stored)
+            self.switch(model)
+            steps.switched = True
+            await self._settle(model)
+        tag, sha256 = wanted.previous_tag, wanted.previous_sha256
+        return SwapAnswer(
+            model=model.info(),
+            previous=ModelRef(tag=tag, sha256=sha256) if tag and sha256 else None,
+            workers=self._replica.workers(),
+            seconds=round((datetime.now(UTC) - started).total_seconds(), 3),
+        )
+
+    async def _write(self, model: Model, stored: Wanted | None) -> Wanted:
+        """Make it the wanted model of all replicas, if nobody else wrote since `stored` was read.
+
+        Raises:
+            Conflict: somebody did; the model that they want is the one that will serve.
+        """
+        if stored is not None and (stored.tag, stored.sha256) == (model.tag, model.sha256):
+            if await self._store.read() != stored:
+                raise Conflict(CHANGED)
+            return stored
+        tag, sha256 = _before(stored, self._serving.current, self._loader.local_tag)
+        wanted = Wanted(
+            tag=model.tag,
+            sha256=model.sha256,
+            previous_tag=tag,
+            previous_sha256=sha256,
+            version=stored.version + 1 if stored else 1,
+            changed=datetime.now(UTC),
+        )
+        try:
+            await self._store.write(wanted)
+        except Unavailable:  # the answer may have been lost on its way, and not the record
+            if not await self._is_stored(wanted):
+                raise
+        return wanted
+
+    async def _is_stored(self, wanted: Wanted) -> bool:
+        try:
+            return await self._store.read() == wanted
+        except Unavailable:
+            return False
+
+    def switch(self, model: Model) -> None:
+        """Serve a model in this worker, from the next chip on."""
+        before = self._serving.current
+        if before is not None and (before.tag, before.sha256) == (model.tag, model.sha256):
+            return
+        self._serving.switch(model)
+        self._metrics.serves(model, before)
+        self._replica.serves(model)
+        self._cache.prune({model.sha256, before.sha256 if before else ""})
+
+    async def _settle(self, model: Model) -> None:
+        """Wait until the other workers of this replica have followed: the answer is to be true."""
+        deadline = time.monotonic() + SETTLE
+        while time.monotonic() < deadline:
+            found = {(worker.tag, worker.sha256) for worker in self._replica.workers()}
+            if found <= {(model.tag, model.sha256)}:
+                return
+            await asyncio.sleep(0.02)
+
+    @contextmanager
+    def _guarded(self, tag: str) -> Iterator[Steps]:
+        steps = Steps(tag, self._tracing, self._replica)
+        with self._locked():
+            try:
+                yield steps
+            except ServiceError as error:
+                error.step = error.step or steps.current
+                self._end(steps, error.detail)
+                raise
+            except BaseException:  # a cancelled request, or a bug
+                self._end(steps, None if steps.switched else "it was stopped before it had ended")
+                raise
+            self._end(steps, None)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._replica.swapping())
+            except ServiceError as error:
+                error.step = "lock"
+                self._metrics.swaps.labels("failed", "lock").inc()
+                raise
+            yield
+
+    def _end(self, steps: Steps, detail: str | None) -> None:
+        self._metrics.swaps.labels("done" if detail is None else "failed", steps.current).inc()
+        steps.end(detail)
+
+
+def _before(
+    stored: Wanted | None, current: Model | None, local: str
+) -> tuple[str | None, str | None]:
+    """What a rollback brings back: what was wanted. Here it may not serve yet, elsewhere it does.
+
+    The local bundle is another thing: whatever is in the folder is what is wanted.
+    """
+    if stored is not None and not (current is not None and current.tag == stored.tag == local):
+        return stored.tag, stored.sha256
+    return (current.tag, current.sha256) if current else (None, None)
+
+
+def _check_compatible(bundle: Bundle, current: Model | None) -> None:
+    """Clients send what the old model takes; the new one has to take it too."""
+    if current is None:
+        return
+    old, new = current.manifest.input, bundle.manifest.input
+    if (old.shape, old.dtype, old.bands) != (new.shape, new.dtype, new.bands):
+        raise BundleRefused(
+            f"the model takes {new.dtype} chips {new.shape} of {', '.join(new.bands)}; clients of "
+            f"this service send {old.dtype} {old.shape} of {', '.join(old.bands)}: serve it "
+            "beside this one, with SERVICE_BUNDLE"
+        )

@@ -1,0 +1,1 @@
+"""Metrics, drift statistics, logs and traces."""

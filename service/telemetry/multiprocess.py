@@ -1,0 +1,137 @@
+"""The folder that the workers of a service count in: its room, its lock, what killed ones left.
+
+prometheus_client makes its files when they are needed, and sparse: once the disk is full, the first
+number on a new page ends the process with SIGBUS. So the parent makes them before it forks, each
+with all of its room, for every slot. A worker counts in those of its slot (metrics.py), and the
+next one there goes on in them: nothing falls, and workers that die leave no heap of files.
+"""
+
+import fcntl
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from service.settings import UnsafeSettings
+
+PREFIX = "conveyor-metrics-"
+# Bytes of a file, by the name that prometheus_client gives it. Series come with routes, methods and
+# statuses, and all that clients can bring about fit; of gauges, 600 models in the life of a worker.
+ROOM = {
+    "counter": 256 << 10,
+    "gauge_livesum": 128 << 10,
+    "histogram": 512 << 10,
+    "summary": 64 << 10,
+}
+LIVE = ("gauge_livesum",)  # what is true only while the worker lives
+HEADER = 8  # bytes of a file that say how much of it is used
+MARK = "counter_0.db"  # a folder that has it has its lock already, if its service lives
+
+log = logging.getLogger("service.telemetry.multiprocess")
+
+
+class Folder:
+    """Files of the workers, by slot."""
+
+    def __init__(self, path: Path) -> None:
+        """Take a folder that exists."""
+        self.path = path
+
+    def reserve(self, workers: int) -> None:
+        """Make the files of all workers; none has to grow later, when the disk may be full.
+
+        Raises:
+            OSError: there is no room for them.
+        """
+        for slot in range(workers):
+            for kind, size in ROOM.items():
+                handle = os.open(self._file(kind, slot), os.O_RDWR | os.O_CREAT, 0o600)
+                try:
+                    os.posix_fallocate(handle, 0, size)
+                finally:
+                    os.close(handle)
+
+    def forget(self, slot: int) -> None:
+        """Take back what a worker said of itself that is dead; what it counted stays.
+
+        In place: a file that is made anew may find no room.
+        """
+        for kind in LIVE:
+            with suppress(OSError):  # somebody has removed it; that must not end the parent
+                handle = os.open(self._file(kind, slot), os.O_WRONLY)
+                try:
+                    os.pwrite(handle, bytes(HEADER), 0)
+                finally:
+                    os.close(handle)
+
+    def _file(self, kind: str, slot: int) -> Path:
+        return self.path / f"{kind}_{slot}.db"
+
+
+@contextmanager
+def counting(workers: int) -> Iterator[Folder]:
+    """Have a folder with room for so many workers, and nobody else's; it is removed at the end.
+
+    The lock is held by the parent and, after the fork, by its workers: a folder is in use until the
+    last of them has ended, however that happens.
+
+    Raises:
+        UnsafeSettings: there is no room for it.
+    """
+    folder, lock = _make(workers)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder.path, ignore_errors=True)
+        os.close(lock)
+
+
+def _make(workers: int) -> tuple[Folder, int]:
+    where = ""
+    try:
+        place = tempfile.gettempdir()  # raises when it can write nowhere
+        where = f"{place}: "
+        _sweep(Path(place))
+        folder = Folder(Path(tempfile.mkdtemp(prefix=PREFIX, dir=place)))
+        lock = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with suppress(OSError):  # some network disks have none; nobody can sweep there either
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            folder.reserve(workers)
+        except OSError:
+            shutil.rmtree(folder.path, ignore_errors=True)
+            os.close(lock)
+            raise
+    except OSError as error:
+        size = -(-workers * sum(ROOM.values()) >> 20)
+        raise UnsafeSettings(
+            f"TMPDIR: there is no room for the files that {workers} workers count in ({size} MiB): "
+            f"{where}{error.strerror or error}; make room there, or name a folder that has it"
+        ) from None
+    return folder, lock
+
+
+def _sweep(place: Path) -> None:
+    """Remove what services left that were killed: a restart can find the same temporary disk."""
+    for path in place.glob(f"{PREFIX}*"):
+        with suppress(OSError):  # in use, another user's, or another service removes it just now
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder that is ours and in nobody's use.
+
+    Raises:
+        OSError: it is in use, or not a folder.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if os.fstat(handle).st_uid == os.geteuid() and (path / MARK).exists():
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path)
+            log.info("removed what a killed service left", extra={"folder": path.name})
+    finally:
+        os.close(handle)

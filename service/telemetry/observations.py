@@ -1,0 +1,241 @@
+"""What the model saw and said: noted by a request in a fraction of a microsecond, counted later.
+
+A request appends to a list, and that is all. Once a second, before each scrape and when the list is
+long, all of it is counted at once into a file that every worker can read (tally.py). A worker that
+is killed loses what it noted in its last second, and nothing that was ever shown.
+"""
+
+import asyncio
+import logging
+import os
+import shutil
+import tempfile
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from service.inference.engine import Answer
+from service.inference.model import Model, Serving
+from service.telemetry import drift
+from service.telemetry.counters import (
+    QUEUE,
+    SECONDS,
+    SHARES,
+    SLICES,
+    Floats,
+    Names,
+    Record,
+    Tally,
+    Window,
+    read_queue,
+    read_totals,
+    read_window,
+)
+
+MOST = 512  # predictions whose notes wait; counting them takes about a millisecond
+FIELDS = 5  # of a note
+PAUSE = 1.0  # seconds between two counts
+
+log = logging.getLogger("service.telemetry.observations")
+
+
+class Observations:
+    """The notes of this worker, and the sums over all of them."""
+
+    def __init__(
+        self, serving: Serving, window: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Look back over `window` seconds, by a clock that all workers share and nobody sets."""
+        self.seconds = window
+        self._serving = serving
+        self._clock = clock
+        # Flat, `FIELDS` a prediction: a thousand tuples that live on would have the garbage
+        # collector go through all of the process's memory, which is shared until then.
+        self._notes: list[Any] = []
+        self._model: Model | None = None  # that all notes are of
+        self._ledgers: dict[Model, _Ledger] = {}
+        self._shown: Model | None = None  # whom this worker described as the latest
+        self._queue: Tally | None = None
+        self._folder: Path | None = None
+        self._failing = False
+
+    def add(self, model: Model, best: int, answer: Answer, inference: float, queue: float) -> None:
+        """Note that `model` gave class `best` to one chip.
+
+        Args:
+            model: the model that answered.
+            best: index of the class.
+            answer: of the graph, for a batch of one.
+            inference: seconds in the runtime.
+            queue: seconds between the end of the upload and the inference.
+        """
+        if model is not self._model:
+            if self._notes:
+                self.fold()
+            self._model = model
+        notes = self._notes
+        notes.extend((best, answer.probabilities, answer.statistics, inference, queue))
+        if len(notes) >= MOST * FIELDS:
+            self.fold()
+
+    async def run(self) -> None:
+        """Count once a second until cancelled."""
+        while True:
+            await asyncio.sleep(PAUSE)
+            self.fold()
+
+    def fold(self) -> None:
+        """Count what was noted. To be called where requests are answered: on the event loop.
+
+        Nothing is raised: a prediction is right also when it can not be counted.
+        """
+        notes, self._notes = self._notes, []
+        model, self._model = self._model, None
+        current = self._serving.current
+        try:
+            if current is not None:
+                self._show(current)
+            if model is not None and notes:
+                self._count(model, notes)
+            self._failing = False
+        except Exception as error:  # a full disk, or a bug; said once, not every second
+            if not self._failing:
+                known = isinstance(error, OSError)
+                extra = {"detail": str(error)}
+                log.error("predictions are not counted", extra=extra, exc_info=not known)
+            self._failing = True
+        kept = (current, self._serving.previous)
+        self._ledgers = {key: it for key, it in self._ledgers.items() if key in kept}
+
+    def totals(self) -> list[tuple[Names, Record]]:
+        """Totals of all workers, a model; the one that began to serve last comes first."""
+        return read_totals(self._place())
+
+    def queue(self) -> Record:
+        """Totals of all workers that are not a matter of a model."""
+        return read_queue(self._place())
+
+    def window(self, model: Model) -> Window:
+        """What all workers saw of a model within the window, by `drift.signals`."""
+        return read_window(self._place(), names_of(model), self._number())
+
+    def _count(self, model: Model, notes: list[Any]) -> None:
+        best, probabilities, statistics, inference, queue = (
+            notes[field::FIELDS] for field in range(FIELDS)
+        )
+        answers = Answer(np.concatenate(probabilities), np.concatenate(statistics))
+        self._ledger(model).count(np.array(best), answers, np.array(inference), self._number())
+        if self._queue is None:
+            self._queue = Tally(self._place(), QUEUE)
+        _observe(self._queue.totals["queue"], SECONDS, np.array(queue))
+
+    def _show(self, model: Model) -> None:
+        """Have the model that serves described as the latest: after a rollback it is so again.
+
+        Its classes are shown from the beginning, as zeros.
+        """
+        tally = self._ledger(model).tally
+        if model is not self._shown or not tally.described:
+            tally.describe()
+            self._shown = model
+
+    def _ledger(self, model: Model) -> "_Ledger":
+        if model not in self._ledgers:
+            self._ledgers[model] = _Ledger(self._place(), model)
+            self._shown = None  # a model of long ago, in a late answer, may be the latest now
+        return self._ledgers[model]
+
+    def _number(self) -> int:
+        """Number of the present slice of time; 0 stands for none."""
+        return int(self._clock() / self.seconds * SLICES) + 1
+
+    def _place(self) -> Path:
+        """Folder of the files: that of the other metrics, or one of our own in a lone process."""
+        if self._folder is None:
+            shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+            if shared:
+                self._folder = Path(shared)
+            else:
+                self._folder = Path(tempfile.mkdtemp(prefix="conveyor-observations-"))
+                weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        return self._folder
+
+
+class _Ledger:
+    """The file of one model in this worker, and how to count into it."""
+
+    def __init__(self, folder: Path, model: Model) -> None:
+        self.tally = Tally(folder, names_of(model))
+        self._signals = drift.signals(model.manifest)
+        columns = {f"{statistic}/{band}": i for i, (band, statistic) in enumerate(inputs_of(model))}
+        self._columns = [columns.get(signal.name, -1) for signal in self._signals]  # -1: confidence
+        self._ends = np.cumsum(self.tally.names.bins)
+
+    def count(
+        self, best: npt.NDArray[np.int64], answers: Answer, inference: Floats, number: int
+    ) -> None:
+        """Add N predictions, to the totals and to a slice of time."""
+        shares = answers.probabilities.astype(np.float64)  # (N, K)
+        statistics = answers.statistics.astype(np.float64)  # (N, bands, 5)
+        confidence = shares[np.arange(len(best)), best]  # (N,)
+        values = np.column_stack([statistics.reshape(len(best), -1), confidence])  # (N, C + 1)
+        values[~np.isfinite(values)] = np.nan
+        totals = self.tally.totals
+        totals["predictions"][0] += np.bincount(best, minlength=shares.shape[1])
+        _observe(totals["confidence"], SHARES, confidence)
+        _observe(totals["entropy"], SHARES, entropy(shares))
+        _observe(totals["inference"], SECONDS, inference)
+        finite = np.isfinite(values[:, :-1])  # (N, C)
+        totals["sums"][0] += np.nansum(values[:, :-1], axis=0)
+        totals["counts"][0] += finite.sum(axis=0)
+        totals["not_finite"][0] += (~finite).sum()
+        self._count_slice(values, best, self.tally.slice(number))
+
+    def _count_slice(self, values: Floats, best: npt.NDArray[np.int64], record: Record) -> None:
+        record["low"][0] = np.fmin(record["low"][0], np.fmin.reduce(values))
+        record["high"][0] = np.fmax(record["high"][0], np.fmax.reduce(values))
+        found = np.stack(
+            [
+                signal.bin_of(best if signal.name == "classes" else values[:, column])
+                for signal, column in zip(self._signals, self._columns, strict=True)
+            ]
+        )  # (G, N)
+        record["not_finite"][0] += (found < 0).sum(axis=1)
+        starts = self._ends - self.tally.names.bins
+        found = np.where(found < 0, -1, found + starts[:, None])
+        record["bins"][0] += np.bincount(found[found >= 0], minlength=self._ends[-1])
+
+
+def names_of(model: Model) -> Names:
+    """What the numbers of a model stand for."""
+    classes, bins = model.manifest.classes, [len(it.counts) for it in drift.signals(model.manifest)]
+    return Names(model.tag, model.sha256, classes, tuple(inputs_of(model)), tuple(bins))
+
+
+def inputs_of(model: Model) -> list[tuple[str, str]]:
+    """Band and statistic of each column (C,) of the graph's output `statistics`."""
+    bands, statistics = model.manifest.input.bands, model.manifest.statistics
+    return [(band, statistic) for band in bands for statistic in statistics]
+
+
+def entropy(shares: Floats) -> Floats:
+    """Entropy of probabilities (N, K) over that of not knowing anything: 0 is sure, 1 a guess."""
+    logarithms = np.log(np.where(shares > 0, shares, 1.0))
+    found: Floats = -(shares * logarithms).sum(axis=1) / np.log(shares.shape[1])
+    return np.clip(found, 0.0, 1.0)  # rounding can go beyond; NaN stays
+
+
+def _observe(histogram: Floats, bounds: tuple[float, ...], values: Floats) -> None:
+    """Add values (N,) to a histogram (1, buckets + 1), its sum at the end. What is NaN is left out.
+
+    A value on a bound belongs below it, as Prometheus has it.
+    """
+    values = values[np.isfinite(values)]
+    buckets = np.bincount(np.searchsorted(bounds, values), minlength=len(bounds) + 1)
+    histogram[0, :-1] += buckets
+    histogram[0, -1] += values.sum()

@@ -1,0 +1,1 @@
+"""The experiment of a merge request: train, push, commit, tag."""

@@ -1,0 +1,1 @@
+"""GitLab's API, and the settings of the project as code."""

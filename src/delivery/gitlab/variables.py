@@ -1,0 +1,213 @@
+"""Holds variables, tokens and runners of a GitLab project against the tables of `gitlab_wanted`."""
+
+import re
+from datetime import date, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dotenv import dotenv_values
+from gitlab.v4.objects import Project
+
+from delivery.errors import GitLabError
+from delivery.gitlab import desired as wanted
+from delivery.gitlab.client import asking
+from delivery.gitlab.plan import Plan, listed, role_name, shown
+
+Stored = dict[tuple[str, str], Any]
+"""Variables of a project by key and environment."""
+
+
+def read_values(path: Path) -> dict[str, str]:
+    """Read the lines `KEY=VALUE` of a file; where the value is a key file, its content.
+
+    Raises:
+        GitLabError: a file is missing, a key is unknown, or GitLab can not mask a secret. The
+            message has the key, never the value.
+    """
+    if not path.is_file():
+        raise GitLabError(f"values: {path} is no file")
+    rows = {row.source: row for row in wanted.VARIABLES}
+    values = {key: value for key, value in dotenv_values(path, interpolate=False).items() if value}
+    for key, value in values.items():
+        if key not in rows:
+            known = ", ".join(sorted(rows))
+            raise GitLabError(f"values: {key[:64]!a} is no variable of the pipeline: {known}")
+        if rows[key].secret and not re.fullmatch(r"\S{8,}", value):
+            need = "8 characters or more, no white space"
+            raise GitLabError(f"values: {key}: GitLab can not mask it, that takes {need}")
+        if rows[key].file:
+            values[key] = _content(key, path.parent / Path(value).expanduser())
+    return values
+
+
+def _content(key: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise GitLabError(f"values: {key}: {path} can not be read") from None
+
+
+def compare_variables(plan: Plan, project: Project, values: dict[str, str]) -> None:
+    """Find what differs in variables, tokens and runners.
+
+    Raises:
+        GitLabError: GitLab refuses to show something.
+    """
+    stored = _stored(project)
+    for row in wanted.VARIABLES:
+        now, value = stored.get((row.key, row.scope)), values.get(row.source)
+        if now is not None:
+            _differences(plan, project, row, now, value)
+        elif value is not None:
+            detail = f"{_value(row, value)}, {_flags(_fields(row))}"
+            do = partial(_set, project, row, value)
+            plan.add("+", "variable", _name(row), detail, row.about, do)
+        elif row.needed:
+            plan.left.append(f"variable {_name(row)}: give it in the values: {row.about}")
+        elif row.key not in [token.variable for token in wanted.TOKENS]:
+            plan.unset.append(row.source)
+    _storage(plan, stored, values)
+    for token in wanted.TOKENS:
+        if token.variable not in values:  # else the team brings its own
+            _token(plan, project, token, stored)
+    _runners(plan, project, stored, values)
+
+
+def _stored(project: Project) -> Stored:
+    rows = listed(project.variables, "variables")
+    return {(row.key, row.attributes.get("environment_scope", "*")): row for row in rows}
+
+
+def _differences(
+    plan: Plan, project: Project, row: wanted.Variable, now: Any, value: str | None
+) -> None:
+    fields, hidden = _fields(row), now.attributes.get("hidden")
+    details = [
+        _flags({name: fields[name]})
+        for name in fields
+        if now.attributes.get(name, fields[name]) != fields[name]
+    ]
+    if value is not None and not hidden and now.value != value:
+        details.append(f"value {_value(row, value)}")
+    if value is not None and hidden:
+        plan.left.append(
+            f"variable {_name(row)}: hidden, so its value can not be compared with the one given: "
+            "delete it in GitLab to set it again"
+        )
+    if details:
+        do = partial(_set, project, row, None if hidden else value)
+        plan.add("~", "variable", _name(row), ", ".join(details), row.about, do)
+
+
+def _set(project: Project, row: wanted.Variable, value: str | None, hidden: bool = False) -> None:
+    """Make a variable, or change it; without a value its flags alone."""
+    fields: dict[str, Any] = _fields(row) | ({} if value is None else {"value": value})
+    if (row.key, row.scope) in _stored(project):
+        scope = {"environment_scope": row.scope}
+        project.variables.update(row.key, fields, filter=scope)
+        return
+    fields |= {"key": row.key, "environment_scope": row.scope, "description": row.about}
+    project.variables.create(fields | ({"masked_and_hidden": True} if hidden else {}))
+
+
+def _storage(plan: Plan, stored: Stored, values: dict[str, str]) -> None:
+    keys = {*values, *(key for key, _ in stored)}
+    if not keys & set(wanted.STORAGE):
+        plan.left.append(f"DVC remote: give one of {', '.join(wanted.STORAGE)} in the values")
+
+
+def _token(plan: Plan, project: Project, row: wanted.BotToken, stored: Stored) -> None:
+    tokens = listed(project.access_tokens, "access tokens")
+    now = next((token for token in tokens if token.name == row.name and token.active), None)
+    rights = f"{role_name(row.role)}, {' '.join(row.scopes)}"
+    if now is None:
+        do = partial(_make_token, project, row)
+        plan.add("+", "token", row.name, f"{rights}, in {row.variable}", row.why, do)
+    elif (now.access_level, sorted(now.scopes)) != (row.role, sorted(row.scopes)):
+        detail = f"{role_name(now.access_level)}, {' '.join(now.scopes)} -> {rights}"
+        plan.add("~", "token", row.name, detail, row.why, partial(_make_token, project, row, now))
+    elif reason := _renewal(row, now, stored):
+        do = partial(_renew_token, project, row, now)
+        plan.add("~", "token", row.name, f"renewed: {reason}", row.why, do)
+
+
+def _renewal(row: wanted.BotToken, now: Any, stored: Stored) -> str:
+    """Why a token must be renewed; empty when it need not."""
+    if (row.variable, "*") not in stored:
+        return f"its value is lost, {row.variable} is not there"
+    soon = now.expires_at and date.fromisoformat(now.expires_at) < _day(wanted.RENEW_DAYS)
+    return f"it ends on {now.expires_at}" if soon else ""
+
+
+def _make_token(project: Project, row: wanted.BotToken, old: Any | None = None) -> None:
+    if old is not None:
+        old.delete()
+    made = project.access_tokens.create(
+        {
+            "name": row.name,
+            "scopes": list(row.scopes),
+            "access_level": row.role,
+            "expires_at": _day(wanted.TOKEN_DAYS).isoformat(),
+        }
+    )
+    _set(project, _variable_of(row), made.token, hidden=True)
+
+
+def _renew_token(project: Project, row: wanted.BotToken, now: Any) -> None:
+    ends = _day(wanted.TOKEN_DAYS).isoformat()
+    made: Any = project.access_tokens.rotate(now.get_id(), expires_at=ends)
+    _set(project, _variable_of(row), made["token"], hidden=True)
+
+
+def _variable_of(row: wanted.BotToken) -> wanted.Variable:
+    return next(variable for variable in wanted.VARIABLES if variable.key == row.variable)
+
+
+def _runners(plan: Plan, project: Project, stored: Stored, values: dict[str, str]) -> None:
+    now = stored.get(("TRAIN_RUNNER_TAG", "*"))
+    tag = values.get("TRAIN_RUNNER_TAG") or (now.value if now else wanted.RUNNER_TAG)
+    with asking(f"listing runners with the tag {tag!a}"):
+        runners = project.runners.list(tag_list=[tag], get_all=True)
+    if not runners:
+        plan.left.append(
+            f"runner: none has the tag {tag!a}, so training would wait for ever: register one, or "
+            "give the tag of another (CPU will do) as TRAIN_RUNNER_TAG in the values"
+        )
+    elif not any(runner.attributes.get("online") for runner in runners):
+        plan.left.append(f"runner: none with the tag {tag!a} is online")
+
+
+def _day(days: int) -> date:
+    return date.today() + timedelta(days=days)
+
+
+def _name(row: wanted.Variable) -> str:
+    return row.key if row.scope == "*" else f"{row.key} ({row.scope})"
+
+
+def _fields(row: wanted.Variable) -> dict[str, Any]:
+    """What GitLab keeps beside the value. It can not mask a file; nothing is expanded."""
+    return {
+        "protected": row.protected,
+        "masked": row.secret,
+        "raw": True,
+        "variable_type": "file" if row.file else "env_var",
+    }
+
+
+def _flags(fields: dict[str, Any]) -> str:
+    words = {
+        ("protected", True): "protected",
+        ("protected", False): "for every branch",
+        ("masked", True): "masked",
+        ("masked", False): "not masked",
+        ("raw", True): "not expanded",
+        ("variable_type", "file"): "a file",
+        ("variable_type", "env_var"): "a value",
+    }
+    return ", ".join(words[item] for item in fields.items())
+
+
+def _value(row: wanted.Variable, value: str) -> str:
+    return "(secret)" if row.secret or row.file else shown(value)

@@ -1,0 +1,1 @@
+"""The image of a version: the service and its model bundle."""

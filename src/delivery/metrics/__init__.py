@@ -1,0 +1,1 @@
+"""Figures of pipelines and GPUs, for a Prometheus pushgateway."""

@@ -1,0 +1,1 @@
+"""The model registry: versions and stages as Git tags."""

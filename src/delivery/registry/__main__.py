@@ -1,0 +1,157 @@
+"""What a person types: python -m delivery.registry models, promote, rollback, retire, lineage."""
+
+import json
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable
+from typing import Any
+
+from tabulate import tabulate
+
+from delivery.errors import GitError, command
+from delivery.registry import registry as registry_module
+from delivery.registry.lineage import lineage, render
+from delivery.registry.registry import Registry, open_registry
+from delivery.registry.state import Record
+from delivery.tags import STAGES, parse_stage, parse_version
+
+MAIN_METRICS = ("accuracy", "macro_f1", "calibration_error", "latency_p95_ms")
+"""Columns of `models`, where a version has them; --json has all."""
+
+
+@command
+def main() -> None:
+    """Read the arguments, do it."""
+    arguments = _parser().parse_args()
+    run: Callable[[Registry, Namespace], None] = arguments.run
+    run(open_registry(), arguments)
+
+
+def models(registry: Registry, arguments: Namespace) -> None:
+    """List the versions, newest first."""
+    _refresh(registry)
+    records = registry.versions()
+    if arguments.json:
+        _print_json([record.entry() for record in records])
+    elif records:
+        shown = [name for name in MAIN_METRICS if any(name in it.metrics for it in records)]
+        headers = ["version", "stages", "date", *shown, "commit", ""]
+        rows = [_row(record, shown) for record in records]
+        print(tabulate(rows, headers, tablefmt="simple", disable_numparse=True))
+    else:
+        print(f"{registry.name} has no version yet: the pipeline of main registers one")
+
+
+def register(registry: Registry, arguments: Namespace) -> None:
+    """Print the tag of the version, and nothing else: scripts read it."""
+    print(registry.register(arguments.commit, arguments.message, arguments.ci_skip).tag)
+
+
+def promote(registry: Registry, arguments: Namespace) -> None:
+    """Assign a version to a stage."""
+    version = parse_version(arguments.version, registry.name)
+    stage = parse_stage(arguments.stage)
+    tag = registry.assign(
+        version, stage, arguments.reason, arguments.force, ci_skip=arguments.ci_skip
+    )
+    print(f"{tag}: {stage} serves {version.tag}")
+
+
+def rollback(registry: Registry, arguments: Namespace) -> None:
+    """Go back to what a stage served before."""
+    stage = parse_stage(arguments.stage)
+    to = parse_version(arguments.to, registry.name) if arguments.to else None
+    registry.sync()
+    before = registry.state().serving.get(stage)
+    tag = registry.rollback(stage, to, arguments.reason, ci_skip=arguments.ci_skip)
+    now = registry.serving(stage)
+    print(f"{tag}: {stage} serves {now.tag if now else 'nothing'}")
+    if before and before.tag == tag:
+        print(f"It was rolled back before. Further back: --to VERSION ({registry.name}@v1.2.0).")
+
+
+def retire(registry: Registry, arguments: Namespace) -> None:
+    """Mark a version as one that goes nowhere any more."""
+    version = parse_version(arguments.version, registry.name)
+    tag = registry.retire(version, arguments.reason)
+    print(f"{tag}: {version.tag} is retired")
+
+
+def follow(registry: Registry, arguments: Namespace) -> None:
+    """Print where a version comes from and where it went."""
+    version = parse_version(arguments.version, registry.name)
+    _refresh(registry, "refs/tags/experiment/*:refs/tags/experiment/*")
+    found = lineage(registry, registry.find(version.tag))
+    if arguments.json:
+        _print_json(found)
+    else:
+        print(render(found))
+
+
+def _refresh(registry: Registry, *refs: str) -> None:
+    """Reading goes on with what is known here, when origin can not be reached."""
+    try:
+        registry.sync()
+        if refs:
+            registry.repository.fetch(*refs)
+    except GitError as error:
+        print(f"warning: {error}; what follows is what is known here", file=sys.stderr)
+
+
+def _row(record: Record, shown: list[str]) -> list[str]:
+    return [
+        record.version.tag,
+        ", ".join(record.stages) or "-",
+        f"{record.date:%Y-%m-%d %H:%M}",
+        *(f"{record.metrics[name]:.4g}" if name in record.metrics else "-" for name in shown),
+        record.commit[:12],
+        "retired" if record.deprecated else "",
+    ]
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document, indent=2))
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="python -m delivery.registry",
+        description=registry_module.__doc__,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[[Registry, Namespace], None], text: str) -> ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        return added
+
+    stages = f"one of {', '.join(STAGES)}"
+    one = add("models", models, "list versions, stages and metrics")
+    one.add_argument("--json", action="store_true")
+    one = add("register", register, "register a commit as the next version; prints the tag")
+    one.add_argument("commit", nargs="?", default="HEAD")
+    one.add_argument("--message", default="", help="stands in the tag")
+    one.add_argument("--ci-skip", action="store_true", help="start no pipeline")
+    one = add("promote", promote, "assign a version to a stage; the tag starts the rollout")
+    one.add_argument("version", help="v1.2.0 or landcover@v1.2.0")
+    one.add_argument("stage", help=stages)
+    one.add_argument("--force", action="store_true", help="pass over a rule; needs --reason")
+    one.add_argument("--reason", default="", help="stands in the tag")
+    one.add_argument("--ci-skip", action="store_true", help="start no pipeline")
+    one = add("rollback", rollback, "assign what a stage served before; the tag starts the rollout")
+    one.add_argument("stage", help=stages)
+    one.add_argument("--to", default="", help="the version to go back to")
+    one.add_argument("--reason", default="", help="stands in the tag")
+    one.add_argument("--ci-skip", action="store_true", help="start no pipeline")
+    one = add("retire", retire, "mark a version as one that goes nowhere any more")
+    one.add_argument("version", help="v1.2.0 or landcover@v1.2.0")
+    one.add_argument("--reason", default="", help="stands in the tag")
+    one = add("lineage", follow, "follow a version to its data, metrics, merge request, approval")
+    one.add_argument("version", help="v1.2.0 or landcover@v1.2.0")
+    one.add_argument("--json", action="store_true")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

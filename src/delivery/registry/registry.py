@@ -1,0 +1,276 @@
+"""The registry of models: versions and stages are tags of Git, in GTO's grammar.
+
+    python -m delivery.registry models
+    python -m delivery.registry register [COMMIT]
+    python -m delivery.registry promote VERSION STAGE [--force --reason TEXT]
+    python -m delivery.registry rollback STAGE [--to VERSION]
+    python -m delivery.registry retire VERSION
+    python -m delivery.registry lineage VERSION
+
+The rules stand here. What a tag says is read in records.py, and written in ledger.py.
+"""
+
+from pathlib import Path
+
+import yaml
+
+from delivery.errors import RegistryError
+from delivery.git import Repository
+from delivery.registry import policy
+from delivery.registry.interface import read_interface, write_line
+from delivery.registry.state import (
+    MODEL,
+    PARAMS,
+    Move,
+    Record,
+    State,
+    model_digest,
+    read_metrics,
+    read_state,
+)
+from delivery.registry.writer import Ledger
+from delivery.tags import NAME, STAGES, Version, parse_assignment, parse_stage, parse_version
+
+
+class Registry:
+    """The versions of one model. What writes brings the tags here in line with origin first.
+
+    Raises:
+        RegistryError: a rule forbids it, or somebody else was faster.
+        TagError: a text is no version, stage or tag.
+        GitError: origin can not be reached.
+    """
+
+    def __init__(self, repository: Repository, name: str) -> None:
+        if not NAME.fullmatch(name):
+            raise RegistryError(
+                f"model.name: {name[:64]!a} names no model: write a-z, 0-9 and -, as in landcover"
+            )
+        self.repository = repository
+        self.name = name
+        self._ledger = Ledger(repository, name)
+
+    def sync(self) -> None:
+        """Make the tags of this model here those of origin, which has the truth."""
+        self._ledger.sync()
+
+    def state(self) -> State:
+        """What the tags here say."""
+        return read_state(self.repository, self.name)
+
+    def versions(self) -> list[Record]:
+        """All versions, newest first."""
+        state = self.state()
+        return [
+            Record(
+                version=version,
+                commit=tag.commit,
+                date=tag.when,
+                stages=tuple(stage for stage in STAGES if state.serves(stage, version)),
+                deprecated=version in state.retired,
+                metrics=read_metrics(self.repository, tag.commit),
+                digest=model_digest(self.repository, tag.commit),
+            )
+            for version, tag in sorted(state.versions.items(), reverse=True)
+        ]
+
+    def serving(self, stage: str) -> Version | None:
+        """The version that a stage serves."""
+        move = self.state().serving.get(parse_stage(stage))
+        return move.version if move else None
+
+    def history(self, stage: str) -> list[Move]:
+        """Every assignment of a stage, newest first."""
+        return self.state().moves.get(parse_stage(stage), [])
+
+    def find(self, text: str) -> Version:
+        """Read the text of a version, `v1.2.0` or `landcover@v1.2.0`, that is registered."""
+        version = parse_version(text, self.name)
+        self._known(self.state(), version)
+        return version
+
+    def register(self, commit: str = "HEAD", message: str = "", ci_skip: bool = True) -> Version:
+        """Give a commit the next version; the one that it has, or whose model it has, is kept."""
+        commit = self.repository.commit(commit)
+        self.sync()
+        state = self.state()
+        if version := state.at(commit):
+            return version
+        if (digest := model_digest(self.repository, commit)) is None:
+            raise RegistryError(
+                f"dvc.lock of commit {commit[:12]} names no model: dvc repro, and commit dvc.lock"
+            )
+        newest = max(state.versions, default=None)
+        if newest and model_digest(self.repository, state.versions[newest].commit) == digest:
+            return newest
+        self._refuse_outdated(state, commit)
+        interface = read_interface(self.repository.folder / MODEL, digest)
+        broken = policy.breakage(state, newest, interface)
+        version = policy.next_version(self.name, newest, bool(broken))
+        facts = [policy.clean(message), f"Model: {digest}", broken, write_line(interface)]
+        self._ledger.register(version, commit, policy.compose(version.tag, *facts), ci_skip)
+        return version
+
+    def check(
+        self,
+        version: Version,
+        stage: str,
+        reason: str = "",
+        force: bool = False,
+        allow_older: bool = False,
+    ) -> str:
+        """Refuse what `assign` would refuse; returns which rules are passed over by force.
+
+        Reads the tags here: sync() first.
+        """
+        parse_stage(stage)
+        state = self.state()
+        self._known(state, version)
+        if version in state.retired:
+            raise RegistryError(f"{version.tag} is retired: it goes to no stage, also not by force")
+        objections = list(policy.objections(state, version, stage, allow_older))
+        if objections and force and not policy.because(reason):
+            raise RegistryError("reason: it is empty; what is forced says why: REASON='...'")
+        if objections and not force:
+            raise RegistryError(
+                f"{stage} does not take {version.tag}: {'; '.join(objections)} "
+                f"(or force it, with a reason that is kept in the tag)"
+            )
+        return "; ".join(objections)
+
+    def assign(
+        self,
+        version: Version,
+        stage: str,
+        reason: str = "",
+        force: bool = False,
+        allow_older: bool = False,
+        ci_skip: bool = False,
+    ) -> str:
+        """Make a stage serve a version; returns the tag that says so.
+
+        Without `ci_skip` the tag starts a pipeline, which rolls the version out.
+        """
+        parse_stage(stage)
+        self.sync()
+        state = self.state()
+        if state.serves(stage, version):
+            return state.serving[stage].tag
+        passed_over = self.check(version, stage, reason, force, allow_older)
+        forced = policy.FORCED + passed_over if passed_over else ""
+        message = policy.compose(f"{version.tag} to {stage}", policy.because(reason), forced)
+        return self._ledger.assign(state.versions[version].commit, stage, message, ci_skip)
+
+    def rollback(
+        self, stage: str, to: Version | None = None, reason: str = "", ci_skip: bool = False
+    ) -> str:
+        """Make a stage serve what it served before; returns the tag that says so.
+
+        A stage that was rolled back stays there, so that the same command twice ends the same; to
+        go further back, name the version.
+        """
+        parse_stage(stage)
+        self.sync()
+        state = self.state()
+        served, now = state.served(stage), state.serving.get(stage)
+        if now is None:
+            raise RegistryError(f"{stage} serves nothing: there is nothing to roll back")
+        if to is None and policy.went_back(served):
+            return now.tag
+        to = to or policy.before(state, stage, now.version)
+        self._known(state, to)
+        if to not in {move.version for move in served}:
+            raise RegistryError(f"{stage} never served {to.tag}: promote it instead")
+        why = reason if policy.clean(reason) else f"Back from {now.version.tag}"
+        return self.assign(to, stage, why, force=True, allow_older=True, ci_skip=ci_skip)
+
+    def retire(self, version: Version, reason: str = "", ci_skip: bool = True) -> str:
+        """Mark a version as one that goes nowhere any more; returns the tag that says so."""
+        self.sync()
+        state = self.state()
+        self._known(state, version)
+        if version in state.retired:
+            return state.retired[version].name
+        for stage in STAGES:
+            if state.serves(stage, version):
+                raise RegistryError(
+                    f"{stage} serves {version.tag}: roll back or promote another first "
+                    f"(make rollback STAGE={stage})"
+                )
+        message = policy.compose(f"{version.tag} is retired", policy.because(reason))
+        return self._ledger.retire(version, message, ci_skip)
+
+    def wanted(self, tag: str) -> Move:
+        """The assignment that a pushed tag makes, after the rules that a tag by hand can break.
+
+        Reads the tags here: sync() first.
+        """
+        state = self.state()
+        move = self._move(state, tag)
+        if move.version in state.retired:
+            raise RegistryError(f"tag {tag}: {move.version.tag} is retired: delete the tag")
+        if (newest := state.serving.get(move.stage)) != move:
+            since = newest.tag if newest else "its end"
+            raise RegistryError(f"tag {tag} is outdated: {since} came since")
+        objections = list(policy.objections(state, move.version, move.stage, allow_older=True))
+        if objections and not policy.is_forced(move):
+            raise RegistryError(
+                f"tag {tag}: {'; '.join(objections)}; delete the tag, or give it a message with a "
+                f"line that begins '{policy.FORCED}'"
+            )
+        return move
+
+    def withdraw(self, tag: str, reason: str = "", ci_skip: bool = True) -> str:
+        """Take an assignment back whose rollout failed: the one before it counts again."""
+        self.sync()
+        state = self.state()
+        move = self._move(state, tag)
+        if move.withdrawn:
+            return tag
+        moves = state.served(move.stage)
+        if any(it.version == move.version for it in moves[: moves.index(move)]):
+            raise RegistryError(f"tag {tag} is outdated: {move.stage} got the version once more")
+        message = policy.compose(f"{move.version.tag} not to {move.stage}", policy.because(reason))
+        commit = state.versions[move.version].commit
+        return self._ledger.unassign(commit, move.stage, message, ci_skip)
+
+    def _known(self, state: State, version: Version) -> None:
+        if version not in state.versions:
+            raise RegistryError(f"version {version.tag} is not registered: make models lists them")
+
+    def _move(self, state: State, tag: str) -> Move:
+        stage = parse_stage(parse_assignment(tag).stage)
+        for move in state.moves.get(stage, []):
+            if move.tag == tag:
+                return move
+        raise RegistryError(
+            f"tag {tag} is not here, or on a commit without a version: git fetch --tags origin, "
+            f"or register the commit first"
+        )
+
+    def _refuse_outdated(self, state: State, commit: str) -> None:
+        """An older pipeline that finishes last must not make the newest version."""
+        if self.repository.git("rev-parse", "--is-shallow-repository") == "true":
+            raise RegistryError(
+                "this clone is shallow and can not tell which commit is newer: "
+                "git fetch --unshallow origin (in GitLab CI: GIT_DEPTH: 0)"
+            )
+        pattern = f"refs/tags/{self.name}@*"
+        words = ("for-each-ref", f"--contains={commit}", "--format=%(refname:strip=2)", pattern)
+        newer = set(self.repository.git(*words).split("\n"))
+        if found := max((it for it in state.versions if it.tag in newer), default=None):
+            raise RegistryError(
+                f"commit {commit[:12]} is outdated: {found.tag} was made from a later one"
+            )
+
+
+def open_registry(folder: Path = Path(".")) -> Registry:
+    """The registry of the model that `params.yaml` in a folder names."""
+    try:
+        document = yaml.safe_load((folder / PARAMS).read_text(encoding="utf-8"))
+        name = document["model"]["name"]
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        raise RegistryError(
+            f"{PARAMS}: it is missing or has no model.name: run this in the project's folder"
+        ) from None
+    return Registry(Repository(folder), str(name))

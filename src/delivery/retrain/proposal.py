@@ -1,0 +1,119 @@
+"""What a retrained model is proposed with: title, description and message, of fixed text.
+
+A text of somebody else would be followed by GitLab: `/merge` at the beginning of a line merges,
+`@name` calls, a link is a link. So only numbers of our own, versions and names of alerts that match
+a pattern stand beside words that are written here. The evidence itself is in the report.
+"""
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+
+from delivery.errors import ToolError
+from delivery.retrain.alert import Evidence
+
+CHALLENGE = Path("reports/challenge.json")
+"""What `python -m pipeline.challenge` found."""
+
+
+class Duel(BaseModel):
+    """Two models on the same test chips; accuracies from 0 to 1."""
+
+    chips: int
+    champion: float
+    challenger: float
+    low: float
+    """Of the 95 % interval of challenger minus champion."""
+    high: float
+
+    def sentence(self, which: str) -> str:
+        """The same in words."""
+        change = self.challenger - self.champion
+        return (
+            f"on {self.chips} {which} test chips {change:+.2%} accuracy "
+            f"(95 % interval {self.low:+.2%} to {self.high:+.2%})"
+        )
+
+
+class Challenge(BaseModel):
+    """The retrained model against the one of the target; a duel is None where it has no chips."""
+
+    pinned: Duel | None
+    """On chips that both have in their test split."""
+    new: Duel | None
+    """On test chips that the target does not have."""
+    verdict: Literal["better", "no worse", "worse"] | None
+    """None when there is no model to compare with."""
+
+    @property
+    def is_loss(self) -> bool:
+        """The new model is worse beyond the uncertainty."""
+        return self.verdict == "worse"
+
+    @property
+    def sentence(self) -> str:
+        """The verdict, and what it is founded on."""
+        duels = [
+            duel.sentence(which)
+            for which, duel in (("pinned", self.pinned), ("new", self.new))
+            if duel
+        ]
+        if self.verdict is None or not duels:
+            return "The new model could not be compared with the one before it."
+        end = ", and should not be merged" if self.is_loss else ""
+        return f"The new model is {self.verdict}{end}: {'; '.join(duels)}."
+
+
+def read_challenge(content: bytes) -> Challenge:
+    """Read what pipeline.challenge wrote.
+
+    Raises:
+        ToolError: it is something else.
+    """
+    try:
+        return Challenge.model_validate_json(content)
+    except ValidationError:
+        raise ToolError(f"{CHALLENGE} is not what pipeline.challenge writes") from None
+
+
+class Proposal(NamedTuple):
+    """A retrained model, why it was trained, and how it compares."""
+
+    evidence: Evidence | None
+    challenge: Challenge
+
+    @property
+    def title(self) -> str:
+        """Of the merge request; a model that is worse is a draft, which GitLab does not merge."""
+        return f"{'Draft: ' if self.challenge.is_loss else ''}{self._title}"
+
+    @property
+    def message(self) -> str:
+        """Of the commit."""
+        return "\n\n".join(
+            part for part in (self._title, self._alerts, self.challenge.sentence) if part
+        )
+
+    @property
+    def description(self) -> str:
+        """Of the merge request, one line."""
+        begin = "Proposed by the retraining." if self._alerts else "Proposed by `make retrain`."
+        end = "The report below has the evidence, the change of the data and the comparison."
+        return " ".join(
+            part for part in (begin, self._alerts, self.challenge.sentence, end) if part
+        )
+
+    @property
+    def news(self) -> str:
+        """For the chat."""
+        return f"{self.title}\n{self.challenge.sentence}"
+
+    @property
+    def _title(self) -> str:
+        return "Retrain the model" + (f": {self.evidence.drift}" if self.evidence else "")
+
+    @property
+    def _alerts(self) -> str:
+        names = self.evidence.names if self.evidence else []
+        return f"Alerts: {', '.join(names)}." if names else ""

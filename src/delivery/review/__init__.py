@@ -1,0 +1,1 @@
+"""Review apps: the candidate of a merge request, served under its own name."""

@@ -1,0 +1,83 @@
+"""Which model a merge request proposes: the tag that names it, and its bundle if it is at hand."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from delivery.dvc import read_lock
+from delivery.errors import RegistryError, TrainingFailed
+from delivery.experiment.__main__ import RECORD, Experiment
+from delivery.git import ORIGIN, Repository
+from delivery.registry.interface import folder_digest
+from delivery.registry.registry import Registry
+from delivery.registry.state import MODEL, model_digest
+
+
+class Candidate(NamedTuple):
+    """The model that a merge request proposes."""
+
+    tag: str
+    bundle: Path | None
+    """The folder model/, when it is this model."""
+
+
+def find_candidate(registry: Registry, iid: str) -> Candidate:
+    """Find it.
+
+    Raises:
+        DeliveryError: nothing was trained, or it was not pushed.
+    """
+    tag = _find_tag(registry, iid)
+    repository, folder = registry.repository, registry.repository.folder / MODEL
+    digest = model_digest(repository, repository.commit(tag))
+    at_hand = folder.is_dir() and folder_digest(folder) == digest
+    return Candidate(tag, folder if at_hand else None)
+
+
+def published(repository: Repository, iid: str) -> dict[str, str]:
+    """Tags of the merge request's experiments at origin with their commits, the newest first."""
+    refs = f"refs/tags/experiment/{iid}-*"
+    words = ("fetch", "--quiet", "--no-tags", "--prune", "--end-of-options", ORIGIN)
+    repository.git(*words, f"+{refs}:{refs}")
+    found: dict[int, tuple[str, str]] = {}
+    for tag, commit in repository.tags(f"experiment/{iid}-*").items():
+        if number := re.fullmatch(rf"experiment/{iid}-([0-9]{{1,18}})", tag):
+            found[int(number[1])] = (tag, commit)
+    return dict(found[number] for number in sorted(found, reverse=True))
+
+
+def _find_tag(registry: Registry, iid: str) -> str:
+    tags = published(registry.repository, iid)
+    experiment = _read_experiment()
+    if experiment.state != "done":
+        raise TrainingFailed("the training of this pipeline has not ended well: see the job train")
+    if experiment.tag:
+        if experiment.tag not in tags:
+            raise RegistryError(
+                f"{experiment.tag[:64]!a} is no tag of merge request {iid} at {ORIGIN}: "
+                f"{experiment.note or 'see the job train'}"
+            )
+        return experiment.tag
+    outs = [out for stage in read_lock().values() for out in stage.get("outs", [])]
+    digest = next((out.get("md5") for out in outs if out.get("path") == MODEL), None)
+    for tag, commit in tags.items():
+        if digest and model_digest(registry.repository, commit) == digest:
+            return tag
+    for record in registry.versions():
+        if digest and record.digest == digest:
+            return record.version.tag
+    raise RegistryError(
+        f"no tag has the model that dvc.lock names ({digest}): run the job train, which tags it"
+    )
+
+
+def _read_experiment() -> Experiment:
+    """What the job `train` left; where it left nothing, nothing was trained."""
+    try:
+        return Experiment.model_validate_json(RECORD.read_bytes())
+    except FileNotFoundError:
+        return Experiment(state="done")
+    except ValidationError:
+        raise TrainingFailed(f"{RECORD} is not what the job train writes: run it again") from None

@@ -1,0 +1,1 @@
+"""A stage of the cluster serves a version, or goes back to what it served before."""

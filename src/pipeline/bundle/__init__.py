@@ -1,0 +1,1 @@
+"""From a trained network to the model bundle, and back into a session."""

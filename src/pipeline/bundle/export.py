@@ -1,0 +1,71 @@
+"""A trained classifier -> the model bundle: graph, parity with torch, reference, manifest."""
+
+import importlib.metadata
+from datetime import UTC, datetime
+
+from pipeline import repository
+from pipeline.bundle import manifest as bundle
+from pipeline.bundle.drift_reference import golden, reference
+from pipeline.bundle.inference import STATISTICS, predict, session
+from pipeline.bundle.manifest import Input, Manifest, Training
+from pipeline.bundle.onnx_graph import check_parity, to_onnx
+from pipeline.data.dataset import Dataset
+from pipeline.data.prepared import Chips
+from pipeline.params import Params
+from pipeline.training.models import Classifier
+
+LIBRARIES = ("torch", "onnx", "onnxruntime", "numpy")
+
+
+def export(
+    classifier: Classifier, params: Params, chips: Chips, *, seconds: float, hardware: str
+) -> Manifest:
+    """Write the bundle to `model/`; return its manifest.
+
+    Args:
+        seconds: what training took.
+        hardware: what it ran on.
+
+    Raises:
+        TrainingError: ONNX Runtime and torch disagree on the validation split; nothing is written.
+    """
+    graph = to_onnx(classifier, chips.dataset)
+    held_out = chips.split("validation")
+    predictions = predict(session(graph), held_out.chips)
+    parity = check_parity(classifier, chips.dataset, predictions, held_out.chips)
+    manifest = Manifest(
+        name=params.model.name,
+        task="classification",
+        classes=chips.dataset.classes,
+        input=_input(chips.dataset),
+        sha256=bundle.sha256(graph),
+        training=Training(
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=round(seconds, 1),
+            hardware=hardware,
+            git_revision=repository.revision(),
+            data_version=repository.data_version(),
+            params=params.model_dump(mode="json"),
+            libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
+        ),
+        statistics=STATISTICS,
+        reference=reference(predictions, chips.dataset),
+        golden=golden(predictions, held_out),
+    )
+    bundle.write_bundle(graph, manifest)
+    print(f"train: ONNX Runtime agrees with torch to {parity:.1e} on {len(held_out.labels)} chips")
+    return manifest
+
+
+def _input(dataset: Dataset) -> Input:
+    return Input(
+        dtype=dataset.dtype,
+        bands=dataset.bands,
+        height=dataset.size,
+        width=dataset.size,
+        scale=dataset.scale,
+        units=dataset.units,
+        nodata=dataset.nodata,
+        valid_max=dataset.valid_max,
+        resolution=dataset.resolution,
+    )

@@ -1,0 +1,61 @@
+"""Reads what preprocess wrote: the arrays of the splits, and how to normalise them."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import paths
+from pipeline.data.chip_table import Row, read_manifest
+from pipeline.data.dataset import Dataset
+from pipeline.errors import DataError
+
+
+class Split(NamedTuple):
+    """One split of the data."""
+
+    chips: npt.NDArray[Any]
+    """(N, bands, height, width), digital numbers, memory-mapped (writes stay in memory)."""
+    labels: npt.NDArray[np.int64]
+    """(N,), index into `Dataset.classes`."""
+    rows: list[Row]
+    """The manifest of these chips, in the same order."""
+
+
+class Chips(NamedTuple):
+    """The folder `artifacts/chips/`."""
+
+    folder: Path
+    dataset: Dataset
+    mean: list[float]
+    """Of each band over the training split, digital numbers."""
+    std: list[float]
+    digest: str
+    """SHA-256 of the manifest: changes with every chip, label and split."""
+
+    def split(self, name: str) -> Split:
+        """Open one split."""
+        manifest = read_manifest(self.folder / "manifest.csv")
+        rows = [row for row in manifest if row.split == name]
+        index = {label: number for number, label in enumerate(self.dataset.classes)}
+        labels = np.array([index[row.label] for row in rows], np.int64)
+        return Split(np.load(self.folder / f"{name}.npy", mmap_mode="c"), labels, rows)
+
+
+def read_chips(folder: Path = paths.CHIPS) -> Chips:
+    """Open the output of preprocess.
+
+    Raises:
+        DataError: it is not there.
+    """
+    try:
+        statistics = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
+        digest = hashlib.sha256((folder / "manifest.csv").read_bytes()).hexdigest()
+    except FileNotFoundError:
+        raise DataError(
+            f"{folder} is missing: run `dvc repro`, or `python -m pipeline.preprocess` alone"
+        ) from None
+    return Chips(folder, Dataset.read(folder), statistics["mean"], statistics["std"], digest)

@@ -1,0 +1,54 @@
+"""`reports/predictions.csv`: what a model said about each test chip.
+
+It is kept in Git. So the gate and the report can compare two models on the very chips that neither
+was trained on, at any revision, without a remote and without running the old model again.
+"""
+
+import csv
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.errors import DataError
+from pipeline.files import write_text
+
+COLUMNS = ("chip", "label", "predicted", "confidence")
+
+
+class Prediction(NamedTuple):
+    """The answer for one chip."""
+
+    chip: str
+    """First 16 hexadecimal digits of the SHA-256 of its pixels."""
+    label: str
+    predicted: str
+    confidence: float
+
+
+def write_predictions(path: Path, predictions: list[Prediction]) -> None:
+    """Write the table, ordered by chip so that versions diff well."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for item in sorted(predictions):
+        writer.writerow((item.chip, item.label, item.predicted, f"{item.confidence:.4f}"))
+    write_text(path, buffer.getvalue())
+
+
+def parse_predictions(text: str, origin: str) -> dict[str, Prediction]:
+    """Read the table: chip -> prediction.
+
+    Raises:
+        DataError: it is not such a table; `origin` says where it came from.
+    """
+    try:
+        records = [
+            Prediction(r["chip"], r["label"], r["predicted"], float(r["confidence"]))
+            for r in csv.DictReader(io.StringIO(text))
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{origin} is not a table of predictions ({type(error).__name__}: {error}): "
+            f"make it again with `dvc repro evaluate`"
+        ) from None
+    return {record.chip: record for record in records}

@@ -1,0 +1,1 @@
+"""The parts of training; the loop itself is pipeline/train.py."""

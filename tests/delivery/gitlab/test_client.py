@@ -1,0 +1,260 @@
+"""The client for GitLab and the stand-in for CML, against a fake of GitLab's API on loopback."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from delivery.errors import GitLabError
+from delivery.gitlab.client import GitLab
+from tests.conftest import ROOT
+from tests.fakes.gitlab.server import NUMBER, PATH, FakeGitLab, serving
+
+CML = ROOT / "tests" / "e2e" / "bin" / "cml"
+
+
+@pytest.fixture
+def api() -> Iterator[FakeGitLab]:
+    with serving() as fake:
+        yield fake
+
+
+@pytest.fixture
+def lab(api: FakeGitLab, monkeypatch: pytest.MonkeyPatch) -> GitLab:
+    """The client as a job has it."""
+    monkeypatch.setenv("CI_SERVER_URL", api.url)
+    monkeypatch.setenv("CI_PROJECT_ID", str(NUMBER))
+    monkeypatch.setenv("BOT_TOKEN", api.admit(user="bot", level=30))
+    return GitLab.from_environment()
+
+
+def test_outside_of_a_job_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CI_SERVER_URL", "CI_PROJECT_ID", "BOT_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(GitLabError, match="CI_SERVER_URL, CI_PROJECT_ID, BOT_TOKEN: not set"):
+        GitLab.from_environment()
+
+
+@pytest.mark.parametrize("token", ["glpat-x\n", "glpat x", "glpat-\u2192", "glpat-\x7f", "\u00a0"])
+def test_a_token_that_no_header_takes_is_refused_and_not_shown(
+    api: FakeGitLab, lab: GitLab, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("BOT_TOKEN", token)
+    with pytest.raises(GitLabError) as refused:
+        GitLab.from_environment()
+    assert str(refused.value).startswith("BOT_TOKEN: no token has spaces")
+    assert "glpat" not in str(refused.value) and str(refused.value).isprintable()
+    assert api.requests == []
+
+
+def test_a_network_that_stumbles_is_asked_again(api: FakeGitLab, lab: GitLab) -> None:
+    api.open_merge_request("wide")
+    api.broken[("GET", "notes")] = (503, b"")
+
+    def mend(request: object) -> None:
+        if len(api.requests) == 1:
+            api.broken.clear()
+
+    api.meanwhile = mend
+    assert lab.drop_buried_comment(1, "mark") == 0
+    assert len(api.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("token", "said"),
+    [
+        ({"scopes": ("read_api",)}, "lacks the scope 'api'"),
+        ({"level": 0}, "there is no such thing, or the token can not see it"),
+    ],
+)
+def test_a_token_that_may_not_says_what_it_lacks(
+    api: FakeGitLab, token: dict[str, object], said: str
+) -> None:
+    api.open_merge_request("wide")
+    for number in range(21):
+        api.add_note(1, f"mark {number}")
+    lab = GitLab(api.url, PATH, api.admit(**token))
+    with pytest.raises(GitLabError, match=said):
+        lab.drop_buried_comment(1, "mark")
+
+
+def test_a_hostile_answer_stays_one_printable_line(api: FakeGitLab, lab: GitLab) -> None:
+    body = {"message": {"base": ["no\x1b[2J\n\nerror: all is well", "x" * 5000]}}
+    api.open_merge_request("wide")
+    api.broken[("GET", "notes")] = (400, json.dumps(body).encode())
+    with pytest.raises(GitLabError) as refused:
+        lab.drop_buried_comment(1, "mark")
+    assert str(refused.value).isprintable() and len(str(refused.value)) < 400
+
+
+def test_a_comment_that_cml_would_miss_is_dropped(api: FakeGitLab, lab: GitLab) -> None:
+    api.open_merge_request("wide")
+    old = api.add_note(1, "report ![](x) CML watermark report")
+    old["author"]["username"] = "bot"
+    for number in range(19):
+        api.add_note(1, f"note {number}")
+    assert lab.drop_buried_comment(1, "CML watermark report") == 0  # CML still sees it
+    api.add_note(1, "one more", system=True)
+    assert lab.drop_buried_comment(1, "CML watermark report") == 1
+    assert old not in api.notes[1] and len(api.notes[1]) == 20
+
+
+# The stand-in for CML, which the story in tests/e2e runs with.
+
+
+@pytest.fixture
+def job(api: FakeGitLab, tmp_path: Path) -> dict[str, str]:
+    """The environment of a job in a merge-request pipeline."""
+    api.open_merge_request("wide", sha="a" * 40)
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "CI_PROJECT_URL": api.web_url,
+        "CI_MERGE_REQUEST_IID": "1",
+        "CI_COMMIT_SHA": "a" * 40,
+        "REPO_TOKEN": api.admit(user="bot", level=30),
+    }
+
+
+def cml(job: dict[str, str], folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the stand-in."""
+    command = [sys.executable, str(CML), *words]
+    return subprocess.run(command, env=job, cwd=folder, capture_output=True, text=True, check=False)
+
+
+UPDATE = ("comment", "update", "--publish-native", "--watermark-title=report", "--target=pr")
+
+
+def test_one_comment_is_written_and_then_renewed(
+    api: FakeGitLab, job: dict[str, str], tmp_path: Path
+) -> None:
+    report = tmp_path / "report.md"
+    (tmp_path / "curve.png").write_bytes(b"\x89PNG picture\r\n\xff")
+    report.write_text("# first\n\n![curve](curve.png) ![gone](gone.png) `![code](curve.png)`\n")
+    done = cml(job, tmp_path, *UPDATE, f"--repo={api.web_url}", "report.md")
+    assert done.returncode == 0, done.stderr
+    note = api.notes[1][0]
+    assert done.stdout.strip() == f"{api.web_url}/-/merge_requests/1#note_{note['id']}"
+    link = note["body"].split("![curve](")[1].split(")")[0]
+    assert api.picture(link) == b"\x89PNG picture\r\n\xff"
+    assert "![gone](gone.png)" in note["body"] and "`![code](curve.png)`" in note["body"]
+    report.write_text("# second\n")
+    job["CI_COMMIT_SHA"] = "b" * 40  # the watermark has the commit, and still is the same
+    assert cml(job, tmp_path, *UPDATE, f"--repo={api.web_url}", "report.md").returncode == 0
+    assert len(api.notes[1]) == 1 and note["body"].startswith("# second")
+    assert f'![](https://cml.dev/watermark.png#{"b" * 40} "CML watermark report")' in note["body"]
+
+
+def test_comments_with_another_watermark_are_others(
+    api: FakeGitLab, job: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "report.md").write_text("text")
+    where = ("--publish-native", "--repo", api.web_url, "report.md")
+    for title in ("report", "data", "report"):
+        words = ("comment", "update", "--watermark-title", title, *where)
+        assert cml(job, tmp_path, *words).returncode == 0
+    assert len(api.notes[1]) == 2
+
+
+def test_a_comment_below_twenty_others_is_missed_as_by_the_original(
+    api: FakeGitLab, job: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "report.md").write_text("text")
+    words = (*UPDATE, f"--repo={api.web_url}", "report.md")
+    cml(job, tmp_path, *words)
+    for number in range(20):
+        api.add_note(1, f"note {number}")
+    cml(job, tmp_path, *words)
+    assert len(api.notes[1]) == 22
+
+
+def test_the_merge_request_is_found_by_the_commit(
+    api: FakeGitLab, job: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "report.md").write_text("text")
+    del job["CI_MERGE_REQUEST_IID"]
+    assert cml(job, tmp_path, *UPDATE, f"--repo={api.web_url}", "report.md").returncode == 0
+    assert len(api.notes[1]) == 1
+    job["CI_COMMIT_SHA"] = "c" * 40
+    failed = cml(job, tmp_path, *UPDATE, f"--repo={api.web_url}", "report.md")
+    assert failed.returncode == 1 and "not found" in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("comment", "update", "--publish-nativ", "report.md"), "--publish-nativ"),
+        (("comment", "update", "--pr", "--target=pr", "report.md"), "not allowed with"),
+        (("comment", "update", "--driver=svn", "report.md"), "invalid choice"),
+        (("comment", "update"), "required"),
+        (("comment", "update", "report.md", "more.md"), "unrecognized"),
+        (("comment",), "required"),
+        (("send-comment", "report.md"), "invalid choice"),
+        (("pr", "create", "--branche=x", "."), "--branche=x"),
+        (("comment", "update", "--publish-native", "nothing.md"), "no such file"),
+        (("comment", "update", "report.md"), "asset.cml.dev"),
+        (("comment", "update", "--target=pr/99", "--publish-native", "report.md"), "Not Found"),
+        (("comment", "update", "--token=wrong", "--publish-native", "report.md"), "Unauthorized"),
+        (("comment", "update", "--target=tag/1", "--publish-native", "report.md"), "unsupported"),
+    ],
+)
+def test_a_call_that_is_wrong_fails(
+    api: FakeGitLab, job: dict[str, str], tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    (tmp_path / "report.md").write_text("![p](report.md)")
+    job["CML_REPO"] = api.web_url
+    failed = cml(job, tmp_path, *words)
+    assert failed.returncode == 1 and said in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert api.notes[1] == []
+
+
+def test_a_comment_that_is_too_long_is_refused(
+    api: FakeGitLab, job: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "report.md").write_text("x" * 1_000_000)
+    failed = cml(job, tmp_path, *UPDATE, f"--repo={api.web_url}", "report.md")
+    assert failed.returncode == 1 and "too large" in failed.stderr
+
+
+def test_without_a_token_or_a_driver_it_fails(
+    api: FakeGitLab, job: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "report.md").write_text("text")
+    words = (*UPDATE, f"--repo={api.web_url}", "report.md")
+    assert "token not found" in cml(job | {"REPO_TOKEN": ""}, tmp_path, *words).stderr
+    assert "driver not set" in cml(job | {"CI_PROJECT_URL": ""}, tmp_path, *words).stderr
+
+
+def test_a_branch_is_pushed_and_a_merge_request_opened_once(
+    api: FakeGitLab, job: dict[str, str], tmp_path: Path
+) -> None:
+    bare, work = tmp_path / "bare.git", tmp_path / "work"
+    identity = ("-c", "user.name=Ana", "-c", "user.email=ana@example.org")
+    for words in (
+        ("init", "--quiet", "--bare", "--initial-branch=main", str(bare)),
+        ("clone", "--quiet", str(bare), str(work)),
+        ("-C", str(work), *identity, "commit", "--quiet", "--allow-empty", "-m", "start"),
+        ("-C", str(work), "push", "--quiet", "origin", "HEAD:main"),
+    ):
+        subprocess.run(["git", *words], check=True, capture_output=True)
+    (work / "data.dvc").write_text("md5: 1")
+    (work / "stray.txt").write_text("not asked for")
+    job = job | {"CI_COMMIT_BRANCH": "main"}
+    words = ("pr", "create", f"--repo={api.web_url}", "--branch=retrain/1", "--title=Retrain")
+    done = cml(job, work, *words, "--message=Retrain", "data.dvc")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"{api.web_url}/-/merge_requests/2"
+    files = ["git", "-C", str(bare), "show", "--name-only", "--format=%s", "retrain/1"]
+    assert subprocess.run(files, capture_output=True, text=True, check=True).stdout.split() == [
+        "Retrain",
+        "data.dvc",
+    ]
+    (work / "data.dvc").write_text("md5: 2")
+    again = cml(job, work, *words, "--md", "data.dvc")
+    assert again.stdout.strip() == f"[CML's Merge Request]({api.web_url}/-/merge_requests/2)"
+    assert len(api.merge_requests) == 2

@@ -1,0 +1,284 @@
+"""The image of a version: built, scanned, pushed, found again. tests/e2e does it for real."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from delivery.image import __main__ as image
+from delivery.image.__main__ import BUNDLE, REVISION, VERSION
+from delivery.image.builders import Built, Found, Recipe
+from tests.delivery.conftest import Project
+from tests.make.versions import GRAPH_SHA256, V1, train_version
+
+NAME = "registry.example.org/group/landcover"
+DIGEST = "sha256:" + "d" * 64
+
+
+class FakeEngine:
+    """Builds nothing and keeps what it is asked; its registry holds what was pushed."""
+
+    def __init__(self) -> None:
+        self.built: list[Recipe] = []
+        self.pushed: dict[str, Found] = {}
+        self.labels: Mapping[str, str] = {}
+        self.logins: list[tuple[str, str, str]] = []
+
+    def build(self, recipe: Recipe) -> str:
+        self.built.append(recipe)
+        given = recipe.arguments
+        self.labels = self.labels or {
+            VERSION: given.get("VERSION", ""),
+            REVISION: given["REVISION"],
+            BUNDLE: given.get("BUNDLE_SHA256", ""),
+        }
+        return "sha256:" + f"{len(self.built):064x}"
+
+    def inspect(self, image: str) -> Built:
+        return Built(self.labels, 400)
+
+    def save(self, image: str, archive: Path) -> None:
+        archive.write_text(image, encoding="ascii")
+
+    def push(self, image: str, name: str, tags: tuple[str, ...]) -> str:
+        for tag in tags:
+            self.pushed[f"{name}:{tag}"] = Found(DIGEST, dict(self.labels), 100)
+        return DIGEST
+
+    def look(self, name: str, tag: str) -> Found | None:
+        return self.pushed.get(f"{name}:{tag}")
+
+    def login(self, host: str, user: str, password: str) -> None:
+        self.logins.append((host, user, password))
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    found = FakeEngine()
+    monkeypatch.setattr(image, "choose_engine", lambda: found)
+    for name in [name for name in os.environ if name.startswith(("CI_REGISTRY", "IMAGE"))]:
+        monkeypatch.delenv(name)
+    return found
+
+
+@pytest.fixture
+def trained(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project with version 1.0.0 at HEAD and its bundle in model/, as the working directory."""
+    monkeypatch.chdir(project.folder)
+    return train_version(project)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What the command says when it refuses; nothing else."""
+    with pytest.raises(SystemExit) as ended:
+        command(*words)
+    assert str(ended.value).startswith("error: ")
+    assert "\n" not in str(ended.value)
+    assert capsys.readouterr().out == ""
+    return str(ended.value)
+
+
+def command(*words: str) -> None:
+    """Run `python -m delivery.image`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["image", *words])
+        image.main()
+
+
+def record() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path("artifacts/image/image.json").read_bytes())
+    return found
+
+
+def test_a_build_is_told_what_its_labels_say(trained: Project, engine: FakeEngine) -> None:
+    command("build", "--version", V1.tag, "--build-arg", "PYTHON_BASE=localhost/base")
+    commit = trained.git("rev-parse", "HEAD")
+    [recipe] = engine.built
+    assert recipe.target == "serve"
+    assert recipe.arguments == {
+        "PYTHON_BASE": "localhost/base",
+        "VERSION": V1.tag,
+        "REVISION": commit,
+        "BUNDLE_SHA256": GRAPH_SHA256,
+        "CREATED": trained.git("show", "--no-patch", "--format=%cI", "HEAD"),
+    }
+    found = record()
+    assert found["image"] == "localhost/landcover"
+    assert (found["version"], found["revision"]) == (V1.tag, commit)
+    assert (found["bundle_sha256"], found["size"]) == (GRAPH_SHA256, 400)
+    assert (found["digest"], found["reference"]) == ("", "")
+
+
+def test_labels_from_a_cache_are_found_out(
+    trained: Project, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine.labels = {VERSION: V1.tag, REVISION: "of another build", BUNDLE: GRAPH_SHA256}
+    said = refusal(capsys, "build", "--version", V1.tag)
+    assert "revision is 'of another build', not " in said and "without a cache" in said
+
+
+def test_build_arguments_come_from_the_environment_too(
+    trained: Project, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMAGE_BUILD_ARGS", "PYTHON_BASE=a CML=")
+    command("build", "--version", V1.tag, "--build-arg=PYTHON_BASE=b=c")
+    assert engine.built[0].arguments["PYTHON_BASE"] == "b=c"
+    assert engine.built[0].arguments["CML"] == ""
+
+
+def test_a_build_argument_can_not_change_a_label(trained: Project, engine: FakeEngine) -> None:
+    command("build", "--version", V1.tag, "--build-arg=VERSION=landcover@v9.0.0")
+    assert engine.built[0].arguments["VERSION"] == V1.tag
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--version", "landcover@v1.0"), "is none: write v1.2.0"),
+        (("--version", "$(id)"), "is none: write v1.2.0"),
+        ((), "is none: write v1.2.0"),
+        (("--version", V1.tag, "--build-arg", "A"), "write NAME=value"),
+    ],
+)
+def test_a_build_that_is_asked_for_wrongly_is_refused(
+    trained: Project,
+    engine: FakeEngine,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    said: str,
+) -> None:
+    assert said in refusal(capsys, "build", *words)
+    assert engine.built == []
+
+
+def test_a_version_may_be_named_by_its_number(trained: Project, engine: FakeEngine) -> None:
+    command("build", "--version", "1.0.0")
+    assert record()["version"] == V1.tag
+
+
+def test_a_pushed_image_is_named_by_its_digest(
+    trained: Project, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command("build", "--version", V1.tag, "--image", NAME)
+    capsys.readouterr()
+    command("push")
+    assert capsys.readouterr().out == f"{NAME}@{DIGEST}\n"
+    assert record()["reference"] == f"{NAME}@{DIGEST}"
+    commit = trained.git("rev-parse", "HEAD")
+    assert list(engine.pushed) == [f"{NAME}:v1.0.0-{commit[:12]}", f"{NAME}:v1.0.0"]
+    command("resolve", "--version", V1.tag, "--image", NAME)
+    assert capsys.readouterr().out == f"{NAME}@{DIGEST}\n"
+    assert image.find(V1, NAME).bundle_sha256 == GRAPH_SHA256
+
+
+def test_what_the_registry_has_is_neither_built_nor_pushed_again(
+    trained: Project, engine: FakeEngine
+) -> None:
+    for _ in range(2):
+        command("build", "--version", V1.tag, "--image", NAME)
+        command("push")
+    assert len(engine.built) == 1
+    assert record()["digest"] == DIGEST
+
+
+def test_a_commit_that_changes_only_code_gets_an_image_of_its_own(
+    trained: Project, engine: FakeEngine
+) -> None:
+    command("build", "--version", V1.tag, "--image", NAME)
+    command("push")
+    trained.write("service/new.py", "")
+    commit = trained.commit("Change the code")
+    engine.labels = {}
+    command("build", "--version", V1.tag, "--image", NAME)
+    command("push")
+    assert len(engine.built) == 2
+    assert engine.pushed[f"{NAME}:v1.0.0"].labels[REVISION] == commit
+
+
+def test_an_older_commit_does_not_take_the_version_from_a_later_one(
+    trained: Project, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command("build", "--version", V1.tag, "--image", NAME)
+    late = dict(engine.labels)
+    trained.write("service/new.py", "")
+    later = late | {REVISION: trained.commit("Change the code")}
+    engine.pushed[f"{NAME}:v1.0.0"] = Found(DIGEST, later, 1)
+    capsys.readouterr()
+    said = refusal(capsys, "push")
+    assert "is outdated" in said and later[REVISION][:12] in said
+    assert engine.pushed[f"{NAME}:v1.0.0"].labels == later
+
+
+def test_a_commit_that_is_not_known_here_does_not_block(
+    trained: Project, engine: FakeEngine
+) -> None:
+    command("build", "--version", V1.tag, "--image", NAME)
+    foreign = dict(engine.labels) | {REVISION: "0" * 40}
+    engine.pushed[f"{NAME}:v1.0.0"] = Found("sha256:" + "e" * 64, foreign, 1)
+    command("push")
+    assert record()["digest"] == DIGEST
+
+
+def test_an_image_that_says_to_be_another_version_is_not_taken(
+    trained: Project, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine.pushed[f"{NAME}:v1.0.0"] = Found(DIGEST, {VERSION: "landcover@v1.1.0"}, 1)
+    said = refusal(capsys, "resolve", "--version", V1.tag, "--image", NAME)
+    assert "labelled 'landcover@v1.1.0', not landcover@v1.0.0" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("localhost/landcover", "set IMAGE=registry/group/name"), (NAME, "run make image VERSION=")],
+)
+def test_an_image_that_was_never_pushed_is_not_found(
+    trained: Project, engine: FakeEngine, capsys: pytest.CaptureFixture[str], name: str, said: str
+) -> None:
+    assert said in refusal(capsys, "resolve", "--version", V1.tag, "--image", name)
+
+
+def test_an_image_of_this_machine_is_not_pushed(
+    trained: Project, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command("build", "--version", V1.tag)
+    capsys.readouterr()
+    assert "belongs to this machine" in refusal(capsys, "push")
+
+
+@pytest.mark.parametrize("what", ["scan", "push"])
+@pytest.mark.parametrize("content", [None, "[", "{}", '{"image": "x"}'])
+def test_nothing_is_scanned_or_pushed_that_was_not_built(
+    trained: Project,
+    engine: FakeEngine,
+    capsys: pytest.CaptureFixture[str],
+    what: str,
+    content: str | None,
+) -> None:
+    if content is not None:
+        trained.write("artifacts/image/image.json", content)
+    assert "python -m delivery.image build" in refusal(capsys, what)
+
+
+def test_a_job_of_gitlab_logs_in_where_its_image_is(
+    trained: Project, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("", "registry.example.org"), ("_USER", "ci"), ("_PASSWORD", "secret")):
+        monkeypatch.setenv(f"CI_REGISTRY{name}", value)
+    command("build", "--version", V1.tag, "--image", "registry.example.org.evil.net/x")
+    assert engine.logins == []
+    command("build", "--version", V1.tag, "--image", NAME)
+    assert engine.logins == [("registry.example.org", "ci", "secret")]
+
+
+def test_the_image_for_jobs_is_tagged_by_its_commit(
+    trained: Project, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command("build", "--target", "train", "--image", f"{NAME}/train")
+    command("push")
+    commit = trained.git("rev-parse", "HEAD")
+    assert engine.built[0].target == "train"
+    assert list(engine.pushed) == [f"{NAME}/train:{commit[:12]}"]

@@ -1,0 +1,131 @@
+"""Which tag has the model that a merge request proposes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from delivery.errors import DeliveryError, RegistryError, TrainingFailed
+from delivery.experiment.__main__ import RECORD
+from delivery.review.candidate import find_candidate, published
+from tests.delivery.conftest import Project
+
+
+@pytest.fixture(autouse=True)
+def checkout(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job runs in the checkout."""
+    monkeypatch.chdir(project.folder)
+
+
+def trained(**fields: object) -> None:
+    """Leave what the job `train` leaves."""
+    RECORD.parent.mkdir(parents=True, exist_ok=True)
+    RECORD.write_text(json.dumps({"state": "done", **fields}))
+
+
+def push(project: Project, tag: str, commit: str = "HEAD") -> None:
+    """Make a tag at origin, and leave none here."""
+    project.git("push", "--quiet", "origin", f"{commit}:refs/tags/{tag}")
+
+
+def test_what_this_pipeline_has_tagged_is_the_candidate(project: Project) -> None:
+    project.train("first")
+    push(project, "experiment/12-7")
+    project.write_model("second")
+    project.commit("Train second", push=False)
+    push(project, "experiment/12-8")
+    trained(tag="experiment/12-8", trained=True)
+    found = find_candidate(project.registry, "12")
+    assert found.tag == "experiment/12-8"
+    assert found.bundle == project.folder / "model"
+
+
+def test_a_folder_with_another_model_is_not_taken_for_it(project: Project) -> None:
+    project.train("first")
+    push(project, "experiment/12-7")
+    trained(tag="experiment/12-7", trained=True)
+    project.write("model/model.onnx", "altered")
+    assert find_candidate(project.registry, "12").bundle is None
+
+
+def test_when_nothing_was_trained_the_newest_experiment_with_the_model_is(
+    project: Project,
+) -> None:
+    first = project.train("first")
+    push(project, "experiment/12-9", first)
+    push(project, "experiment/12-10", first)  # newer, though it sorts before 9
+    push(project, "experiment/121-11", first)  # of another merge request
+    project.train("second")
+    push(project, "experiment/12-12")
+    project.write_model("first")
+    trained(note="nothing to train: dvc.lock is current")
+    assert find_candidate(project.registry, "12").tag == "experiment/12-10"
+
+
+def test_without_an_experiment_the_version_with_the_model_is(project: Project) -> None:
+    version = project.register("first")
+    project.register("second")
+    project.write_model("first")
+    assert find_candidate(project.registry, "12").tag == version
+
+
+def test_a_model_that_nobody_tagged_can_not_be_served(project: Project) -> None:
+    project.train("first")
+    with pytest.raises(RegistryError, match="no tag has the model that dvc.lock names"):
+        find_candidate(project.registry, "12")
+
+
+def test_a_tag_that_was_not_pushed_is_none_and_the_reason_is_told(project: Project) -> None:
+    project.train("first")
+    project.git("tag", "experiment/12-7")
+    trained(tag="experiment/12-7", note="BOT_TOKEN may not push")
+    with pytest.raises(RegistryError, match="no tag of merge request 12 .*BOT_TOKEN may not push"):
+        find_candidate(project.registry, "12")
+
+
+@pytest.mark.parametrize("tag", ["experiment/13-7", "landcover@v1.0.0", "$(touch pwned)", "-x"])
+def test_a_tag_of_something_else_is_no_candidate(project: Project, tag: str) -> None:
+    project.train("first")
+    push(project, "experiment/13-7")
+    trained(tag=tag)
+    with pytest.raises(RegistryError, match="no tag of merge request 12"):
+        find_candidate(project.registry, "12")
+
+
+@pytest.mark.parametrize("state", ["running", "failed"])
+def test_a_training_that_did_not_end_well_has_no_candidate(project: Project, state: str) -> None:
+    project.train("first")
+    push(project, "experiment/12-7")
+    trained(state=state)
+    with pytest.raises(TrainingFailed, match="has not ended well"):
+        find_candidate(project.registry, "12")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"tag": 1}', "\0"])
+def test_a_broken_record_is_an_error_with_a_sentence(project: Project, content: str) -> None:
+    project.train("first")
+    trained()
+    Path(RECORD).write_text(content)
+    with pytest.raises(TrainingFailed, match="is not what the job train writes"):
+        find_candidate(project.registry, "12")
+
+
+def test_a_broken_lock_is_an_error_with_a_sentence(project: Project) -> None:
+    project.write("dvc.lock", "stages: [")
+    with pytest.raises(DeliveryError, match="dvc.lock is missing or broken"):
+        find_candidate(project.registry, "12")
+
+
+def test_tags_that_git_takes_and_gitlab_never_makes_are_passed_over(project: Project) -> None:
+    commit = project.train("first")
+    for tag in ("experiment/12-$(id)", "experiment/12-7", "experiment/12-7-8", "experiment/12-"):
+        push(project, tag, commit)
+    assert published(project.repository, "12") == {"experiment/12-7": commit}
+
+
+def test_a_tag_that_origin_has_moved_is_moved_here(project: Project) -> None:
+    first = project.train("first")
+    project.git("tag", "experiment/12-7", first)
+    second = project.train("second")
+    push(project, "experiment/12-7", second)
+    assert published(project.repository, "12") == {"experiment/12-7": second}

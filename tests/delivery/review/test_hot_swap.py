@@ -1,0 +1,111 @@
+"""Asking for another model, of servers that are not the service, or not yet."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from delivery.errors import RolloutError
+from delivery.review import hot_swap
+
+TAG = "experiment/12-7"
+
+
+class Address(ThreadingHTTPServer):
+    """Gives its answers in turn, the last one for ever; keeps what it was asked."""
+
+    def __init__(self, *answers: tuple[int, str]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers = list(answers)
+        self.asked: list[tuple[str, str, object]] = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Address
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.server.asked.append((self.path, self.headers["authorization"], body))
+        answers = self.server.answers
+        status, text = answers.pop(0) if len(answers) > 1 else answers[0]
+        self.send_response(status)
+        self.send_header("location", "/elsewhere")
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[Address]:
+    monkeypatch.setattr(hot_swap, "PAUSE", 0)
+    with Address((200, "{}")) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def replace(url: str, limit: float = 60) -> None:
+    hot_swap.replace(url, "secret", TAG, "settings.env", limit)
+
+
+def detail(text: str) -> str:
+    return json.dumps({"detail": text})
+
+
+def test_it_asks_with_its_token_for_the_tag(address: Address) -> None:
+    replace(address.url)
+    assert address.asked == [("/replace_ml_model", "Bearer secret", {"tag": TAG})]
+
+
+def test_what_passes_is_waited_for(address: Address, capsys: pytest.CaptureFixture[str]) -> None:
+    address.answers = [
+        (404, "default backend - 404"),
+        (302, ""),
+        (502, "<html>"),
+        (503, detail("Git can not be reached")),
+        (409, detail("another swap is under way")),
+        (200, "{}"),
+    ]
+    replace(address.url)
+    said = capsys.readouterr().out
+    assert said.count("wait  ") == 5 and "Git can not be reached" in said
+    assert "404 from something that is not the service" in said
+    assert {path for path, _, _ in address.asked} == {"/replace_ml_model"}  # nowhere else
+
+
+@pytest.mark.parametrize("status", [400, 404, 422, 500, 507])
+def test_what_the_service_refuses_is_not_asked_again(address: Address, status: int) -> None:
+    address.answers = [(status, detail("there is no such tag"))]
+    with pytest.raises(RolloutError, match=f"/replace_ml_model: {status} there is no such tag"):
+        replace(address.url)
+    assert len(address.asked) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_token_that_is_refused_is_told_where_that_is_set(address: Address, status: int) -> None:
+    address.answers = [(status, detail("no"))]
+    with pytest.raises(RolloutError, match="settings.env says whose tokens may deploy") as error:
+        replace(address.url)
+    assert "secret" not in str(error.value) and len(address.asked) == 1
+
+
+def test_what_never_answers_is_an_error_that_names_the_address() -> None:
+    with pytest.raises(RolloutError, match="no answer from http://127.0.0.1:9"):
+        replace("http://127.0.0.1:9", 0)
+
+
+@pytest.mark.parametrize("body", ["", "[]", "null", '{"detail": 1}', "\u0000", "[" * 5000])
+def test_an_answer_of_any_kind_is_a_sentence(address: Address, body: str) -> None:
+    address.answers = [(500, body)]
+    with pytest.raises(RolloutError, match="/replace_ml_model: 500 "):
+        replace(address.url, 0)

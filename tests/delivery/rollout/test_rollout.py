@@ -1,0 +1,417 @@
+"""Bringing versions to a stage: real manifests, a real service, and a stand-in for the cluster."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from delivery.errors import RolloutError
+from delivery.rollout.manifests import parse_image
+from service.auth.roles import new_key
+from tests.conftest import ROOT
+from tests.e2e.pods import read_pod
+from tests.fakes.cluster import Cluster
+from tests.make.bundles import make_bundle
+from tests.make.injection_strings import HOSTILE
+from tests.make.processes import until
+
+TOKEN, TOKEN_HASH = new_key()
+STAGING, PRODUCTION = "landcover-staging", "landcover-production"
+ARGO = "rollouts.argoproj.io"
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("kubectl") or shutil.which("kustomize")),
+    reason="neither kubectl nor kustomize is installed: make setup-e2e",
+)
+
+
+def image(number: int) -> str:
+    """An image by its digest, one a version."""
+    return f"registry.example.com:5000/group/landcover@sha256:{number:064x}"
+
+
+class Project:
+    """A working copy, and a cluster with two stages."""
+
+    def __init__(self, folder: Path, bundles: dict[int, Path]) -> None:
+        self.folder = folder / "project"
+        shutil.copytree(ROOT / "k8s", self.folder / "k8s")
+        self.bundles = bundles
+        self.cluster = Cluster(folder / "cluster")
+        settings = {
+            "SERVICE_API_KEYS": json.dumps({TOKEN_HASH: ["predict", "view"]}),
+            "SERVICE_WORKERS": "1",
+            "SERVICE_REPOSITORY": str(folder / "none"),
+        }
+        self.ports = {namespace: free_port() for namespace in (STAGING, PRODUCTION)}
+        self.cluster.configure(
+            stages={
+                namespace: {"port": port, "settings": settings}
+                for namespace, port in self.ports.items()
+            },
+            images={image(number): str(bundle) for number, bundle in bundles.items()},
+        )
+
+    def command(self, number: int, *options: str, stage: str = "staging") -> list[str]:
+        url = f"http://127.0.0.1:{self.ports[f'landcover-{stage}']}"
+        words = ["--version", f"landcover@v1.{number}.0", "--image", image(number), "--url", url]
+        return [sys.executable, "-m", "delivery.rollout", stage, *words, "--limit=20", *options]
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        left = ("CANARY", "KUBE_CONTEXT", "SERVICE_URL")
+        found = {key: value for key, value in os.environ.items() if key not in left}
+        path = f"{self.cluster.bin}{os.pathsep}{os.environ['PATH']}"
+        return found | {"PATH": path, "SMOKE_TOKEN": TOKEN} | changes
+
+    def roll_out(
+        self, number: int, *options: str, stage: str = "staging", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(number, *options, stage=stage),
+            cwd=self.folder,
+            env=self.environment(**environment),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def result(self, stage: str = "staging") -> Any:
+        return json.loads((self.folder / "artifacts" / "rollout" / f"{stage}.json").read_text())
+
+    def serving(self, stage: str = "staging") -> str:
+        url = f"http://127.0.0.1:{self.ports[f'landcover-{stage}']}/version"
+        return str(httpx.get(url, timeout=30).json()["model"]["tag"])
+
+    def verbs(self) -> list[str]:
+        """What kubectl was asked for, in short."""
+        words = [call["argv"] for call in self.cluster.calls()]
+        return [" ".join(item for item in call[:3] if not item.startswith("-")) for call in words]
+
+
+Served = tuple[Project, subprocess.CompletedProcess[str]]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """The bundles of v1.1.0 to v1.4.0; that of v1.3.0 fails its self-test."""
+    folder = tmp_path_factory.mktemp("bundles")
+    found = {number: make_bundle(folder / str(number), seed=number) for number in range(1, 5)}
+    manifest = json.loads((found[3] / "model.json").read_bytes())
+    for golden in manifest["golden"]:
+        golden["probabilities"].reverse()
+    (found[3] / "model.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return found
+
+
+@pytest.fixture
+def project(tmp_path: Path, bundles: dict[int, Path]) -> Iterator[Project]:
+    found = Project(tmp_path, bundles)
+    try:
+        yield found
+    finally:
+        found.cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, bundles: dict[int, Path]) -> Iterator[Served]:
+    """A stage that serves its first version, and what the rollout said; nobody changes it."""
+    found = Project(tmp_path_factory.mktemp("served"), bundles)
+    try:
+        bundle = str(bundles[1])
+        yield found, found.roll_out(1, "--bundle", bundle, KUBE_CONTEXT="group/project:agent")
+    finally:
+        found.cluster.stop()
+
+
+def test_a_version_is_brought_to_a_stage(served: Served) -> None:
+    project, done = served
+    assert done.returncode == 0, done.stderr
+    assert "ok    version: landcover@v1.1.0" in done.stdout
+    assert "ok    golden: 2 chips" in done.stdout
+    assert project.serving() == "landcover@v1.1.0"
+    result = project.result()
+    assert result["result"] == "rolled-out" and result["before"] is None
+    assert result["serving"] == result["version"] == "landcover@v1.1.0"
+    assert result["strategy"] == "rolling" and result["image"] == image(1)
+    assert result["seconds"] > 0
+    verbs = project.verbs()
+    assert verbs.index("apply") < verbs.index("rollout status deployment/landcover")
+    assert "rollout undo deployment/landcover" not in verbs
+
+
+def test_the_pods_know_their_release_and_run_the_image_by_its_digest(served: Served) -> None:
+    project, _ = served
+    applied = next(call["stdin"] for call in project.cluster.calls() if call["argv"][0] == "apply")
+    documents = {item["kind"]: item for item in yaml.safe_load_all(applied)}
+    container = documents["Deployment"]["spec"]["template"]["spec"]["containers"][0]
+    values = {item["name"]: item.get("value") for item in container["env"]}
+    assert container["image"] == image(1)
+    assert values["SERVICE_RELEASE"] == "landcover-v1.1.0"
+    assert values["SERVICE_TAG"] == "landcover@v1.1.0"
+    assert applied.startswith("apiVersion: v1\nkind: Namespace")
+
+
+def test_the_same_version_again_changes_nothing_and_says_so(project: Project) -> None:
+    assert project.roll_out(1).returncode == 0
+    pod = read_pod(project.cluster.folder / "stages" / STAGING)
+    before = len(project.cluster.calls())
+    again = project.roll_out(1)
+    assert again.returncode == 0 and "serves landcover@v1.1.0 already" in again.stdout
+    assert project.result()["result"] == "unchanged"
+    assert read_pod(project.cluster.folder / "stages" / STAGING) == pod
+    assert not {"apply", "patch", "rollout"} & {
+        item.split()[0] for item in project.verbs()[before:]
+    }
+
+
+def test_other_settings_are_applied_also_when_the_version_is_the_same(project: Project) -> None:
+    assert project.roll_out(1).returncode == 0
+    settings = project.folder / "k8s" / "overlays" / "staging" / "settings.env"
+    settings.write_text(settings.read_text() + "SERVICE_QUEUE=32\n")
+    assert project.roll_out(1).returncode == 0
+    assert project.result()["result"] == "rolled-out"
+    assert project.verbs().count("apply") == 2
+
+
+def test_a_version_that_never_gets_ready_is_undone_and_the_one_before_serves(
+    project: Project,
+) -> None:
+    project.cluster.configure(ready_within={image(3): 4})
+    assert project.roll_out(1).returncode == 0
+    bad = project.roll_out(3)
+    assert bad.returncode == 1
+    assert "error: staging does not serve landcover@v1.3.0" in bad.stderr
+    assert "landcover@v1.1.0 serves again" in bad.stderr
+    assert "CrashLoopBackOff" in bad.stderr and "Traceback" not in bad.stderr
+    assert project.serving() == "landcover@v1.1.0"
+    result = project.result()
+    assert result["result"] == "rolled-back" and result["serving"] == "landcover@v1.1.0"
+    assert "timed out" in result["reason"]
+
+
+def test_a_version_that_fails_its_smoke_test_is_undone(project: Project) -> None:
+    assert project.roll_out(1).returncode == 0
+    wrong = project.roll_out(2, "--bundle", str(project.bundles[4]), "--limit=1")
+    assert wrong.returncode == 1 and "landcover@v1.2.0 is the model" in wrong.stderr
+    assert project.serving() == "landcover@v1.1.0"
+    good = project.roll_out(2, "--bundle", str(project.bundles[2]))
+    assert good.returncode == 0 and project.result()["before"] == "landcover@v1.1.0"
+    assert project.serving() == "landcover@v1.2.0"
+
+
+def test_a_first_version_that_fails_leaves_nothing_to_go_back_to(project: Project) -> None:
+    project.cluster.configure(images={})
+    done = project.roll_out(1)
+    assert done.returncode == 1 and "there is nothing to go back to" in done.stderr
+    assert "ErrImagePull" in done.stderr
+    assert project.result()["result"] == "failed"
+    assert not any("undo" in item for item in project.verbs())
+
+
+def test_what_kubectl_refuses_is_said_and_the_stage_keeps_what_it_runs(project: Project) -> None:
+    assert project.roll_out(1).returncode == 0
+    shim = project.cluster.bin / "kubectl"
+    refuse = 'if [ "$1" = apply ]; then echo "error: Deployment is invalid" >&2; exit 1; fi\n'
+    shim.write_text(shim.read_text().replace("\n", f"\n{refuse}", 1))
+    done = project.roll_out(2)
+    assert done.returncode == 1 and "Deployment is invalid" in done.stderr
+    assert "nothing was changed, landcover@v1.1.0 serves on" in done.stderr
+    assert project.serving() == "landcover@v1.1.0"
+    assert not any("undo" in item for item in project.verbs())
+
+
+def test_a_killed_rollout_converges_when_it_runs_again(project: Project) -> None:
+    assert project.roll_out(1).returncode == 0
+    kill_after_apply(project, 2)
+    assert project.result()["result"] == "unfinished"
+    again = project.roll_out(2)
+    assert again.returncode == 0, again.stderr
+    assert project.serving() == "landcover@v1.2.0"
+    assert project.result()["result"] in ("rolled-out", "unchanged")
+
+
+def test_after_a_killed_rollout_a_failing_one_goes_back_to_what_was_good(project: Project) -> None:
+    """A plain undo would go to the revision before, which nobody ever saw serving."""
+    assert project.roll_out(1).returncode == 0
+    project.cluster.configure(images={image(1): str(project.bundles[1])})
+    kill_after_apply(project, 2)
+    failed = project.roll_out(4)
+    assert failed.returncode == 1 and "landcover@v1.1.0 serves again" in failed.stderr
+    assert project.serving() == "landcover@v1.1.0"
+
+
+def kill_after_apply(project: Project, number: int) -> None:
+    before = project.verbs().count("apply")
+    process = subprocess.Popen(
+        project.command(number),
+        cwd=project.folder,
+        env=project.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    until(lambda: project.verbs().count("apply") > before or process.poll() is not None)
+    assert process.poll() is None, "it had ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_an_older_version_is_refused_unless_it_is_asked_for(project: Project) -> None:
+    assert project.roll_out(2).returncode == 0
+    older = project.roll_out(1)
+    assert (
+        older.returncode == 1 and "error: outdated: staging runs landcover@v1.2.0" in older.stderr
+    )
+    assert project.serving() == "landcover@v1.2.0" and project.verbs().count("apply") == 1
+    back = project.roll_out(1, "--allow-older")
+    assert back.returncode == 0 and project.serving() == "landcover@v1.1.0"
+
+
+def test_a_release_that_was_told_to_serve_another_model_serves_its_own_again(
+    project: Project,
+) -> None:
+    assert project.roll_out(1).returncode == 0
+    state = project.cluster.folder / "stages" / STAGING / "releases" / "landcover-v1.1.0"
+    sha256 = json.loads((project.bundles[2] / "model.json").read_bytes())["sha256"]
+    shutil.copytree(project.bundles[2], state / "bundles" / sha256)
+    wanted = {"tag": "landcover@v9.0.0", "sha256": sha256, "version": 1}
+    wanted |= {"previous_tag": None, "previous_sha256": None}
+    wanted |= {"changed": datetime.now(UTC).isoformat()}
+    (state / "wanted.json").write_text(json.dumps(wanted))
+    until(lambda: project.serving() == "landcover@v9.0.0")
+    done = project.roll_out(1)
+    assert done.returncode == 0, done.stderr
+    assert "should serve landcover@v1.1.0 and does not" in done.stdout
+    assert project.serving() == "landcover@v1.1.0" and not (state / "wanted.json").exists()
+
+
+def test_refused_credentials_do_not_roll_a_running_version_back(project: Project) -> None:
+    assert project.roll_out(1).returncode == 0
+    done = project.roll_out(1, SMOKE_TOKEN="cvy_of_somebody_else")
+    assert done.returncode == 1 and "SMOKE_TOKEN has to be a key" in done.stderr
+    assert project.serving() == "landcover@v1.1.0"
+    assert not any("undo" in item for item in project.verbs())
+
+
+def test_a_dry_run_prints_the_objects_and_asks_no_cluster(project: Project) -> None:
+    done = project.roll_out(1, "--dry-run", SERVICE_URL="")
+    kinds = {item["kind"] for item in yaml.safe_load_all(done.stdout)}
+    assert {"Deployment", "Ingress", "ServiceMonitor"} <= kinds and "Rollout" not in kinds
+    canary = project.roll_out(1, "--dry-run", stage="production", CANARY="argo")
+    assert "Rollout" in {item["kind"] for item in yaml.safe_load_all(canary.stdout)}
+    assert {item.split()[0] for item in project.verbs()} == {"kustomize"}
+    assert not (project.folder / "artifacts").exists()
+
+
+def test_every_call_names_context_and_namespace(served: Served) -> None:
+    project, _ = served
+    for call in project.cluster.calls():
+        if call["argv"][0] != "kustomize":
+            assert "--context=group/project:agent" in call["argv"]
+            assert f"--namespace={STAGING}" in call["argv"]
+
+
+def test_kinds_that_the_cluster_does_not_know_are_left_out(project: Project) -> None:
+    done = project.roll_out(1)
+    assert "left out: ServiceMonitor" in done.stdout
+    project.cluster.configure(kinds=["servicemonitors.monitoring.coreos.com"])
+    assert "left out" not in project.roll_out(2).stdout
+    applied = [call["stdin"] for call in project.cluster.calls() if call["argv"][0] == "apply"]
+    assert ["ServiceMonitor" in text for text in applied] == [False, True]
+
+
+def test_production_is_a_canary_where_argo_rollouts_is_there(project: Project) -> None:
+    project.cluster.configure(kinds=[ARGO])
+    done = project.roll_out(1, stage="production")
+    assert done.returncode == 0, done.stderr
+    assert project.result("production")["strategy"] == "canary"
+    assert "argo rollouts status" in project.verbs()
+    assert "rollout status deployment/landcover" not in project.verbs()
+    applied = next(call["stdin"] for call in project.cluster.calls() if call["argv"][0] == "apply")
+    assert "kind: AnalysisTemplate" in applied
+    assert "already" in project.roll_out(1, stage="production").stdout
+
+
+def test_a_bad_canary_is_aborted_and_the_stable_version_serves(project: Project) -> None:
+    project.cluster.configure(kinds=[ARGO])
+    assert project.roll_out(1, stage="production").returncode == 0
+    project.cluster.configure(canary="fails")
+    bad = project.roll_out(2, stage="production")
+    assert bad.returncode == 1 and 'Metric "confidence"' in bad.stderr
+    assert "rolled back, landcover@v1.1.0 serves again" in bad.stderr
+    assert project.serving("production") == "landcover@v1.1.0"
+    verbs = project.verbs()
+    assert verbs.index("argo rollouts abort") < verbs.index("rollout undo deployment/landcover")
+
+
+def test_staging_and_a_stage_told_so_are_no_canary(project: Project) -> None:
+    project.cluster.configure(kinds=[ARGO])
+    assert project.roll_out(1).returncode == 0
+    assert project.result()["strategy"] == "rolling"
+    assert project.roll_out(1, stage="production", CANARY="none").returncode == 0
+    assert project.result("production")["strategy"] == "rolling"
+    typo = project.roll_out(1, stage="production", CANARY="agro")
+    assert typo.returncode == 1 and "CANARY: 'agro' is none" in typo.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--image", "registry.example.com/landcover:v1.0.0", "not named by its digest"),
+        ("--image", "$(touch pwned)@sha256:" + "0" * 64, "not named by its digest"),
+        ("--version", "landcover@v1.0.0;touch pwned", "version:"),
+        ("--version", "--help@v1.0.0", "version:"),
+        ("--url", "ftp://example.com", "url:"),
+        ("--url", "http://landcover.example.com", "is not encrypted"),
+        ("--sha256", "abc", "sha256:"),
+        ("--bundle", "nowhere", "bundle:"),
+    ],
+)
+def test_an_argument_that_can_not_be_used_is_refused_before_anything_is_done(
+    project: Project, option: str, value: str, said: str
+) -> None:
+    done = project.roll_out(1, f"{option}={value}")
+    assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.count("error: ") == 1
+    assert project.cluster.calls() == [] and not list(project.folder.rglob("pwned"))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_hostile_image_is_refused(text: str) -> None:
+    for whole in (text, f"{text}@sha256:{'0' * 64}", f"registry/name@sha256:{'0' * 64}{text}x"):
+        with pytest.raises(RolloutError, match="image: "):
+            parse_image(whole)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "landcover",
+        "localhost:5000/landcover",
+        "registry.gitlab.com/group/sub_group/land--cover/serve",
+    ],
+)
+def test_a_plain_image_is_taken(text: str) -> None:
+    assert parse_image(f"{text}@sha256:{'ab' * 32}")
+
+
+def test_without_kubectl_it_says_what_to_install(project: Project) -> None:
+    done = project.roll_out(1, PATH=str(project.folder))
+    assert done.returncode == 1
+    assert "error: kubectl: not found" in done.stderr

@@ -1,0 +1,1 @@
+"""Stand-ins for GitLab, Kubernetes, an OIDC issuer, Alertmanager."""

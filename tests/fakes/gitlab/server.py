@@ -1,0 +1,150 @@
+"""A fake of GitLab's REST API (v4) on loopback: one project, kept in plain attributes.
+
+What it keeps stands in gitlab_state.py, what it answers in gitlab_routes.py. Written from GitLab's
+API documentation (18.x) and from what python-gitlab and CML 0.20.6 send.
+True to the original:
+- the paths below `/api/v4`, projects by number or by URL-encoded path, and the status codes: 401
+  for an unknown token, 403 with `insufficient_scope` and the scope that is missing, 403 for a role
+  that is too low, 404 for a project that the token can not see, 409 or 400 for what exists;
+- PRIVATE-TOKEN and bearer tokens; JSON, form and multipart bodies;
+- pages of 20 with `X-Total...` and `Link` headers; notes and merge requests newest first;
+- at most one open merge request a source branch; masked values of 8 characters or more, without
+  white space; hidden values that are never answered; protected environments as a Premium feature;
+  project access tokens that only a person may make, and that work here as tokens too;
+- files that were uploaded, under the address that a comment names.
+Left out: everything else, above all GitLab's own reactions (a push starts no pipeline, a merge
+moves no branch, system notes are not written), job tokens, users and groups, rate limits, and the
+validation of most values. What it accepts, GitLab may still refuse.
+"""
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email import message_from_bytes
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
+
+from tests.fakes.gitlab.routes import answer
+from tests.fakes.gitlab.state import NUMBER, PATH, Document, FakeGitLab, Refusal, Request
+
+__all__ = ["NUMBER", "PATH", "FakeGitLab", "serving"]
+
+
+class Server(ThreadingHTTPServer):
+    request_queue_size = 64
+    api: FakeGitLab
+
+
+class HTTPHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: Server
+
+    def handle_any(self) -> None:
+        api = self.server.api
+        address = urlsplit(self.path)
+        body, files = self.content()
+        query = dict(parse_qsl(address.query, keep_blank_values=True))
+        bearer = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        token = self.headers.get("PRIVATE-TOKEN", bearer)
+        request = Request(self.command, address.path, query, token, body)
+        api.meanwhile(request)
+        with api.lock:
+            api.requests.append(request)
+            for (method, pattern), reply in api.broken.items():
+                if method == request.method and re.search(pattern, request.path):
+                    return self.reply(reply[0], reply[1])
+            if not request.path.startswith("/api/v4/"):
+                return self.web(request.path)
+            try:
+                status, document = answer(api, request, files)
+            except Refusal as refusal:
+                status, document = refusal.status, refusal.document
+        if isinstance(document, list) and self.command == "GET" and status == 200:
+            return self.page(document, query)
+        self.reply(status, b"" if status == 204 else json.dumps(document).encode())
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
+
+    def content(self) -> tuple[Document, dict[str, tuple[str, bytes]]]:
+        raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        kind = self.headers.get("Content-Type", "")
+        if kind.startswith("multipart/form-data"):
+            head = f"Content-Type: {kind}\r\n\r\n".encode()
+            parts = message_from_bytes(head + raw).get_payload()
+            assert isinstance(parts, list)
+            return {}, dict(uploaded(part) for part in parts if isinstance(part, Message))
+        if kind.startswith("application/x-www-form-urlencoded"):
+            form = parse_qs(raw.decode(), keep_blank_values=True)
+            return {name: values[-1] for name, values in form.items()}, {}
+        return (json.loads(raw) if raw else {}), {}
+
+    def web(self, path: str) -> None:
+        """Serve uploaded files, as the browser of a reader asks for them."""
+        link = path.removeprefix(f"/{PATH}").removeprefix(f"/-/project/{NUMBER}")
+        found = self.server.api.uploads.get(link)
+        self.reply(200 if found else 404, found or b"not found", "application/octet-stream")
+
+    def page(self, rows: list[Any], query: dict[str, str]) -> None:
+        size = min(int(query.get("per_page", 20)), 100)
+        number = int(query.get("page", 1))
+        pages = max(1, -(-len(rows) // size))
+        headers = {"X-Page": number, "X-Per-Page": size, "X-Total": len(rows)}
+        headers |= {"X-Total-Pages": pages}
+        more: dict[str, Any] = {"X-Next-Page": number + 1 if number < pages else ""}
+        if number < pages:
+            following = urlencode(query | {"page": number + 1, "per_page": size})
+            address = f"{self.server.api.url}{urlsplit(self.path).path}?{following}"
+            more["Link"] = f'<{address}>; rel="next"'
+        shown_rows = rows[(number - 1) * size : number * size]
+        self.reply(200, json.dumps(shown_rows).encode(), headers=headers | more)
+
+    def reply(
+        self,
+        status: int,
+        body: bytes,
+        kind: str = "application/json",
+        headers: dict[str, Any] | None = None,
+    ) -> None:
+        try:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            if status != 204:
+                self.send_header("Content-Length", str(len(body)))
+            for name, value in (headers or {}).items():
+                self.send_header(name, str(value))
+            self.end_headers()
+            self.wfile.write(body)
+        except ConnectionError:
+            self.close_connection = True  # the client did not wait for it
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def uploaded(part: Message) -> tuple[str, tuple[str, bytes]]:
+    """Field, file name and content of a part of a form."""
+    content = part.get_payload(decode=True)
+    assert isinstance(content, bytes)
+    field_name = str(part.get_param("name", header="content-disposition"))
+    return field_name, (part.get_filename() or "file", content)
+
+
+@contextmanager
+def serving(**state: Any) -> Iterator[FakeGitLab]:
+    """Run the fake in a thread."""
+    api = FakeGitLab(**state)
+    with Server(("127.0.0.1", 0), HTTPHandler) as server:
+        server.api = api
+        api.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield api
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,0 +1,1 @@
+"""Makers of inputs: images, bundles, repositories, databases, servers."""

@@ -1,0 +1,441 @@
+"""Labelled images come back from a real server on loopback, and nothing hostile comes with them."""
+
+import json
+import pickle
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from pipeline.data.chip_table import Row
+from pipeline.data.dataset import image_files
+from pipeline.data.split import assign
+from pipeline.errors import SourceError
+from pipeline.ingest import ingest
+from pipeline.params import Preprocess
+from pipeline.sources import answers
+from pipeline.sources.feedback import Feedback
+from pipeline.sources.folder import Folder
+from tests.conftest import chip, run, write_images
+from tests.make.labelled import KEY, Service, dripping, npy, serving
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    monkeypatch.setattr(answers, "WAITS", (0.0, 0.0, 0.0))
+    with serving() as found:
+        yield found
+
+
+@pytest.fixture
+def data(workdir: Path) -> Path:
+    """A folder with 12 chips of each of three classes, without DVC."""
+    Folder(write_images(workdir / "data")).dataset().write(workdir / "data")
+    return workdir
+
+
+@pytest.fixture
+def project(repository: Path, tmp_path: Path) -> Path:
+    """The same as a version that DVC knows."""
+    ingest(Folder(write_images(tmp_path / "mine")))
+    return repository
+
+
+def image(label: int, index: int) -> npt.NDArray[np.uint8]:
+    """A chip (3, 32, 32) as the service keeps it."""
+    return np.ascontiguousarray(chip(label, index).transpose(2, 0, 1))
+
+
+def bring(service: Service, **options: Any) -> None:
+    ingest(Feedback(service.url, KEY, **options))
+
+
+def ours() -> list[str]:
+    return [path for path in image_files(Path("data")) if "feedback-" in path]
+
+
+def files(service: Service, **options: Any) -> list[str]:
+    """Paths that the source adds; `-path` for one of `data/` that it leaves out."""
+    before = set(image_files(Path("data")))
+    after = {file.path for file in Feedback(service.url, KEY, **options).files()}
+    return [*sorted(after - before), *(f"-{path}" for path in sorted(before - after))]
+
+
+def classes(paths: list[str]) -> list[str]:
+    return [path.split("/")[0] for path in paths]
+
+
+def version() -> bytes:
+    return Path("data.dvc").read_bytes()
+
+
+def test_labelled_images_come_in_under_their_label_and_once(
+    project: Path, service: Service
+) -> None:
+    for index in range(5):  # three pages
+        service.add(f"request-{index}", f"class-{index % 3}", image(0, 100 + index))
+    service.add("without-label", None, image(0, 200))
+    service.add("without-image", "class-1")
+    bring(service)
+    assert sorted(classes(ours())) == ["class-0", "class-0", "class-1", "class-1", "class-2"]
+    assert len(list(image_files(Path("data")))) == 41
+    found = {np.load(Path("data") / path).tobytes() for path in ours()}
+    assert found == {image(0, 100 + index).tobytes() for index in range(5)}
+    first = version()
+    bring(service)
+    assert version() == first
+    service.answers.clear()  # the service forgets after some months
+    bring(service)
+    assert version() == first
+
+
+def test_the_command_reads_its_key_from_the_environment_and_never_prints_it(
+    project: Path, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.add("a", "class-1", image(0, 100))
+    monkeypatch.setenv("FEEDBACK_KEY", KEY)
+    line = ("python", "-m", "pipeline.ingest", "feedback", "--url", service.url)
+    before = version()
+    result = run(*line, "--dry-run")
+    assert "nothing was changed" in result.stdout and version() == before
+    assert set(service.keys) == {f"Bearer {KEY}"}
+    service.key = "another"
+    refused = run(*line, check=False)
+    assert refused.returncode == 1
+    assert "FEEDBACK_KEY is refused: set it to a key with role `label`" in refused.stderr
+    assert KEY not in result.stdout + result.stderr + refused.stdout + refused.stderr
+    result = run(*line, "--since", "yesterday", check=False)
+    assert result.returncode == 2 and "'yesterday' is no date: write 2026-05-01" in result.stderr
+
+
+def test_data_of_another_version_are_not_made_the_newest(project: Path, service: Service) -> None:
+    Path("data/class-0/000.png").unlink()
+    with pytest.raises(SourceError, match="is not the version that data.dvc names: run `dvc pull"):
+        bring(service)
+    run("dvc", "checkout", "--quiet", "data.dvc")
+    service.add("a", "class-1", image(0, 100))
+    bring(service)
+    assert len(list(image_files(Path("data")))) == 37
+
+
+def claim(shape: str) -> bytes:
+    """The begin of an NPY file that says so of itself."""
+    text = f"{{'descr':'|u1','fortran_order':False,'shape':{shape}}}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+BAD = {
+    "of another size": (npy(np.zeros((3, 8, 8), np.uint8)), "8 x 8 pixels, wanted 32 x 32"),
+    "with other bands": (npy(np.zeros((1, 32, 32), np.uint8)), "1 bands, wanted 3"),
+    "of another type": (npy(np.ones((3, 32, 32), np.uint16)), "values are uint16, wanted uint8"),
+    "constant": (npy(np.zeros((3, 32, 32), np.uint8)), "constant"),
+    "flat": (npy(np.arange(64, dtype=np.uint8)), "wanted (bands, height, width)"),
+    "with pickled objects": (npy(np.array([{"a": 1}], dtype=object)), "values are object"),
+    "a pickle": (pickle.dumps({"a": 1}), "or a pickle is not taken"),
+    "an archive": (b"PK\x05\x06" + bytes(18), "an archive (NPZ)"),
+    "of a claimed TiB": (claim("(1,1048576,1048576)"), "the header says 1099511627776"),
+    "of an endless header": (claim("(" * 500), "the header is damaged"),
+    "cut off": (npy(image(0, 100))[:-100], "2972 bytes of pixels, the header says 3072"),
+    "empty": (b"", "empty file"),
+    "no image": (b"<html>", "can not be read"),
+    "huge": (bytes(100_000), "more than 7168 bytes"),
+}
+
+
+def test_images_that_can_not_be_used_are_reported_and_the_others_come_in(
+    project: Path,
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("pipeline.ingest.SHOWN_FAULTS", 99)
+    for kind, (content, _) in BAD.items():
+        service.add(kind, "class-1", content)
+    service.add("good", "class-2", image(0, 100))
+    bring(service)
+    assert classes(ours()) == ["class-2"]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("bad: ")]
+    assert len(lines) == len(BAD)
+    for _, reason in BAD.values():
+        assert any(reason in line for line in lines), reason
+
+
+def test_the_bytes_depend_on_the_pixels_only(data: Path, service: Service) -> None:
+    service.add("a", "class-1", image(0, 100))
+    first = list(Feedback(service.url, KEY).files())
+    service.images["a"] = npy(np.asfortranarray(image(0, 100)))
+    assert list(Feedback(service.url, KEY).files()) == first
+
+
+def test_the_newest_of_two_answers_for_an_image_counts(
+    data: Path, service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.add("a", "class-1", image(0, 100), at="2026-05-02T12:00:00+02:00")
+    service.add("b", "class-2", image(0, 100), at="2026-05-02T11:00:00Z")
+    service.add("c", "class-0", image(0, 100), at="2026-05-01T12:00:00")
+    assert classes(files(service)) == ["class-2"]
+    assert "an image that has a newer one, which counts: 2" in capsys.readouterr().out
+
+
+def test_a_label_that_was_corrected_since_moves_the_image(data: Path, service: Service) -> None:
+    service.add("a", "class-1", image(0, 100))
+    service.add("b", "class-1", image(0, 101))
+    for file in Feedback(service.url, KEY).files():
+        Path("data", file.path).write_bytes(file.content)
+    assert files(service) == []
+    service.answers[0]["label"] = "class-2"
+    name = next(path for path in ours() if (np.load(f"data/{path}") == image(0, 100)).all())
+    assert files(service) == [name.replace("class-1", "class-2"), f"-{name}"]
+
+
+def take(service: Service) -> list[str]:
+    """Make `data/` what the source yields; the paths of ours."""
+    found = {file.path: file.content for file in Feedback(service.url, KEY).files()}
+    for path in set(image_files(Path("data"))) - found.keys():
+        Path("data", path).unlink()
+    for path, content in found.items():
+        Path("data", path).write_bytes(content)
+    return ours()
+
+
+def test_a_corrected_label_stays_when_the_service_forgets_the_image_of_the_correction(
+    data: Path, service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.add("older", "class-2", image(0, 100), at="2026-05-03T12:00:00Z")
+    service.add("newer", "class-1", image(0, 100), at="2026-05-03T14:59:59+03:00")
+    corrected = take(service)
+    assert classes(corrected) == ["class-2"]
+    service.answers[0]["image"] = False
+    assert take(service) == corrected
+    assert "an image that has a newer one in the data, which counts: 1" in capsys.readouterr().out
+    service.add("newest", "class-0", image(0, 100), at="2026-05-03T12:00:01Z")
+    assert classes(take(service)) == ["class-0"]
+
+
+def test_feedback_trains_where_the_split_is_by_place(data: Path, service: Service) -> None:
+    service.add("a", "class-1", image(0, 100))
+    [path] = files(service)
+    placed = [
+        Row(0, f"{name}/{place}.tif", name, f"{name}{place}", "EPSG:32633", (1e4 * place, 0.0))
+        for name in ("class-0", "class-1")
+        for place in range(30)
+    ]
+    params = Preprocess(
+        split="spatial", test_fraction=0.2, validation_fraction=0.2, block_size=100, seed=0
+    )
+    rows = assign([*placed, Row(0, path, "class-1", "new")], ("class-0", "class-1"), params)
+    assert [row.split for row in rows if row.path == path] == ["train"]
+
+
+def test_what_another_source_brought_stays_whatever_the_answers_say(
+    data: Path, service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.add("same", "class-0", image(0, 0))
+    service.add("other", "class-2", image(0, 1))
+    assert files(service) == []
+    assert "kept as it is: class-0/001.png is class-2 to who answered" in capsys.readouterr().out
+
+
+def test_only_answers_since_a_day_are_taken(data: Path, service: Service) -> None:
+    service.add("old", "class-1", image(0, 100), at="2026-04-30T23:59:59Z")
+    service.add("new", "class-2", image(0, 101), at="2026-05-01T00:00:00Z")
+    assert classes(files(service, since=datetime(2026, 5, 1, tzinfo=UTC))) == ["class-2"]
+
+
+def test_data_with_splits_of_their_own_take_them_for_training(
+    workdir: Path, service: Service
+) -> None:
+    for split in ("train", "validation", "test"):
+        write_images(Path("data") / split, each=4)
+    Folder(Path("data")).dataset().write(Path("data"))
+    service.add("a", "class-1", image(0, 100))
+    assert [path.rsplit("/", 1)[0] for path in files(service)] == ["train/class-1"]
+
+
+@pytest.mark.parametrize("label", ["../x", "/etc", "class-0/..", "", "class-9", "\x1b[31mred", "."])
+def test_a_label_that_is_no_class_is_reported_and_never_a_path(
+    data: Path, service: Service, capsys: pytest.CaptureFixture[str], label: str
+) -> None:
+    service.add("bad", label, image(0, 100))
+    service.add("good", "class-1", image(0, 101))
+    assert classes(files(service)) == ["class-1"]
+    output = capsys.readouterr().out
+    assert f"bad: answer 'bad': label {ascii(label)} is no class of data/ (class-0, " in output
+    assert "\x1b" not in output
+    assert not any("bad" in path for path in service.asked)
+
+
+def test_an_image_that_is_gone_is_left_out(
+    data: Path, service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.add("gone", "class-1", image(0, 100))
+    service.images.clear()
+    assert files(service) == []
+    assert "answers without an image, which the service did not keep: 1" in capsys.readouterr().out
+
+
+def test_a_request_id_is_a_name_and_not_a_path(data: Path, service: Service) -> None:
+    service.add("../../secret?x=1#/ü", "class-1", image(0, 100))
+    assert classes(files(service)) == ["class-1"]
+    assert service.asked[-1] == "/feedback/..%2F..%2Fsecret%3Fx%3D1%23%2F%C3%BC.npy"
+
+
+def test_what_passes_is_tried_again(data: Path, service: Service) -> None:
+    service.add("a", "class-1", image(0, 100))
+    service.failures = [500, 503, 429]
+    assert classes(files(service)) == ["class-1"]
+
+
+def test_one_image_that_always_fails_does_not_keep_the_others_away(
+    data: Path, service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.add("a", "class-1", image(0, 100))
+    service.add("b", "class-1", image(0, 101))
+    service.broken = {"b"}
+    assert classes(files(service)) == ["class-1"]
+    assert "bad: answer 'b': " in capsys.readouterr().out
+
+
+def test_a_service_that_fails_at_every_image_ends_the_ingest(data: Path, service: Service) -> None:
+    for index in range(9):
+        service.add(f"{index}", "class-1", image(0, 100 + index))
+    service.broken = {f"{index}" for index in range(9)}
+    with pytest.raises(SourceError, match="HTTP 500, 4 tries"):
+        files(service)
+    service.broken = set()
+    assert len(files(service)) == 9
+
+
+def page(*found: dict[str, Any], following: Any = None) -> bytes:
+    return json.dumps({"answers": list(found), "next": following}).encode()
+
+
+ANSWER = {"request_id": "a", "label": "class-1", "answered_at": None, "image": True}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"<html>", "is --url a service of this version"),
+        (b"[]", "is --url a service of this version"),
+        (b"\xff\xfe", "is --url a service of this version"),
+        (b"[" * 100_000, "is --url a service of this version"),
+        (page({"request_id": "a"}), r"answers.0.label"),
+        (page(ANSWER | {"request_id": "a" * 1000}), r"answers.0.request_id"),
+        (page(ANSWER | {"answered_at": "soon"}), r"answers.0.answered_at"),
+        (page(ANSWER | {"answered_at": "0001-01-01T00:00:00+23:00"}), "no moment of UTC"),
+        (page(ANSWER | {"answered_at": "9999-12-31T23:59:59-23:00"}), "no moment of UTC"),
+        (page(*[ANSWER] * 1001), "'answers': List should have at most 1000 items"),
+        (page(ANSWER | {"label": {"a": 1}}), r"answers.0.label"),
+        (b" " * (5 * 2**20), "more than 4194304 bytes"),
+        (page(following="again"), "turns in a circle"),
+    ],
+)
+def test_pages_that_are_none_are_refused_with_a_sentence(
+    data: Path, service: Service, content: bytes, reason: str
+) -> None:
+    service.page = content
+    with pytest.raises(SourceError, match=reason):
+        files(service)
+    service.page = None
+    service.add("good", "class-1", image(0, 100))
+    assert classes(files(service)) == ["class-1"]
+
+
+def test_pages_without_end_are_refused(
+    data: Path, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.add("a", "class-1", image(0, 100))
+    service.circle = True
+    with pytest.raises(SourceError, match="turns in a circle"):
+        files(service)
+    service.circle = False
+    monkeypatch.setattr(answers, "MOST_PAGES", 3)
+    for index in range(9):
+        service.add(f"{index}", "class-1", image(0, 200 + index))
+    with pytest.raises(SourceError, match="has no end: stopped after 3 pages"):
+        files(service)
+
+
+def test_an_answer_that_is_cut_off_is_none(data: Path, service: Service) -> None:
+    service.cut = True
+    with pytest.raises(SourceError, match="can not be reached"):
+        files(service)
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"],
+    ids=["status", "headers", "body"],
+)
+def test_an_answer_that_drips_has_an_end(
+    data: Path, monkeypatch: pytest.MonkeyPatch, beginning: bytes
+) -> None:
+    monkeypatch.setattr(answers, "LONGEST", 0.1)
+    monkeypatch.setattr(answers, "WAITS", ())
+    with dripping(beginning) as url, pytest.raises(SourceError, match="not done after 0.1 seconds"):
+        Feedback(url, KEY)
+
+
+@pytest.mark.parametrize(
+    ("status", "cure"),
+    [
+        (401, "FEEDBACK_KEY is refused: set it to a key with role `label`"),
+        (403, "FEEDBACK_KEY is refused: set it to a key with role `label`"),
+        (404, "SERVICE_FEEDBACK is not off there"),
+        (418, "is --url a service of this version"),
+        (302, "redirects to 'https://elsewhere.example.com/', where the key does not go"),
+    ],
+)
+def test_what_the_service_refuses_is_said_with_its_cure(
+    data: Path, service: Service, status: int, cure: str
+) -> None:
+    service.failures = [status]
+    service.location = "https://elsewhere.example.com/"
+    with pytest.raises(SourceError, match=cure):
+        files(service)
+    assert len(service.asked) == 1
+
+
+def test_a_missing_key_is_said(data: Path, service: Service) -> None:
+    with pytest.raises(SourceError, match="FEEDBACK_KEY is not set"):
+        Feedback(service.url)
+    assert service.keys == [None]
+
+
+def test_a_service_that_is_not_there_is_said(data: Path, service: Service) -> None:
+    url = service.url
+    service.shutdown()
+    service.server_close()
+    with pytest.raises(SourceError, match="can not be reached .*, 4 tries"):
+        Feedback(url, KEY)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://landcover.example.com", "is not encrypted"),
+        ("ftp://127.0.0.1", "is not encrypted"),
+        ("landcover.example.com", "is not encrypted"),
+        ("https://", "is not encrypted"),
+        ("https://user:secret@landcover.example.com", "the key goes into FEEDBACK_KEY"),
+        ("https://landcover.example.com?key=secret", "the key goes into FEEDBACK_KEY"),
+        ("https://landcover.example.com:port", "is no address"),
+        ("https://[::1", "is no address"),
+    ],
+)
+def test_an_address_that_is_not_safe_is_refused(data: Path, url: str, reason: str) -> None:
+    with pytest.raises(SourceError, match=reason) as caught:
+        Feedback(url, KEY)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["two words", "line\nbreak", "schlüssel"])
+def test_a_key_that_can_be_none_is_refused_without_its_value(data: Path, key: str) -> None:
+    with pytest.raises(SourceError, match="characters that no key has") as caught:
+        Feedback("https://landcover.example.com", key)
+    assert key not in str(caught.value)

@@ -1,0 +1,339 @@
+"""Every route, with every kind of credentials: who gets in, and who is told what."""
+
+import asyncio
+import hashlib
+import hmac
+import re
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from service.auth import roles as access
+from service.auth.roles import ROLES, Guard, Role, check_url, new_key, role_of
+from service.errors import Forbidden, ServiceError, Unauthorized, Unavailable
+from tests.fakes.oidc import Issuer, issuing, token
+
+Headers = list[tuple[bytes, bytes]]
+
+# Written out a second time on purpose: a change of the table has to be made in two places.
+ROUTES = {
+    "POST /predict": "predict",
+    "POST /preview": "predict",
+    "GET /samples": "view",
+    "GET /samples/{index}": "view",
+    "GET /samples/{index}.png": "view",
+    "GET /get_experiments_metas": "view",
+    "GET /get_experiment_metas": "view",
+    "POST /feedback": "label",
+    "GET /feedback": "label",
+    "GET /feedback/{id}.npy": "label",
+    "POST /replace_ml_model": "deploy",
+    "POST /rollback_ml_model": "deploy",
+    "GET /": "open",
+    "GET /web/{file}": "open",
+    "GET /healthz": "open",
+    "GET /readyz": "open",
+    "GET /version": "open",
+    "GET /metrics": "open",
+    "GET /docs": "open",
+    "GET /openapi.json": "open",
+}
+
+KEYS = {
+    "predict": frozenset({Role.PREDICT}),
+    "view": frozenset({Role.VIEW}),
+    "label": frozenset({Role.LABEL}),
+    "deploy": frozenset({Role.DEPLOY}),
+    "two": frozenset({Role.PREDICT, Role.VIEW}),
+    "all": frozenset(Role),
+    "none": frozenset[Role](),
+}
+HASHES = {hashlib.sha256(f"key-{name}".encode()).hexdigest(): KEYS[name] for name in KEYS}
+
+# Credentials -> the roles they carry, or the error of somebody who is not known.
+CREDENTIALS: dict[str, frozenset[Role] | type[ServiceError]] = {
+    "nothing": Unauthorized,
+    **{f"bearer key-{name}": roles for name, roles in KEYS.items()},
+    **{f"x-api-key key-{name}": roles for name, roles in KEYS.items()},
+    "bearer key-unknown": Unauthorized,
+    "x-api-key key-unknown": Unauthorized,
+    "token good": frozenset({Role.DEPLOY}),
+    "token ec": frozenset({Role.DEPLOY}),
+    "token expired": Unauthorized,
+    "token wrong signature": Unauthorized,
+    "token wrong audience": Unauthorized,
+    "token wrong issuer": Unauthorized,
+    "token unknown key id": Unauthorized,
+    "token alg none": Unauthorized,
+    "token no environment": Forbidden,
+    "token not protected": Forbidden,
+    "token other project": Forbidden,
+    "x-api-key with a good token": Unauthorized,
+}
+
+
+def headers_of(kind: str) -> Headers:
+    first, _, rest = kind.partition(" ")
+    if first == "bearer":
+        return [(b"authorization", f"Bearer {rest}".encode())]
+    if first == "token":
+        return [(b"authorization", f"Bearer {tokens()[rest]}".encode())]
+    if kind == "x-api-key with a good token":
+        return [(b"x-api-key", token().encode())]
+    return [(b"x-api-key", rest.encode())] if first == "x-api-key" else []
+
+
+def tokens() -> dict[str, str]:
+    good = token()
+    unsigned = "eyJhbGciOiJub25lIiwia2lkIjoicnNhLTEifQ." + good.split(".")[1] + "."
+    return {
+        "good": good,
+        "ec": token("ec-1"),
+        "expired": token(exp=int(time.time()) - 60),
+        "wrong signature": token(signed_by="rsa-2"),
+        "wrong audience": token(aud="other"),
+        "wrong issuer": token(iss="https://gitlab.example.com"),
+        "unknown key id": token("rsa-9", signed_by="rsa-1"),
+        "alg none": unsigned,
+        "no environment": token(environment=None),
+        "not protected": token(ref_protected="false"),
+        "other project": token(project_id="43"),
+    }
+
+
+@pytest.fixture(scope="module")
+def issuer() -> Iterator[Issuer]:
+    with issuing() as found:
+        yield found
+
+
+async def enter(guard: Guard, route: str, headers: Headers) -> None:
+    """Do what the service does before a route runs."""
+    method, _, template = route.partition(" ")
+    role = role_of(method, template)
+    if not guard.is_open(role):
+        assert role is not None
+        await guard.check(role, headers)
+
+
+def outcome(guard: Guard, route: str, headers: Headers) -> type[ServiceError] | None:
+    try:
+        asyncio.run(enter(guard, route, headers))
+    except ServiceError as error:
+        return type(error)
+    return None
+
+
+def expected(
+    needed: str, carried: frozenset[Role] | type[ServiceError], open_roles: frozenset[Role]
+) -> type[ServiceError] | None:
+    if needed == "open" or needed in open_roles:
+        return None
+    if isinstance(carried, type):
+        return carried
+    return None if needed in carried else Forbidden
+
+
+def refusal(guard: Guard, headers: Headers) -> str:
+    with pytest.raises(Unauthorized) as caught:
+        asyncio.run(guard.check(Role.DEPLOY, headers))
+    return caught.value.detail
+
+
+# The table
+
+
+@pytest.mark.parametrize(
+    "open_roles", [frozenset[Role](), {Role.PREDICT}, {Role.PREDICT, Role.VIEW}], ids=len
+)
+@pytest.mark.parametrize("kind", CREDENTIALS)
+def test_every_route_lets_in_exactly_who_may(
+    issuer: Issuer, kind: str, open_roles: frozenset[Role]
+) -> None:
+    guard = Guard(HASHES, frozenset(open_roles), issuer.verifier())
+    found = {route: outcome(guard, route, headers_of(kind)) for route in ROUTES}
+    assert found == {
+        route: expected(needed, CREDENTIALS[kind], frozenset(open_roles))
+        for route, needed in ROUTES.items()
+    }
+
+
+def test_the_table_has_these_routes_and_no_others() -> None:
+    table = {f"{method} {template}": role or "open" for (method, template), role in ROLES.items()}
+    assert table == ROUTES
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        "GET /predict",
+        "PUT /predict",
+        "POST /",
+        "POST /metrics",
+        "DELETE /replace_ml_model",
+        "OPTIONS /predict",
+        "GET /replace_ml_model",
+        "GET /unheard-of",
+        "GET ",
+        "get /version",
+        "GET /version/",
+        "GET //version",
+        "HEAD /predict",
+    ],
+)
+def test_a_route_that_is_not_listed_is_denied_to_everybody(route: str) -> None:
+    guard = Guard(HASHES, frozenset({Role.PREDICT, Role.VIEW}), None)
+    assert outcome(guard, route, headers_of("bearer key-all")) is Forbidden
+
+
+def test_head_is_like_get() -> None:
+    assert role_of("HEAD", "/version") is None
+    assert role_of("HEAD", "/samples") is Role.VIEW
+
+
+def test_deploy_can_not_be_open() -> None:
+    for roles in (frozenset({Role.DEPLOY}), frozenset(Role)):
+        with pytest.raises(ValueError, match="^open_roles: `deploy`"):
+            Guard(HASHES, roles, None)
+
+
+def test_who_lacks_the_role_is_told_which() -> None:
+    guard = Guard(HASHES, frozenset(), None)
+    with pytest.raises(Forbidden, match="the role `deploy`"):
+        asyncio.run(guard.check(Role.DEPLOY, headers_of("bearer key-view")))
+
+
+# Keys
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"Authorization", b"Bearer key-deploy")],
+        [(b"AUTHORIZATION", b"bearer key-deploy")],
+        [(b"authorization", b"BEARER   key-deploy  ")],
+        [(b"X-Api-Key", b" key-deploy")],
+        [(b"host", b"x"), (b"x-api-key", b"key-deploy"), (b"accept", b"*/*")],
+    ],
+)
+def test_ways_to_send_a_key(headers: Headers) -> None:
+    asyncio.run(Guard(HASHES, frozenset(), None).check(Role.DEPLOY, headers))
+
+
+SECRETS = [
+    b"",
+    b" ",
+    b"key-unknown",
+    b"key-deploy\x00",
+    b"key-deploy,key-deploy",
+    b"KEY-DEPLOY",
+    b"key-deplo",
+    hashlib.sha256(b"key-deploy").hexdigest().encode(),
+    "schlüssel-ключ-鍵".encode(),
+    b"\xff\xfe\x00\x80",
+    b"a" * 1_000_000,
+    b"." * 1_000_000,
+    b"a.b.c",
+    b"..",
+    b"\xff.\xff.\xff",
+]
+
+
+@pytest.mark.parametrize("secret", SECRETS, ids=range(len(SECRETS)))
+def test_every_wrong_key_gets_the_same_sentence(secret: bytes) -> None:
+    guard = Guard(HASHES, frozenset(), None)
+    sentence = refusal(guard, [(b"x-api-key", b"key-unknown")])
+    assert "key-unknown" not in sentence
+    assert refusal(guard, [(b"x-api-key", secret)]) == sentence
+    assert refusal(guard, [(b"authorization", b"Bearer " + secret)]) == sentence
+
+
+@pytest.mark.parametrize(
+    "value", [b"key-deploy", b"Basic a2V5LWRlcGxveQ==", b"Basic key-deploy", b"Bearer", b"", b" "]
+)
+def test_a_key_without_its_scheme_is_as_good_as_unknown(value: bytes) -> None:
+    guard = Guard(HASHES, frozenset(), None)
+    assert refusal(guard, [(b"authorization", value)]) == access.UNKNOWN
+
+
+@pytest.mark.parametrize("secret", [b"\xff.\xff.\xff", b"." * 1_000_000, b"a.b", b"x" * 1_000_000])
+def test_what_can_not_be_a_token_is_not_given_to_the_verifier(
+    issuer: Issuer, secret: bytes
+) -> None:
+    guard = Guard(HASHES, frozenset(), issuer.verifier())
+    assert refusal(guard, [(b"authorization", b"Bearer " + secret)]) == access.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"authorization", b"Bearer key-deploy"), (b"x-api-key", b"key-deploy")],
+        [(b"authorization", b"Bearer key-deploy"), (b"Authorization", b"Bearer key-deploy")],
+        [(b"x-api-key", b"key-deploy"), (b"X-API-Key", b"key-view")],
+        [(b"x-api-key", b""), (b"authorization", b"Bearer key-deploy")],
+    ],
+)
+def test_credentials_sent_twice_are_refused(headers: Headers) -> None:
+    assert "more than once" in refusal(Guard(HASHES, frozenset(), None), headers)
+
+
+def test_without_credentials_the_headers_to_send_are_named() -> None:
+    sentence = refusal(Guard(HASHES, frozenset(), None), [(b"host", b"x")])
+    assert "Authorization: Bearer" in sentence and "X-API-Key" in sentence
+
+
+@pytest.mark.parametrize(
+    "secret", [b"key-predict", b"key-none", b"key-unknown", b"", b"\xff", b"a" * 1_000_000]
+)
+def test_a_key_is_compared_with_every_hash_in_constant_time(
+    monkeypatch: pytest.MonkeyPatch, secret: bytes
+) -> None:
+    compared: list[str] = []
+    compare = hmac.compare_digest
+
+    def counted(one: str, other: str) -> bool:
+        assert len(one) == len(other) == 64
+        compared.append(one)
+        return compare(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", counted)
+    guard = Guard(HASHES, frozenset(), None)
+    with pytest.raises((Unauthorized, Forbidden)):
+        asyncio.run(guard.check(Role.DEPLOY, [(b"x-api-key", secret)]))
+    assert compared == list(HASHES)
+
+
+def test_a_key_is_checked_without_the_issuer() -> None:
+    with issuing() as gone:
+        pass
+    guard = Guard(HASHES, frozenset(), gone.verifier())
+    asyncio.run(guard.check(Role.DEPLOY, headers_of("bearer key-deploy")))
+    with pytest.raises(Unavailable):
+        asyncio.run(guard.check(Role.DEPLOY, headers_of("token good")))
+
+
+def test_a_new_key_opens_what_its_hash_is_configured_for() -> None:
+    key, digest = new_key()
+    assert re.fullmatch(r"cvy_[A-Za-z0-9_-]{43}", key)
+    guard = Guard({digest: frozenset({Role.DEPLOY})}, frozenset(), None)
+    asyncio.run(guard.check(Role.DEPLOY, [(b"x-api-key", key.encode())]))
+    assert new_key()[0] != key
+
+
+@pytest.mark.parametrize(
+    "digest",
+    ["", "cvy_a-plain-key", "0" * 63, "0" * 64 + "\n", "G" * 64, hashlib.sha256().hexdigest()],
+)
+def test_what_is_no_hash_of_a_key_is_refused_and_not_repeated(digest: str) -> None:
+    with pytest.raises(ValueError, match="^keys: ") as caught:
+        Guard({digest: frozenset({Role.VIEW})}, frozenset(), None)
+    assert not digest or digest not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://example.org", "https://", "http://", "//example.org", "", "http://127.0.0.1@x"]
+)
+def test_a_url_that_is_not_encrypted_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="^field: "):
+        check_url("field", url)

@@ -1,0 +1,129 @@
+"""The accuracy on what the model sees, as metrics."""
+
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from pytest import approx
+
+from service.feedback.accuracy import STALE, Board, Live, LiveMetrics, wilson
+from service.inference.bundle import parse_manifest
+from service.inference.model import Serving
+
+TAG = "landcover@v1.0.0"
+CELLS = [(TAG, "Forest", "Forest", 8), (TAG, "Forest", "River", 2), ("old", "River", "River", 1)]
+
+
+def serving(tag: str | None, floor: float | None) -> Serving:
+    found = Serving()
+    if tag is not None:
+        training = SimpleNamespace(min_accuracy=floor)
+        model: Any = SimpleNamespace(tag=tag, manifest=SimpleNamespace(training=training))
+        found.current = model
+    return found
+
+
+def metrics(board: Board, tag: str | None = TAG, floor: float | None = 0.8) -> dict[str, Any]:
+    """Name and labels of every sample -> value."""
+    registry = CollectorRegistry()
+    registry.register(LiveMetrics(board, serving(tag, floor)))
+    return {
+        " ".join((sample.name, *sample.labels.values())): sample.value
+        for family in registry.collect()
+        for sample in family.samples
+    }
+
+
+def board_with(folder: Path, live: Live) -> Board:
+    Board(folder).write(live)
+    board = Board(folder)  # of another worker
+    board.refresh()
+    return board
+
+
+# Agresti and Coull, Approximate is Better than "Exact", The American Statistician 52 (1998), give
+# the centre; the ends are those of statsmodels' proportion_confint(method="wilson").
+@pytest.mark.parametrize(
+    ("right", "count", "low", "high"),
+    [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (1, 1, 0.2065, 1.0)],
+)
+def test_the_interval_is_wilsons(right: int, count: int, low: float, high: float) -> None:
+    assert list(wilson(right, count)) == approx([low, high], abs=1e-4)
+
+
+def test_the_accuracy_is_the_share_of_answers_that_agree(tmp_path: Path) -> None:
+    live = Live(CELLS, {TAG: 0.7, "old": 0.6}, {"certain": 3, "corrected": 1}, 4000)
+    found = metrics(board_with(tmp_path, live))
+    assert found[f"model_live_accuracy {TAG}"] == 0.8
+    assert found[f"model_live_accuracy_low {TAG}"] == approx(0.4902, abs=1e-4)
+    assert found[f"model_live_accuracy_high {TAG}"] == approx(0.9433, abs=1e-4)
+    assert found[f"model_feedback_answers {TAG}"] == 10
+    assert found[f"model_feedback_confusion {TAG} Forest River"] == 2
+    assert found["model_live_accuracy old"] == 1.0
+    assert found[f"model_accuracy_floor {TAG}"] == 0.8  # what serves knows better
+    assert found["model_accuracy_floor old"] == 0.6
+    assert found["feedback_images certain"] == 3
+    assert found["feedback_image_bytes"] == 4000
+    assert found["feedback_spool_bytes"] == 0
+
+
+def test_without_answers_there_is_no_accuracy(tmp_path: Path) -> None:
+    assert metrics(Board(tmp_path)) == {
+        f"model_accuracy_floor {TAG}": 0.8,
+        "feedback_spool_bytes": 0,
+    }
+    found = metrics(board_with(tmp_path, Live()))
+    assert found[f"model_feedback_answers {TAG}"] == 0
+    assert not [name for name in found if name.startswith("model_live_accuracy")]
+
+
+def test_a_model_without_a_floor_has_none(tmp_path: Path) -> None:
+    assert metrics(Board(tmp_path), floor=None) == {"feedback_spool_bytes": 0}
+    assert metrics(Board(tmp_path), tag=None) == {"feedback_spool_bytes": 0}
+
+
+@pytest.mark.parametrize("direction", [1, -1])  # -1: a clock that was set back since
+def test_numbers_that_are_too_old_are_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direction: int
+) -> None:
+    board = board_with(tmp_path, Live(CELLS))
+    then = time.time() + direction * (STALE + 1)
+    monkeypatch.setattr("service.feedback.accuracy.time.time", lambda: then)
+    assert not [name for name in metrics(board) if "live" in name or "answers" in name]
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'["x", []]', b"[0, 1, 2, 3, 4, 5, 6]"])
+def test_a_broken_file_changes_nothing(tmp_path: Path, content: bytes) -> None:
+    board = board_with(tmp_path, Live(CELLS))
+    (tmp_path / "live.json").write_bytes(content)
+    os.utime(tmp_path / "live.json", (1, 1))
+    board.refresh()
+    assert board.live() == Live(CELLS)
+
+
+@pytest.mark.parametrize(
+    ("params", "floor"),
+    [
+        ({"gate": {"min_accuracy": 0.8}}, 0.8),
+        ({"gate": {"min_accuracy": 1}}, 1.0),
+        ({"gate": {"min_accuracy": "high"}}, None),
+        ({"gate": {"min_accuracy": True}}, None),
+        ({"gate": {"min_accuracy": 80}}, None),
+        ({"gate": {"min_accuracy": None}}, None),
+        ({"gate": []}, None),
+        ([], None),
+        (None, None),
+    ],
+)
+def test_the_floor_is_the_gates_where_the_manifest_says_one(
+    bundle: Path, params: Any, floor: float | None
+) -> None:
+    import json
+
+    document = json.loads((bundle / "model.json").read_bytes())
+    document["training"]["params"] = params
+    assert parse_manifest(json.dumps(document).encode()).training.min_accuracy == floor

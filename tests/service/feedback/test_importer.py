@@ -1,0 +1,282 @@
+"""The keeper: no file and no clock that is wrong costs what was recorded."""
+
+import os
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from service.errors import FeedbackUnavailable
+from service.feedback.accuracy import Board, FeedbackCounts
+from service.feedback.importer import LEAP, Bounds, Keeper
+from service.feedback.journal import FOLDER, REFUSED, REFUSED_KEPT, Spool
+from service.feedback.recorder import SpoolRecorder
+from service.feedback.service import Answers
+from tests.service.feedback.test_store import NOW, everything, names, seen
+
+DAYS = 90
+YEAR = timedelta(days=365)
+
+
+class Site:
+    """The parts of one worker, over a SQLite file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.registry = CollectorRegistry()
+        self.folder = folder / FOLDER
+        self.spool = Spool(self.folder)
+        self.board = Board(self.folder)
+        counts = FeedbackCounts(self.registry)
+        self.answers = Answers("", folder, self.folder, 0.6, counts)
+        self.bounds = Bounds(DAYS, 1000, 1 << 30)
+        recorder = SpoolRecorder(self.spool, counts.unrecorded, False, 0.6)
+        self._parts = (self.spool, recorder, self.answers, self.board, counts)
+        self.start()
+
+    def start(self, **bounds: int) -> None:
+        """Begin with a keeper that remembers nothing."""
+        self.bounds = self.bounds._replace(**bounds)
+        self.keeper = Keeper(*self._parts, self.bounds)
+        self.keeper._lock = os.open(self.folder.parent, os.O_RDONLY)  # it is the one that keeps
+
+    def record(self, name: str, days: float = 0) -> Path:
+        """Leave a closed file with one prediction."""
+        before = set(self.folder.glob("*"))
+        self.spool.append(seen(name, days=days))
+        self.spool.rotate(force=True)
+        (path,) = set(self.folder.glob("*")) - before
+        return path
+
+    def turn(self) -> None:
+        """Do all that is due now and then."""
+        self.keeper._prune_at = self.keeper._look_at = self.keeper._retry_at = 0.0
+        self.keeper.turn()
+
+    def kept(self) -> list[str]:
+        return names(everything(self.answers.store()))
+
+    def lost(self, reason: str) -> float | None:
+        return self.registry.get_sample_value("feedback_unrecorded_total", {"reason": reason})
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[datetime], None]:
+    """Sets the clock of the keeper."""
+
+    def say(moment: datetime) -> None:
+        monkeypatch.setattr("service.feedback.importer._now", lambda: moment)
+
+    say(NOW)
+    return say
+
+
+# Files
+
+
+def a_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def a_loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize("make", [a_folder, a_loop])
+def test_a_file_that_can_not_be_read_is_counted_once_and_stops_no_other(
+    site: Site,
+    make: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("service.feedback.importer.ASIDE", 0.0)
+    site.folder.mkdir()
+    make(site.folder / "1-1.spool")  # the oldest, so that it comes first
+    for number in range(3):
+        site.record(f"{number}")
+        site.turn()
+    assert site.kept() == ["0", "1", "2"]
+    assert site.lost("damaged") == 1.0
+    assert len([item for item in caplog.records if "can not read" in item.message]) == 1
+
+
+def test_a_file_that_can_be_read_again_is_imported(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.feedback.importer.ASIDE", 0.0)
+    path = site.record("a")
+    hidden = path.with_suffix(".hidden")
+    path.rename(hidden)
+    path.mkdir()
+    site.record("b")
+    site.turn()
+    assert site.kept() == ["b"]
+    path.rmdir()
+    hidden.rename(path)
+    site.turn()
+    assert site.kept() == ["b", "a"]
+
+
+def test_a_worker_that_can_open_no_file_sets_none_aside(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.record("a")
+
+    def many(_: Path) -> int:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("service.feedback.importer.take", many)
+        site.turn()
+    assert site.lost("damaged") == 0.0
+    site.turn()
+    assert site.kept() == ["a"]
+
+
+def test_a_prediction_is_answered_beside_a_file_that_can_not_be_read(site: Site) -> None:
+    site.folder.mkdir()
+    a_folder(site.folder / "1-1.spool")
+    site.record("a", days=1)
+    assert site.answers._give("a", "Forest", NOW).correct
+
+
+def test_of_what_is_refused_the_newest_few_are_kept_and_take_no_room(
+    site: Site, clock: object
+) -> None:
+    for number in range(REFUSED_KEPT + 3):
+        site.spool.append(seen(f"wrong-{number}", best=99))  # there is no such class
+        site.spool.rotate(force=True)
+        site.turn()
+    left = sorted(site.folder.glob(f"*{REFUSED}"))
+    assert len(left) == REFUSED_KEPT
+    assert f"wrong-{REFUSED_KEPT + 2}".encode() in left[-1].read_bytes()
+    assert b"wrong-3" in left[0].read_bytes()
+    assert site.lost("refused") == REFUSED_KEPT + 3
+    site.spool.measure()
+    assert site.spool.used == 0
+    os.utime(left[0], (1, 1))
+    site.turn()
+    assert sorted(site.folder.glob(f"*{REFUSED}")) == left[1:]
+
+
+def test_what_waits_is_measured_before_a_database_that_may_not_answer(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = site.record("a").stat().st_size
+    shown = []
+
+    def silent() -> None:
+        shown.append(site.board.spool_bytes)
+        raise FeedbackUnavailable("it says nothing")
+
+    monkeypatch.setattr(site.answers, "store", silent)
+    site.turn()
+    assert shown == [size]
+
+
+# Age
+
+
+def test_predictions_go_when_their_days_are_over(
+    site: Site, clock: Callable[[datetime], None]
+) -> None:
+    site.record("old", days=DAYS - 0.5)
+    site.record("new")
+    site.turn()
+    assert site.kept() == ["old", "new"]
+    clock(NOW + timedelta(days=1))
+    site.turn()
+    assert site.kept() == ["new"]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_clock_that_is_a_year_ahead_for_a_turn_deletes_nothing(
+    site: Site, clock: Callable[[datetime], None], restarted: bool
+) -> None:
+    site.record("old", days=DAYS - 0.5)
+    site.record("new")
+    site.turn()
+    if restarted:
+        site.start()
+    clock(NOW + YEAR)
+    site.turn()
+    assert site.kept() == ["old", "new"]
+    clock(NOW + timedelta(days=1))
+    site.turn()
+    assert site.kept() == ["new"]
+
+
+def test_predictions_of_a_clock_that_is_ahead_do_not_make_it_right(
+    site: Site, clock: Callable[[datetime], None]
+) -> None:
+    site.record("right")
+    site.turn()
+    clock(NOW + YEAR)
+    site.record("ahead", days=-365)
+    site.turn()
+    site.turn()
+    assert site.kept() == ["right", "ahead"]
+    site.start()  # with predictions of the future in the database, and the clock set right
+    clock(NOW)
+    site.turn()
+    assert site.kept() == ["right", "ahead"]
+
+
+def test_a_service_that_was_off_forgets_what_is_due_after_some_doubts(
+    site: Site, clock: Callable[[datetime], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.feedback.importer.DOUBTS", 3)
+    site.record("old")
+    site.turn()
+    site.start()
+    clock(NOW + YEAR)
+    for _ in range(3):
+        site.turn()
+        assert site.kept() == ["old"]
+    site.turn()
+    assert site.kept() == []
+
+
+def test_doubts_begin_anew_when_the_clock_was_right_in_between(
+    site: Site, clock: Callable[[datetime], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.feedback.importer.DOUBTS", 3)
+    site.record("a")
+    site.turn()
+    for _ in range(3):
+        for moment in (NOW + YEAR, NOW + YEAR, NOW + YEAR, NOW):
+            clock(moment)
+            site.turn()
+    assert site.kept() == ["a"]
+
+
+def test_a_service_without_traffic_forgets_on_the_day(
+    site: Site, clock: Callable[[datetime], None]
+) -> None:
+    site.record("last")
+    site.turn()
+    for day in range(1, DAYS + 1, 2):
+        clock(NOW + timedelta(days=day) - timedelta(hours=1))
+        site.turn()
+        assert site.kept() == ["last"]
+    clock(NOW + timedelta(days=DAYS, hours=1))
+    site.turn()
+    assert site.kept() == []
+
+
+def test_too_many_predictions_go_whatever_the_clock_says(
+    site: Site, clock: Callable[[datetime], None]
+) -> None:
+    for number in range(5):
+        site.record(f"{number}")
+    site.turn()
+    site.start(rows=2)
+    clock(NOW + 2 * LEAP)
+    site.turn()
+    assert site.kept() == ["3", "4"]

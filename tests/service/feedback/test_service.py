@@ -1,0 +1,292 @@
+"""Answers about predictions over HTTP, with the real service and its workers."""
+
+import io
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from service.auth.roles import new_key
+from tests.make.bundles import CLASSES, make_bundle, make_chip
+from tests.make.databases import Postgres
+from tests.make.images import npy
+from tests.make.processes import until
+from tests.make.server import Server, serving
+from tests.make.wire import next_is_right, refusal, upload
+
+
+@pytest.fixture(scope="module")
+def floored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose manifest says what the gate asked for."""
+    training = {
+        "finished": "2026-11-01T12:00:00+00:00",
+        "git_revision": "0" * 40,
+        "data_version": "0123456789abcdef0123456789abcdef.dir",
+        "params": {"gate": {"min_accuracy": 0.85}},
+    }
+    return make_bundle(tmp_path_factory.mktemp("floored") / "model", training=training)
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def site(
+    request: pytest.FixtureRequest, floored: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """The real service with images kept, over each database."""
+    url = request.getfixturevalue("cluster").new() if request.param == "postgresql" else ""
+    folder = tmp_path_factory.mktemp("feedback")
+    with serving(floored, folder, feedback=url, keep_images=8) as running:
+        yield running
+
+
+def predict(server: Server, seed: int = 3, **headers: str) -> dict[str, Any]:
+    answer = httpx.post(
+        server.url + "/predict",
+        content=npy(make_chip(seed)),
+        headers={"content-type": "application/octet-stream", **headers},
+        timeout=60,
+    )
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def give(server: Server, request_id: str, label: str) -> httpx.Response:
+    body = {"request_id": request_id, "label": label}
+    return httpx.post(server.url + "/feedback", json=body, timeout=60)
+
+
+def everything(server: Server, **query: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    after: str | None = None
+    while True:
+        given = query | ({"after": after} if after else {})
+        page = httpx.get(server.url + "/feedback", params=given, timeout=60)
+        assert page.status_code == 200, page.text
+        found += page.json()["answers"]
+        after = page.json()["next"]
+        if after is None:
+            return found
+
+
+def wrong(predicted: str) -> str:
+    return next(name for name in CLASSES if name != predicted)
+
+
+def test_a_prediction_can_be_answered_at_once_at_any_worker(site: Server) -> None:
+    for seed in range(20):  # each request on a connection of its own: now this worker, now that
+        said = predict(site, seed)
+        given = give(site, said["request_id"], said["class"])
+        assert given.status_code == 200, given.text
+        assert given.json() == {
+            "request_id": said["request_id"],
+            "label": said["class"],
+            "predicted": said["class"],
+            "correct": True,
+            "answers": 1,
+        }
+
+
+def test_the_same_answer_counts_once_and_another_label_corrects_it(site: Server) -> None:
+    said = predict(site)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: give(site, said["request_id"], "Forest"), range(24)))
+    assert {item.status_code for item in answers} == {200}
+    assert {item.json()["answers"] for item in answers} == {1}
+    corrected = give(site, said["request_id"], "River").json()
+    assert (corrected["label"], corrected["answers"]) == ("River", 2)
+    (row,) = [row for row in everything(site) if row["request_id"] == said["request_id"]]
+    assert (row["label"], row["predicted"], row["image"]) == ("River", said["class"], True)
+    assert row["probability"] == pytest.approx(said["probability"], abs=1e-6)
+    assert (row["tag"], row["sha256"]) == (said["model"]["tag"], said["model"]["sha256"])
+    assert row["answered_at"] > row["predicted_at"]
+
+
+def test_predictions_are_told_apart_when_a_caller_names_all_requests_alike(site: Server) -> None:
+    said = [predict(site, seed, **{"x-request-id": "field-7.a"}) for seed in (1, 5)]
+    first, second = (item["request_id"] for item in said)
+    assert len({first, second, "field-7.a"}) == 3
+    assert give(site, first, said[0]["class"]).json()["correct"]
+    assert not give(site, second, wrong(said[1]["class"])).json()["correct"]
+    refusal(give(site, "field-7.a", "Forest"), 404)
+    for name, seed in ((first, 1), (second, 5)):
+        content = httpx.get(f"{site.url}/feedback/{name}.npy").content
+        assert np.array_equal(np.load(io.BytesIO(content)), make_chip(seed))
+
+
+def test_an_image_is_downloaded_as_it_was_seen(site: Server) -> None:
+    said = predict(site, 8)
+    give(site, said["request_id"], said["class"])
+    found = httpx.get(f"{site.url}/feedback/{said['request_id']}.npy")
+    assert found.headers["content-type"] == "application/octet-stream"
+    assert np.array_equal(np.load(io.BytesIO(found.content)), make_chip(8))
+    refusal(httpx.get(f"{site.url}/feedback/nobody.npy"), 404)
+    refusal(httpx.get(f"{site.url}/feedback/{'x' * 65}.npy"), 422)
+
+
+@pytest.mark.parametrize(
+    ("request_id", "status"),
+    [
+        ("0123456789abcdef", 404), ("..", 404), ("", 422), ("x" * 65, 422), ("a b", 422),
+        ("../../etc/passwd", 422), ("a\0b", 422), ("a\n", 422), ("é", 422), ("'; DROP TABLE", 422),
+        ("%00", 422), (None, 422), (7, 422), (["a"], 422), ({"a": 1}, 422),
+    ],
+)  # fmt: skip
+def test_an_id_that_nobody_was_given_is_refused(
+    site: Server, floored: Path, request_id: Any, status: int
+) -> None:
+    refusal(give(site, request_id, "Forest"), status)
+    next_is_right(site, floored)
+
+
+@pytest.mark.parametrize("label", ["Wood", "", "forest", "Forest ", "<b>", "x" * 1024, "\0"])
+def test_a_label_that_is_no_class_of_the_model_is_refused_and_nothing_changes(
+    site: Server, label: str
+) -> None:
+    said = predict(site)
+    given = give(site, said["request_id"], "River").json()
+    detail = refusal(give(site, said["request_id"], label), 422)
+    assert detail.startswith("label: ") and "AnnualCrop, Forest" in detail and len(detail) < 500
+    assert give(site, said["request_id"], "River").json() == given
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 422), (b"no JSON", 400), (b"[]", 422), (b"{}", 422), (b'{"request_id": "a"}', 422),
+        (b'{"request_id": "a", "label": "Forest", "more": 1}', 422), (b"\xff", 400),
+        (b'{"request_id": "a", "label": "' + b"x" * 1025 + b'"}', 422), (b"x" * 70_000, 413),
+        (b'{"request_id": "a", "label": "\\ud800"}', 422),
+    ],
+)  # fmt: skip
+def test_a_body_that_is_no_answer_is_refused(site: Server, body: bytes, status: int) -> None:
+    headers = {"content-type": "application/json"}
+    found = httpx.post(site.url + "/feedback", content=body, headers=headers)
+    detail = refusal(found, status)
+    if status == 400:
+        assert '"label": "Forest"' in detail
+
+
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=1001", "limit=x", "after=x", "after=-1", "labelled=perhaps",
+              "after=ffffffffffffffff", "after=' OR 1=1"]
+)  # fmt: skip
+def test_a_query_that_makes_no_sense_is_refused(site: Server, query: str) -> None:
+    refusal(httpx.get(f"{site.url}/feedback?{query}"), 422)
+
+
+def test_pages_are_complete_while_predictions_come_in(site: Server) -> None:
+    wanted = [predict(site, seed)["request_id"] for seed in range(30)]
+    until(lambda: not waiting(site))
+    for name in wanted[::2]:
+        give(site, name, "Forest")
+    with ThreadPoolExecutor(1) as pool:
+        more = pool.submit(lambda: [predict(site, seed)["request_id"] for seed in range(100)])
+        found = [row["request_id"] for row in everything(site, limit=9)]
+        labelled = [row["request_id"] for row in everything(site, limit=4, labelled="true")]
+        more.result()
+    assert len(found) == len(set(found)) and set(wanted) <= set(found)
+    assert set(wanted[::2]) <= set(labelled) and not set(wanted[1::2]) & set(labelled)
+    last = httpx.get(site.url + "/feedback", params={"after": "7" + "f" * 15}).json()
+    assert last == {"answers": [], "next": None}
+
+
+def test_the_metrics_say_how_good_the_model_is(floored: Path, tmp_path: Path) -> None:
+    with serving(floored, tmp_path) as server:
+        assert 'model_accuracy_floor{tag="local"} 0.85' in metrics(server)
+        assert "model_live_accuracy{" not in metrics(server)
+        for seed in range(10):
+            said = predict(server, seed)
+            label = said["class"] if seed < 8 else wrong(said["class"])
+            assert give(server, said["request_id"], label).status_code == 200
+        answered = 'model_feedback_answers{tag="local"} 10.0'
+        for _ in range(3):  # every worker says the same
+            until(lambda: answered in metrics(server))
+        found = metrics(server)
+        assert 'model_live_accuracy{tag="local"} 0.8\n' in found
+        assert 'model_live_accuracy_low{tag="local"} 0.49' in found
+        assert "model_feedback_delay_seconds_count 10.0" in found
+        assert 'feedback_unrecorded_total{reason="disk_full"} 0.0' in found
+        until(lambda: "feedback_spool_bytes 0.0" in metrics(server))
+        assert 'feedback_images{kind="certain"} 0.0' in found  # none is kept by default
+        assert not any(row["image"] for row in everything(server))
+
+
+def metrics(server: Server) -> str:
+    return httpx.get(server.url + "/metrics", timeout=60).text
+
+
+def waiting(server: Server) -> list[Path]:
+    return list((server.log.parent / "state" / "spool").glob("*.spool"))
+
+
+def test_images_stay_below_the_cap_and_corrected_ones_stay_longest(
+    floored: Path, tmp_path: Path
+) -> None:
+    with serving(floored, tmp_path, keep_images=1, keep_below=0.0) as server:
+        first = predict(server, 0)
+        give(server, first["request_id"], wrong(first["class"]))
+
+        def full() -> bool:
+            for seed in range(10):
+                predict(server, seed)
+            rows = everything(server, limit=1000)
+            return len(rows) > 100 and sum(row["image"] for row in rows) < len(rows) - 40
+
+        until(full)
+        until(lambda: not waiting(server))
+        rows = everything(server, limit=1000)
+        assert [row["request_id"] for row in rows if row["label"]] == [first["request_id"]]
+        assert rows[0]["image"] or [row for row in rows if row["label"]][0]["image"]
+        kept = [row["request_id"] for row in rows if row["image"]]
+        size = sum(len(httpx.get(f"{server.url}/feedback/{name}.npy").content) for name in kept[:3])
+        assert size == 3 * (4 * 64 * 64 * 2 + 128)
+        assert len(kept) * 25_000 < 1 << 20
+
+
+def test_who_may_not_label_is_told_so(floored: Path, tmp_path: Path) -> None:
+    keys = {name: new_key() for name in ("label", "predict")}
+    settings = {
+        "open_roles": "[]",
+        "api_keys": json.dumps({digest: [name] for name, (_, digest) in keys.items()}),
+    }
+    with serving(floored, tmp_path, **settings) as server:
+        asked: list[tuple[str, str, dict[str, str] | None, int]] = [
+            ("POST", "/feedback", {"request_id": "a", "label": "Forest"}, 404),
+            ("GET", "/feedback", None, 200),
+            ("GET", "/feedback/a.npy", None, 404),
+        ]
+        for method, path, body, status in asked:
+            with httpx.Client(base_url=server.url, timeout=60) as client:
+                refusal(client.request(method, path, json=body), 401)
+                client.headers["x-api-key"] = keys["predict"][0]
+                refusal(client.request(method, path, json=body), 403)
+                client.headers["x-api-key"] = keys["label"][0]
+                assert client.request(method, path, json=body).status_code == status
+
+
+def test_feedback_can_be_off(floored: Path, tmp_path: Path) -> None:
+    with serving(floored, tmp_path, feedback="off") as server:
+        said = predict(server)
+        assert "feedback is off" in refusal(give(server, said["request_id"], "Forest"), 404)
+        refusal(httpx.get(server.url + "/feedback"), 404)
+        refusal(httpx.get(server.url + "/feedback/a.npy"), 404)
+        assert not (tmp_path / "state" / "spool").exists()
+        assert not (tmp_path / "state" / "feedback.db").exists()
+
+
+def test_a_prediction_outlives_the_service(
+    floored: Path, tmp_path: Path, cluster: Postgres
+) -> None:
+    url = cluster.new()
+    with serving(floored, tmp_path / "one", feedback=url) as server:
+        said = predict(server)
+        assert server.stop() == 0
+    # Another replica, with another state folder: the first one has imported it while it ended.
+    with serving(floored, tmp_path / "two", feedback=url) as server:
+        assert give(server, said["request_id"], "Forest").status_code == 200
+        assert upload(server, npy(make_chip(1))).status_code == 200

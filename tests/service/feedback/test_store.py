@@ -1,0 +1,285 @@
+"""The database of predictions and answers, SQLite and PostgreSQL alike."""
+
+import io
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import func, select
+from sqlalchemy.exc import DataError
+
+from service.errors import FeedbackUnavailable, Unprocessable
+from service.feedback.database import Database
+from service.feedback.journal import Seen, SeenModel
+from service.feedback.retention import Retention
+from service.feedback.store import Answer, Row, Store
+from service.feedback.tables import Kind, images, models, predictions
+from tests.make.bundles import CLASSES, make_chip
+from tests.make.databases import Postgres
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+SHAPE = (4, 64, 64)
+MODEL = SeenModel("landcover@v1.0.0", "0" * 64, CLASSES, 0.8, "<u2", SHAPE)
+SAME_TAG = SeenModel("landcover@v1.0.0", "1" * 64, ("no", "yes"), 0.9, "<u2", SHAPE)
+FOREST, RIVER = CLASSES.index("Forest"), CLASSES.index("River")
+
+
+@pytest.fixture
+def store(url: str, tmp_path: Path) -> Iterator[Store]:
+    database = Database(url, tmp_path)
+    yield Store(database, keep_below=0.6)
+    database.close()
+
+
+def seen(
+    name: str,
+    best: int = FOREST,
+    probability: float = 0.9,
+    chip: int | None = None,
+    days: float = 0,
+    model: SeenModel = MODEL,
+) -> Seen:
+    moment = round((NOW - timedelta(days=days)).timestamp() * 1_000_000)
+    image = b"" if chip is None else make_chip(chip).tobytes()
+    return Seen(name, model, best, probability, moment, image)
+
+
+def everything(store: Store, labelled: bool | None = None, limit: int = 1000) -> list[Row]:
+    found: list[Row] = []
+    while page := store.page(found[-1].number if found else 0, limit, labelled):
+        found += page
+    return found
+
+
+def names(rows: list[Row]) -> list[str]:
+    return [row.request_id for row in rows]
+
+
+def test_what_is_saved_is_listed_with_its_model(store: Store) -> None:
+    store.save([seen("a"), seen("b", RIVER, 0.5, chip=1), seen("c", 1, 0.7, model=SAME_TAG)])
+    rows = sorted(everything(store), key=lambda row: row.request_id)
+    assert names(rows) == ["a", "b", "c"]
+    assert rows[1]._replace(number=0) == Row(
+        *(0, "b", None, "River", 0.5, "landcover@v1.0.0", "0" * 64, NOW, None, True)
+    )
+    assert (rows[2].predicted, rows[2].sha256) == ("yes", "1" * 64)
+
+
+def test_saving_again_changes_nothing(store: Store) -> None:
+    store.save([seen("a", chip=1), seen("b")])
+    store.answer("a", "River", NOW)
+    before = everything(store)
+    store.save([seen("a", chip=1), seen("b")])
+    store.save([seen("b"), seen("a")])
+    assert everything(store) == before
+
+
+def test_of_two_predictions_with_one_id_the_first_counts(store: Store) -> None:
+    store.save([seen("a", FOREST), seen("a", RIVER, chip=1)])
+    store.save([seen("a", RIVER, chip=2)])
+    (row,) = everything(store)
+    assert (row.predicted, row.image) == ("Forest", False)
+
+
+def test_an_image_is_given_as_it_was_seen(store: Store) -> None:
+    store.save([seen("a", chip=5), seen("b")])
+    content = store.image("a")
+    assert content is not None
+    assert np.array_equal(np.load(io.BytesIO(content)), make_chip(5))
+    assert store.image("b") is None and store.image("nobody") is None
+
+
+def test_an_answer_counts_once_and_another_label_corrects_it(store: Store) -> None:
+    store.save([seen("a")])
+    soon = NOW + timedelta(seconds=30)
+    assert store.answer("a", "Forest", soon) == Answer("Forest", True, 1, 30.0)
+    assert store.answer("a", "Forest", soon) == Answer("Forest", True, 1, None)
+    assert everything(store)[0].answered_at == soon
+    later = soon + timedelta(days=1)
+    assert store.answer("a", "River", later) == Answer("Forest", False, 2, None)
+    (row,) = everything(store)
+    assert (row.label, row.answered_at) == ("River", later)
+    assert store.cells(NOW)[0] == [("landcover@v1.0.0", "Forest", "River", 1)]
+
+
+def test_an_unknown_id_has_no_answer_and_an_unknown_label_is_refused(store: Store) -> None:
+    store.save([seen("a"), seen("b", 0, model=SAME_TAG)])
+    assert store.answer("nobody", "Forest", NOW) is None
+    with pytest.raises(Unprocessable, match="label: 'Wood' is no class.*AnnualCrop, Forest"):
+        store.answer("a", "Wood", NOW)
+    with pytest.raises(Unprocessable, match="'Forest' is no class.*there are no, yes"):
+        store.answer("b", "Forest", NOW)
+    assert everything(store, labelled=True) == []
+
+
+def test_the_same_answer_from_many_at_once_counts_once(store: Store) -> None:
+    store.save([seen("a")])
+    with ThreadPoolExecutor(8) as pool:
+        given = list(pool.map(lambda _: store.answer("a", "River", NOW), range(40)))
+    assert {item and item.answers for item in given} == {1}
+    assert len([item for item in given if item and item.delay is not None]) == 1
+    assert store.cells(NOW)[0] == [("landcover@v1.0.0", "Forest", "River", 1)]
+
+
+def test_pages_are_complete_while_predictions_come_in(store: Store) -> None:
+    store.save([seen(f"before-{number}") for number in range(200)])
+    for number in range(0, 200, 2):
+        store.answer(f"before-{number}", "Forest", NOW)
+
+    def write(worker: int) -> None:
+        for number in range(20):
+            store.save([seen(f"{worker}-{number}-{item}", days=worker) for item in range(5)])
+
+    with ThreadPoolExecutor(2) as pool:
+        writers = [pool.submit(write, worker) for worker in range(2)]
+        found = names(everything(store, limit=7))
+        answered = names(everything(store, labelled=True, limit=7))
+        for writer in writers:
+            writer.result()
+    # Whoever begins again where he stopped misses nothing that came later.
+    found += names(everything(store))[len(found) :]
+    assert len(found) == len(set(found)) == 400
+    assert found[:200] == [f"before-{number}" for number in range(200)]
+    assert answered == [f"before-{number}" for number in range(0, 200, 2)]
+    assert len(everything(store, labelled=False)) == 300
+
+
+def test_answers_count_by_tag_within_the_window(store: Store) -> None:
+    store.save([seen(f"{number}") for number in range(5)])
+    store.save([seen("other", 1, model=SAME_TAG)])
+    for number, label in enumerate(["Forest", "Forest", "River", "Forest"]):
+        store.answer(f"{number}", label, NOW - timedelta(days=number))
+    store.answer("other", "no", NOW)
+    cells, floors = store.cells(NOW - timedelta(days=2))
+    tag = "landcover@v1.0.0"
+    wanted = {(tag, "Forest", "Forest", 2), (tag, "Forest", "River", 1), (tag, "yes", "no", 1)}
+    assert set(cells) == wanted
+    assert floors == {tag: 0.9}  # of the latest model with this tag
+
+
+# What is kept
+
+
+def test_predictions_go_by_age_with_all_that_belongs_to_them(store: Store) -> None:
+    store.save([seen(f"{days}", chip=1, days=days) for days in range(10)])
+    store.answer("9", "River", NOW)
+    Retention(store.database).prune(NOW - timedelta(days=4.5), 1000, 1 << 30)
+    assert names(everything(store)) == ["0", "1", "2", "3", "4"]
+    assert store.image("9") is None
+    assert store.cells(NOW - timedelta(days=9))[0] == []
+    assert sum(Retention(store.database).kept().counts.values()) == 5
+
+
+def test_of_too_many_predictions_the_oldest_go_and_answered_ones_last(store: Store) -> None:
+    store.save([seen(f"{number}") for number in range(10)])
+    for number in (0, 5):
+        store.answer(f"{number}", "Forest", NOW)
+    retention = Retention(store.database)
+    retention.prune(NOW - timedelta(days=1), 4, 0)
+    assert names(everything(store)) == ["0", "5", "8", "9"]
+    retention.prune(NOW - timedelta(days=1), 1, 0)
+    assert names(everything(store)) == ["5"]
+
+
+def test_images_go_by_what_labelling_gains_from_them(store: Store) -> None:
+    order = [
+        seen("sure, old", chip=0),
+        seen("sure, confirmed", chip=1),
+        seen("unsure, old", probability=0.3, chip=2),
+        seen("sure, corrected", chip=3),
+        seen("sure, new", chip=4),
+        seen("unsure, new", probability=0.3, chip=5),
+    ]
+    store.save(order)
+    store.answer("sure, confirmed", "Forest", NOW)
+    store.answer("sure, corrected", "River", NOW)
+    retention = Retention(store.database)
+    kept = retention.kept()
+    assert kept.counts == {
+        Kind.CERTAIN: 2, Kind.CONFIRMED: 1, Kind.UNCERTAIN: 2, Kind.CORRECTED: 1
+    }  # fmt: skip
+    gone = []
+    before = names([row for row in everything(store) if row.image])
+    size = kept.bytes
+    while size:
+        retention.prune_images(size - 1)
+        left = names([row for row in everything(store) if row.image])
+        gone += [name for name in before if name not in left]
+        before, size = left, retention.kept().bytes
+    assert gone == [
+        "sure, old", "sure, new", "sure, confirmed", "unsure, old", "unsure, new", "sure, corrected"
+    ]  # fmt: skip
+    assert len(everything(store)) == 6  # only the images went
+
+
+def test_an_answer_that_is_taken_back_makes_the_image_less_worth(store: Store) -> None:
+    store.save([seen("a", chip=1)])
+    store.answer("a", "River", NOW)
+    store.answer("a", "Forest", NOW)
+    assert Retention(store.database).kept().counts[Kind.CONFIRMED] == 1
+
+
+def test_the_bytes_of_images_stay_below_the_cap(store: Store) -> None:
+    retention = Retention(store.database)
+    for number in range(30):
+        store.save([seen(f"{number}", chip=number % 7, probability=number / 30)])
+        retention.prune_images(100_000)
+        assert retention.kept().bytes <= 100_000
+    assert store.image("17") is not None and store.image("29") is None
+    with store.database.read() as connection:
+        total = connection.scalar(select(func.sum(func.length(images.c.content))))
+    assert total == retention.kept().bytes
+
+
+# What can go wrong
+
+
+def test_a_probability_that_is_no_number_is_saved_as_the_least_sure(store: Store) -> None:
+    store.save([seen("a", probability=float("nan"), chip=1)])
+    assert everything(store)[0].probability == 0.0
+
+
+def test_what_fails_leaves_nothing_half_done(store: Store) -> None:
+    wrong = seen("b", chip=1)._replace(moment=1 << 70)
+    with pytest.raises((DataError, OverflowError)):
+        store.save([seen("a"), wrong])
+    assert everything(store) == []
+    store.save([seen("a")])
+    assert names(everything(store)) == ["a"]
+
+
+def test_one_model_is_saved_once(store: Store) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: store.save([seen(f"{number}")]), range(20)))
+    with store.database.read() as connection:
+        assert connection.scalar(select(func.count()).select_from(models)) == 1
+        assert connection.scalar(select(func.count()).select_from(predictions)) == 20
+
+
+def test_a_postgresql_that_restarts_is_used_again(cluster: Postgres, tmp_path: Path) -> None:
+    database = Database(cluster.new(), tmp_path)
+    store = Store(database)
+    store.save([seen("a")])
+    cluster.stop()
+    try:
+        with pytest.raises(FeedbackUnavailable, match="predictions go on"):
+            store.answer("a", "Forest", NOW)
+    finally:
+        cluster.start()
+    assert store.answer("a", "Forest", NOW) == Answer("Forest", True, 1, 0.0)
+    database.close()
+
+
+def test_a_file_that_is_no_database_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "feedback.db").write_bytes(b"no database at all" * 1000)
+    database = Database("", tmp_path)
+    for _ in range(2):
+        with pytest.raises(FeedbackUnavailable, match="SQLITE_NOTADB"):
+            Store(database).save([seen("a")])
+    (tmp_path / "feedback.db").unlink()
+    Store(database).save([seen("a")])
+    assert names(everything(Store(database))) == ["a"]
+    database.close()

@@ -1,0 +1,132 @@
+"""Every operation of the OpenAPI document, with what it allows and what it does not.
+
+Schemathesis reads the document and sends what follows from it to the running service: the edges of
+every schema, then hundreds of random requests, valid ones and others. Each answer has to be what
+the document says, and none may be an error of the server. Nothing is left to chance: the same
+requests go out in every run.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis.config import SchemathesisConfig
+
+from service.app import create_app
+from service.auth.roles import ROLES
+from service.container import Container
+from service.schemas import TAG, Problem
+from service.settings import read_settings
+from service.tags import match_tag
+from tests.make.images import CHIPS, PICTURES
+from tests.make.repositories import Project
+from tests.make.server import DEPLOY_KEY, Server, serving
+from tests.make.wire import SECRETS
+
+PROBLEM = "application/problem+json"
+ACCEPTS = "positive_data_acceptance"
+# No schema says what an image is, or which metrics the experiments of a repository have.
+MAY_REFUSE = ["2xx", "400", "413", "415", "422"]
+CONFIG = {
+    "suppress-health-check": ["all"],  # the machine may be busy
+    "headers": {"authorization": f"Bearer {DEPLOY_KEY}"},
+    "generation": {"deterministic": True, "max-examples": 80},
+    "operations": [
+        {
+            "include-path": ["/predict", "/preview"],
+            "checks": {ACCEPTS: {"expected-statuses": MAY_REFUSE}},
+        },
+        {
+            "include-path-regex": "/get_experiments?_metas",
+            "checks": {ACCEPTS: {"expected-statuses": MAY_REFUSE}},
+        },
+        {
+            # A tag that could be one is looked up in Git, by a process of its own.
+            "include-path": ["/replace_ml_model"],
+            "generation": {"max-examples": 25},
+        },
+    ],
+}
+
+
+@st.composite
+def images(draw: st.DrawFn) -> bytes:
+    """An image that is taken, whole or with some bytes changed."""
+    content = bytearray(draw(st.sampled_from([*CHIPS.values(), *PICTURES.values()])))
+    for _ in range(draw(st.integers(0, 3))):
+        content[draw(st.integers(0, min(len(content), 400) - 1))] = draw(st.integers(0, 255))
+    return bytes(content)
+
+
+schemathesis.openapi.media_type(
+    "image/tiff", images(), aliases=["image/png", "image/jpeg", "application/octet-stream"]
+)
+
+
+def describe() -> dict[str, Any]:
+    """The OpenAPI document; making it starts nothing."""
+    container = Container()
+    container.settings.override(read_settings(state=Path("unused")))
+    app: Any = create_app(container)._app
+    document: dict[str, Any] = app.openapi()
+    return document
+
+
+DOCUMENT = describe()
+api = schemathesis.openapi.from_dict(DOCUMENT, config=SchemathesisConfig.from_dict(CONFIG))
+
+
+@pytest.fixture(scope="module")
+def fuzzed(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The real service, beside a repository with one experiment that is no bundle."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    project = Project(folder / "project")
+    project.train(b"graph")
+    project.tag("experiment/1-1")
+    with serving(bundle, folder, repository=project.folder) as running:
+        workers = running.workers()
+        yield running
+        assert running.workers() == workers
+        assert [line for line in running.lines() if line.get("level") == "error"] == []
+
+
+@api.parametrize()
+def test_an_answer_is_what_the_document_says(
+    case: "schemathesis.Case[Any]", fuzzed: Server
+) -> None:
+    response = case.call(base_url=fuzzed.url)
+    case.validate_response(response)
+    said = response.content.decode("latin-1")
+    assert not [secret for secret in SECRETS if secret in said]
+    if response.status_code >= 400:  # 405 too, which no operation can document
+        assert response.headers["content-type"] == [PROBLEM]
+        Problem.model_validate_json(response.content)
+
+
+def test_the_document_is_the_one_that_is_served(fuzzed: Server) -> None:
+    assert httpx.get(fuzzed.url + "/openapi.json").json() == DOCUMENT
+
+
+def test_every_error_is_documented_as_a_problem() -> None:
+    for path, operations in DOCUMENT["paths"].items():
+        for method, operation in operations.items():
+            errors = {
+                status: answer["content"]
+                for status, answer in operation["responses"].items()
+                if status >= "400"
+            }
+            schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
+            assert all(content == {PROBLEM: schema} for content in errors.values()), (method, path)
+            if ROLES[method.upper(), path] is not None:  # 503: the issuer of a token is not there
+                assert {"401", "403", "503"} <= set(errors), (method, path)
+
+
+@settings(derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.from_regex(TAG, fullmatch=True))
+def test_a_tag_of_the_documented_pattern_is_one_of_the_grammar(tag: str) -> None:
+    assert match_tag(tag) or len(tag) > 128

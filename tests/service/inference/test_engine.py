@@ -1,0 +1,430 @@
+"""The bundle reader and the engine: what serves is whole, and computes what it did at training."""
+
+import base64
+import json
+import os
+import resource
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from service.errors import BundleRefused
+from service.inference.bundle import (
+    Array,
+    Bundle,
+    Manifest,
+    decode_chip,
+    parse_manifest,
+    read_bundle,
+)
+from service.inference.engine import WARM_UP_RUNS, Answer, Engine
+from service.inference.model import Model, Serving
+from tests.conftest import ROOT
+from tests.make.bundles import CLASSES, expected, make_bundle, make_chip, make_graph
+
+EXAMPLE = ROOT / "tests" / "bundle" / "model.json"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A bundle to spoil."""
+    return make_bundle(tmp_path / "model", seed=3)
+
+
+def test_the_example_that_both_readers_share_is_read() -> None:
+    document = json.loads(EXAMPLE.read_bytes())
+    manifest = parse_manifest(EXAMPLE.read_bytes())
+    found = manifest.model_dump(mode="json", by_alias=True)
+
+    def holds(part: Any, whole: Any) -> bool:
+        if isinstance(part, dict):
+            return all(holds(value, whole[key]) for key, value in part.items())
+        return bool(part == whole)
+
+    assert holds(found, document)
+    assert manifest.input.shape == (4, 64, 64)
+    for golden in manifest.golden:
+        chip = decode_chip(golden.chip, manifest.input)
+        assert (chip.shape, chip.dtype.name) == ((4, 64, 64), "uint16")
+        assert chip.flags.c_contiguous
+        assert np.isclose(sum(golden.probabilities), 1, atol=1e-5)
+
+
+def test_fields_of_a_newer_pipeline_are_ignored() -> None:
+    document = json.loads(EXAMPLE.read_bytes())
+    document["colour"] = document["input"]["colour"] = "blue"
+    assert parse_manifest(json.dumps(document).encode()) == parse_manifest(EXAMPLE.read_bytes())
+
+
+@pytest.mark.parametrize("field", sorted(set(Manifest.model_fields) - {"schema_version"}))
+def test_a_field_that_is_missing_is_named(field: str) -> None:
+    document = json.loads(EXAMPLE.read_bytes())
+    del document[field]
+    with pytest.raises(BundleRefused, match=f"model.json: {field}: .*train it again"):
+        parse_manifest(json.dumps(document).encode())
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("schema", 2),
+        ("schema", "one"),
+        ("schema", None),
+        ("task", "segmentation"),
+        ("classes", ["one"]),
+        ("classes", []),
+        ("classes", "Forest"),
+        ("sha256", "0" * 63),
+        ("sha256", "G" * 64),
+        ("sha256", "../" + "0" * 61),
+        ("golden", []),
+        ("golden", [{"chip": 1, "probabilities": []}]),
+        ("golden", [{"chip": "", "probabilities": ["a"]}]),
+        ("input.dtype", "float32"),
+        ("input.dtype", "O"),
+        ("input.bands", []),
+        ("input.bands", ["x"] * 4097),
+        ("input.height", 0),
+        ("input.height", -64),
+        ("input.width", 1 << 17),
+        ("input.width", 64.5),
+        ("input.nodata", "none"),
+        ("training.finished", None),
+        ("reference.signals", [1]),
+    ],
+)
+def test_a_field_that_can_not_be_used_is_named(path: str, value: object) -> None:
+    document = json.loads(EXAMPLE.read_bytes())
+    part = document
+    *above, last = path.split(".")
+    for name in above:
+        part = part[name]
+    part[last] = value
+    with pytest.raises(BundleRefused, match=f"model.json: {path}.*: .*train it again"):
+        parse_manifest(json.dumps(document).encode())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"schema": 1' + b"0" * 10_000 + b"}",
+        b"\0",
+    ],
+    ids=["empty", "cut off", "list", "null", "no UTF-8", "deep", "huge number", "zero"],
+)
+def test_what_is_no_manifest_is_refused(text: bytes) -> None:
+    with pytest.raises(BundleRefused, match="model.json: "):
+        parse_manifest(text)
+
+
+def cut_off(folder: Path) -> None:
+    graph = folder / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1])
+
+
+def flip_a_bit(folder: Path) -> None:
+    content = bytearray((folder / "model.onnx").read_bytes())
+    content[100] ^= 1
+    (folder / "model.onnx").write_bytes(content)
+
+
+def link(name: str, target: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        (folder / name).rename(folder.parent / name)
+        (folder / name).symlink_to(target.format(folder.parent / name))
+
+    return spoil
+
+
+def pipe(folder: Path) -> None:
+    (folder / "model.onnx").unlink()
+    os.mkfifo(folder / "model.onnx")
+
+
+def directory(folder: Path) -> None:
+    (folder / "model.onnx").unlink()
+    (folder / "model.onnx").mkdir()
+
+
+def too_large(folder: Path) -> None:
+    os.truncate(folder / "model.json", (16 << 20) + 1)
+
+
+def graph_too_large(folder: Path) -> None:
+    os.truncate(folder / "model.onnx", (2 << 30) + 1)  # a hole: takes no room
+
+
+def empty(folder: Path) -> None:
+    for item in folder.iterdir():
+        item.unlink()
+
+
+def gone(folder: Path) -> None:
+    empty(folder)
+    folder.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (cut_off, "altered or cut off"),
+        (flip_a_bit, "altered or cut off"),
+        (link("model.onnx", "{}"), "model.onnx is a link"),
+        (link("model.json", "{}"), "model.json is a link"),
+        (link("model.onnx", "/dev/zero"), "model.onnx is a link"),
+        (link("model.json", "nowhere"), "model.json is a link"),
+        (pipe, "not a plain file"),
+        (directory, "not a plain file"),
+        (too_large, "at most 16777216 are read"),
+        (graph_too_large, "at most 2147483648 are read"),
+        (lambda folder: (folder / "notes").touch(), "holds model.json, model.onnx, notes; wanted"),
+        (lambda folder: (folder / ".hidden").touch(), "holds .hidden, model.json, model.onnx"),
+        (lambda folder: (folder / "model.onnx").unlink(), "holds model.json; wanted"),
+        (lambda folder: (folder / "model.json").unlink(), "holds model.onnx; wanted"),
+        (empty, "holds nothing; wanted"),
+        (gone, "there is no model bundle"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_a_folder_that_is_no_whole_bundle_is_refused(
+    folder: Path, spoil: Callable[[Path], None], said: str
+) -> None:
+    read_bundle(folder)
+    spoil(folder)
+    with pytest.raises(BundleRefused) as caught:
+        read_bundle(folder)
+    assert said in caught.value.detail
+    assert str(folder.parent) not in caught.value.detail, "a path of the server is told"
+
+
+def packed(content: bytes) -> str:
+    return base64.b64encode(zlib.compress(content, 9)).decode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "!",
+        "AAAA",
+        "é",
+        base64.b64encode(b"no zlib").decode(),
+        packed(b""),
+        packed(b"0" * (4 * 64 * 64 * 2 - 1)),
+        packed(b"0" * (4 * 64 * 64 * 2 + 1)),
+        packed(bytes(4 * 64 * 64 * 2))[:-20],
+    ],
+    ids=["empty", "no base64", "zeros", "no ASCII", "no zlib", "none", "short", "long", "cut off"],
+)
+def test_a_chip_that_can_not_be_unpacked_is_refused(text: str) -> None:
+    wanted = parse_manifest(EXAMPLE.read_bytes()).input
+    with pytest.raises(BundleRefused, match="golden"):
+        decode_chip(text, wanted)
+
+
+def test_a_chip_that_would_fill_the_memory_is_not_unpacked() -> None:
+    wanted = parse_manifest(EXAMPLE.read_bytes()).input
+    compressor = zlib.compressobj(9)
+    parts = [compressor.compress(bytes(1 << 20)) for _ in range(1024)]
+    bomb = base64.b64encode(b"".join(parts) + compressor.flush()).decode()  # a GiB in a MiB
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BundleRefused, match="32769 bytes, wanted 32768"):
+        decode_chip(bomb, wanted)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
+
+
+def test_a_manifest_that_wants_enormous_chips_is_refused(folder: Path) -> None:
+    document = json.loads((folder / "model.json").read_bytes())
+    document["input"] |= {"height": 65536, "width": 65536}
+    wanted = parse_manifest(json.dumps(document).encode()).input
+    with pytest.raises(BundleRefused, match="golden"):
+        decode_chip(document["golden"][0]["chip"], wanted)
+
+
+def opened(folder: Path, **changes: Any) -> Engine:
+    """An engine over a bundle whose manifest says something else."""
+    bundle = read_bundle(folder)
+    document = json.loads(bundle.document)
+    document["input"] |= changes.pop("input", {})
+    text = json.dumps(document | changes).encode()
+    return Engine(Bundle(parse_manifest(text), bundle.graph, text))
+
+
+def test_the_engine_answers_as_the_runtime_does(folder: Path) -> None:
+    engine = opened(folder)
+    engine.warm_up()
+    engine.self_test()
+    chips = np.stack([make_chip(number) for number in range(3)])
+    answer = engine.run(chips)
+    assert answer.statistics.shape == (3, 4, 5)
+    for number, chip in enumerate(chips):
+        assert np.allclose(answer.probabilities[number], expected(folder, chip), atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dtype": "uint8"},
+        {"height": 32},
+        {"width": 63},
+        {"bands": ("red", "green", "blue")},
+        {"height": 65536, "width": 65536},
+    ],
+    ids=str,
+)
+def test_a_graph_that_takes_something_else_is_refused(
+    folder: Path, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(BundleRefused, match="the graph takes"):
+        opened(folder, input=changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"classes": CLASSES[:9]}, {"classes": (*CLASSES, "Desert")}, {"statistics": ("mean",)}],
+    ids=["fewer classes", "more classes", "fewer statistics"],
+)
+def test_a_graph_that_answers_something_else_is_refused(
+    folder: Path, changes: dict[str, Any]
+) -> None:
+    engine = opened(folder, **changes)
+    with pytest.raises(BundleRefused, match="the manifest says otherwise"):
+        engine.warm_up()
+
+
+def golden(folder: Path, probabilities: list[float]) -> list[dict[str, Any]]:
+    document = json.loads((folder / "model.json").read_bytes())
+    return [document["golden"][0], document["golden"][1] | {"probabilities": probabilities}]
+
+
+def off_by(folder: Path, error: float) -> list[float]:
+    answer: list[float] = json.loads((folder / "model.json").read_bytes())["golden"][1][
+        "probabilities"
+    ]
+    return [answer[0] + error, *answer[1:]]
+
+
+def test_golden_answers_bear_another_rounding_and_no_more(folder: Path) -> None:
+    opened(folder, golden=golden(folder, off_by(folder, 9e-4))).self_test()
+    for wrong in (off_by(folder, 2e-3), off_by(folder, float("nan")), off_by(folder, 1e400)):
+        with pytest.raises(BundleRefused, match="golden chip 1 is answered"):
+            opened(folder, golden=golden(folder, wrong)).self_test()
+    with pytest.raises(BundleRefused, match="golden chip 1 has an answer of another length"):
+        opened(folder, golden=golden(folder, [1.0])).self_test()
+
+
+def graph_of(nodes: list[Any], outputs: list[str], **options: Any) -> bytes:
+    """A graph over chips that only a test makes."""
+    chips = helper.make_tensor_value_info("chips", TensorProto.UINT16, ["batch", 4, 64, 64])
+    found = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+    graph = helper.make_graph(nodes, "graph", [chips], found, **options)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def with_graph(folder: Path, graph: bytes) -> Engine:
+    bundle = read_bundle(folder)
+    return Engine(bundle._replace(graph=graph))
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [b"", b"\0", b"no graph", make_graph(1, 4, "uint16", 64)[:300], b"\x08\x08" * 1000],
+    ids=["empty", "zero", "text", "cut off", "noise"],
+)
+def test_what_is_no_graph_is_refused(folder: Path, graph: bytes) -> None:
+    with pytest.raises(BundleRefused, match="graph"):
+        with_graph(folder, graph)
+
+
+def test_a_graph_without_the_answers_is_refused(folder: Path) -> None:
+    cast = helper.make_node("Cast", ["chips"], ["probabilities"], to=TensorProto.FLOAT)
+    with pytest.raises(BundleRefused, match=r"the graph gives \['probabilities'\], wanted"):
+        with_graph(folder, graph_of([cast], ["probabilities"]))
+
+
+def test_a_graph_that_fails_when_it_runs_is_refused(folder: Path) -> None:
+    nodes = [
+        helper.make_node("Cast", ["chips"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["float", "shape"], ["probabilities"]),
+        helper.make_node("Identity", ["float"], ["statistics"]),
+    ]
+    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [7, 11])
+    engine = with_graph(
+        folder, graph_of(nodes, ["probabilities", "statistics"], initializer=[shape])
+    )
+    with pytest.raises(BundleRefused, match="the graph does not run"):
+        engine.warm_up()
+
+
+def test_a_graph_reads_no_file_of_the_server(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.arange(10, dtype=np.float32).tofile(tmp_path / "secret")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "secret").symlink_to(tmp_path / "secret")
+    places = ("secret", "./secret", "folder/secret", "folder/../secret", "../secret", "null")
+    for place in (*places, "../../etc/passwd", "/etc/passwd", str(tmp_path / "secret")):
+        tensor = onnx.TensorProto(name="stolen", data_type=TensorProto.FLOAT, dims=[10])
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=place)
+        nodes = [helper.make_node("Identity", ["stolen"], ["probabilities"])]
+        nodes += [helper.make_node("Cast", ["chips"], ["statistics"], to=TensorProto.FLOAT)]
+        graph = graph_of(nodes, ["probabilities", "statistics"], initializer=[tensor])
+        with pytest.raises(BundleRefused, match="can not open the graph"):
+            with_graph(folder, graph)
+
+
+def test_warming_up_runs_the_graph(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, runs = opened(folder), []
+    really = engine.run
+
+    def run(chips: Array) -> Answer:
+        runs.append(chips.shape)
+        return really(chips)
+
+    monkeypatch.setattr(engine, "run", run)
+    engine.warm_up()
+    assert runs == [(1, 4, 64, 64)] * WARM_UP_RUNS
+
+
+def test_switching_keeps_one_model_for_a_rollback(folder: Path, tmp_path: Path) -> None:
+    serving = Serving()
+    first = Model("local", read_bundle(folder))
+    second = Model(
+        "landcover@v1.0.0", read_bundle(make_bundle(tmp_path / "second", seed=4, classes=CLASSES))
+    )
+    serving.switch(first)
+    assert (serving.model(), serving.previous) == (first, None)
+    serving.switch(second)
+    assert (serving.model(), serving.previous) == (second, first)
+
+
+def test_names_of_any_kind_make_a_whole_answer(tmp_path: Path) -> None:
+    names = ("100 %", '"quoted"', "back\\slash", "%s", "{0}", "Wälder", "a\nb", *CLASSES[:3])
+    model = Model(
+        "landcover@v1.0.0",
+        read_bundle(make_bundle(tmp_path / "model", classes=names, name="100 %s")),
+    )
+    answer = model.classify(make_chip(1))
+    best, body = model.render(answer.probabilities[0], "abc")
+    found = json.loads(body)
+    assert tuple(found["probabilities"]) == names
+    assert (
+        found["class"] == names[best] == max(found["probabilities"], key=found["probabilities"].get)
+    )
+    assert found["model"]["name"] == "100 %s"

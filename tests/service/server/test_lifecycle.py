@@ -1,0 +1,171 @@
+"""Starting, stopping and dying: no request is lost that need not be, nothing is left behind."""
+
+import json
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.telemetry.multiprocess import counting
+from tests.conftest import run
+from tests.make.bundles import make_chip
+from tests.make.server import Server, serving, spawn
+from tests.service.http.test_predict import npy
+
+BODY = npy(make_chip(5))
+
+
+def test_a_stop_turns_not_ready_then_finishes_what_is_in_flight(
+    bundle: Path, tmp_path: Path
+) -> None:
+    with serving(bundle, tmp_path, drain=1.5) as server:
+        answers: list[int] = []
+        stopped = threading.Event()
+
+        def ask() -> None:
+            with server.client() as client:
+                while not stopped.is_set():
+                    files = {"file": BODY}
+                    answers.append(client.post("/predict", files=files).status_code)
+                    time.sleep(0.01)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        server.process.send_signal(signal.SIGTERM)
+        wait_for_status(server, 503)
+        assert httpx.post(server.url + "/predict", files={"file": BODY}).status_code == 200
+        stopped.set()
+        asking.join()
+        assert server.process.wait(60) == 0
+    assert set(answers) == {200}
+    assert server.lines()[-1]["event"] == "stopped"
+
+
+def wait_for_status(server: Server, status: int) -> None:
+    deadline = time.monotonic() + 30
+    while httpx.get(server.url + "/readyz").status_code != status:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_after_the_end_there_are_no_processes(
+    bundle: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    with serving(bundle, tmp_path) as server:
+        workers = server.workers()
+        assert server.stop(number) == 0
+    assert len(workers) == 2
+    wait_for_end(workers)
+
+
+def test_workers_end_with_a_parent_that_is_killed(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    with serving(bundle, tmp_path) as server:
+        workers = server.workers()
+        (folder,) = place.glob("conveyor-metrics-*")
+        with counting(1) as another:  # as the next service at the same place does
+            assert folder.exists()
+        assert not another.path.exists()
+        server.process.kill()
+        wait_for_end(workers)
+    assert folder.exists()
+    with counting(1) as another:
+        assert list(place.iterdir()) == [another.path]
+
+
+def test_only_what_a_killed_service_left_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    aside = tmp_path / "aside"
+    with counting(1) as folder:
+        shutil.copytree(folder.path, aside)
+    (tmp_path / "conveyor-metrics-link").symlink_to(aside)
+    (tmp_path / "conveyor-metrics-file").touch()
+    (tmp_path / "conveyor-metrics-old").mkdir()  # of a release before, which had no lock
+    kept = set(tmp_path.iterdir())
+    left = Path(shutil.copytree(aside, tmp_path / "conveyor-metrics-left"))
+    with monkeypatch.context() as context:
+        me = os.geteuid()
+        context.setattr(os, "geteuid", lambda: me + 1)
+        with counting(1):
+            assert left.exists(), "it is another user's"
+    with counting(1) as folder:
+        assert set(tmp_path.iterdir()) == kept | {folder.path}
+    assert set(tmp_path.iterdir()) == kept
+    assert (aside / "counter_0.db").exists()
+
+
+def wait_for_end(processes: list[int]) -> None:
+    deadline = time.monotonic() + 40
+    while any(Path(f"/proc/{pid}").exists() for pid in processes):
+        assert time.monotonic() < deadline, "a worker outlived its parent"
+        time.sleep(0.05)
+
+
+def test_a_worker_that_is_killed_is_started_again(bundle: Path, tmp_path: Path) -> None:
+    with serving(bundle, tmp_path) as server:
+        before = server.workers()
+        os.kill(before[0], signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while len(server.workers()) < 2 or before[0] in server.workers():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        for _ in range(20):
+            answer = httpx.post(server.url + "/predict", files={"file": BODY}, timeout=30)
+            assert answer.status_code == 200
+        assert any(line["event"] == "worker died" for line in server.lines())
+
+
+def test_while_a_worker_has_no_model_yet_another_one_is_asked(bundle: Path, tmp_path: Path) -> None:
+    with serving(bundle, tmp_path) as server, server.client() as held:
+        gone = server.workers()[0]
+        os.kill(gone, signal.SIGKILL)
+        wait_for_end([gone])
+        held.get("/healthz")  # its connection stays: the new worker has fewer
+        while answering(server) < 2:
+            answer = httpx.post(server.url + "/predict", files={"file": BODY}, timeout=30)
+            assert answer.status_code == 200, answer.text
+
+
+def answering(server: Server) -> int:
+    """How many workers have a model."""
+    return len(httpx.get(server.url + "/version", timeout=30).json()["workers"])
+
+
+def test_what_hinders_a_start_is_said_in_a_sentence(bundle: Path, tmp_path: Path) -> None:
+    with serving(bundle, tmp_path / "first") as server:
+        port = server.url.rsplit(":", 1)[1]
+        second = spawn(bundle, tmp_path / "second", port=port)
+        assert second.process.wait(60) == 1
+        assert "error: can not listen on 127.0.0.1" in second.log.read_text(encoding="utf-8")
+    missing = spawn(tmp_path / "nothing", tmp_path / "third")
+    assert missing.process.wait(60) == 1
+    assert "dvc pull" in missing.log.read_text(encoding="utf-8")
+    (tmp_path / "file").touch()
+    unwritable = spawn(bundle, tmp_path / "fourth", state=tmp_path / "file")
+    assert unwritable.process.wait(60) == 1
+    assert "SERVICE_STATE" in unwritable.log.read_text(encoding="utf-8")
+    for process in (second, missing, unwritable):
+        assert "Traceback" not in process.log.read_text(encoding="utf-8")
+
+
+def test_a_key_is_made_with_the_setting_that_goes_with_it() -> None:
+    text = run("python", "-m", "service", "key").stdout
+    key = text.split("client:")[1].split()[0]
+    setting = text.split("SERVICE_API_KEYS='")[1].split("'")[0]
+    assert key.startswith("cvy_")
+    assert list(json.loads(setting).values()) == [["deploy"]]
+    assert key not in setting
