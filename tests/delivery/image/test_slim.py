@@ -68,7 +68,7 @@ def test_byte_code_is_the_same_whenever_it_is_made(
     made = []
     for time in (1_000_000_000, 1_700_000_000):
         os.utime(code / "landcover_probe.py", (time, time))
-        program = "import sys; from delivery.image import slim; slim.compile_imported(['landcover_probe'])"
+        program = "from delivery.image import slim; slim.compile_imported(['landcover_probe'])"
         environment = os.environ | {
             "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{code}",
             "PYTHONPYCACHEPREFIX": str(tmp_path / str(time)),

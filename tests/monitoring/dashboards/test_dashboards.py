@@ -177,7 +177,10 @@ def test_what_is_written_is_what_the_table_gives(dashboard: Dashboard) -> None:
 
 @each_dashboard
 def test_the_same_table_gives_the_same_bytes(dashboard: Dashboard) -> None:
-    code = f"from monitoring.dashboards import __main__ as d; print(d.files()['{dashboard.name}.json'])"
+    code = (
+        "from monitoring.dashboards.__main__ import files; "
+        f"print(files()['{dashboard.name}.json'])"
+    )
     run = [sys.executable, "-c", code]
     again = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert again == dashboards.text(dashboard) + "\n"
