@@ -16,6 +16,7 @@ ServiceError
 │   ├── Overloaded            too much is waiting
 │   ├── FeedbackUnavailable   the database of the answers can not be used
 │   └── RegistryUnavailable   Git or the DVC remote can not be reached
+├── InvalidOutput        500  the model returned something that is no prediction
 └── StorageFull          507  the server's disk is full
 """
 
@@ -158,6 +159,10 @@ class FeedbackUnavailable(Unavailable):
 
 class RegistryUnavailable(Unavailable):
     """Git or the DVC remote can not be reached."""
+
+
+class InvalidOutput(ServiceError):
+    """The model returned something that is no prediction."""
 
 
 class StorageFull(ServiceError):

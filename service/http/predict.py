@@ -6,6 +6,7 @@ and in the OpenAPI document all the same.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter
@@ -15,6 +16,7 @@ from urllib.parse import parse_qs
 from starlette.types import Receive, Scope, Send
 
 from service.errors import (
+    InvalidOutput,
     Overloaded,
     ServiceError,
     SlowUpload,
@@ -34,6 +36,8 @@ from service.telemetry.tracing import Tracing
 # Bytes, or values of an image: more is decoded in a thread, so that the others need not wait.
 LARGE = 1 << 20
 JSON = (b"content-type", b"application/json")
+
+log = logging.getLogger("service.http.predict")
 
 T = TypeVar("T")
 
@@ -170,6 +174,7 @@ class Predict:
         self._tracing = tracing
         self._observations = observations
         self._recorder = recorder
+        self._reported: Model | None = None  # whose invalid output is in the log already
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI)."""
@@ -215,7 +220,14 @@ class Predict:
             answer = model.classify(chip)
         ended = perf_counter()
         name = state["prediction_id"]  # never the caller's, who may send many under one
-        best, body = model.render(answer.probabilities[0], name)
+        try:
+            best, body = model.render(answer.probabilities[0], name)
+        except InvalidOutput as error:
+            if self._reported is not model:  # once, not with each request
+                self._reported = model
+                extra = {"tag": model.tag, "detail": error.detail}
+                log.error("the model returned no prediction", extra=extra)
+            raise
         state["tag"] = model.tag
         self._observations.add(model, best, answer, ended - started, started - arrived)
         probability = float(answer.probabilities[0, best])

@@ -12,6 +12,7 @@ from prometheus_fastapi_instrumentator.metrics import Info, default
 
 from service.errors import (
     BadRequest,
+    InvalidOutput,
     Overloaded,
     ServiceError,
     SlowUpload,
@@ -38,6 +39,7 @@ def count_in(slot: int) -> None:
 
 REFUSALS = (
     BadRequest,
+    InvalidOutput,
     Overloaded,
     SlowUpload,
     TooLarge,

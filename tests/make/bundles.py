@@ -37,13 +37,15 @@ def make_bundle(
     dtype: str = "uint16",
     size: int = SIZE,
     samples: int = 0,
+    blind_when_bright: bool = False,
     **changes: Any,
 ) -> Path:
     """Write a bundle; another seed is another model. `changes` replace fields of the manifest.
 
-    With `samples` it has a whole reference, measured on so many chips of their own.
+    With `samples` it has a whole reference, measured on so many chips of their own. One that is
+    `blind_when_bright` answers NaN to chips whose mean is above 95 % of the largest value.
     """
-    graph = make_graph(seed, len(bands), dtype, size)
+    graph = make_graph(seed, len(bands), dtype, size, blind_when_bright)
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     chips = np.stack([make_chip(number, len(bands), dtype, size) for number in range(2)])
     probabilities = session.run(["probabilities"], {"chips": chips})[0]
@@ -90,7 +92,9 @@ def make_bundle(
     return folder
 
 
-def make_graph(seed: int, bands: int, dtype: str, size: int) -> bytes:
+def make_graph(
+    seed: int, bands: int, dtype: str, size: int, blind_when_bright: bool = False
+) -> bytes:
     """Band means -> a random linear layer -> softmax; the mean stands for every statistic."""
     weights = np.random.default_rng(seed).normal(0, 8, (bands, len(CLASSES))).astype(np.float32)
     constants: dict[str, npt.NDArray[Any]] = {
@@ -99,11 +103,23 @@ def make_graph(seed: int, bands: int, dtype: str, size: int) -> bytes:
         "repeat": np.array([1, 1, len(STATISTICS)], np.int64),
         "last": np.array([2], np.int64),
     }
+    means = "mean"
+    extra = []
+    if blind_when_bright:  # the root of a negative number, times zero
+        constants |= {"limit": np.array(0.95, np.float32), "zero": np.array(0, np.float32)}
+        means = "spoiled"
+        extra = [
+            helper.make_node("Sub", ["limit", "mean"], ["left"]),
+            helper.make_node("Sqrt", ["left"], ["root"]),
+            helper.make_node("Mul", ["root", "zero"], ["nothing"]),
+            helper.make_node("Add", ["mean", "nothing"], ["spoiled"]),
+        ]
     nodes = [
         helper.make_node("Cast", ["chips"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Div", ["float", "scale"], ["scaled"]),
         helper.make_node("ReduceMean", ["scaled"], ["mean"], axes=[2, 3], keepdims=0),
-        helper.make_node("MatMul", ["mean", "weights"], ["logits"]),
+        *extra,
+        helper.make_node("MatMul", [means, "weights"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
         helper.make_node("Unsqueeze", ["mean", "last"], ["column"]),
         helper.make_node("Tile", ["column", "repeat"], ["statistics"]),

@@ -189,3 +189,26 @@ def test_a_body_without_a_type_is_refused_with_the_cure(server: Server) -> None:
     response = httpx.post(server.url + "/predict", content=npy(CHIP))
     assert response.status_code == 415
     assert "application/octet-stream" in response.json()["detail"]
+
+
+def test_a_model_that_answers_nan_fails_the_request_and_predicts_nothing(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "model", blind_when_bright=True)
+    bright = np.full((4, 64, 64), 65535, np.uint16)
+    with serving(bundle, tmp_path, workers=1) as server, server.client() as client:
+        failed = client.post("/predict", files={"file": npy(bright)})
+        assert failed.status_code == 500
+        assert failed.headers["content-type"] == "application/problem+json"
+        assert "model: local returned probabilities that are NaN" in failed.json()["detail"]
+        assert client.post("/predict", files={"file": npy(CHIP)}).status_code == 200
+        metrics = client.get("/metrics").text.splitlines()
+        listed: list[dict[str, Any]] = []
+        while not listed:  # it is imported within a second or two
+            listed = client.get("/feedback").json()["answers"]
+    assert 'uploads_refused_total{reason="InvalidOutput"} 1.0' in metrics
+    assert 'http_requests_total{handler="/predict",method="POST",status="500"} 1.0' in metrics
+    counted = [line for line in metrics if line.startswith("model_predictions_total{")]
+    assert sum(float(line.rpartition(" ")[2]) for line in counted) == 1
+    assert [row["tag"] for row in listed] == ["local"]
+    assert np.isfinite([row["probability"] for row in listed]).all()
+    errors = [line for line in server.lines() if line.get("level") == "error"]
+    assert [line["event"] for line in errors] == ["the model returned no prediction"]

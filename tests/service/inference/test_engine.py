@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from service.errors import BundleRefused
+from service.errors import BundleRefused, InvalidOutput
 from service.inference.bundle import (
     Array,
     Bundle,
@@ -428,3 +428,15 @@ def test_names_of_any_kind_make_a_whole_answer(tmp_path: Path) -> None:
         found["class"] == names[best] == max(found["probabilities"], key=found["probabilities"].get)
     )
     assert found["model"]["name"] == "100 %s"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 3, -1])
+def test_probabilities_that_are_not_finite_are_no_answer(
+    folder: Path, value: float, place: int
+) -> None:
+    model = Model("landcover@v1.0.0", read_bundle(folder))
+    probabilities = model.classify(make_chip(1)).probabilities[0].copy()
+    probabilities[place] = value
+    with pytest.raises(InvalidOutput, match="landcover@v1.0.0 returned probabilities that are NaN"):
+        model.render(probabilities, "abc")
