@@ -1,7 +1,9 @@
 """Tokens (JWT) of an issuer such as GitLab: a pipeline deploys without a stored key."""
 
 import asyncio
+import functools
 import logging
+import ssl
 import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -140,8 +142,7 @@ class KeySet:
         self._tried = -float("inf")
         self._lock = asyncio.Lock()
         self._proxies = not is_loopback(url)
-        # Made once: it reads the certificates of all authorities, which takes 20 ms and more.
-        self._context = httpx.create_ssl_context()
+        self._context = _ssl_context()
 
     async def find(self, key_id: str) -> jwt.PyJWK:
         """Answer a key. Raises Unauthorized for an unknown one, Unavailable if none were had."""
@@ -179,6 +180,12 @@ class KeySet:
                 if answer.status_code != 200:
                     raise ValueError(f"it answered {answer.status_code}")
                 return answer.json()
+
+
+@functools.cache
+def _ssl_context() -> ssl.SSLContext:
+    """Read the certificates of all authorities, once: it takes 20 ms and more."""
+    return httpx.create_ssl_context()
 
 
 def _usable(document: object, algorithms: Collection[str]) -> dict[str, jwt.PyJWK]:

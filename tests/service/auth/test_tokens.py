@@ -79,7 +79,6 @@ def test_a_good_token_has_the_roles(issuer: Issuer, name: str) -> None:
         {"aud": ["other", "conveyor"]},
         {"nbf": None},
         {"sub": None},
-        {"iat": int(time.time()) + 5},
         {"user_login": "somebody"},
     ],
 )
@@ -87,9 +86,13 @@ def test_variations_that_are_good(issuer: Issuer, changes: dict[str, Any]) -> No
     assert verify(issuer.verifier(), token(**changes)) == DEPLOY
 
 
-def test_the_clocks_may_differ_by_the_leeway(issuer: Issuer) -> None:
+def test_the_clocks_may_differ_by_the_leeway(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "LEEWAY", 3600)  # so that a slow machine cannot use it up
     now = int(time.time())
-    assert verify(issuer.verifier(), token(exp=now - 1, nbf=now + 4)) == DEPLOY
+    apart: dict[str, Any] = {"exp": now - 1000, "nbf": now + 1000, "iat": now + 1000}
+    assert verify(issuer.verifier(), token(**apart)) == DEPLOY
 
 
 # Tokens that are refused
@@ -98,9 +101,6 @@ def test_the_clocks_may_differ_by_the_leeway(issuer: Issuer) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"exp": int(time.time()) - 60}, "has expired"),
-        ({"nbf": int(time.time()) + 3600}, "not valid yet"),
-        ({"iat": int(time.time()) + 3600}, "not valid yet"),
         ({"aud": "other"}, "another audience"),
         ({"aud": ["other"]}, "another audience"),
         ({"iss": "https://gitlab.example.com"}, "another issuer"),
@@ -113,9 +113,25 @@ def test_the_clocks_may_differ_by_the_leeway(issuer: Issuer) -> None:
         ({"exp": float("inf")}, "malformed"),
     ],
 )
-def test_a_token_that_is_not_good_now_or_here_is_told_why(
+def test_a_token_with_a_wrong_claim_is_refused_with_the_reason(
     issuer: Issuer, changes: dict[str, Any], sentence: str
 ) -> None:
+    with pytest.raises(Unauthorized, match=sentence):
+        verify(issuer.verifier(), token(**changes))
+
+
+@pytest.mark.parametrize(
+    ("claim", "seconds", "sentence"),
+    [
+        ("exp", -60, "has expired"),
+        ("nbf", 3600, "not valid yet"),
+        ("iat", 3600, "not valid yet"),
+    ],
+)
+def test_a_token_of_another_time_is_refused(
+    issuer: Issuer, claim: str, seconds: int, sentence: str
+) -> None:
+    changes: dict[str, Any] = {claim: int(time.time()) + seconds}
     with pytest.raises(Unauthorized, match=sentence):
         verify(issuer.verifier(), token(**changes))
 

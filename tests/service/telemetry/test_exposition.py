@@ -47,7 +47,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.serving = Serving()
-        self.observations = Observations(self.serving, 3600)
+        self.observations = Observations(self.serving, 3600, clock=lambda: 1e6)
         collectors = [
             Totals(self.observations),
             Drift(self.observations, self.serving, Judgement(FEW, FLOOR)),
