@@ -167,7 +167,8 @@ def read_window(folder: Path, names: Names, number: int) -> Window:
     for numbers in _files(folder, names):
         region = numbers[names.totals.itemsize // 8 :].reshape(RECORDS, width)
         copy = region.copy()
-        seen = (copy[:, 0] > number - SLICES) & (copy[:, 0] <= number)
+        # A record without a number is empty. A machine that has just started counts from 1.
+        seen = (copy[:, 0] > max(number - SLICES, 0)) & (copy[:, 0] <= number)
         seen &= copy[:, 0] == region[:, 0]  # it did not begin anew while it was read
         if seen.any():
             record = copy.view(names.slice)[seen, 0]
