@@ -26,7 +26,7 @@ INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS); cat pyproject.toml cons
 
 .PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge test e2e lint audit format \
   models promote rollback retire lineage gitlab-setup \
-  experiment comment verify register image deploy review review-stop retrain reap notify \
+  experiment comment verify register image deploy review review-stop retrain notify \
   monitor demo-drift alertmanager dashboards rules figures \
   bench bench-eurosat bench-serving bench-drift bench-observing lock clean
 
@@ -190,9 +190,6 @@ review-stop: setup ## end that
 
 retrain: setup ## train again on what ci/ingest.txt brings, and propose the result (COOL_DOWN=24)
 	@python -m delivery.retrain --cool-down="$${GIVEN_COOL_DOWN:-24}"
-
-reap: setup ## forget cloud runners that were left behind
-	@python -m delivery.reap
 
 # Watching the model (docs/monitoring.md).
 

@@ -39,7 +39,7 @@ from delivery.metrics.gpu import INTERVAL, Sampler
 VARIABLE = "PUSHGATEWAY_URL"
 JOB = "conveyor"
 PIPELINES = ("request", "main", "retrain")
-TOKENS = ("BOT_TOKEN", "RELEASE_TOKEN", "REAP_TOKEN")
+TOKENS = ("BOT_TOKEN", "RELEASE_TOKEN")
 TIMEOUT = 10.0  # seconds that the pushgateway may take
 MANIFEST = Path("model/model.json")
 METRICS, PROGRESS = Path("reports/metrics.json"), Path("reports/training/metrics.json")

@@ -271,7 +271,6 @@ def test_the_end_of_each_token_is_pushed(
         scopes = ("write_repository",)
         token = api.admit(scopes=scopes, personal=False, expires_at="2027-03-01")
         monkeypatch.setenv("RELEASE_TOKEN", token)
-        monkeypatch.setenv("REAP_TOKEN", api.admit(expires_at=None))
         monkeypatch.setenv("BOT_TOKEN", "glpat-of-nobody")
         with watched("main"):
             pass
@@ -282,6 +281,18 @@ def test_the_end_of_each_token_is_pushed(
     assert "BOT_TOKEN ends: GitLab does not know the token" in said
     assert "glpat" not in said
     assert gateway.series("conveyor_pipeline_seconds"), "the rest is there"
+
+
+def test_a_token_without_an_expiry_date_pushes_no_expiry(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with gitlab.serving() as api:
+        monkeypatch.setenv("CI_SERVER_URL", api.url)
+        monkeypatch.setenv("BOT_TOKEN", api.admit(expires_at=None))
+        with watched("main"):
+            pass
+
+    assert gateway.series("conveyor_token_expires_timestamp_seconds") == {}
 
 
 def test_a_token_that_was_pasted_with_its_line_end_costs_no_training(

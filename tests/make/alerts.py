@@ -107,7 +107,7 @@ HOSTILE: dict[str, bytes] = {
     "a webhook of GitLab": b'{"object_kind":"push","ref":"refs/heads/main","id":"42"}',
     "a foreign key": b'{"id":"42","ref":"main","variables":{},"$(touch pwned)":1}',
     "variables": payload(variables={"PUSH_URL": "https://evil.example.com/x.git"}),
-    "variables alone": b'{"id":"42","ref":"main","variables":{"TASK":"reap"}}',
+    "variables alone": b'{"id":"42","ref":"main","variables":{"TASK":"retrain"}}',
     "variables that are a text": payload(variables="PUSH_URL=x"),
 }
 """Bodies that are refused."""

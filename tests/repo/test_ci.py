@@ -87,6 +87,11 @@ def test_only_releases_can_not_be_interrupted() -> None:
         assert JOBS[name]["resource_group"] == name
 
 
+def test_gitlab_runs_one_retraining_at_a_time() -> None:
+    # The cool-down reads a tag and then writes one; only this keeps two jobs from doing both.
+    assert JOBS["retrain"]["resource_group"] == "retrain"
+
+
 # What a pipeline consists of, as gitlab-ci-local reads the rules.
 
 TAG = "landcover#production#4"  # old code, perhaps: a stage's tag stays where it is
@@ -133,10 +138,9 @@ def listed(folder: Path, source: str, ref: str, task: str) -> frozenset[str]:
         ("web", TAG, "", {"production"}),
         ("trigger", TAG, "", None),
         ("schedule", TAG, "retrain", None),
-        ("schedule", TAG, "reap", None),
         ("api", TAG, "", None),
         ("trigger", "main", "", {"retrain"}),
-        ("schedule", "main", "reap", {"reap"}),
+        ("schedule", "main", "retrain", {"retrain"}),
     ],
 )
 def test_a_stage_follows_a_tag_that_somebody_pushed_and_no_trigger_or_schedule(
@@ -148,10 +152,8 @@ def test_a_stage_follows_a_tag_that_somebody_pushed_and_no_trigger_or_schedule(
         assert found == jobs | {"admitted", "pipeline-failed"}
 
 
-@pytest.mark.parametrize(
-    ("source", "task"), [("trigger", ""), ("schedule", "retrain"), ("schedule", "reap")]
-)
-def test_old_code_neither_retrains_nor_reaps_even_in_a_pipeline_that_is_let_in(
+@pytest.mark.parametrize(("source", "task"), [("trigger", ""), ("schedule", "retrain")])
+def test_old_code_does_not_retrain_even_in_a_pipeline_that_is_let_in(
     files: Path, source: str, task: str
 ) -> None:
-    assert not {"retrain", "reap"} & listed(files, source, TAG, task)
+    assert "retrain" not in listed(files, source, TAG, task)

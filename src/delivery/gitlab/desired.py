@@ -214,13 +214,6 @@ VARIABLES = (
         "REVIEW_KUBE_CONTEXT", "Context of the review apps' own agent; every branch may use it."
     ),
     Variable("REVIEW_IMAGE", "`name@sha256:...` for review apps; staging's when not set."),
-    Variable(
-        "REAP_TOKEN",
-        "Maintainer, read_api and manage_runner: deletes runners that were left behind.",
-        secret=True,
-        protected=True,
-    ),
-    Variable("REAP_HOURS", "Hours of silence after which a cloud runner is deleted; 2 if not set."),
     Variable("AWS_ROLE_ARN", "Role that jobs take by OIDC, for a DVC remote on S3."),
     Variable("AWS_DEFAULT_REGION", "Region of the DVC remote on S3."),
     Variable("AWS_ACCESS_KEY_ID", "Key for S3 where OIDC is not to be had.", secret=True),
@@ -231,6 +224,9 @@ VARIABLES = (
         file=True,
     ),
 )
+
+RETIRED = ("REAP_TOKEN", "REAP_HOURS")
+"""Variables of earlier versions. A file of values may still have them; they are ignored."""
 
 STORAGE = ("AWS_ROLE_ARN", "AWS_ACCESS_KEY_ID", "GDRIVE_CREDENTIALS_FILE")
 """One of these gives access to the DVC remote."""
@@ -266,9 +262,6 @@ class Schedule(NamedTuple):
     why: str
 
 
-SCHEDULES = (
-    Schedule("retrain", "0 3 * * 1", "trains on what is new, and proposes it"),
-    Schedule("reap", "17 * * * *", "deletes cloud runners that were left behind"),
-)
+SCHEDULES = (Schedule("retrain", "0 3 * * 1", "trains on new data, and proposes the model"),)
 
 TRIGGER = {"description": "drift alert"}

@@ -28,7 +28,8 @@ def read_values(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise GitLabError(f"values: {path} is no file")
     rows = {row.source: row for row in wanted.VARIABLES}
-    values = {key: value for key, value in dotenv_values(path, interpolate=False).items() if value}
+    stored = dotenv_values(path, interpolate=False)
+    values = {key: text for key, text in stored.items() if text and key not in wanted.RETIRED}
     for key, value in values.items():
         if key not in rows:
             known = ", ".join(sorted(rows))

@@ -103,12 +103,13 @@ def answer(repository: Repository, target: str, ingest: Sequence[str], hours: fl
     evidence = arrived()
     if evidence and not evidence.asks:
         return "no alert that fires asks for a retraining: nothing to do"
-    if (left := cooldown.left(repository, hours, _now(), _pipeline()) / timedelta(hours=1)) > 0:
+    wait = cooldown.remaining(repository, hours, _now(), _pipeline())
+    if (left := wait / timedelta(hours=1)) > 0:
         return (
             f"one began less than {hours:g} hours ago, alerts wait {left:.1f} more; "
             "the schedule and `make retrain` need not"
         )
-    return retrain(repository, target, ingest, evidence, hours)
+    return retrain(repository, target, ingest, evidence)
 
 
 def arrived() -> Evidence | None:
@@ -131,20 +132,12 @@ def arrived() -> Evidence | None:
 
 
 def retrain(
-    repository: Repository,
-    target: str,
-    ingest: Sequence[str],
-    evidence: Evidence | None = None,
-    hours: float = 0.0,
+    repository: Repository, target: str, ingest: Sequence[str], evidence: Evidence | None = None
 ) -> str:
-    """Do it; returns a sentence.
-
-    Args:
-        hours: an alert's cool-down; 0 for who need not wait.
+    """Ingest, train, propose; returns a sentence.
 
     Raises:
-        GitError: what is here is not what was merged, or a branch is in the way.
-        TagError: another one has just begun.
+        GitError: the checkout is not what was merged, or a branch is in the way.
         TrainingFailed: ingest or a stage failed.
     """
     if is_open(repository):
@@ -152,7 +145,7 @@ def retrain(
     require_merged(repository, target)
     require_own_remote()
     why = evidence.drift if evidence else "not by an alert"
-    cooldown.record(repository, why, _now(), _pipeline(), hours)
+    cooldown.record(repository, why, _now(), _pipeline())
     repository.git("switch", "--quiet", "--force-create", BRANCH)
     bring()
     if ingest:

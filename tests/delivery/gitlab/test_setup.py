@@ -270,7 +270,13 @@ def test_values_that_can_not_be_used_are_refused_before_anything_is_asked(
     assert api.requests == []
 
 
-def test_a_missing_file_of_values_is_said(setup: Run) -> None:
+def test_variables_of_earlier_versions_are_ignored(tmp_path: Path) -> None:
+    file = tmp_path / "values.env"
+    file.write_text("REAP_TOKEN=glpat-x\nREAP_HOURS=3\nTRAIN_RUNNER_TAG=docker\n")
+    assert read_values(file) == {"TRAIN_RUNNER_TAG": "docker"}
+
+
+def test_a_missing_file_of_values_is_reported(setup: Run) -> None:
     assert "nowhere.env is no file" in refused(setup, "--values", "nowhere.env")
 
 
@@ -346,8 +352,8 @@ def test_schedules_are_made_asleep_and_stay_as_the_team_sets_them(
 ) -> None:
     setup("--apply")
     tasks = [(row["description"], row["variables"][0]["value"]) for row in api.pipeline_schedules]
-    assert tasks == [("retrain", "retrain"), ("reap", "reap")]
-    assert [row["active"] for row in api.pipeline_schedules] == [False, False]
+    assert tasks == [("retrain", "retrain")]
+    assert [row["active"] for row in api.pipeline_schedules] == [False]
     schedule = api.pipeline_schedules[0]
     schedule |= {"active": True, "cron": "0 5 * * *"}
     assert "Nothing to do" in setup("--apply")

@@ -464,24 +464,8 @@ def delete_access_token(call: Call) -> tuple[int, Any]:
 def list_runners(call: Call) -> tuple[int, Any]:
     wanted = set(listed(call.query.get("tag_list")))
     rows = [row for row in call.api.runners if wanted <= set(row["tag_list"])]
-    if "type" in call.query:
-        rows = [row for row in rows if row["runner_type"] == call.query["type"]]
     # GitLab lists runners without their tags.
     return 200, [{name: row[name] for name in row if name != "tag_list"} for row in rows]
-
-
-@route("GET", "runners/*", MAINTAINER)
-def get_runner(call: Call) -> tuple[int, Any]:
-    return 200, one(call.api.runners, "id", call.words[0], "Runner")
-
-
-@route("DELETE", "runners/*", MAINTAINER)
-def delete_runner(call: Call) -> tuple[int, Any]:
-    row = one(call.api.runners, "id", call.words[0], "Runner")
-    if len(row.get("projects", [])) > 1:
-        raise Refusal(403, "403 Forbidden - Runner associated with more than one project")
-    call.api.runners.remove(row)
-    return 204, None
 
 
 @route("GET", "projects/*/pipelines", GUEST)
@@ -564,8 +548,6 @@ def entitled(api: FakeGitLab, request: Request, level: int) -> Token:
     if token is None:
         raise Refusal(401, "401 Unauthorized")
     enough = {"api"} | ({"read_api"} if request.method == "GET" else set())
-    if request.path.startswith("/api/v4/runners/"):
-        enough.add("manage_runner")
     if request.path.endswith("/personal_access_tokens/self"):
         enough |= set(token.scopes)  # any token may ask about itself
     if not enough & set(token.scopes):
