@@ -45,6 +45,7 @@ RUN --mount=type=cache,target=/var/cache/pip \
     find /app/venv -name '*.so' -not -path '*.libs/*' -exec /strip/strip --strip-debug {} +
 WORKDIR /app
 COPY service service
+COPY src/contracts contracts
 COPY model model
 ENV PYTHONPYCACHEPREFIX=/app/pycache \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -52,7 +53,7 @@ ENV PYTHONPYCACHEPREFIX=/app/pycache \
 # Rights are set here, so that they depend on nobody's umask.
 RUN venv/bin/python /build/slim.py compile \
  && venv/bin/python /build/sbom.py > sbom.json \
- && chmod -R u=rwX,go=rX model pycache sbom.json service
+ && chmod -R u=rwX,go=rX contracts model pycache sbom.json service
 
 
 FROM system AS serve
@@ -64,6 +65,7 @@ RUN --mount=type=bind,from=packages,source=/build/slim.py,target=/run/slim.py \
 COPY --from=packages /app/venv /app/venv
 COPY --from=packages /app/pycache /app/pycache
 COPY --from=packages /app/sbom.json /app/sbom.json
+COPY --from=packages /app/contracts /app/contracts
 COPY --from=packages /app/service /app/service
 COPY --from=packages /app/model /app/model
 # Every release changes these: `python -m delivery.image build` passes them. The file is no ornament:

@@ -5,12 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-# The grammar of tags.py for readers of the OpenAPI document; a test holds the two together.
-_NAME = "[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?"
-_NUMBER = "(0|[1-9][0-9]*)"
-_PART = "(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
-_VERSION = rf"v{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_PART}(\.{_PART})*)?"
-TAG = f"^(experiment/[0-9]+-[0-9]+|{_NAME}@{_VERSION}|{_NAME}#{_NAME}(#[0-9]+)?)$"
+from contracts import tags
 
 REQUEST_ID = "^[A-Za-z0-9._-]{1,64}$"  # what the door takes as one; older predictions have it
 CURSOR = "^[0-7][0-9a-f]{15}$"
@@ -128,11 +123,11 @@ class SwapRequest(Wire):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     tag: str = Field(
-        max_length=128,
+        max_length=tags.LONGEST,
         description="A version, stage or experiment tag of the repository.",
         examples=["landcover@v1.2.0"],
         # Not `pattern`: the refusal of tags.py says more than that a pattern does not match.
-        json_schema_extra={"pattern": TAG},
+        json_schema_extra={"pattern": tags.PATTERN},
     )
 
 

@@ -13,8 +13,8 @@ from typing import Any, Self
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from contracts.tags import LOCAL, match_tag
 from service.auth.roles import Role
-from service.tags import LOCAL, match_tag
 
 PREFIX = "SERVICE_"
 DIGEST = re.compile(r"[0-9a-f]{64}")

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from contracts.tags import Tag
 from service.errors import RegistryUnavailable, ServiceError, StorageFull
 from service.registry import git
 from service.registry.protocol import (
@@ -36,7 +37,6 @@ from service.registry.protocol import (
     load,
 )
 from service.schemas import Listing
-from service.tags import Tag
 
 PAUSE = 1.0  # seconds between two looks at Git
 RETRY = 5.0  # seconds between two tries to reach a URL
@@ -110,7 +110,7 @@ class Registry:
             await asyncio.to_thread(_sweep, base)
             work.mkdir(parents=True)
             await self._child(
-                "fetch", f"--tag={tag.text}", f"--into={name}", seconds=self._seconds, folder=work
+                "fetch", f"--tag={tag.tag}", f"--into={name}", seconds=self._seconds, folder=work
             )
         except BaseException as error:
             shutil.rmtree(base / name, ignore_errors=True)

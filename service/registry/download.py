@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from contracts.tags import Tag
 from service.errors import BundleRefused, NotFound, RegistryUnavailable, StorageFull
 from service.registry import commit_files, git
-from service.tags import Tag
 
 FILES = ("model.json", "model.onnx")
 LARGEST = 2 * 2**30  # bytes of a file of a bundle
@@ -55,18 +55,18 @@ def download(repository: str, cache: Path, tag: Tag, into: Path, work: Path) -> 
 
 
 def _commit(repository: str, cache: Path, tag: Tag) -> str:
-    absent = NotFound(f"tag: {tag.text} is not in the repository; push it, or name another")
+    absent = NotFound(f"tag: {tag.tag} is not in the repository; push it, or name another")
     folder = git.git_dir(repository, cache)
     try:
         if git.is_url(repository):
-            git.refresh(repository, cache, tag.text)
+            git.refresh(repository, cache, tag.tag)
     except git.GitError as error:
         if "find remote ref" in error.log:
             raise absent from None
         raise
     words = ("rev-parse", "--verify", "--quiet", "--end-of-options")
     try:
-        return git.run(folder, *words, f"refs/tags/{tag.text}^{{commit}}").decode().strip()
+        return git.run(folder, *words, f"refs/tags/{tag.tag}^{{commit}}").decode().strip()
     except git.GitError as error:
         if error.log:
             raise
@@ -74,7 +74,7 @@ def _commit(repository: str, cache: Path, tag: Tag) -> str:
 
 
 def _bundle(folder: Path, commit: str, tag: Tag) -> commit_files.Bundle:
-    absent = f"tag: {tag.text} stands on a commit without a model:"
+    absent = f"tag: {tag.tag} stands on a commit without a model:"
     name = f"{commit}:{commit_files.LOCK}\n".encode()
     words = git.run(folder, "cat-file", "--batch-check", given=name).split()
     if len(words) != 3 or words[1] != b"blob":
@@ -88,9 +88,7 @@ def _bundle(folder: Path, commit: str, tag: Tag) -> commit_files.Bundle:
             f"{absent} {commit_files.LOCK} {error}; tag a commit that was trained"
         ) from None
     if not bundle.digest.endswith(".dir"):
-        raise BundleRefused(
-            f"model: a single file at {tag.text}; a bundle is {' and '.join(FILES)}"
-        )
+        raise BundleRefused(f"model: a single file at {tag.tag}; a bundle is {' and '.join(FILES)}")
     return bundle
 
 

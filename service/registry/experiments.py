@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from contracts.tags import Assignment, Cancellation, Tag, Version, match_cancellation, match_tag
 from service.registry import commit_files, git
 from service.registry.protocol import LAYOUT, Snapshot, digest, fingerprint
 from service.schemas import Experiment
-from service.tags import Cancellation, Tag, match_cancellation, match_tag
 
 _DETAILS = "%(objectname)%00%(objecttype)%00%(*objectname)%00%(*objecttype)%00%(creatordate:unix)"
 _FILES = tuple(commit_files.READERS)
@@ -47,8 +47,10 @@ def read(repository: str, folder: Path, before: Snapshot | None = None) -> Snaps
     answer, references = _references(folder)
     tags = {ref: tag for ref in references if (tag := match_tag(ref.name))}
     cancelled = {ref: end for ref in references if (end := match_cancellation(ref.name))}
-    gone = {f"{end.name}@{end.version}" for end in cancelled.values() if end.version}
-    shown = {ref: tag for ref, tag in tags.items() if tag.kind != "stage" and ref.name not in gone}
+    gone = {end.cancelled for end in cancelled.values()}
+    shown = {
+        ref: tag for ref, tag in tags.items() if not isinstance(tag, Assignment) and tag not in gone
+    }
     known = {entry.commit: entry for entry in before.experiments} if before else {}
     missing = {ref.commit for ref in shown} - known.keys()
     known.update((entry.commit, entry) for entry in _read_commits(folder, sorted(missing)))
@@ -70,10 +72,11 @@ def _entry(known: Experiment, tag: Tag, held: dict[tuple[str, str], str]) -> Exp
         {
             stage
             for (name, stage), commit in held.items()
-            if commit == known.commit and tag.name in (None, name)
+            if commit == known.commit and not (isinstance(tag, Version) and tag.name != name)
         }
     )
-    return known.model_copy(update={"tag": tag.text, "kind": tag.kind, "stages": stages})
+    kind = "version" if isinstance(tag, Version) else "experiment"
+    return known.model_copy(update={"tag": tag.tag, "kind": kind, "stages": stages})
 
 
 def _references(folder: Path) -> tuple[bytes, list[Reference]]:
@@ -100,12 +103,13 @@ def current_stages(
     lightweight tag has no time of its own.
     """
     last: dict[tuple[str, str, str], _Move] = {}
-    events = [(ref, tag.name, tag.stage, tag.counter, True) for ref, tag in tags.items()]
-    events += [(ref, tag.name, tag.stage, tag.counter, False) for ref, tag in cancelled.items()]
-    for ref, name, stage, counter, assigned in events:
-        if name is None or stage is None:
+    events: list[tuple[Reference, Tag, bool]] = [(ref, tag, True) for ref, tag in tags.items()]
+    events += [(ref, end.cancelled, False) for ref, end in cancelled.items()]
+    for ref, tag, assigned in events:
+        if not isinstance(tag, Assignment):
             continue
-        move, key = _Move(ref.when, counter or 0, assigned), (name, stage, ref.commit)
+        move = _Move(ref.when, tag.counter, assigned)
+        key = (tag.name, tag.stage, ref.commit)
         if key not in last or _newer(move, last[key]):
             last[key] = move
     holders: dict[tuple[str, str], tuple[_Move, str]] = {}

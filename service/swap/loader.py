@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from contracts.tags import LOCAL
 from service.errors import BundleRefused, NotFound, ServiceError
 from service.inference.bundle import Bundle, read_bundle
 from service.inference.model import Model
 from service.registry.client import Registry
 from service.swap.cache import BundleCache
 from service.swap.workers import Replica, now
-from service.tags import LOCAL, parse_tag
+from service.tags import parse_tag
 from service.telemetry.tracing import Tracing
 
 log = logging.getLogger("service.swap.loader")

@@ -17,6 +17,7 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import NamedTuple
 
+from contracts.tags import STAGES, Version
 from delivery.dvc import dvc
 from delivery.errors import DeliveryError, RegistryError, RolloutError, command
 from delivery.image.__main__ import find
@@ -25,7 +26,7 @@ from delivery.registry.registry import Registry, open_registry
 from delivery.rollout.__main__ import bring
 from delivery.rollout.controller import Wish
 from delivery.smoke import LIMIT, expectation
-from delivery.tags import STAGES, Version, parse_version
+from delivery.tags import parse_version
 
 BUNDLES = Path("artifacts/bundles")
 

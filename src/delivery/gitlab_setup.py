@@ -17,13 +17,13 @@ from typing import Any
 import yaml
 from gitlab.v4.objects import Project
 
+from contracts.tags import NAME
 from delivery.errors import DeliveryError, GitLabError, command
 from delivery.git import Repository
 from delivery.gitlab import desired as wanted
 from delivery.gitlab.client import asking, connect
 from delivery.gitlab.plan import Change, Plan, compare_project, role_name
 from delivery.gitlab.variables import compare_variables, read_values
-from delivery.tags import NAME
 
 TOKEN = "GITLAB_TOKEN"
 
@@ -140,7 +140,7 @@ def model_name() -> str:
         name = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["model"]["name"]
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         raise GitLabError("params.yaml: no model.name: run this in the repository") from None
-    if not isinstance(name, str) or not NAME.fullmatch(name):
+    if not isinstance(name, str) or not re.fullmatch(NAME, name):
         raise GitLabError(f"params.yaml: model.name: {name!a} is no name of a model")
     return name
 

@@ -10,6 +10,7 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from contracts import tags
 from pipeline import paths
 from pipeline.errors import ParameterError
 
@@ -43,7 +44,7 @@ class Preprocess(Section):
 
 
 class Model(Section):
-    name: str = Field(pattern=r"^[a-z][a-z0-9-]*[a-z0-9]$")
+    name: str = Field(pattern=f"^{tags.NAME}$")
     network: str
     width: int = Field(ge=4, le=512)
     dropout: float = Field(ge=0, lt=1)

@@ -187,7 +187,8 @@ def test_it_runs_as_anybody_and_can_write_nothing(container: Container) -> None:
 def test_nothing_is_in_it_that_does_not_serve(container: Container) -> None:
     listed = json.loads(container.python(LIST))
     assert {path for path, _, _ in listed if Path(path).parent == Path("/app")} == {
-        f"/app/{name}" for name in ("model", "pycache", "release", "sbom.json", "service", "venv")
+        f"/app/{name}"
+        for name in ("contracts", "model", "pycache", "release", "sbom.json", "service", "venv")
     }
     for path, _, _ in listed:
         name = Path(path).name

@@ -295,7 +295,7 @@ def test_what_is_broken_is_said_in_a_sentence(tmp_path: Path) -> None:
     rendered("staging")  # skips without kustomize
     shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
     overlays = tmp_path / "k8s" / "overlays"
-    with pytest.raises(TagError, match="stage: 'canary' is none"):
+    with pytest.raises(TagError, match="stage: 'canary' is not a stage"):
         render("canary", False, overlays)
     without = [item for item in render("staging", False, overlays) if item["kind"] != "Deployment"]
     with pytest.raises(RolloutError, match="there is no Deployment landcover"):

@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 import yaml
 
+from contracts.tags import Tag
 from service.registry.client import Registry
 from service.schemas import Experiment, Listing
-from service.tags import Tag, parse_tag
+from service.tags import parse_tag
 from tests.conftest import run
 
 T = TypeVar("T")
@@ -119,7 +120,7 @@ def make_trained(folder: Path) -> Path:
         project.write("reports/metrics.json", json.dumps(METRICS))
         project.write("params.yaml", json.dumps(PARAMS))
         project.commit(f"Train model {number}\n\nIn full.")
-        project.tag(tag.text)
+        project.tag(tag.tag)
     shutil.rmtree(project.folder / ".dvc" / "cache")
     return project.folder
 

@@ -13,10 +13,11 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages
 
 
 def imported(path: Path) -> set[Path]:
-    """Files of the package that one file imports."""
+    """Files of the pipeline and of the contracts that one file imports."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("pipeline"):
+        packages = ("pipeline", "contracts")
+        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(packages):
             continue
         for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names)):
             module = ROOT / "src" / Path(*str(name).split("."))

@@ -60,11 +60,24 @@ def _is_parameters(node: ast.FunctionDef | ast.ClassDef) -> bool:
 )
 def test_a_package_imports_none_of_the_others(package: str, others: set[str]) -> None:
     for path in (ROOT / package).rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [item.name for item in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom):
-                names = [node.module or ""]
-            assert not {name.split(".")[0] for name in names} & others, path
+        assert not imported(path) & others, path
+
+
+def test_the_contracts_import_pydantic_and_the_standard_library_alone() -> None:
+    allowed = {*sys.stdlib_module_names, "pydantic", "contracts"}
+    for path in (ROOT / "src" / "contracts").rglob("*.py"):
+        assert imported(path) <= allowed, path
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of what a module imports."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [item.name for item in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names.append(node.module or "")
+    return {name.split(".")[0] for name in names}
 
 
 def test_no_file_is_a_dumping_ground() -> None:

@@ -22,12 +22,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from contracts.tags import Version
 from delivery.errors import GitError, ImageError, command
 from delivery.git import Repository
 from delivery.image.builders import Found, Recipe, choose_engine, is_local, stream
 from delivery.image.preflight import check_bundle, clean_revision
 from delivery.registry.registry import open_registry
-from delivery.tags import Version, parse_version
+from delivery.tags import parse_version
 
 RECORD = Path("artifacts/image/image.json")
 VERSION = "org.opencontainers.image.version"

@@ -4,10 +4,10 @@ import hashlib
 import json
 from pathlib import Path
 
+from contracts.tags import Version
 from delivery.errors import ImageError
 from delivery.git import Repository
 from delivery.registry.state import model_digest
-from delivery.tags import Version
 
 MODEL = Path("model")
 INGREDIENTS = (

@@ -8,12 +8,13 @@ from typing import Any
 
 from tabulate import tabulate
 
+from contracts.tags import STAGES
 from delivery.errors import GitError, command
 from delivery.registry import registry as registry_module
 from delivery.registry.lineage import lineage, render
 from delivery.registry.registry import Registry, open_registry
 from delivery.registry.state import Record
-from delivery.tags import STAGES, parse_stage, parse_version
+from delivery.tags import parse_stage, parse_version
 
 MAIN_METRICS = ("accuracy", "macro_f1", "calibration_error", "latency_p95_ms")
 """Columns of `models`, where a version has them; --json has all."""

@@ -16,11 +16,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from contracts.tags import STAGES, Version
 from delivery.git import Repository
 from delivery.registry import state as records
 from delivery.registry.policy import clean
 from delivery.registry.state import Move, State, Tag
-from delivery.tags import STAGES, Version, parse_assignment
+from delivery.tags import parse_assignment
 
 if TYPE_CHECKING:
     from delivery.registry.registry import Registry

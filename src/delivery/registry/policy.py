@@ -7,10 +7,10 @@ breaks its callers gets a new major number. Nothing here asks Git.
 from collections.abc import Iterator
 from typing import Any
 
+from contracts.tags import STAGES, Version
 from delivery.errors import RegistryError
 from delivery.registry.interface import changes, read_line
 from delivery.registry.state import Move, State
-from delivery.tags import STAGES, Version
 
 FORCED = "Forced: "
 """Begins the line of a tag's message that lets an assignment pass where a rule forbids it."""

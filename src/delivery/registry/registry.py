@@ -10,10 +10,12 @@
 The rules stand here. What a tag says is read in records.py, and written in ledger.py.
 """
 
+import re
 from pathlib import Path
 
 import yaml
 
+from contracts.tags import NAME, STAGES, Version
 from delivery.errors import RegistryError
 from delivery.git import Repository
 from delivery.registry import policy
@@ -29,7 +31,7 @@ from delivery.registry.state import (
     read_state,
 )
 from delivery.registry.writer import Ledger
-from delivery.tags import NAME, STAGES, Version, parse_assignment, parse_stage, parse_version
+from delivery.tags import parse_assignment, parse_stage, parse_version
 
 
 class Registry:
@@ -42,7 +44,7 @@ class Registry:
     """
 
     def __init__(self, repository: Repository, name: str) -> None:
-        if not NAME.fullmatch(name):
+        if not re.fullmatch(NAME, name):
             raise RegistryError(
                 f"model.name: {name[:64]!a} names no model: write a-z, 0-9 and -, as in landcover"
             )

@@ -15,15 +15,14 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from delivery.errors import GitError, TagError
+from contracts.tags import Assignment, Version, match_cancellation, match_tag
+from delivery.errors import GitError
 from delivery.git import Repository
-from delivery.tags import Assignment, Version, parse_assignment, parse_version
 
 MODEL = "model"
 METRICS, LOCK, PARAMS, DATA = "reports/metrics.json", "dvc.lock", "params.yaml", "data.dvc"
 LARGEST = 2**20  # characters of a file that is read
 
-_CANCEL = re.compile(r"([^!#]+(?:#[^!#]+)?)!(#[0-9]+)?")
 _MD5 = re.compile(r"[0-9a-f]{32}(?:\.dir)?")
 _FORM = "%(refname:strip=2)%00%(objecttype)%00%(objectname)%00%(*objecttype)%00%(*objectname)%00"
 _FORM += "%(creatordate:unix)%00%(contents:subject)%00%(contents:body)%00"
@@ -113,16 +112,12 @@ def read_state(repository: Repository, name: str) -> State:
     """Read the tags of a model; what the grammar does not know is passed over."""
     state, events = State(), []
     for tag in _read_tags(repository, name):
-        cancelled = _CANCEL.fullmatch(tag.name)
-        try:
-            if "@" in tag.name:
-                version = parse_version(cancelled[1] if cancelled else tag.name)
-                (state.retired if cancelled else state.versions)[version] = tag
-            else:
-                text = cancelled[1] + (cancelled[2] or "") if cancelled else tag.name
-                events.append(_Event(parse_assignment(text), cancelled is not None, tag))
-        except TagError:
-            continue
+        end = match_cancellation(tag.name)
+        match end.cancelled if end else match_tag(tag.name):
+            case Version() as version:
+                (state.retired if end else state.versions)[version] = tag
+            case Assignment() as assignment:
+                events.append(_Event(assignment, end is not None, tag))
     for stage in {event.assignment.stage for event in events}:
         _replay(state, stage, [event for event in events if event.assignment.stage == stage])
     return state

@@ -10,9 +10,9 @@ import subprocess
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from contracts.tags import Version
 from delivery.errors import GitError, RegistryError
 from delivery.git import ORIGIN, Repository
-from delivery.tags import Version
 
 if TYPE_CHECKING:
     from gto.base import BaseEvent

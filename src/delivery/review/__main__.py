@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from contracts.tags import STAGES
 from delivery.errors import DeliveryError, RegistryError, RolloutError, command
 from delivery.image.__main__ import find
 from delivery.registry.registry import Registry, open_registry
@@ -39,7 +40,6 @@ from delivery.rollout.manifests import (
     to_yaml,
 )
 from delivery.smoke import Smoke, expectation
-from delivery.tags import STAGES
 
 NAMESPACE = "landcover-review"
 OVERLAY = Path("k8s/overlays/review")

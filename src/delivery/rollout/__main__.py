@@ -20,6 +20,7 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from dataclasses import asdict
 from pathlib import Path
 
+from contracts.tags import STAGES, Version
 from delivery.errors import DeliveryError, RolloutError, ToolError, command
 from delivery.rollout.cluster import Cluster
 from delivery.rollout.controller import Outcome, RollOut, Wish
@@ -33,7 +34,7 @@ from delivery.rollout.manifests import (
     to_yaml,
 )
 from delivery.smoke import Smoke, add_arguments, expectation
-from delivery.tags import STAGES, Version, parse_version
+from delivery.tags import parse_version
 
 RESULTS = Path("artifacts/rollout")
 # Kinds that not every cluster knows: their API group and plural. What is unknown is left out.

@@ -10,9 +10,10 @@ import sys
 import time
 from typing import Any, NamedTuple
 
+from contracts.tags import Version
 from delivery.errors import RolloutError, TagError, ToolError
 from delivery.rollout.manifests import APP, APPLIED, CONTAINER, NAME_LABEL, TAG, Document
-from delivery.tags import Version, parse_version
+from delivery.tags import parse_version
 
 GOOD = "conveyor/good"
 """Annotation of the Deployment: hash of the last pod template that passed its smoke test."""

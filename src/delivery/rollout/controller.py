@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
+from contracts.tags import Version
 from delivery.errors import DeliveryError, RolloutError
 from delivery.rollout.cluster import Cluster, Running
 from delivery.rollout.manifests import APPLIED, Document, deployment_of, to_yaml
 from delivery.smoke import Expected, Refused, Smoke
-from delivery.tags import Version
 
 ROLLING, CANARY = "rolling", "canary"
 TIMEOUTS = {ROLLING: 600.0, CANARY: 2400.0}  # seconds; a canary is watched for a while

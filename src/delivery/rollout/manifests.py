@@ -16,8 +16,9 @@ from typing import Any
 
 import yaml
 
+from contracts.tags import Version
 from delivery.errors import RolloutError, ToolError
-from delivery.tags import Version, parse_stage
+from delivery.tags import parse_stage
 
 APP = "landcover"
 """Name of the Deployment, the Rollout, the Service; and the label of their pods."""

@@ -138,9 +138,9 @@ def test_a_build_argument_can_not_change_a_label(trained: Project, engine: FakeE
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--version", "landcover@v1.0"), "is none: write v1.2.0"),
-        (("--version", "$(id)"), "is none: write v1.2.0"),
-        ((), "is none: write v1.2.0"),
+        (("--version", "landcover@v1.0"), "is not a version: write v1.2.0"),
+        (("--version", "$(id)"), "is not a version: write v1.2.0"),
+        ((), "is not a version: write v1.2.0"),
         (("--version", V1.tag, "--build-arg", "A"), "write NAME=value"),
     ],
 )

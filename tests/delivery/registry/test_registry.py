@@ -6,11 +6,11 @@ from functools import partial
 
 import pytest
 
+from contracts.tags import Version
 from delivery.errors import GitError, RegistryError, TagError
 from delivery.git import Repository
 from delivery.registry.interface import folder_digest
 from delivery.registry.registry import Registry, open_registry
-from delivery.tags import Version
 from tests.conftest import run
 from tests.delivery.conftest import Project, run_git
 from tests.make.injection_strings import HOSTILE

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from gto import api
 
+from contracts.tags import STAGES, Version
 from delivery.registry.state import (
     data_version,
     model_digest,
@@ -14,7 +15,6 @@ from delivery.registry.state import (
     read_state,
     trained_on,
 )
-from delivery.tags import STAGES, Version
 from tests.delivery.conftest import DATA, Project
 
 HUGE = "1" + "0" * 400

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from contracts.tags import Version
 from delivery.errors import GitError, RegistryError
 from delivery.git import BOT_EMAIL, BOT_NAME
-from delivery.tags import Version
 from tests.delivery.conftest import Project, hook
 
 V1, V2 = Version("landcover", (1, 0, 0)), Version("landcover", (1, 1, 0))

@@ -236,7 +236,7 @@ def hanging(project: Project) -> Iterator[threading.Event]:
     with silent_server() as (port, asked):
         project.write(".dvc/config", CONFIG.format(f"http://127.0.0.1:{port}/dvc"))
         project.train(b"1")
-        project.tag(V1.text)
+        project.tag(V1.tag)
         yield asked
 
 
@@ -345,7 +345,7 @@ def test_a_person_can_run_the_child_by_hand(trained: Path, cache: Path) -> None:
     cache.mkdir()
     listed = json.loads(run(*module, "list", *options).stdout)
     assert len(listed["snapshot"]["experiments"]) == 2
-    fetched = run(*module, "fetch", *options, f"--tag={V1.text}", "--into=mine").stdout
+    fetched = run(*module, "fetch", *options, f"--tag={V1.tag}", "--into=mine").stdout
     assert json.loads(fetched) == {}
     assert (cache / "fetched" / "mine" / "model.onnx").read_text() == "graph 1"
     absent = run(*module, "fetch", *options, "--tag=landcover@v9.0.0", "--into=other").stdout

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from contracts.tags import Tag
 from service.errors import BundleRefused, NotFound, RegistryUnavailable, StorageFull
-from service.tags import Tag, parse_tag
+from service.tags import parse_tag
 from tests.make.repositories import (
     CONFIG,
     V1,
@@ -76,9 +77,9 @@ def test_a_bundle_is_fetched_as_dvc_pushed_it(
 
 def test_the_three_ways_to_name_a_repository_list_the_same(place: str, cache: Path) -> None:
     found = entries(place, cache)
-    assert list(found) == [V2.text, V1.text]  # 2 of 2
-    assert found[V1.text].summary == "Train model 1"
-    assert found[V1.text].bundle_digest != found[V2.text].bundle_digest
+    assert list(found) == [V2.tag, V1.tag]  # 2 of 2
+    assert found[V1.tag].summary == "Train model 1"
+    assert found[V1.tag].bundle_digest != found[V2.tag].bundle_digest
 
 
 def test_stages_and_experiments_are_fetched_too(project: Project, cache: Path) -> None:
@@ -92,7 +93,7 @@ def test_stages_and_experiments_are_fetched_too(project: Project, cache: Path) -
 
 def test_the_working_tree_may_be_elsewhere(project: Project, cache: Path) -> None:
     project.train(b"old")
-    project.tag(V1.text)
+    project.tag(V1.tag)
     project.write(".dvc/config", CONFIG.format("s3://elsewhere"))
     shutil.rmtree(project.folder / "sample")
     (project.folder / "dvc.lock").unlink()
@@ -105,7 +106,7 @@ def test_what_was_pushed_but_not_committed_is_found(project: Project, cache: Pat
     shutil.move(project.folder / "sample", project.folder.parent / "aside")
     project.lock(digest)
     project.commit()
-    project.tag(V1.text)
+    project.tag(V1.tag)
     shutil.move(project.folder.parent / "aside", project.folder / "sample")
     assert (fetch(project.folder, cache) / "model.onnx").read_bytes() == b"new"
 
@@ -116,7 +117,7 @@ def test_a_remote_outside_the_repository_is_read(project: Project, cache: Path) 
         project.write(".dvc/config", CONFIG.format(address))
         project.train(address.encode())
         shutil.move(project.folder / "sample", project.folder.parent / "remote")
-        project.tag(V1.text)
+        project.tag(V1.tag)
         folder = fetch(project.folder, cache)
         assert (folder / "model.onnx").read_bytes() == address.encode()
 
@@ -133,12 +134,12 @@ def test_a_commit_without_a_model_is_not_found(project: Project, cache: Path) ->
     for path in ("../../etc", "model/../../etc", "models", "/model"):
         project.lock("0" * 32 + ".dir", path)
         project.commit()
-        project.tag(V1.text)
+        project.tag(V1.tag)
         with pytest.raises(NotFound, match="names no output model"):
             fetch(project.folder, cache)
     (project.folder / "dvc.lock").unlink()
     project.commit()
-    project.tag(V1.text)
+    project.tag(V1.tag)
     with pytest.raises(NotFound, match="it has no dvc.lock"):
         fetch(project.folder, cache)
     assert below(cache) == []
@@ -148,7 +149,7 @@ def test_a_model_that_was_never_pushed_is_not_found(project: Project, cache: Pat
     project.train(b"1")
     project.lock("0" * 32 + ".dir")
     project.commit()
-    project.tag(V1.text)
+    project.tag(V1.tag)
     with pytest.raises(NotFound, match="run `dvc push`"):
         fetch(project.folder, cache)
 
@@ -156,7 +157,7 @@ def test_a_model_that_was_never_pushed_is_not_found(project: Project, cache: Pat
 def test_a_commit_without_dvc_is_not_found(project: Project, cache: Path) -> None:
     shutil.rmtree(project.folder / ".dvc")
     project.train(b"1")
-    project.tag(V1.text)
+    project.tag(V1.tag)
     with pytest.raises(NotFound, match="tag a commit of a DVC project"):
         fetch(project.folder, cache)
 
@@ -180,7 +181,7 @@ def test_a_flipped_byte_in_the_remote_is_refused(
         content = files["model.onnx" if altered == "graph" else "model.json"]
         spoil(project, md5(content), content.swapcase() + b"x")
     project.commit()
-    project.tag(V1.text)
+    project.tag(V1.tag)
     with pytest.raises(BundleRefused, match="altered or cut-off"):
         fetch(project.folder, cache)
     assert below(cache) == []
@@ -214,7 +215,7 @@ def test_a_list_with_anything_but_the_two_files_is_refused(
     project.store(b"x")
     project.lock(project.store(json.dumps(EVIL[kind]).encode(), ".dir"))
     project.commit()
-    project.tag(V1.text)
+    project.tag(V1.tag)
     with pytest.raises(BundleRefused, match="^model: "):
         fetch(project.folder, cache)
     assert below(cache) == []
@@ -229,7 +230,7 @@ def test_links_in_the_remote_give_plain_files_or_nothing(
     digest = project.push({"model.json": b"{}", "model.onnx": b"graph"})
     project.lock(digest)
     project.commit()
-    project.tag(V1.text)
+    project.tag(V1.tag)
     graph = project.folder / "sample/files/md5" / md5(b"graph")[:2] / md5(b"graph")[2:]
     graph.unlink()
     graph.symlink_to(secret)
@@ -244,7 +245,7 @@ def test_links_in_the_remote_give_plain_files_or_nothing(
 def test_a_single_file_as_model_is_refused(project: Project, cache: Path) -> None:
     project.lock(project.store(b"x"))
     project.commit()
-    project.tag(V1.text)
+    project.tag(V1.tag)
     with pytest.raises(BundleRefused, match="a single file"):
         fetch(project.folder, cache)
 
@@ -265,7 +266,7 @@ def test_a_remote_that_can_not_be_used_is_unavailable(
 ) -> None:
     project.write(".dvc/config", config)
     project.train(b"1")
-    project.tag(V1.text)
+    project.tag(V1.tag)
     with pytest.raises(RegistryUnavailable, match="remote") as error:
         fetch(project.folder, cache)
     assert str(project.folder.parent) not in error.value.detail
@@ -281,11 +282,11 @@ def test_a_remote_over_http_is_read(project: Project, cache: Path) -> None:
         try:
             project.write(".dvc/config", CONFIG.format(f"http://127.0.0.1:{server.server_port}"))
             project.train(b"graph")
-            project.tag(V1.text)
+            project.tag(V1.tag)
             assert (fetch(project.folder, cache) / "model.onnx").read_bytes() == b"graph"
             project.lock("0" * 32 + ".dir")
             project.commit()
-            project.tag(V2.text)
+            project.tag(V2.tag)
             with pytest.raises(NotFound, match="run `dvc push`"):
                 fetch(project.folder, cache, V2)
         finally:
@@ -296,7 +297,7 @@ def test_a_remote_over_http_is_read(project: Project, cache: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
 def test_a_repository_that_another_user_owns_is_read(project: Project, cache: Path) -> None:
     project.train(b"graph")
-    project.tag(V1.text)
+    project.tag(V1.tag)
     subprocess.run(["chown", "--recursive", "12345", project.folder], check=True)
     assert len(listing(project.folder, cache).experiments) == 1
     assert (fetch(project.folder, cache) / "model.onnx").read_bytes() == b"graph"
@@ -307,7 +308,7 @@ def test_a_remote_that_refuses_is_unavailable(project: Project, cache: Path) -> 
         port = server.getsockname()[1]
     project.write(".dvc/config", CONFIG.format(f"http://127.0.0.1:{port}/dvc"))
     project.train(b"1")
-    project.tag(V1.text)
+    project.tag(V1.tag)
     with pytest.raises(RegistryUnavailable, match="^The DVC remote can not be reached"):
         fetch(project.folder, cache)
 
@@ -318,7 +319,7 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_fetched(
     free = shutil.disk_usage(project.folder).free
     project.lock(project.push({"model.json": b"{}", "model.onnx": b"x"}))
     project.commit()
-    project.tag(V1.text)
+    project.tag(V1.tag)
     graph = project.folder / "sample/files/md5" / md5(b"x")[:2] / md5(b"x")[2:]
     with graph.open("r+b") as file:
         file.truncate(free + 1)  # a sparse file: takes no room here
