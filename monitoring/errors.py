@@ -1,4 +1,4 @@
-"""What a person can mend, printed as one sentence: what, with which value, and the cure."""
+"""Errors that a person can fix, printed as one sentence: field, value, cure."""
 
 import functools
 import sys
@@ -9,7 +9,7 @@ P = ParamSpec("P")
 
 
 class MonitoringError(Exception):
-    """Something is missing, taken, or does not answer."""
+    """A file, program, setting or service is missing, in use, or wrong."""
 
 
 def command(main: Callable[P, None]) -> Callable[P, None]:

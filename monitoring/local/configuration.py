@@ -1,7 +1,7 @@
-"""The configuration for one machine, made from the one that compose.yaml runs.
+"""The configuration of Prometheus for one machine, made from the one that ships.
 
-Rules, jobs and labels are the same. Targets are on loopback, and looks are seconds apart, because
-somebody sits in front of it.
+Rules, jobs and labels are the same. Targets are on loopback, and scrapes are seconds apart, for
+somebody who watches.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,25 +13,25 @@ import yaml
 from monitoring.errors import MonitoringError
 
 SOURCE = Path(__file__).parents[1] / "prometheus" / "prometheus.yml"
-MOUNTED = Path("/etc/prometheus")  # where compose.yaml has the folder of SOURCE
+MOUNTED = Path("/etc/prometheus")  # the folder of SOURCE in the container of compose.yaml
 
 
-class Local(NamedTuple):
-    """What is different on this machine."""
+class LocalTargets(NamedTuple):
+    """The differences of this machine."""
 
     targets: Mapping[str, Sequence[str]]
-    """Job -> host:port; a job that is not here is left out."""
+    """Job -> host:port; other jobs are left out."""
     alertmanager: str
     """Its host:port."""
     interval: float
     """Seconds between two scrapes, and between two evaluations."""
 
 
-def write_configuration(local: Local, target: Path, source: Path = SOURCE) -> None:
+def write_configuration(local: LocalTargets, target: Path, source: Path = SOURCE) -> None:
     """Write the configuration of Prometheus into a file.
 
     Raises:
-        MonitoringError: the source is missing, or no configuration.
+        MonitoringError: the source is missing, or not a configuration.
     """
     document = _read(source)
     every = f"{round(local.interval * 1000)}ms"
@@ -46,12 +46,12 @@ def write_configuration(local: Local, target: Path, source: Path = SOURCE) -> No
     target.write_text(yaml.safe_dump(here, sort_keys=False), encoding="utf-8")
 
 
-def _targets(job: Mapping[str, Any], local: Local) -> list[str]:
+def _targets(job: Mapping[str, Any], local: LocalTargets) -> list[str]:
     return list(local.targets.get(job["job_name"], ()))
 
 
-def _job(job: Mapping[str, Any], local: Local) -> dict[str, Any]:
-    """The job with targets of this machine; how else it would find them is left out."""
+def _job(job: Mapping[str, Any], local: LocalTargets) -> dict[str, Any]:
+    """The job with targets of this machine, without its own discovery."""
     kept = {
         name: value
         for name, value in job.items()
@@ -77,9 +77,11 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise MonitoringError(f"{path} can not be read: {error.strerror}") from None
+        raise MonitoringError(f"{path} cannot be read: {error.strerror}") from None
     except yaml.YAMLError as error:
-        raise MonitoringError(f"{path} is no YAML: {error}") from None
+        raise MonitoringError(f"{path} is not YAML: {error}") from None
     if not isinstance(document, dict) or "scrape_configs" not in document:
-        raise MonitoringError(f"{path} is no configuration of Prometheus: no scrape_configs")
+        raise MonitoringError(
+            f"{path} is not a configuration of Prometheus: it lacks scrape_configs"
+        )
     return document

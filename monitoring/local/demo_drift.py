@@ -1,12 +1,12 @@
-"""Command: show what happens when the images of a model change.
+"""Command: show the alert of drift when the images of a model change.
 
     python -m monitoring.local.demo_drift            beside `make demo` and `make monitor`
     python -m monitoring.local.demo_drift --brightness 0.5 --rate 20
 
-Sends the service images of data/ as they are, then the same ones brighter, as if the scale of the
-sensor had changed, and waits until the alert ModelDrift fires. It talks to this machine only,
-unless --service says otherwise. The service forgets when its window has passed, or with a restart.
-`DEMO_KEY` is a key with the role `predict`, for a service that wants one.
+Sends the images of data/ unchanged, then brighter, as if the scale of the sensor had changed, and
+waits until the alert ModelDrift fires. It uses this machine only, unless --service names another.
+The service forgets the images after its drift window, or with a restart. `DEMO_KEY` is a key with
+the role `predict`, for a service that wants one.
 """
 
 import os
@@ -21,130 +21,134 @@ from pathlib import Path
 import httpx
 
 from monitoring.errors import MonitoringError, command
-from monitoring.local.__main__ import default_service, parse_address
-from monitoring.local.drift_view import ALERT, Watched
+from monitoring.local.drift_view import ALERT, MonitoredService
+from monitoring.local.stack import default_service, parse_address
 from monitoring.local.traffic import Input, Traffic, brighter, find_images
 
-NORMAL = 300  # images before the change; SERVICE_DRIFT_SAMPLES is 200 unless it is set
-RATE = 40.0  # images a second; two cores answer many more
+NORMAL = 300  # images before the change; SERVICE_DRIFT_SAMPLES is 200 by default
+RATE = 40.0  # images a second; two cores predict many more
 BRIGHTNESS = 1.5
-LIMIT = 120.0  # seconds until the alert has to fire
+LIMIT = 120.0  # seconds in which the alert has to fire
 EVERY = 3.0  # seconds between two lines
-SIGNALS = 6  # that are named at the end, the worst first
+SIGNALS = 6  # named at the end, the worst first
 
 
-class Story:
+class DriftDemo:
     """Normal images, then changed ones, until the alert fires."""
 
-    def __init__(self, watched: Watched, chosen: Namespace, say: Callable[[str], None]) -> None:
-        """Take the two, what the command line says, and where lines go."""
-        self._watched = watched
-        self._chosen = chosen
-        self._say = say
+    def __init__(
+        self, monitored: MonitoredService, options: Namespace, report: Callable[[str], None]
+    ) -> None:
+        """Take the service, the options of the command line, and an output for lines."""
+        self._monitored = monitored
+        self._options = options
+        self._report = report
         self._started = time.monotonic()
 
     def run(self) -> bool:
-        """Tell it; whether the alert has fired.
+        """Run to the end; whether the alert has fired.
 
         Raises:
-            MonitoringError: something is missing or refuses.
+            MonitoringError: a service does not respond or refuses the images.
         """
-        files = find_images(self._chosen.data)
-        wanted = self._watched.input()
+        files = find_images(self._options.data)
+        wanted = self._monitored.model_input()
         if self._firing():
-            self._say(f"{ALERT} fires already:")
-            self._conclude()
+            self._report(f"{ALERT} fires already:")
+            self._report_alert()
             return True
-        self._say(f"{self._chosen.normal} images of {self._chosen.data} as they are: no drift")
+        self._report(f"{self._options.normal} images of {self._options.data} unchanged: no drift")
         with self._sending("normal", files, Path.read_bytes) as traffic:
-            while traffic.sent < self._chosen.normal:
-                self._tell("normal", traffic)
-        factor = self._chosen.brightness
-        self._say(f"now {factor:g} times as bright, until {ALERT} fires")
+            while traffic.sent < self._options.normal:
+                self._wait("normal", traffic)
+        factor = self._options.brightness
+        self._report(f"now {factor:g} times as bright, until {ALERT} fires")
         with self._sending("changed", files, partial(_changed, wanted, factor)) as traffic:
             while not (fires := self._firing()) and self._left() > 0:
-                self._tell("changed", traffic)
+                self._wait("changed", traffic)
         if fires:
-            self._conclude()
+            self._report_alert()
         else:
-            self._explain(traffic.sent)
+            self._report_failure(traffic.sent)
         return fires
 
     @contextmanager
     def _sending(
         self, name: str, files: list[Path], body: Callable[[Path], bytes]
     ) -> Iterator[Traffic]:
-        rate, headers = self._chosen.rate, self._watched.headers
-        with Traffic(self._watched.service, files, body, rate, headers) as traffic:
+        rate, headers = self._options.rate, self._monitored.headers
+        with Traffic(self._monitored.service, files, body, rate, headers) as traffic:
             yield traffic
         self._line(name, traffic)
 
-    def _tell(self, name: str, traffic: Traffic) -> None:
-        """A line, then a moment; the traffic goes on."""
+    def _wait(self, name: str, traffic: Traffic) -> None:
+        """Report a line, then wait; the traffic goes on."""
         traffic.check()
         self._line(name, traffic)
         if name == "normal" and self._left() < 0:
-            raise MonitoringError(f"only {traffic.sent} images in {self._chosen.limit:g} s")
-        time.sleep(EVERY)
+            raise MonitoringError(f"only {traffic.sent} images in {self._options.limit:g} s")
+        time.sleep(self._options.every)
 
     def _line(self, name: str, traffic: Traffic) -> None:
-        look = self._watched.look()
-        if look.scores:
-            worst = f"worst {look.scores[0]}"
+        drift = self._monitored.drift()
+        if drift.scores:
+            worst = f"worst {drift.scores[0]}"
         else:
-            worst = f"no score: {', '.join(look.insufficient) or 'nothing measured'}"
-        states = {alert["state"] for alert in self._watched.alerts()}
+            worst = f"no score: {', '.join(drift.insufficient) or 'nothing measured'}"
+        states = {alert["state"] for alert in self._monitored.alerts()}
         state = f"   {ALERT} {' and '.join(sorted(states))}" if states else ""
         passed = time.monotonic() - self._started
-        self._say(
+        self._report(
             f"{passed:5.0f} s  {name:<8}{traffic.sent:>6} sent  "
-            f"{look.samples:>6} in the window  {worst}{state}"
+            f"{drift.samples:>6} in the window  {worst}{state}"
         )
 
     def _firing(self) -> bool:
-        return any(alert["state"] == "firing" for alert in self._watched.alerts())
+        return any(alert["state"] == "firing" for alert in self._monitored.alerts())
 
     def _left(self) -> float:
-        return float(self._chosen.limit - (time.monotonic() - self._started))
+        return float(self._options.limit - (time.monotonic() - self._started))
 
-    def _conclude(self) -> None:
-        look = self._watched.look()
-        firing = [alert for alert in self._watched.alerts() if alert["state"] == "firing"]
+    def _report_alert(self) -> None:
+        drift = self._monitored.drift()
+        firing = [alert for alert in self._monitored.alerts() if alert["state"] == "firing"]
         for alert in firing[:SIGNALS]:
             summary = alert.get("annotations", {}).get("summary")
-            self._say(f"{ALERT} fires: {summary or alert['labels']}")
-        drifted = {score.signal: score for score in reversed(look.scores) if score.ratio > 1}
+            self._report(f"{ALERT} fires: {summary or alert['labels']}")
+        drifted = {score.signal: score for score in reversed(drift.scores) if score.ratio > 1}
         worst = sorted(drifted.values(), key=lambda score: -score.ratio)
         for score in worst[:SIGNALS]:
-            self._say(f"  {score}")
+            self._report(f"  {score}")
         if len(worst) > SIGNALS:
-            self._say(f"  and {len(worst) - SIGNALS} more signals")
-        self._say(f"Look at {self._watched.prometheus}/alerts")
-        for url in self._watched.alertmanagers():
-            self._say(
-                f"and at  {url}/#/alerts, which tells people and starts a training, if set up"
+            self._report(f"  and {len(worst) - SIGNALS} more signals")
+        self._report(f"Look at {self._monitored.prometheus}/alerts")
+        for url in self._monitored.alertmanagers():
+            self._report(
+                f"and at  {url}/#/alerts: it notifies people and starts a training, if configured"
             )
-        self._say(f"To forget: wait {look.window:g} s without such images, or restart the service.")
+        self._report(
+            f"To forget: wait {drift.window:g} s without such images, or restart the service."
+        )
 
-    def _explain(self, changed: int) -> None:
-        look = self._watched.look()
-        self._say(f"{ALERT} did not fire within {self._chosen.limit:g} s. What was seen:")
-        above = [score for score in look.scores if score.ratio > 1]
-        self._say(f"  {look.samples} images in the window, {len(above)} scores above threshold")
-        if look.scores:
-            self._say(f"  worst {look.scores[0]}")
-        if look.insufficient:
-            self._say(f"  not judged: {', '.join(look.insufficient)}")
-        if not self._watched.watched():
-            place = self._watched.service.removeprefix("http://")
-            self._say(
-                f"  the Prometheus at {self._watched.prometheus} scrapes no such service: "
+    def _report_failure(self, changed: int) -> None:
+        drift = self._monitored.drift()
+        self._report(f"{ALERT} did not fire within {self._options.limit:g} s. Measured:")
+        above = [score for score in drift.scores if score.ratio > 1]
+        self._report(f"  {drift.samples} images in the window, {len(above)} scores above threshold")
+        if drift.scores:
+            self._report(f"  worst {drift.scores[0]}")
+        if drift.insufficient:
+            self._report(f"  not measured: {', '.join(drift.insufficient)}")
+        if not self._monitored.is_scraped():
+            place = self._monitored.service.removeprefix("http://")
+            self._report(
+                f"  the Prometheus at {self._monitored.prometheus} has no such target: "
                 f"make monitor, or python -m monitoring.local --service {place}"
             )
-        elif changed < look.samples / 2:
-            self._say("  most of them are not ours: restart the service, or raise --rate")
+        elif changed < drift.samples / 2:
+            self._report("  most images are of other clients: restart the service, or raise --rate")
         elif above:
-            self._say("  the service measures drift: an alert that waits minutes fires later")
+            self._report("  the service measures drift: an alert with a longer `for` fires later")
 
 
 def _changed(wanted: Input, factor: float, path: Path) -> bytes:
@@ -179,23 +183,29 @@ def arguments() -> Namespace:
     )
     parser.add_argument("--rate", type=float, default=RATE, help="images a second (default: 40)")
     parser.add_argument(
-        "--limit", type=float, default=LIMIT, help="seconds until it has to fire (default: 120)"
+        "--limit",
+        type=float,
+        default=LIMIT,
+        help="seconds in which the alert has to fire (default: 120)",
+    )
+    parser.add_argument(
+        "--every", type=float, default=EVERY, help="seconds between two lines (default: 3)"
     )
     chosen = parser.parse_args()
-    for name in ("brightness", "rate", "limit"):
+    for name in ("brightness", "rate", "limit", "every"):
         if not getattr(chosen, name) > 0:
-            parser.error(f"--{name}: it has to be above 0")
+            parser.error(f"--{name}: has to be above 0")
     return chosen
 
 
 @command
 def main() -> None:
-    """Tell the story; exit code 1 when the alert does not fire."""
+    """Run the demo; exit code 1 when the alert does not fire."""
     chosen = arguments()
     service, prometheus = parse_address(chosen.service), parse_address(chosen.prometheus)
     with httpx.Client(timeout=10, trust_env=False) as client:
-        watched = Watched(service, prometheus, client, os.environ.get("DEMO_KEY", ""))
-        fired = Story(watched, chosen, partial(print, flush=True)).run()
+        monitored = MonitoredService(service, prometheus, client, os.environ.get("DEMO_KEY", ""))
+        fired = DriftDemo(monitored, chosen, partial(print, flush=True)).run()
     sys.exit(0 if fired else 1)
 
 

@@ -1,7 +1,7 @@
-"""The programs that watch, as ordinary child processes on loopback.
+"""Prometheus and its companions as ordinary child processes on loopback.
 
-Debian and the projects themselves name them differently; both are found. None of them needs root, a
-network or a system service.
+Debian and the projects use different names; both are found. Nothing here needs root, a network or a
+system service.
 """
 
 import os
@@ -22,47 +22,46 @@ from monitoring.errors import MonitoringError
 HOST = "127.0.0.1"
 READY_WITHIN = 60.0  # seconds; Prometheus replays what it wrote before it was killed
 GRACE = 10.0  # seconds that a program has to end after SIGTERM
-PAUSE = 0.1  # seconds between two looks
+PAUSE = 0.1  # seconds between two checks
 LAST_LINES = 8  # of the log of a program that died
 
 
 class Program(NamedTuple):
-    """One program: how it is found, where it listens, and how it says that it is ready."""
+    """One program: its binaries, its port, and its page for readiness."""
 
     name: str
     binaries: tuple[str, ...]
     """Its names: Debian's first, then that of the project."""
     port: int
-    """Where it listens unless told otherwise."""
+    """The default."""
     ready: str = "/-/ready"
-    """What answers 200 when it is ready."""
+    """The path that returns 200 once the program is ready."""
     needed: bool = True
-    told_secrets: bool = False
-    """Whether its log may quote addresses with a token in them."""
+    logs_secrets: bool = False
+    """Whether its log may quote addresses that contain a token."""
 
 
 PROGRAMS = (
     Program("prometheus", ("prometheus",), 9090),
-    Program("alertmanager", ("prometheus-alertmanager", "alertmanager"), 9093, told_secrets=True),
+    Program("alertmanager", ("prometheus-alertmanager", "alertmanager"), 9093, logs_secrets=True),
     Program("node-exporter", ("prometheus-node-exporter", "node_exporter"), 9100, ready="/"),
     Program("pushgateway", ("prometheus-pushgateway", "pushgateway"), 9091, needed=False),
 )
 
 
 def find_programs() -> dict[str, Path]:
-    """Where the programs are, by name; one that is not needed may be absent.
+    """The paths of the programs, by name; an optional one may be absent.
 
     Raises:
-        MonitoringError: one that is needed is not installed.
+        MonitoringError: a program that is needed is not installed.
     """
     found = {program.name: _find(program) for program in PROGRAMS}
     missing = [item.name for item in PROGRAMS if item.needed and found[item.name] is None]
     if missing:
         packages = [item.binaries[0] for item in PROGRAMS if item.name in missing]
         raise MonitoringError(
-            f"{' and '.join(missing)} not found in PATH: `make setup-e2e` installs what the tests "
-            f"need, `apt-get install {' '.join(packages)}` only this; with Docker, "
-            "`docker compose up` needs neither"
+            f"{' and '.join(missing)} not found in PATH: run `make setup-e2e` or "
+            f"`apt-get install {' '.join(packages)}`; `docker compose up` needs neither"
         )
     return {name: path for name, path in found.items() if path is not None}
 
@@ -73,13 +72,13 @@ def _find(program: Program) -> Path | None:
 
 
 def take_ports(wanted: Mapping[str, int]) -> dict[str, int]:
-    """Check that ports are free, by name of the program; for 0 a free one is chosen.
+    """Check that the ports of programs are free; 0 takes a free one.
 
     Raises:
-        MonitoringError: something listens on one, or two programs want the same.
+        MonitoringError: something listens on a port, or two programs want the same one.
     """
     taken: dict[str, int] = {}
-    with ExitStack() as stack:  # all at once, so that no two are the same
+    with ExitStack() as stack:  # all held at once, so that no two are the same
         for program in PROGRAMS:
             if program.name in wanted:
                 probe = stack.enter_context(socket.socket())
@@ -103,8 +102,8 @@ def _take(probe: socket.socket, program: Program, port: int) -> int:
     return int(probe.getsockname()[1])
 
 
-class Running:
-    """One program that was started; its output is in `log`."""
+class RunningProgram:
+    """A program that was started; its output is in `log`."""
 
     def __init__(
         self, program: Program, command: Sequence[str | Path], port: int, log: Path
@@ -114,35 +113,36 @@ class Running:
         self.url = f"http://{HOST}:{port}"
         self.log = log
         with log.open("wb") as stream:
-            os.fchmod(stream.fileno(), 0o600)  # as its configuration
+            os.fchmod(stream.fileno(), 0o600)  # as for its configuration
             self.process = subprocess.Popen(
                 [*_dies_with_us(), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C reaches the whole group of the terminal: each would end on its own, in any
-                # order. In groups of their own they are ended by us.
+                # Ctrl-C reaches the whole process group of the terminal: all would stop at once, in
+                # any order. In a group of its own each is stopped by us.
                 process_group=0,
             )
 
     def check(self) -> None:
-        """Look whether it still runs.
+        """Check that it still runs.
 
         Raises:
-            MonitoringError: it has ended; with its last lines, unless they may have a secret.
+            MonitoringError: it has ended; with its last lines, unless they may contain secrets.
         """
         code = self.process.poll()
-        if code is not None and self.program.told_secrets:
+        if code is not None and self.program.logs_secrets:
             raise MonitoringError(
-                f"{self.program.name} {_ending(code)}; {self.log} says why, and may name secrets"
+                f"{self.program.name} {_ending(code)}; the reason is in {self.log}, "
+                "which may contain secrets"
             )
         if code is not None:
             lines = self.log.read_text("utf-8", "replace").splitlines()[-LAST_LINES:]
-            said = "\n".join(lines) or "(nothing)"
-            raise MonitoringError(f"{self.program.name} {_ending(code)}; it said at last:\n{said}")
+            last = "\n".join(lines) or "(no output)"
+            raise MonitoringError(f"{self.program.name} {_ending(code)}; its last lines:\n{last}")
 
     def wait_until_ready(self, deadline: float) -> None:
-        """Ask until it is ready; `deadline` is a time of `time.monotonic`.
+        """Poll until it is ready; `deadline` is a time of `time.monotonic`.
 
         Raises:
             MonitoringError: it ended, or was not ready in time.
@@ -151,22 +151,22 @@ class Running:
             self.check()
             if time.monotonic() > deadline:
                 raise MonitoringError(
-                    f"{self.program.name} runs, and is not ready at {self.url} after "
-                    f"{READY_WITHIN:g} s; {self.log} says what it does"
+                    f"{self.program.name} runs, but is not ready at {self.url} after "
+                    f"{READY_WITHIN:g} s; see {self.log}"
                 )
             time.sleep(PAUSE)
 
     def _is_ready(self) -> bool:
         try:
-            # Nothing between us and loopback: a proxy of the environment is for elsewhere.
-            answer = httpx.get(self.url + self.program.ready, timeout=5, trust_env=False)
+            # Without the proxy of the environment: this is loopback.
+            response = httpx.get(self.url + self.program.ready, timeout=5, trust_env=False)
         except httpx.TransportError:
             return False
-        return answer.status_code == 200
+        return response.status_code == 200
 
 
-def stop_all(running: Sequence[Running]) -> None:
-    """End all of them: ask, wait, and kill what does not end."""
+def stop_all(running: Sequence[RunningProgram]) -> None:
+    """Stop all programs: terminate, wait, and kill those that do not end."""
     for item in running:
         if item.process.poll() is None:
             item.process.terminate()
@@ -181,11 +181,11 @@ def stop_all(running: Sequence[Running]) -> None:
 
 def _ending(code: int) -> str:
     if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
+        return f"was killed by {signal.Signals(-code).name}"
     return f"ended with exit code {code}"
 
 
 def _dies_with_us() -> list[str]:
-    """A prefix that lets the kernel end a child when we are killed and can not do it ourselves."""
-    setpriv = shutil.which("setpriv")  # of util-linux; without it, a port would stay taken
+    """A command prefix: the kernel stops the child when this process is killed."""
+    setpriv = shutil.which("setpriv")  # of util-linux; without it, ports would stay in use
     return [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []

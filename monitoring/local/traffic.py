@@ -1,4 +1,4 @@
-"""Images of a folder, as they are or changed, sent at a steady pace over several connections."""
+"""Images of a folder, unchanged or brighter, sent at a steady rate over several connections."""
 
 import io
 import itertools
@@ -19,30 +19,30 @@ from PIL import Image
 from monitoring.errors import MonitoringError
 
 SUFFIXES = (".tif", ".tiff", ".jpg", ".jpeg", ".png", ".npy")
-MOST_FILES = 2000  # of a folder that are sent; enough that no window sees one twice too often
+MOST_FILES = 2000  # of a folder; enough that a window holds few images twice
 HEADERS = {"content-type": "application/octet-stream"}
 CONNECTIONS = 4  # so that every worker has one
-OVERLOADED = (429, 503)  # the service is busy, not broken: the next one may go well
-PATIENCE = 30.0  # seconds that one answer may take
+OVERLOADED = (429, 503)  # the service is busy, not broken: the next image may succeed
+PATIENCE = 30.0  # seconds for one response
 
 Array = npt.NDArray[Any]
 
 
 class Input(NamedTuple):
-    """What the model wants, as `/version` says it."""
+    """The input of a model, according to `/version`."""
 
     bands: int
     nodata: int | None
-    """Value of a pixel that holds nothing; it stays as it is."""
+    """Value of a pixel without data; it is not changed."""
     valid_max: int
-    """The largest value that a pixel can have."""
+    """The largest value of a pixel."""
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Images below a folder, of every class, in an order that is mixed and always the same.
+    """Images below a folder, of every class, in a shuffled order that is always the same.
 
     Raises:
-        MonitoringError: there are none.
+        MonitoringError: the folder has no images.
     """
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not found:
@@ -56,7 +56,7 @@ def find_images(folder: Path) -> list[Path]:
 def brighter(path: Path, wanted: Input, factor: float) -> bytes:
     """The image of a file, `factor` times as bright, as NPY (bands, height, width).
 
-    As if the scale of the sensor had changed: what would be more than it can say is cut off.
+    As if the scale of the sensor had changed: values above its maximum are clipped.
     """
     pixels = _bands_first(_read(path), wanted.bands)  # (B, H, W)
     limit = min(wanted.valid_max, int(np.iinfo(pixels.dtype).max))
@@ -86,7 +86,7 @@ def _bands_first(pixels: Array, bands: int) -> Array:
 
 
 class Traffic:
-    """Sends bodies to `/predict` from the beginning of the block to its end."""
+    """Sends images to `/predict` until the block ends."""
 
     def __init__(
         self,
@@ -96,8 +96,8 @@ class Traffic:
         rate: float,
         headers: Mapping[str, str],
     ) -> None:
-        """Send what `body` makes of the files, round and round, `rate` a second."""
-        self.answers: Counter[int] = Counter()  # status -> how many
+        """Send `body(file)` for the files in turn, again and again, `rate` a second."""
+        self.responses: Counter[int] = Counter()  # status -> number
         self._url = url
         self._files = files
         self._body = body
@@ -112,8 +112,8 @@ class Traffic:
 
     @property
     def sent(self) -> int:
-        """Images that were predicted."""
-        return self.answers[200]
+        """The number of predicted images."""
+        return self.responses[200]
 
     def __enter__(self) -> Self:
         """Start."""
@@ -122,22 +122,22 @@ class Traffic:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop, and wait for the last answers."""
+        """Stop, and wait for the last responses."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
 
     def check(self) -> None:
-        """Look how it goes.
+        """Check that images are still being sent.
 
         Raises:
-            MonitoringError: the service refuses what it is sent, or has gone.
+            MonitoringError: the service refuses the images, or does not respond any more.
         """
         if self._error is not None:
             raise self._error
 
     def _send_all(self) -> None:
-        # Nothing between us and the service: a proxy of the environment is for elsewhere.
+        # Without the proxy of the environment: the service is on this machine.
         with httpx.Client(timeout=PATIENCE, headers=self._headers, trust_env=False) as client:
             while not self._stop.is_set():
                 number = next(self._numbers)
@@ -152,27 +152,29 @@ class Traffic:
 
     def _send(self, client: httpx.Client, file: Path) -> None:
         try:
-            answer = client.post(f"{self._url}/predict", content=self._body(file))
+            response = client.post(f"{self._url}/predict", content=self._body(file))
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
-            raise MonitoringError(f"the service at {self._url} has gone: {reason}") from None
+            raise MonitoringError(
+                f"the service at {self._url} does not respond any more: {reason}"
+            ) from None
         except (OSError, ValueError) as error:
-            raise MonitoringError(f"data: {file} can not be read: {error}") from None
+            raise MonitoringError(f"data: {file} cannot be read: {error}") from None
         with self._lock:
-            self.answers[answer.status_code] += 1
-        if answer.status_code in (401, 403):
+            self.responses[response.status_code] += 1
+        if response.status_code in (401, 403):
             raise MonitoringError(
                 f"the service at {self._url} wants a key with the role `predict`: DEMO_KEY=..."
             )
-        if answer.status_code != 200 and answer.status_code not in OVERLOADED:
+        if response.status_code != 200 and response.status_code not in OVERLOADED:
             raise MonitoringError(
-                f"the service refuses {file} ({answer.status_code}): {_detail(answer)}; "
+                f"the service refuses {file} ({response.status_code}): {_detail(response)}; "
                 "the images have to be those of the model: --data names another folder"
             )
 
 
-def _detail(answer: httpx.Response) -> str:
+def _detail(response: httpx.Response) -> str:
     try:
-        return str(answer.json()["detail"])[:300]
+        return str(response.json()["detail"])[:300]
     except (ValueError, KeyError, TypeError):
-        return answer.text[:300]
+        return response.text[:300]

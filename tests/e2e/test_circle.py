@@ -8,9 +8,9 @@ import httpx
 import pytest
 
 from monitoring.errors import MonitoringError
-from monitoring.local.__main__ import Monitor
-from monitoring.local.drift_view import read_look
+from monitoring.local.drift_view import read_drift
 from monitoring.local.programs import PROGRAMS
+from monitoring.local.stack import Monitor
 from monitoring.local.traffic import HEADERS, Input, brighter, find_images
 from service.auth.roles import new_key
 from tests.e2e.world import Pipeline, World, read_json
@@ -100,8 +100,8 @@ def test_images_of_another_light_are_measured_as_drift(world: World, service: Se
             PREDICTED[answer.json()["request_id"]] = path.parent.name
 
         def drifted() -> bool:
-            look = read_look(client.get("/metrics").text)
-            return any(score.ratio > 1 for score in look.scores)
+            drift = read_drift(client.get("/metrics").text)
+            return any(score.ratio > 1 for score in drift.scores)
 
         until(drifted)
 

@@ -1,7 +1,8 @@
-"""`make monitor` as a process, and what stands in its way where programs are missing."""
+"""`make monitor` as a process."""
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+import yaml
 
 from monitoring.errors import MonitoringError
+from monitoring.local.configuration import SOURCE
 from monitoring.local.programs import PROGRAMS, find_programs
 from tests.conftest import ROOT
 
@@ -22,7 +25,7 @@ ANY_PORTS = [part for item in PROGRAMS for part in (f"--{item.name}-port", "0")]
 
 
 def until(condition: Callable[[], T | None], what: object = "it") -> T:
-    """Ask again until the answer is true; give it."""
+    """Poll until the result is true; returns it."""
     deadline = time.monotonic() + WITHIN
     while not (found := condition()):
         assert time.monotonic() < deadline, f"{what} never came true"
@@ -31,13 +34,14 @@ def until(condition: Callable[[], T | None], what: object = "it") -> T:
 
 
 class Command:
-    """A command of this package that runs; what it says is in `said`."""
+    """A running command of this package."""
 
     def __init__(self, *arguments: str, log: Path, **environment: str) -> None:
         self.log = log
         with log.open("w", encoding="utf-8") as stream:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
+                # As in a terminal, also where the tests run in the background of a shell.
+                ["/usr/bin/env", "--default-signal=INT", sys.executable, "-m", *arguments],
                 cwd=ROOT,
                 env=os.environ | environment,
                 stdout=stream,
@@ -45,23 +49,23 @@ class Command:
                 start_new_session=True,
             )
 
-    def said(self) -> str:
-        """What it has printed so far."""
+    def output(self) -> str:
+        """Its output so far."""
         return self.log.read_text(encoding="utf-8")
 
     def wait_for(self, text: str) -> re.Match[str]:
-        """Wait until it has printed what this pattern matches."""
+        """Wait until its output matches a pattern."""
 
         def look() -> re.Match[str] | None:
             ended = self.process.poll() is not None
-            found = re.search(text, self.said())
-            assert found or not ended, f"it ended: {self.said()}"
+            found = re.search(text, self.output())
+            assert found or not ended, f"it ended: {self.output()}"
             return found
 
         return until(look, text)
 
     def url(self, name: str) -> str:
-        """Where it says that a program listens."""
+        """The address of a program, according to its output."""
         return self.wait_for(rf"(?m)^  {name} +(http://\S+)")[1]
 
     def children(self) -> list[int]:
@@ -72,7 +76,7 @@ class Command:
         return [int(line) for line in found.stdout.split()]
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """End it and give its exit code."""
+        """Stop it; returns its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(WITHIN)
@@ -81,9 +85,26 @@ class Command:
 Start = Callable[..., Command]
 
 
+def hurried_source(folder: Path, hold: str | None = None) -> Path:
+    """A copy of the shipped configuration of Prometheus for people who do not wait.
+
+    All groups of rules have the common interval; `hold` replaces the `for` of all alerts.
+    """
+    shutil.copytree(SOURCE.parent, folder)
+    for path in (folder / "rules").glob("*.yml"):
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for group in document["groups"]:
+            group.pop("interval", None)
+            for rule in group["rules"]:
+                if hold and "for" in rule:
+                    rule["for"] = hold
+        path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    return folder / SOURCE.name
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _nobody_is_told() -> Iterator[None]:
-    """Take away the variables by which a test would tell people, or start a training."""
+def _no_receivers() -> Iterator[None]:
+    """Remove the variables that would notify people or start a training."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.startswith(("ALERT_", "RETRAIN_")):
@@ -93,7 +114,7 @@ def _nobody_is_told() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def programs() -> dict[str, Path]:
-    """Where Prometheus and the others are."""
+    """Paths of Prometheus and the others."""
     try:
         return find_programs()
     except MonitoringError as error:
@@ -102,7 +123,7 @@ def programs() -> dict[str, Path]:
 
 @pytest.fixture
 def start(tmp_path: Path, programs: dict[str, Path]) -> Iterator[Start]:
-    """Start `make monitor` on free ports; what still runs at the end is ended."""
+    """Start `make monitor` on free ports; it is stopped at the end of the test."""
     started: list[Command] = []
 
     def run(*arguments: str, **environment: str) -> Command:

@@ -1,14 +1,14 @@
-"""`make demo-drift`: a real service and Prometheus, and an alert that fires because of images."""
+"""`make demo-drift`: a real service and Prometheus, and an alert that changed images cause."""
 
 import io
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -16,13 +16,16 @@ import tifffile
 from PIL import Image
 
 from monitoring.errors import MonitoringError
-from monitoring.local.drift_view import read_look
+from monitoring.local.demo_drift import arguments, main
+from monitoring.local.drift_view import read_drift
+from monitoring.local.stack import Monitor
 from monitoring.local.traffic import Input, brighter, find_images
-from tests.conftest import ROOT, write_images
+from service.auth.roles import new_key
+from tests.conftest import write_images
 from tests.make.bundles import make_chip
 from tests.make.monitored_bundles import watched_bundle, write_chips
 from tests.make.server import Server, serving
-from tests.monitoring.conftest import Command, Start
+from tests.monitoring.conftest import hurried_source
 
 WANTED = Input(bands=4, nodata=0, valid_max=20000)
 METRICS = """\
@@ -52,127 +55,161 @@ def chips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+KEY, HASH = new_key()
+
+
 @pytest.fixture(scope="module")
 def service(chips: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service that wants a key for predictions."""
     folder = tmp_path_factory.mktemp("demo")
     bundle = watched_bundle(folder / "model", sorted(chips.rglob("*.npy")))
-    with serving(bundle, folder / "service") as running:
+    roles = {"open_roles": '["view"]', "api_keys": json.dumps({HASH: ["predict"]})}
+    with serving(bundle, folder / "service", **roles) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def monitor(
+    service: Server, programs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Monitor]:
+    """The stack beside the service, with alerts that fire after a second."""
+    folder = tmp_path_factory.mktemp("monitoring")
+    source = hurried_source(folder / "source", hold="1s")
+    ports = dict.fromkeys(programs, 0)
+    with Monitor([address(service.url)], ports, folder, 0.5, source) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def idle_prometheus(
+    programs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """A Prometheus that scrapes no service, as host:port."""
+    ports = dict.fromkeys(programs, 0)
+    with Monitor(["127.0.0.1:1"], ports, tmp_path_factory.mktemp("idle")) as monitor:
+        yield address(monitor.url("prometheus"))
+
+
+class Ended(NamedTuple):
+    """What the command did."""
+
+    code: object
+    """1, or a message on stderr."""
+    output: str
+
+
+Demo = Callable[..., Ended]
+
+
+@pytest.fixture
+def demo(chips: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Demo:
+    """Run the command to its end, on the folder `chips` and with the key."""
+    monkeypatch.setenv("DEMO_KEY", KEY)
+
+    def run(*arguments: str) -> Ended:
+        words = ["--data", str(chips), "--every", "0.2", *arguments]
+        monkeypatch.setattr("sys.argv", ["demo_drift", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Ended(ended.value.code, capsys.readouterr().out)
+
+    return run
 
 
 def address(url: str) -> str:
     return url.removeprefix("http://")
 
 
-def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end."""
-    command = [sys.executable, "-m", "monitoring.local.demo_drift", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-def test_changed_images_fire_the_alert_and_normal_ones_do_not(
-    service: Server, chips: Path, start: Start, tmp_path: Path
+def test_changed_images_fire_the_alert_and_unchanged_ones_do_not(
+    service: Server, monitor: Monitor, demo: Demo
 ) -> None:
-    monitor = start("--interval", "1", "--service", address(service.url))
-    prometheus = ("--prometheus", address(monitor.url("prometheus")))
-    arguments = ("--service", address(service.url), "--data", str(chips), *prometheus)
-    log = tmp_path / "demo.log"
-    story = Command("monitoring.local.demo_drift", *arguments, "--rate", "120", log=log)
-    assert story.process.wait(150) == 0, story.said()
-    normal, _, changed = story.said().partition("now 1.5 times as bright, until ModelDrift fires")
+    places = ("--service", address(service.url), "--prometheus", address(monitor.url("prometheus")))
+    ended = demo(*places, "--rate", "120")
+    assert ended.code == 0, ended.output
+    normal, _, changed = ended.output.partition("now 1.5 times as bright, until ModelDrift fires")
     assert "300 images of" in normal and "worst" in normal
     assert "ModelDrift" not in normal
-    assert "ModelDrift fires: " in changed and "ModelDrift pending" in changed
+    assert "ModelDrift fires: " in changed
     assert f"Look at {monitor.url('prometheus')}/alerts" in changed
     assert f"and at  {monitor.url('alertmanager')}/#/alerts" in changed
-    assert "To forget: wait 3600 s" in changed and "Traceback" not in changed
-    again = demo(*arguments)
-    assert again.returncode == 0
-    assert again.stdout.startswith("ModelDrift fires already:")
-    assert "sent" not in again.stdout
+    assert "To forget: wait 3600 s" in changed
+    again = demo(*places)
+    assert again.code == 0
+    assert again.output.startswith("ModelDrift fires already:")
+    assert "sent" not in again.output
 
 
-def test_an_alert_that_does_not_fire_in_time_is_exit_code_1(
-    service: Server, chips: Path, start: Start
+def test_an_alert_that_does_not_fire_in_time_gives_exit_code_1(
+    service: Server, idle_prometheus: str, demo: Demo
 ) -> None:
-    nobody = start("--service", "127.0.0.1:1").url("prometheus")
-    arguments = ("--service", address(service.url), "--prometheus", address(nobody))
-    ended = demo(*arguments, "--data", str(chips), "--normal", "10", "--limit", "3")
-    assert ended.returncode == 1
-    assert "ModelDrift did not fire within 3 s. What was seen:" in ended.stdout
-    assert "scrapes no such service: make monitor" in ended.stdout
-    assert f"--service {address(service.url)}" in ended.stdout
-    assert "Traceback" not in ended.stderr
+    places = ("--service", address(service.url), "--prometheus", idle_prometheus)
+    ended = demo(*places, "--normal", "10", "--limit", "2")
+    assert ended.code == 1
+    assert "ModelDrift did not fire within 2 s. Measured:" in ended.output
+    assert "has no such target: make monitor" in ended.output
+    assert f"--service {address(service.url)}" in ended.output
 
 
-def test_without_a_service_it_says_how_to_start_one(chips: Path) -> None:
-    ended = demo("--service", "127.0.0.1:1", "--data", str(chips))
-    assert ended.returncode == 1
-    assert ended.stderr.startswith("error: nothing answers on 127.0.0.1:1 (")
-    assert "`make demo` in another terminal" in ended.stderr
+def test_without_prometheus_or_service_the_error_names_the_command_that_starts_it(
+    service: Server, demo: Demo
+) -> None:
+    nowhere = "127.0.0.1:1"
+    message = rf"error: nothing responds on {nowhere} \(.*\): `make %s` in another terminal"
+    ended = demo("--service", address(service.url), "--prometheus", nowhere)
+    assert re.fullmatch(message % "monitor", str(ended.code))
+    ended = demo("--service", nowhere, "--prometheus", nowhere)
+    assert re.fullmatch(message % "demo", str(ended.code))
 
 
-def test_without_prometheus_it_says_how_to_start_one(service: Server, chips: Path) -> None:
-    arguments = ("--service", address(service.url), "--prometheus", "127.0.0.1:1")
-    ended = demo(*arguments, "--data", str(chips))
-    assert ended.returncode == 1
-    assert ended.stderr.startswith("error: nothing answers on 127.0.0.1:1 (")
-    assert "`make monitor` in another terminal" in ended.stderr
-
-
-def test_something_else_on_the_port_is_said(chips: Path) -> None:
+def test_another_program_on_the_port_is_an_error(demo: Demo) -> None:
     with page(b"<html>hello</html>") as place:
-        ended = demo("--service", place, "--data", str(chips))
-    assert ended.returncode == 1
-    assert f"error: http://{place}/version is not what was expected there" in ended.stderr
-    assert "Traceback" not in ended.stderr
+        ended = demo("--service", place)
+    assert f"error: http://{place}/version: unexpected response" in str(ended.code)
 
 
-def test_images_of_another_model_are_refused_with_the_services_reason(
-    service: Server, tmp_path: Path, start: Start
+def test_refused_images_are_an_error_with_the_reason_of_the_service(
+    service: Server, tmp_path: Path, idle_prometheus: str, demo: Demo
 ) -> None:
     images = write_images(tmp_path / "other", classes=1, each=3)
-    prometheus = address(start().url("prometheus"))
-    arguments = ("--service", address(service.url), "--prometheus", prometheus)
-    ended = demo(*arguments, "--data", str(images))
-    assert ended.returncode == 1
-    assert "error: the service refuses" in ended.stderr and "(422)" in ended.stderr
-    assert "the images have to be those of the model" in ended.stderr
+    places = ("--service", address(service.url), "--prometheus", idle_prometheus)
+    ended = demo(*places, "--data", str(images))
+    assert "error: the service refuses" in str(ended.code) and "(422)" in str(ended.code)
+    assert "the images have to be those of the model" in str(ended.code)
 
 
-def test_a_service_that_wants_a_key_is_said(
-    service: Server, chips: Path, start: Start, tmp_path: Path
+def test_a_service_that_wants_a_key_is_an_error_with_the_variable(
+    service: Server, idle_prometheus: str, demo: Demo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prometheus = address(start().url("prometheus"))
-    bundle = Path(service.log).parent.parent / "model"
-    with serving(bundle, tmp_path / "closed", open_roles=json.dumps(["view"])) as closed:
-        arguments = ("--service", address(closed.url), "--prometheus", prometheus)
-        ended = demo(*arguments, "--data", str(chips))
-    assert ended.returncode == 1
-    assert "wants a key with the role `predict`: DEMO_KEY=" in ended.stderr
+    monkeypatch.delenv("DEMO_KEY")
+    ended = demo("--service", address(service.url), "--prometheus", idle_prometheus)
+    assert "wants a key with the role `predict`: DEMO_KEY=" in str(ended.code)
 
 
-def test_a_folder_without_images_is_a_sentence(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").touch()
     with pytest.raises(MonitoringError, match=r"no images in .*: `dvc pull data\.dvc`"):
         find_images(tmp_path)
 
 
-@pytest.mark.parametrize("option", ["--brightness", "--rate", "--limit"])
-def test_what_makes_no_sense_is_refused(option: str) -> None:
-    ended = demo(option, "0")
-    assert ended.returncode == 2
-    assert f"{option}: it has to be above 0" in ended.stderr
+def test_options_that_are_not_positive_are_rejected(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option in ("--brightness", "--rate", "--limit", "--every"):
+        monkeypatch.setattr("sys.argv", ["demo_drift", option, "0"])
+        with pytest.raises(SystemExit) as ended:
+            arguments()
+        assert ended.value.code == 2
+        assert f"{option}: has to be above 0" in capsys.readouterr().err
 
 
-def test_images_of_every_class_come_mixed_and_always_alike(tmp_path: Path) -> None:
+def test_images_of_all_classes_are_shuffled_in_a_fixed_order(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "images", classes=3, each=30)
     found = find_images(folder)
     assert found == find_images(folder) and sorted(found) == sorted(folder.rglob("*.png"))
     assert {path.parent.name for path in found[:20]} == {"class-0", "class-1", "class-2"}
 
 
-def test_brighter_images_stay_what_the_model_takes(tmp_path: Path) -> None:
+def test_brighter_images_keep_the_shape_range_and_nodata_of_the_model(tmp_path: Path) -> None:
     chip = make_chip(1) // 4  # up to 16383
     chip[:, 0, 0] = 0
     np.save(tmp_path / "chip.npy", chip)
@@ -186,7 +223,7 @@ def test_brighter_images_stay_what_the_model_takes(tmp_path: Path) -> None:
         assert found.max() == 20000 and not found[:, 0, 0].any()
 
 
-def test_pictures_become_brighter_too(tmp_path: Path) -> None:
+def test_png_images_become_brighter_too(tmp_path: Path) -> None:
     pixels = np.full((8, 8, 3), 200, np.uint8)
     pixels[0, 0] = 10
     Image.fromarray(pixels).save(tmp_path / "picture.png")
@@ -196,20 +233,20 @@ def test_pictures_become_brighter_too(tmp_path: Path) -> None:
     assert (found[:, 0, 0] == 15).all() and (found[:, 1:, 1:] == 255).all()
 
 
-def test_the_worst_signal_is_the_farthest_above_its_own_threshold() -> None:
-    look = read_look(METRICS)
-    assert (look.samples, look.window, look.insufficient) == (250, 3600, ("constant",))
-    assert [(item.signal, item.measure) for item in look.scores] == [
+def test_the_worst_signal_has_the_largest_ratio_to_its_threshold() -> None:
+    drift = read_drift(METRICS)
+    assert (drift.samples, drift.window, drift.insufficient) == (250, 3600, ("constant",))
+    assert [(item.signal, item.measure) for item in drift.scores] == [
         ("mean/B02", "js"),
         ("mean/B02", "psi"),
         ("classes", "psi"),
     ]
-    assert str(look.scores[1]) == "mean/B02 psi 3.00 (drift above 1.50)"
+    assert str(drift.scores[1]) == "mean/B02 psi 3.00 (drift above 1.50)"
 
 
-def test_a_service_that_does_not_measure_drift_is_said() -> None:
+def test_a_service_that_does_not_measure_drift_is_an_error() -> None:
     with pytest.raises(MonitoringError, match="does not measure drift"):
-        read_look("# TYPE up gauge\nup 1\n")
+        read_drift("# TYPE up gauge\nup 1\n")
 
 
 @contextmanager

@@ -1,6 +1,7 @@
-"""`make monitor`: real programs start, watch and end together; what hinders them is a sentence."""
+"""`make monitor`: real programs start, scrape and stop together; errors are one sentence."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,14 +18,16 @@ import pytest
 import yaml
 
 from monitoring.errors import MonitoringError
-from monitoring.local.__main__ import parse_address
-from monitoring.local.configuration import SOURCE, Local, write_configuration
+from monitoring.local.__main__ import describe
+from monitoring.local.configuration import SOURCE, LocalTargets, write_configuration
+from monitoring.local.stack import Monitor, default_service, parse_address
+from monitoring.objectives import APP, PROBES, SERVICE
 from tests.conftest import ROOT
-from tests.monitoring.conftest import Start, until
+from tests.monitoring.conftest import WITHIN, Start, until
 
 NAMES = {"prometheus", "alertmanager", "node-exporter"}
-LOCAL = Local(
-    {"landcover": ["127.0.0.1:8001", "127.0.0.1:8002"], "node": ["127.0.0.1:9100"]},
+LOCAL = LocalTargets(
+    {APP: ["127.0.0.1:8001", "127.0.0.1:8002"], "node": ["127.0.0.1:9100"]},
     "127.0.0.1:9093",
     interval=5,
 )
@@ -64,6 +67,13 @@ def query(prometheus: str, text: str) -> list[dict[str, Any]]:
     return found
 
 
+def stack(folder: Path, ports: dict[str, int] | None = None) -> Monitor:
+    """A stack on free ports that is not started; nothing listens where its service should be."""
+    return Monitor(
+        ["127.0.0.1:1"], dict.fromkeys(NAMES | {"pushgateway"}, 0) | (ports or {}), folder
+    )
+
+
 def is_gone(pid: int) -> bool:
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
@@ -86,11 +96,11 @@ def listens_everywhere(pid: int) -> bool:
     return any(address != "0100007F" for address in mine)
 
 
-def test_everything_starts_watches_and_ends_together(start: Start, services: list[str]) -> None:
+def test_all_programs_start_scrape_and_stop_together(start: Start, services: list[str]) -> None:
     monitor = start("--interval", "1", "--service", services[0], "--service", services[1])
-    monitor.wait_for("The end is Ctrl-C")
+    monitor.wait_for("Ctrl-C stops everything")
     prometheus = monitor.url("prometheus")
-    up = 'up{job="landcover"} == 1'
+    up = f"up{{{SERVICE}}} == 1"
     until(lambda: len(query(prometheus, up)) == 2, "both services are scraped")
     for job in ("node", "prometheus", "alertmanager"):
         until(partial(query, prometheus, f'up{{job="{job}"}} == 1'), job)
@@ -101,11 +111,11 @@ def test_everything_starts_watches_and_ends_together(start: Start, services: lis
     assert len(children) >= len(NAMES)
     assert not any(listens_everywhere(pid) for pid in children)
     assert monitor.stop() == 0
-    assert monitor.said().endswith("stopped\n") and "Traceback" not in monitor.said()
+    assert monitor.output().endswith("stopped\n") and "Traceback" not in monitor.output()
     assert all(is_gone(pid) for pid in children)
 
 
-def test_it_begins_again_with_its_data(start: Start, services: list[str]) -> None:
+def test_a_second_start_finds_the_data_of_the_first(start: Start, services: list[str]) -> None:
     first = start("--interval", "1", "--service", services[0])
     url = first.url("prometheus")
     until(lambda: query(url, "model_queue_seconds_count"))
@@ -114,27 +124,27 @@ def test_it_begins_again_with_its_data(start: Start, services: list[str]) -> Non
     assert query(url, "count_over_time(model_queue_seconds_count[5m])")
 
 
-def test_ctrl_c_in_a_terminal_ends_all(start: Start) -> None:
+def test_ctrl_c_in_a_terminal_stops_all(start: Start) -> None:
     monitor = start()
-    monitor.wait_for("The end is Ctrl-C")
+    monitor.wait_for("Ctrl-C stops everything")
     children = monitor.children()
     os.killpg(monitor.process.pid, signal.SIGINT)
-    assert monitor.process.wait(60) == 0
+    assert monitor.process.wait(WITHIN) == 0
     assert all(is_gone(pid) for pid in children)
 
 
-def test_one_that_dies_ends_the_others_with_its_last_lines(start: Start) -> None:
+def test_when_one_program_dies_the_others_stop_and_its_last_lines_are_printed(start: Start) -> None:
     monitor = start()
-    monitor.wait_for("The end is Ctrl-C")
+    monitor.wait_for("Ctrl-C stops everything")
     children = monitor.children()
     os.kill(children[0], signal.SIGKILL)
-    assert monitor.process.wait(60) == 1
-    assert "error: prometheus was ended by SIGKILL; it said at last:\n" in monitor.said()
-    assert "Server is ready" in monitor.said() and "Traceback" not in monitor.said()
+    assert monitor.process.wait(WITHIN) == 1
+    assert "error: prometheus was killed by SIGKILL; its last lines:\n" in monitor.output()
+    assert "Server is ready" in monitor.output() and "Traceback" not in monitor.output()
     assert all(is_gone(pid) for pid in children)
 
 
-def test_what_alertmanager_says_of_its_addresses_stays_in_its_log(
+def test_addresses_in_the_log_of_alertmanager_are_not_printed(
     start: Start, programs: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "bin"
@@ -146,70 +156,107 @@ def test_what_alertmanager_says_of_its_addresses_stays_in_its_log(
     broken.chmod(0o755)
     url = "https://chat.example.com/hooks/very-secret"
     monitor = start(PATH=str(folder), ALERT_SLACK_URL=url)
-    assert monitor.process.wait(60) == 1
+    assert monitor.process.wait(WITHIN) == 1
     log = tmp_path / "monitoring" / "alertmanager.log"
-    assert f"error: alertmanager ended with exit code 3; {log} says why" in monitor.said()
-    assert "very-secret" not in monitor.said()
+    assert f"error: alertmanager ended with exit code 3; the reason is in {log}" in monitor.output()
+    assert "very-secret" not in monitor.output()
     assert url in log.read_text(encoding="utf-8")
-    assert log.stat().st_mode & 0o077 == 0
+    for path in (log, tmp_path / "monitoring" / "alertmanager.yml"):
+        assert path.stat().st_mode & 0o077 == 0
 
 
-def test_one_that_does_not_start_says_why(start: Start, tmp_path: Path) -> None:
+def test_a_program_that_does_not_start_is_an_error_with_its_last_lines(
+    start: Start, tmp_path: Path
+) -> None:
     data = tmp_path / "monitoring" / "data" / "prometheus"
     data.parent.mkdir(parents=True)
     data.write_text("a file where a folder should be", encoding="utf-8")
     monitor = start()
-    assert monitor.process.wait(60) == 1
-    assert "error: prometheus ended with exit code" in monitor.said()
-    assert "not a directory" in monitor.said() and "Traceback" not in monitor.said()
+    assert monitor.process.wait(WITHIN) == 1
+    assert "error: prometheus ended with exit code" in monitor.output()
+    assert "not a directory" in monitor.output() and "Traceback" not in monitor.output()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux ends children")
-def test_killed_itself_it_leaves_nothing_behind(start: Start) -> None:
+def test_a_killed_monitor_leaves_no_process_behind(start: Start) -> None:
     monitor = start()
-    monitor.wait_for("The end is Ctrl-C")
+    monitor.wait_for("Ctrl-C stops everything")
     children = monitor.children()
     assert len(children) >= len(NAMES)
     monitor.stop(signal.SIGKILL)
     until(lambda: all(is_gone(pid) for pid in children))
 
 
-def test_a_taken_port_is_a_sentence_and_nothing_starts(start: Start, tmp_path: Path) -> None:
+def test_a_port_in_use_is_an_error_and_nothing_starts(
+    programs: dict[str, Path], tmp_path: Path
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        monitor = start("--alertmanager-port", str(port))
-        assert monitor.process.wait(60) == 1
-    (line,) = monitor.said().splitlines()
-    assert line.startswith(f"error: port {port}, for alertmanager: Address already in use; stop")
-    assert "--alertmanager-port 9193" in line
+        with pytest.raises(MonitoringError) as caught:
+            stack(tmp_path / "monitoring", {"alertmanager": port})
+    message = str(caught.value)
+    assert message.startswith(f"port {port}, for alertmanager: Address already in use; stop")
+    assert "--alertmanager-port 9193" in message
     assert not (tmp_path / "monitoring").exists()
 
 
-def test_two_programs_can_not_have_one_port(start: Start) -> None:
+def test_two_programs_cannot_have_the_same_port(programs: dict[str, Path], tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    monitor = start("--prometheus-port", port, "--node-exporter-port", port)
-    assert monitor.process.wait(60) == 1
-    assert f"error: port {port}, for node-exporter: Address already in use" in monitor.said()
+        port = free.getsockname()[1]
+    with pytest.raises(MonitoringError, match=f"port {port}, for node-exporter: Address already"):
+        stack(tmp_path, {"prometheus": port, "node-exporter": port})
 
 
-def test_a_port_that_can_not_be_is_refused(start: Start) -> None:
-    monitor = start("--prometheus-port", "70000")
-    assert monitor.process.wait(60) == 1
-    assert "port 70000, for prometheus: ports are 0 to 65535" in monitor.said()
+def test_an_impossible_port_is_rejected(programs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(MonitoringError, match="port 70000, for prometheus: ports are 0 to 65535"):
+        stack(tmp_path, {"prometheus": 70000})
 
 
-def test_missing_programs_are_named_with_the_cure(start: Start, tmp_path: Path) -> None:
-    (tmp_path / "bin").mkdir()
-    monitor = start(PATH=str(tmp_path / "bin"))
-    assert monitor.process.wait(60) == 1
-    (line,) = monitor.said().splitlines()
-    assert line.startswith("error: prometheus and alertmanager and node-exporter not found")
-    assert "make setup-e2e" in line and "docker compose up" in line
-    assert "apt-get install prometheus prometheus-alertmanager prometheus-node-exporter" in line
+def test_missing_programs_are_named_with_the_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MonitoringError) as caught:
+        stack(tmp_path)
+    message = str(caught.value)
+    assert message.startswith("prometheus and alertmanager and node-exporter not found")
+    assert "make setup-e2e" in message and "docker compose up" in message
+    assert "apt-get install prometheus prometheus-alertmanager prometheus-node-exporter" in message
 
 
-def test_the_projects_own_names_are_found_and_the_pushgateway_may_be_missing(
+def test_a_folder_that_cannot_be_written_is_an_error(
+    programs: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MonitoringError, match="cannot be written: Not a directory"):
+        stack(tmp_path / "file" / "monitoring")
+
+
+def test_an_unusable_variable_is_an_error_before_anything_starts(
+    programs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALERT_SLACK_URL", "no address")
+    monitor = stack(tmp_path)
+    with pytest.raises(MonitoringError, match="^ALERT_SLACK_URL: "), monitor:
+        pass
+    assert monitor.running == {}
+
+
+def test_the_summary_names_receivers_without_addresses_and_a_service_that_is_down(
+    programs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor = stack(tmp_path)
+    text = describe(monitor)
+    assert "Alerts are sent to: nobody" in text
+    assert re.search(r"http://127\.0\.0\.1:1   \(does not respond yet: make demo", text)
+    monkeypatch.setenv("ALERT_SLACK_URL", "http://127.0.0.1:1/hooks/very-secret")
+    assert "Alerts are sent to: chat" in describe(monitor)
+    assert "very-secret" not in describe(monitor)
+    monkeypatch.setenv("SERVICE_PORT", "8765")
+    assert default_service(os.environ) == "127.0.0.1:8765"
+
+
+def test_names_of_the_projects_are_found_and_the_pushgateway_is_optional(
     start: Start, programs: dict[str, Path], tmp_path: Path
 ) -> None:
     own = {"prometheus": "prometheus", "alertmanager": "alertmanager"} | {
@@ -219,67 +266,35 @@ def test_the_projects_own_names_are_found_and_the_pushgateway_may_be_missing(
     for name, binary in own.items():
         (tmp_path / "bin" / binary).symlink_to(programs[name])
     monitor = start(PATH=str(tmp_path / "bin"))
-    monitor.wait_for("The end is Ctrl-C")
-    assert "pushgateway" not in monitor.said()
+    monitor.wait_for("Ctrl-C stops everything")
+    assert "pushgateway" not in monitor.output()
     assert len(monitor.children()) == 3
     assert monitor.stop() == 0
 
 
-def test_a_folder_that_can_not_be_written_is_a_sentence(start: Start, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    monitor = start("--folder", str(tmp_path / "file" / "monitoring"))
-    assert monitor.process.wait(60) == 1
-    (line,) = monitor.said().splitlines()
-    assert line.startswith("error: ") and "can not be written: Not a directory" in line
-
-
-def test_a_service_that_is_not_there_yet_is_said(start: Start) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    monitor = start(SERVICE_PORT=port)
-    monitor.wait_for(rf"http://127\.0\.0\.1:{port}   \(does not answer yet: make demo")
-
-
-def test_it_says_who_is_told_and_keeps_their_address_to_itself(
-    start: Start, tmp_path: Path
-) -> None:
-    nobody = start()
-    nobody.wait_for("Told: nobody")
-    nobody.stop()
-    url = "http://127.0.0.1:1/hooks/very-secret"
-    monitor = start(ALERT_SLACK_URL=url)
-    monitor.wait_for(r"Told: \w+")
-    config = tmp_path / "monitoring" / "alertmanager.yml"
-    assert url in config.read_text(encoding="utf-8")
-    assert config.stat().st_mode & 0o077 == 0
-    assert "very-secret" not in monitor.said()
-
-
-def test_a_variable_that_can_not_be_used_is_a_sentence(start: Start) -> None:
-    monitor = start(ALERT_SLACK_URL="no address")
-    assert monitor.process.wait(60) == 1
-    (line,) = monitor.said().splitlines()
-    assert line.startswith("error: ") and "ALERT_SLACK_URL" in line
-
-
-def test_help_says_what_it_does() -> None:
+def test_help_explains_the_command() -> None:
     command = [sys.executable, "-m", "monitoring.local", "--help"]
     text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "beside `make demo`" in text and "--alertmanager-port" in text
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "8000", "host", "host:port", "http://", "a:1/path", "me@host:1", "a b:1", "a:70000"],
-)
-def test_what_is_no_address_is_refused(text: str) -> None:
-    with pytest.raises(MonitoringError, match=r"service: .* write 127\.0\.0\.1:8000"):
-        parse_address(text)
-
-
-@pytest.mark.parametrize("text", ["127.0.0.1:8000", "http://127.0.0.1:8000/", "127.0.0.1:8000/"])
-def test_an_address_may_look_like_a_link(text: str) -> None:
-    assert parse_address(text) == "127.0.0.1:8000"
+def test_an_address_is_host_and_port_or_a_url_and_nothing_else() -> None:
+    for text in ("127.0.0.1:8000", "http://127.0.0.1:8000/", "127.0.0.1:8000/"):
+        assert parse_address(text) == "127.0.0.1:8000"
+    wrong = (
+        "",
+        "8000",
+        "host",
+        "host:port",
+        "http://",
+        "a:1/path",
+        "me@host:1",
+        "a b:1",
+        "a:70000",
+    )
+    for text in wrong:
+        with pytest.raises(MonitoringError, match=r"service: .* write 127\.0\.0\.1:8000"):
+            parse_address(text)
 
 
 def test_only_targets_and_times_differ_from_what_ships(tmp_path: Path) -> None:
@@ -288,22 +303,21 @@ def test_only_targets_and_times_differ_from_what_ships(tmp_path: Path) -> None:
     shipped = yaml.safe_load(SOURCE.read_text(encoding="utf-8"))
     jobs = {job["job_name"]: job for job in written["scrape_configs"]}
     assert set(jobs) == set(LOCAL.targets)
-    assert jobs["landcover"]["static_configs"] == [{"targets": LOCAL.targets["landcover"]}]
+    assert jobs[APP]["static_configs"] == [{"targets": LOCAL.targets[APP]}]
     assert written["global"]["evaluation_interval"] == "5000ms"
     assert written["global"].get("external_labels") == shipped["global"].get("external_labels")
     rules = sorted(str(path) for path in (SOURCE.parent / "rules").glob("*.yml"))
     assert rules and written["rule_files"] == rules
 
 
-def test_every_job_that_ships_is_known_here(tmp_path: Path) -> None:
-    """A new job is either watched by `make monitor`, or left out on purpose."""
+def test_every_job_that_ships_is_scraped_locally_or_left_out_on_purpose(tmp_path: Path) -> None:
     jobs = yaml.safe_load(SOURCE.read_text(encoding="utf-8"))["scrape_configs"]
-    here = {"landcover", "node", "prometheus", "alertmanager", "pushgateway"}
-    elsewhere = {"dcgm", "certificates"}  # a GPU's exporter, a prober of addresses
+    here = {APP, "node", "prometheus", "alertmanager", "pushgateway"}
+    elsewhere = {"dcgm", PROBES}  # the exporter of a GPU, a prober of addresses
     assert {job["job_name"] for job in jobs} == here | elsewhere
 
 
-def test_what_is_written_is_what_prometheus_takes(
+def test_promtool_accepts_the_written_configuration(
     tmp_path: Path, programs: dict[str, Path]
 ) -> None:
     path = tmp_path / "prometheus.yml"
@@ -314,13 +328,17 @@ def test_what_is_written_is_what_prometheus_takes(
     subprocess.run([promtool, "check", "config", path], check=True, capture_output=True)
 
 
-def test_a_configuration_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_broken_configuration_is_rejected(tmp_path: Path) -> None:
     source, target = tmp_path / "source.yml", tmp_path / "target.yml"
-    for text, message in (("[", "no YAML"), ("- a", "no configuration"), ("", "no configuration")):
+    for text, message in (
+        ("[", "is not YAML"),
+        ("- a", "not a configuration"),
+        ("", "not a config"),
+    ):
         source.write_text(text, encoding="utf-8")
         with pytest.raises(MonitoringError, match=message):
             write_configuration(LOCAL, target, source)
-    with pytest.raises(MonitoringError, match="can not be read: No such file"):
+    with pytest.raises(MonitoringError, match="cannot be read: No such file"):
         write_configuration(LOCAL, target, tmp_path / "missing.yml")
     source.write_text("{rule_files: [rules/*.yml], scrape_configs: []}", encoding="utf-8")
     with pytest.raises(MonitoringError, match="rule_files: nothing matches rules"):
