@@ -202,10 +202,10 @@ demo-drift: setup ## send changed images until the alert ModelDrift fires (besid
 alertmanager: setup ## write artifacts/monitoring/alertmanager.yml from ALERT_... (docs/monitoring.md)
 	@python -m monitoring.alerts.alertmanager
 
-dashboards: setup ## write Grafana's dashboards from the table of panels (monitoring/dashboards/panels.py)
+dashboards: setup ## write Grafana's dashboards from the tables in monitoring/dashboards
 	@python -m monitoring.dashboards
 
-rules: setup ## write Prometheus' rules for a cluster, and check them where promtool is
+rules: setup ## write Prometheus' configuration and rules from monitoring/alerts/templates, and check them
 	@python -m monitoring.alerts.rules
 	@if command -v promtool >/dev/null; then promtool check rules monitoring/prometheus/rules/*.yml; fi
 

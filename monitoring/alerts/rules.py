@@ -1,26 +1,35 @@
-"""Command: the rules of Prometheus, as the operator of a cluster takes them.
+"""Command: write the configuration of Prometheus and its rules, or check that they are current.
 
-    python -m monitoring.alerts.rules            write monitoring/kubernetes/rules.yaml
-    python -m monitoring.alerts.rules --check    exit 1 when it is not what the rules say
+    python -m monitoring.alerts.rules            writes what is below
+    python -m monitoring.alerts.rules --check    exit 1 when a file differs
 
-The rules themselves stand in monitoring/prometheus/rules, for people, compose.yaml and the tests.
+Templates in monitoring/alerts/templates, filled with monitoring/objectives.py, give
+prometheus/prometheus.yml, prometheus/rules/*.yml, and the same rules for the operator of a
+cluster, kubernetes/rules.yaml. In a template `${NAME}` is a value and `#%` begins a statement of
+Jinja; `{{ ... }}` is left for Prometheus.
 """
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import Any
 
 import yaml
+from jinja2 import (
+    Environment,
+    FileSystemLoader,
+    StrictUndefined,
+    TemplateError,
+    TemplateSyntaxError,
+)
 
+from monitoring import objectives
 from monitoring.errors import MonitoringError, command
+from monitoring.generated import command_line
 
-HERE = Path(__file__).parents[1]
-SOURCE = HERE / "prometheus" / "rules"
-TARGET = HERE / "kubernetes" / "rules.yaml"
-HEAD = """\
-# Made from monitoring/prometheus/rules by `python -m monitoring.alerts.rules`: change those.
-# kubectl -n monitoring apply --filename monitoring/kubernetes/rules.yaml
-"""
+FOLDER = Path(__file__).parents[1]
+TEMPLATES = Path(__file__).parent / "templates"
+RULES = ("prometheus/rules/recording.yml", "prometheus/rules/alerts.yml")
+CLUSTER = "kubernetes/rules.yaml"
+HEAD = "# Made by `make rules`: change monitoring/alerts/templates or monitoring/objectives.py.\n"
 
 
 class _Dumper(yaml.SafeDumper):
@@ -39,63 +48,66 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent_text)
 
 
-def render(source: Path = SOURCE) -> str:
-    """The PrometheusRule, as text.
+def files(templates: Path = TEMPLATES) -> dict[str, str]:
+    """Path below monitoring/ -> text.
 
     Raises:
-        MonitoringError: a file has no rules.
+        MonitoringError: a template is missing, names something unknown, or makes no YAML.
     """
-    groups = [group for name in ("recording.yml", "alerts.yml") for group in _read(source / name)]
+    paths = ("prometheus/prometheus.yml", *RULES)
+    found = {path: render(templates, f"{Path(path).name}.j2") for path in paths}
+    return found | {CLUSTER: _for_cluster([_groups(path, found[path]) for path in RULES])}
+
+
+def render(templates: Path, name: str) -> str:
+    """A template, filled with the objectives."""
+    environment = Environment(
+        loader=FileSystemLoader(templates),
+        variable_start_string="${",
+        variable_end_string="}",
+        line_statement_prefix="#%",
+        undefined=StrictUndefined,
+        autoescape=False,  # YAML, not HTML
+    )
+    try:
+        return HEAD + environment.get_template(name).render(vars(objectives)) + "\n"
+    except TemplateError as error:
+        line = f", line {error.lineno}" if isinstance(error, TemplateSyntaxError) else ""
+        raise MonitoringError(
+            f"{templates / name}{line}: {error.message or type(error).__name__}; values are the "
+            "names of monitoring/objectives.py"
+        ) from None
+
+
+def _groups(path: str, text: str) -> list[Any]:
+    try:
+        return list(yaml.safe_load(text)["groups"])
+    except (TypeError, KeyError, yaml.YAMLError) as error:
+        raise MonitoringError(
+            f"{path}: its template gives no groups of rules ({type(error).__name__}: {error})"
+        ) from None
+
+
+def _for_cluster(groups: list[list[Any]]) -> str:
+    """The same rules as the object that the operator of a cluster reads."""
+    labels = {
+        "app.kubernetes.io/name": objectives.APP,
+        "app.kubernetes.io/part-of": "conveyor",
+    }
     document = {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
-        "metadata": {
-            "name": "landcover",
-            "labels": {
-                "app.kubernetes.io/name": "landcover",
-                "app.kubernetes.io/part-of": "conveyor",
-            },
-        },
-        "spec": {"groups": groups},
+        "metadata": {"name": objectives.APP, "labels": labels},
+        "spec": {"groups": sum(groups, [])},
     }
-    return HEAD + yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=100)
-
-
-def _read(path: Path) -> list[Any]:
-    try:
-        groups = yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
-        raise MonitoringError(
-            f"{path}: no rules of Prometheus ({type(error).__name__}): "
-            f"`promtool check rules {path}` says where"
-        ) from None
-    if not isinstance(groups, list):
-        raise MonitoringError(f"{path}: `groups` is no list of groups of rules")
-    return groups
-
-
-def is_current(target: Path) -> bool:
-    """Whether the file has what the rules say."""
-    return target.is_file() and target.read_text(encoding="utf-8") == render()
+    apply = f"# kubectl -n monitoring apply --filename monitoring/{CLUSTER}\n"
+    return HEAD + apply + yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=100)
 
 
 @command
 def main() -> None:
     """Write or check."""
-    parser = ArgumentParser(
-        prog="python -m monitoring.alerts.rules",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    parser.add_argument("--out", type=Path, default=TARGET, help=f"default: {TARGET.name}")
-    chosen = parser.parse_args()
-    if not chosen.check:
-        chosen.out.parent.mkdir(parents=True, exist_ok=True)
-        chosen.out.write_text(render(), encoding="utf-8")
-        print(f"rules: {chosen.out} is written")
-    elif not is_current(chosen.out):
-        raise MonitoringError(f"{chosen.out} is not what the rules say: make rules")
+    command_line("monitoring.alerts.rules", __doc__ or "", files, FOLDER, "prometheus/rules/*.yml")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,4 @@
-"""What a dashboard is made of: panels in sections, the queries behind them, and where they lie.
-
-Nothing here knows Grafana or matplotlib: `monitoring.dashboards` and `monitoring.pictures` draw the
-same table. A query holds Grafana's variables; `plain` makes PromQL of it that Prometheus takes.
-"""
+"""The parts of a dashboard: panels in sections, their queries, and the layout. No Grafana yet."""
 
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
@@ -12,9 +8,8 @@ Style = Literal["line", "dashed", "limit"]
 Colour = Literal["green", "orange", "red", "blue"]
 
 COLUMNS = 24  # of Grafana's grid; its rows are about 30 pixels high
-WINDOW = "1m"  # of a rate, where no Grafana chooses it; four scrapes of 15 s
 NEEDS = {"gpu": "needs a GPU", "probe": "needs a certificate probe"}
-"""What not every place has, as a panel without it says."""
+"""Hardware or a program that may be missing -> the text of a panel without it."""
 
 
 class Variable(NamedTuple):
@@ -37,11 +32,11 @@ NODE = 'instance=~"$node"'
 
 
 class Query(NamedTuple):
-    """One PromQL expression, and what its series are called: `{{label}}` stands for a label."""
+    """One PromQL expression, and the name of its series: `{{label}}` stands for a label."""
 
     expr: str
     legend: str
-    """In a table the heading of its column."""
+    """In a table the heading of the column."""
     style: Style = "line"
 
 
@@ -53,11 +48,11 @@ class Threshold(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One picture with a question that it answers."""
+    """One chart, number or table, and the question that it answers."""
 
     title: str
     description: str
-    """One sentence for whoever is on call."""
+    """One sentence for the person on call."""
     kind: Kind
     unit: str
     """Grafana's name of it: percentunit (0..1), s, bytes, Bps, reqps, celsius, short."""
@@ -72,9 +67,9 @@ class Panel(NamedTuple):
     maximum: float | None = None
     stacked: bool = False
     texts: tuple[str, ...] = ()
-    """What the values 0, 1, ... are called."""
+    """Names of the values 0, 1, ..."""
     matrix: tuple[str, str] | None = None
-    """The labels of a table's rows and columns, when it crosses them."""
+    """Two labels, for the rows and the columns of a table of pairs."""
     needs: str = ""
     """Key of NEEDS."""
 
@@ -93,14 +88,14 @@ def stat(
 
 
 class Section(NamedTuple):
-    """Panels under one heading. Those of one line have the same height."""
+    """Panels under one heading. Panels of one line have the same height."""
 
     title: str
     panels: tuple[Panel, ...]
 
 
 class Annotation(NamedTuple):
-    """Something that happened, marked in every time series."""
+    """An event, marked in every time series."""
 
     name: str
     expr: str
@@ -112,7 +107,7 @@ class Dashboard(NamedTuple):
     """One page."""
 
     name: str
-    """Of its files; `conveyor-NAME` is its uid, which links and bookmarks hold."""
+    """Of its file; `conveyor-NAME` is its uid, which links and bookmarks use."""
     title: str
     description: str
     variables: tuple[str, ...]
@@ -151,17 +146,3 @@ def places(dashboard: Dashboard) -> Iterator[tuple[Section | Panel, Place]]:
             yield panel, Place(x, y, panel.width, panel.height)
             x, height = x + panel.width, panel.height
         y += height
-
-
-def plain(expr: str, window: str = WINDOW) -> str:
-    """PromQL without Grafana's variables: everything is chosen, rates look at `window`.
-
-    Raises:
-        ValueError: a variable is none of VARIABLES.
-    """
-    text = expr.replace("$__rate_interval", window)
-    for name in VARIABLES:
-        text = text.replace(f'"${name}"', '".*"')
-    if "$" in text:
-        raise ValueError(f"{expr!a}: it has a variable that is none of {', '.join(VARIABLES)}")
-    return text

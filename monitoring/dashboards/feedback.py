@@ -1,16 +1,16 @@
-"""Two sections of the dashboard "Model": what people say of its answers, and what serves where."""
+"""Two sections of the dashboard "Model": labels of people, and the models that serve."""
 
 from monitoring.dashboards.definition import MODEL as OF
 from monitoring.dashboards.definition import NAMESPACE, Panel, Query, Section, Threshold
 from monitoring.dashboards.promql import RATE, largest, quantile, rate
 
-TRUTH = Section(
-    "What people say",
+LABELS = Section(
+    "Labels of people",
     (
         Panel(
             "Live accuracy, its interval and the floor",
-            "Accuracy by people's answers with its 95 % interval; under the floor, "
-            "LiveAccuracyLow trains again.",
+            "Accuracy according to labels, with its 95 % interval; below the floor "
+            "LiveAccuracyLow starts a training.",
             "timeseries",
             "percentunit",
             (
@@ -26,14 +26,14 @@ TRUTH = Section(
         ),
         Panel(
             "Confusion",
-            "What the model said (rows), and what people say it is (columns), in the window.",
+            "Predicted class (rows) and label (columns) in the window.",
             "table",
             "short",
             (
                 Query(
                     "sum by (predicted, label) "
                     f"({largest('model_feedback_confusion', OF, 'tag, predicted, label')})",
-                    "answers",
+                    "labels",
                 ),
             ),
             width=12,
@@ -41,15 +41,15 @@ TRUTH = Section(
             matrix=("predicted", "label"),
         ),
         Panel(
-            "Answers in the window",
-            "How many predictions of each model were answered.",
+            "Labels in the window",
+            "Labelled predictions of each model.",
             "timeseries",
             "short",
             (Query(largest("model_feedback_answers", OF, "tag"), "{{tag}}"),),
         ),
         Panel(
-            "Delay of the answers",
-            "Time from a prediction to its first answer: so old is what live accuracy says.",
+            "Delay of the labels",
+            "Time from a prediction to its first label: the age of the live accuracy.",
             "timeseries",
             "s",
             tuple(
@@ -59,7 +59,7 @@ TRUTH = Section(
         ),
         Panel(
             "Not recorded",
-            "Predictions whose record was lost; answers to them will find nothing.",
+            "Predictions that were not recorded; they cannot be labelled.",
             "timeseries",
             "ops",
             (Query(rate("feedback_unrecorded_total", NAMESPACE, "reason"), "{{reason}}"),),
@@ -68,11 +68,11 @@ TRUTH = Section(
 )
 
 SERVING = Section(
-    "What serves",
+    "Serving",
     (
         Panel(
             "What serves where",
-            "The model and its digest on every replica, and how many workers serve it.",
+            "Model and digest on every replica, and the number of workers that serve it.",
             "table",
             "short",
             (Query(f"sum by (instance, tag, sha256) (model_info{{{OF}}}) > 0", "workers"),),
@@ -80,7 +80,7 @@ SERVING = Section(
         ),
         Panel(
             "What served when",
-            "Which model each replica served; the value counts its workers.",
+            "The model that each replica served; the value is the number of its workers.",
             "statetimeline",
             "short",
             (Query(f"sum by (instance, tag) (model_info{{{OF}}}) > 0", "{{instance}} {{tag}}"),),
@@ -89,7 +89,7 @@ SERVING = Section(
         ),
         Panel(
             "Swaps",
-            "Swaps, and the step at which they ended; failing ones raise SwapFailing.",
+            "Swaps by result and last step; SwapFailing fires when they fail.",
             "timeseries",
             "short",
             (
@@ -103,7 +103,7 @@ SERVING = Section(
         ),
         Panel(
             "What is wanted, by replica",
-            "Where a replica serves another model than is wanted; lasting, ReplicasDisagree.",
+            "Replicas that do not serve the desired model; ReplicasDisagree fires if it lasts.",
             "statetimeline",
             "short",
             (

@@ -1,4 +1,4 @@
-"""A panel of the table as Grafana's builder makes it, one function a kind."""
+"""A panel in Grafana's model, one function for each kind."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -43,7 +43,7 @@ def panel_of(panel: Panel, number: int, grid: models.GridPos) -> Builder[models.
 
 
 def _common(builder: B, panel: Panel, number: int, grid: models.GridPos) -> B:
-    """What all kinds have."""
+    """The settings of all kinds."""
     nothing = NEEDS[panel.needs] if panel.needs else "no data"
     builder.id(number).grid_pos(grid).datasource(SOURCE)
     builder.title(panel.title).description(panel.description)
@@ -121,7 +121,7 @@ def _timeseries(panel: Panel, number: int, grid: models.GridPos) -> Builder[mode
 
 
 def _style(query: Query) -> list[models.DynamicConfigValue]:
-    """Dashes for what accompanies, and red ones for what must not be crossed."""
+    """Dashes for accompanying lines, and red dashes for limits."""
     value = models.DynamicConfigValue
     settings = [value("custom.lineStyle", {"fill": "dash", "dash": [8, 6]})]
     settings.append(value("custom.fillOpacity", 0))

@@ -1,4 +1,4 @@
-"""The dashboard "Model": what the model answers, whether its inputs drift, whether it is right."""
+"""The dashboard "Model": outputs, drift of the inputs, accuracy, and the models that serve."""
 
 from monitoring.dashboards.definition import MODEL as OF
 from monitoring.dashboards.definition import (
@@ -11,21 +11,21 @@ from monitoring.dashboards.definition import (
     Threshold,
     stat,
 )
-from monitoring.dashboards.feedback import SERVING, TRUTH
+from monitoring.dashboards.feedback import LABELS, SERVING
 from monitoring.dashboards.promql import largest, mean, or_zero, rate
 
 DRIFTS = (Threshold(0.8, "orange"), Threshold(1, "red"))
 RATIO = f"model_drift_score{{{OF}}} / model_drift_threshold{{{OF}}}"
-"""How far a signal has drifted: above 1 the alert ModelDrift begins."""
+"""Drift of a signal: above 1 the alert ModelDrift becomes pending."""
 LAST_RATIO = RATIO.replace("}", "} @ end()")
-"""At the end of what is shown, so that the lines are those of the same signals all along."""
+"""At the end of the time range, so that a line does not change its signal."""
 HOUR = f"increase(model_predictions_total{{{OF}}}[1h])"
 UNMEASURED = largest("model_drift_insufficient", OF, "tag, signal, reason")
 SAMPLES = largest("model_drift_samples", OF, "tag, signal")
 
 
 def statistic(name: str, title: str, description: str, unit: str = "short") -> Panel:
-    """What one statistic of the images is, a line a band."""
+    """One statistic of the images, a line per band."""
     expr = mean("model_input", f'{OF},statistic="{name}"', "band")
     return Panel(title, description, "timeseries", unit, (Query(expr, "{{band}}"),))
 
@@ -35,20 +35,20 @@ NOW = Section(
     (
         stat(
             "Mean confidence",
-            "How sure the model is of its answers on average; a fall means unfamiliar images.",
+            "Mean probability of the predicted class; a fall means unfamiliar images.",
             "percentunit",
             Query(mean("model_confidence", OF), "confidence"),
         ),
         stat(
             "Strongest drift",
-            "The score of the signal that drifted most, over its threshold; above 1 is drift.",
+            "The largest ratio of a score to its threshold; above 1 is drift.",
             "short",
             Query(f"max({RATIO})", "score / threshold"),
             DRIFTS,
         ),
         stat(
             "Signals not measured",
-            "How many signals have too little to be compared; the table under Drift says why.",
+            "Signals whose drift cannot be computed; the table under Drift has the reasons.",
             "short",
             Query(
                 or_zero(f"count({largest('model_drift_insufficient', OF, 'tag, signal')})"), "now"
@@ -57,19 +57,19 @@ NOW = Section(
         ),
         stat(
             "Live accuracy",
-            "Share of the answered predictions that people found right.",
+            "Share of the labelled predictions that were right.",
             "percentunit",
             Query(largest("model_live_accuracy", OF, "tag"), "{{tag}}"),
         ),
         stat(
-            "Answers",
-            "Predictions in the window that somebody answered; few make a wide interval.",
+            "Labels",
+            "Labelled predictions in the window; few give a wide interval.",
             "short",
             Query(largest("model_feedback_answers", OF, "tag"), "{{tag}}"),
         ),
         stat(
             "Serves what is wanted",
-            "Whether all replicas serve the model that is wanted.",
+            "Whether all replicas serve the desired model.",
             "short",
             Query(f"{largest('model_wanted_mismatch', NAMESPACE)} > bool 0", "now"),
             (Threshold(1, "red"),),
@@ -79,11 +79,11 @@ NOW = Section(
 )
 
 ANSWERS = Section(
-    "What it answers",
+    "Predictions",
     (
         Panel(
             "Mean confidence, and that of the reference",
-            "Mean score of the answers beside that of the test images; far below, it guesses.",
+            "Mean confidence beside that of the test images; far below it, the model guesses.",
             "timeseries",
             "percentunit",
             (
@@ -97,7 +97,7 @@ ANSWERS = Section(
         ),
         Panel(
             "Distribution of confidence",
-            "How many answers came with which confidence; a second band is a new kind of image.",
+            "Predictions by confidence; a second band means a new kind of image.",
             "heatmap",
             "percentunit",
             (Query(rate("model_confidence_bucket", OF, "le"), "{{le}}"),),
@@ -105,7 +105,7 @@ ANSWERS = Section(
         ),
         Panel(
             "Entropy",
-            "How undecided the model is: at 0 it knows one class only, at 1 all are alike to it.",
+            "Normalised entropy: 0 is one certain class, 1 is all classes alike.",
             "timeseries",
             "percentunit",
             (Query(mean("model_entropy", OF, "tag"), "{{tag}}"),),
@@ -114,7 +114,7 @@ ANSWERS = Section(
         ),
         Panel(
             "Predictions by class",
-            "Answers of each class; one that vanishes raises ClassVanished.",
+            "Predictions of each class; ClassVanished fires when one disappears.",
             "timeseries",
             "ops",
             (Query(rate("model_predictions_total", OF, "class"), "{{class}}"),),
@@ -123,7 +123,7 @@ ANSWERS = Section(
         ),
         Panel(
             "Share of each class in the last hour",
-            "Which share of the answers each class has, beside its share of the test images.",
+            "Share of each class among the predictions and among the test images.",
             "table",
             "percentunit",
             (
@@ -140,7 +140,7 @@ DRIFT = Section(
     (
         Panel(
             "Drift of each signal",
-            "Score over threshold by the worse measure; red signals raise ModelDrift.",
+            "Score divided by threshold, by the worse measure; ModelDrift fires at red.",
             "statetimeline",
             "short",
             (Query(f"max by (signal) ({RATIO})", "{{signal}}"),),
@@ -150,7 +150,7 @@ DRIFT = Section(
         ),
         Panel(
             "The five that drift most",
-            "Score over threshold of the strongest signals: how long the way to 1 still is.",
+            "Score divided by threshold of the strongest signals; 1 is drift.",
             "timeseries",
             "short",
             (
@@ -164,8 +164,8 @@ DRIFT = Section(
             thresholds=DRIFTS,
         ),
         Panel(
-            "Signals that can not be measured",
-            "Why a signal has no score, and how many samples its window holds.",
+            "Signals that cannot be measured",
+            "Why a signal has no score, and the samples in its window.",
             "table",
             "short",
             (
@@ -195,7 +195,7 @@ INPUTS = Section(
         ),
         Panel(
             "Not finite",
-            "Statistics that were NaN or infinite: somebody sends broken images.",
+            "Statistics that were NaN or infinite: a client sends broken images.",
             "timeseries",
             "ops",
             (Query(rate("model_inputs_not_finite_total", OF, "tag"), "{{tag}}"),),
@@ -209,7 +209,7 @@ SWAPS = Annotation(
     "Swap: {{result}}",
     "blue",
 )
-# What was replaced stays at 0: going back to it is a release as well.
+# A replaced model stays at 0, so that a rollback to it is marked as well.
 RELEASES = Annotation(
     "Releases",
     f"count by (tag) (model_info{{{NAMESPACE}}} > 0) "
@@ -221,8 +221,8 @@ RELEASES = Annotation(
 MODEL = Dashboard(
     name="model",
     title="Model",
-    description="What the model answers, whether its inputs drift, and whether it is right.",
+    description="Predictions of the model, drift of its inputs, and its accuracy.",
     variables=("namespace", "tag"),
-    sections=(NOW, ANSWERS, DRIFT, INPUTS, TRUTH, SERVING),
+    sections=(NOW, ANSWERS, DRIFT, INPUTS, LABELS, SERVING),
     annotations=(SWAPS, RELEASES),
 )

@@ -1,5 +1,6 @@
 """The dashboard "Service": whether requests succeed, how fast, and what is running short."""
 
+from monitoring import objectives
 from monitoring.dashboards.definition import MODEL as OF
 from monitoring.dashboards.definition import (
     NAMESPACE,
@@ -12,32 +13,29 @@ from monitoring.dashboards.definition import (
 )
 from monitoring.dashboards.model import RELEASES, SWAPS
 from monitoring.dashboards.promql import RATE, largest, largest_of, or_zero, quantile, rate
+from monitoring.objectives import AVAILABILITY, DAYS, QUICK, percent
 
-OBJECTIVE, QUICK = 0.995, 0.25
-"""Share of predictions that succeed over 30 days, and the seconds that they may take: the goals
-that the alerts watch (prometheus/rules/recording.yml)."""
-PREDICT = f'{NAMESPACE},handler="/predict"'
-FAILED = 'status=~"5.."'  # the instrumentator groups them: 5xx
-SERVICE_JOB = f'{NAMESPACE},job="landcover"'
+PREDICT = f"{NAMESPACE},{objectives.PREDICT}"
+REPLICAS = f"{NAMESPACE},{objectives.SERVICE}"
 FIRING = f'ALERTS{{{NAMESPACE},alertstate="firing",severity!="none"}}'
 ROUTES, LOOK_BACK = 8, "6h"
-"""So many routes have a colour each; those count that were largest in this time."""
+"""The panels of routes show this many, the largest in this time; each has its own colour."""
 SHARES = ((0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"))
 
 
 def succeeded(labels: str, window: str = RATE) -> str:
-    """Share of requests that did not fail by our fault; nothing without requests."""
-    failed = or_zero(rate("http_requests_total", f"{labels},{FAILED}", "", window))
+    """Share of requests without a 5xx; no series without requests."""
+    failed = or_zero(rate("http_requests_total", f"{labels},{objectives.FAILED}", "", window))
     return f"1 - {failed} / {rate('http_requests_total', labels, '', window)}"
 
 
 def quantiles(metric: str, labels: str) -> tuple[Query, ...]:
-    """The latencies that half, 90 % and 99 % of the requests stay below."""
+    """Median, 90 % and 99 % of a latency."""
     return tuple(Query(quantile(share, metric, labels), name) for share, name in SHARES)
 
 
 def by_route(window: str = RATE) -> str:
-    """The latency that 90 % of the requests to a route stay below."""
+    """The 90 % quantile of the latency of each route."""
     return quantile(0.9, "http_request_duration_seconds", NAMESPACE, "handler", window)
 
 
@@ -46,18 +44,21 @@ NOW = Section(
     (
         stat(
             "Successful predictions",
-            "Share of predictions that did not fail by the service's fault.",
+            "Share of predictions that were not answered with 5xx.",
             "percentunit",
             Query(succeeded(PREDICT), "now"),
-            (Threshold(0.99, "orange"), Threshold(OBJECTIVE, "green")),
+            (Threshold(0.99, "orange"), Threshold(AVAILABILITY.target, "green")),
             "red",
         ),
         stat(
             "Error budget left",
-            f"What of the {1 - OBJECTIVE:.1%} of predictions that may fail in 30 days is left; "
-            "of fewer days where fewer are kept.",
+            f"{percent(AVAILABILITY.budget)} of the predictions of {DAYS} days may fail: the share "
+            "that is left, of fewer days if Prometheus keeps fewer.",
             "percentunit",
-            Query(f"1 - (1 - ({succeeded(PREDICT, '30d')})) / {1 - OBJECTIVE:.4g}", "30 days"),
+            Query(
+                f"1 - (1 - ({succeeded(PREDICT, f'{DAYS}d')})) / {AVAILABILITY.budget}",
+                f"{DAYS} days",
+            ),
             (Threshold(0, "orange"), Threshold(0.25, "green")),
             "red",
         ),
@@ -69,7 +70,8 @@ NOW = Section(
         ),
         stat(
             "Latency, 90 %",
-            f"What nine of ten predictions stay below; {QUICK:g} s is the goal of 99 in 100.",
+            "90 % of the predictions are faster; the objective is "
+            f"{percent(objectives.LATENCY.target)} below {QUICK} s.",
             "s",
             Query(quantile(0.9, "http_request_duration_seconds", PREDICT), "/predict"),
             (Threshold(QUICK, "orange"), Threshold(1, "red")),
@@ -78,7 +80,7 @@ NOW = Section(
             "Replicas that answer",
             "Replicas whose metrics Prometheus can read.",
             "short",
-            Query(or_zero(f"count(up{{{SERVICE_JOB}}} == 1)"), "replicas"),
+            Query(or_zero(f"count(up{{{REPLICAS}}} == 1)"), "replicas"),
             (Threshold(1, "green"),),
             "red",
         ),
@@ -97,13 +99,13 @@ REQUESTS = Section(
     (
         Panel(
             "Share of successful requests",
-            "Requests that did not fail by the service's fault (no 5xx), beside the objective.",
+            "Requests that were not answered with 5xx, beside the objective.",
             "timeseries",
             "percentunit",
             (
                 Query(succeeded(PREDICT), "/predict"),
                 Query(succeeded(NAMESPACE), "all routes"),
-                Query(f"vector({OBJECTIVE})", "objective", "limit"),
+                Query(f"vector({AVAILABILITY.target})", "objective", "limit"),
             ),
             width=12,
             minimum=None,
@@ -111,7 +113,7 @@ REQUESTS = Section(
         ),
         Panel(
             "Requests by route",
-            "What is asked for, and how much: the eight that are asked for most.",
+            "Requests to the eight busiest routes.",
             "timeseries",
             "reqps",
             (
@@ -199,7 +201,7 @@ ERRORS = Section(
         ),
         Panel(
             "Refused uploads by reason",
-            "Why images were not taken; many of one reason are a client that is wrong.",
+            "Why uploads were refused; many with one reason point to a broken client.",
             "timeseries",
             "reqps",
             (Query(rate("uploads_refused_total", NAMESPACE, "reason"), "{{reason}}"),),
@@ -216,7 +218,7 @@ SATURATION = Section(
             "Cores that a replica keeps busy; near its limit everything waits.",
             "timeseries",
             "suffix: cores",
-            (Query(rate("process_cpu_seconds_total", SERVICE_JOB, "instance"), "{{instance}}"),),
+            (Query(rate("process_cpu_seconds_total", REPLICAS, "instance"), "{{instance}}"),),
         ),
         Panel(
             "Wait for the model",
@@ -234,12 +236,12 @@ SATURATION = Section(
         ),
         Panel(
             "Memory",
-            "What the workers of a replica hold together.",
+            "Memory of all workers of a replica.",
             "timeseries",
             "bytes",
             (
                 Query(
-                    largest("process_resident_memory_bytes", SERVICE_JOB, "instance"),
+                    largest("process_resident_memory_bytes", REPLICAS, "instance"),
                     "{{instance}}",
                 ),
             ),
@@ -251,8 +253,8 @@ SATURATION = Section(
             "percentunit",
             (
                 Query(
-                    f"max by (instance) (process_open_fds{{{SERVICE_JOB}}} "
-                    f"/ process_max_fds{{{SERVICE_JOB}}})",
+                    f"max by (instance) (process_open_fds{{{REPLICAS}}} "
+                    f"/ process_max_fds{{{REPLICAS}}})",
                     "{{instance}}",
                 ),
             ),
@@ -260,14 +262,14 @@ SATURATION = Section(
         ),
         Panel(
             "Workers",
-            "Processes that answer; a gap is a worker that died and came back.",
+            "Processes that answer requests; at a gap a worker died and was restarted.",
             "timeseries",
             "short",
             (Query(largest("service_workers", NAMESPACE, "instance"), "{{instance}}"),),
         ),
         Panel(
             "Feedback on disk",
-            "Images that are kept for labelling, and predictions that wait for the database.",
+            "Images kept for labelling, and predictions that wait for the database.",
             "timeseries",
             "bytes",
             (
@@ -278,7 +280,7 @@ SATURATION = Section(
         ),
         Panel(
             "Images kept",
-            "How many images are kept, and why.",
+            "Number of images kept, by the reason.",
             "timeseries",
             "short",
             (Query(largest("feedback_images", NAMESPACE, "kind"), "{{kind}}"),),

@@ -27,28 +27,28 @@ NOW = Section(
     (
         stat(
             "CPU",
-            "Share of all cores that is busy.",
+            "Busy share of all cores.",
             "percentunit",
             Query(BUSY, "{{instance}}"),
             FULL,
         ),
         stat(
             "Memory",
-            "Share of the memory that nothing else could have.",
+            "Share of the memory that is in use.",
             "percentunit",
             Query(MEMORY, "{{instance}}"),
             FULL,
         ),
         stat(
             "Fullest disk",
-            "Share of the fullest file system; DiskFilling says when it will be full.",
+            "Used share of the fullest file system; DiskFilling warns before it is full.",
             "percentunit",
             Query(f"max by (instance) ({DISK})", "{{instance}}"),
             FULL,
         ),
         stat(
             "Load a core",
-            "Processes that want a core, for each core; above 1 they wait.",
+            "Runnable processes per core; above 1 they wait.",
             "short",
             Query(LOAD, "{{instance}}"),
             (Threshold(1, "orange"), Threshold(2, "red")),
@@ -56,7 +56,7 @@ NOW = Section(
         stat("Uptime", "Time since the machine started.", "s", Query(UPTIME, "{{instance}}")),
         stat(
             "Targets that do not answer",
-            "What Prometheus should read and can not; below is which.",
+            "Targets that Prometheus cannot scrape; the panel Targets names them.",
             "short",
             Query(or_zero("count(up == 0)"), "now"),
             (Threshold(1, "red"),),
@@ -69,7 +69,7 @@ MACHINE = Section(
     (
         Panel(
             "CPU",
-            "Share of the cores that is busy.",
+            "Busy share of the cores.",
             "timeseries",
             "percentunit",
             (Query(BUSY, "{{instance}}"),),
@@ -77,14 +77,14 @@ MACHINE = Section(
         ),
         Panel(
             "Load a core",
-            "Processes that want a core, for each core; above 1 they wait.",
+            "Runnable processes per core; above 1 they wait.",
             "timeseries",
             "short",
             (Query(LOAD, "{{instance}}"),),
         ),
         Panel(
             "Memory",
-            "What is used, and what there is.",
+            "Used memory, and all memory.",
             "timeseries",
             "bytes",
             (
@@ -187,11 +187,11 @@ GPU = Section(
 )
 
 WATCHING = Section(
-    "Watching",
+    "Scraping",
     (
         Panel(
             "Targets",
-            "What Prometheus can read; the worst target of each job.",
+            "Whether Prometheus can scrape each job; the worst target counts.",
             "statetimeline",
             "short",
             (Query("min by (job) (up)", "{{job}}"),),

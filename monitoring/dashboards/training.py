@@ -1,14 +1,15 @@
-"""The dashboard "Training": what pipelines cost and bring, and what will expire."""
+"""The dashboard "Training": cost and result of pipelines, and the expiry of tokens."""
 
 from monitoring.dashboards.definition import MODEL as OF
 from monitoring.dashboards.definition import Dashboard, Panel, Query, Section, Threshold, stat
 from monitoring.dashboards.model import RELEASES
+from monitoring.objectives import EXPIRY_DAYS, seconds
 
-DAY = 86400  # seconds
+DAY = seconds("1d")
 AGE = "time() - max(conveyor_training_finished_timestamp_seconds)"
 TOKENS = "min by (token) (conveyor_token_expires_timestamp_seconds) - time()"
 CERTIFICATES = "min by (instance) (probe_ssl_earliest_cert_expiry) - time()"
-EXPIRES = (Threshold(14 * DAY, "orange"), Threshold(30 * DAY, "green"))  # red before
+EXPIRES = (Threshold(EXPIRY_DAYS * DAY, "orange"), Threshold(30 * DAY, "green"))  # red before
 
 NOW = Section(
     "The last training",
@@ -34,13 +35,13 @@ NOW = Section(
         ),
         stat(
             "Epochs",
-            "Epochs that were trained; fewer than params.yaml says is an early stop.",
+            "Trained epochs; fewer than in params.yaml mean an early stop.",
             "short",
             Query("max(conveyor_training_epochs)", "epochs"),
         ),
         stat(
             "Next token expires in",
-            "Without its token a pipeline can not push; TokenExpiring warns.",
+            "Without its token a pipeline cannot push; TokenExpiring warns.",
             "s",
             Query(f"min({TOKENS})", "first"),
             EXPIRES,
@@ -67,8 +68,8 @@ PIPELINES = Section(
             width=12,
         ),
         Panel(
-            "Accuracy, promised and lived",
-            "What the last training promised, what people find, and the floor of the gate.",
+            "Accuracy in training and in production",
+            "Accuracy on the test images, live accuracy, and the floor of the gate.",
             "timeseries",
             "percentunit",
             (
@@ -89,7 +90,7 @@ PIPELINES = Section(
         ),
         Panel(
             "GPU use in training",
-            "Mean use of the busiest GPU; a low one waits for data.",
+            "Mean use of the busiest GPU; when it is low, the GPU waits for data.",
             "timeseries",
             "percentunit",
             (Query("max(conveyor_training_gpu_utilization_ratio)", "GPU"),),
@@ -98,7 +99,7 @@ PIPELINES = Section(
         ),
         Panel(
             "GPU memory in training",
-            "The most that a GPU had to hold.",
+            "Peak memory of a GPU.",
             "timeseries",
             "bytes",
             (Query("max(conveyor_training_gpu_memory_bytes)", "GPU"),),
@@ -108,7 +109,7 @@ PIPELINES = Section(
 )
 
 EXPIRY = Section(
-    "What expires",
+    "Expiry",
     (
         Panel(
             "Tokens expire in",
@@ -122,7 +123,7 @@ EXPIRY = Section(
         ),
         Panel(
             "Certificates expire in",
-            "What the probe saw at each address; CertificateExpiring warns.",
+            "Read by the probe at each address; CertificateExpiring warns.",
             "bargauge",
             "s",
             (Query(CERTIFICATES, "{{instance}}"),),
@@ -137,7 +138,7 @@ EXPIRY = Section(
 TRAINING = Dashboard(
     name="training",
     title="Training",
-    description="What pipelines cost and bring, and which tokens and certificates expire.",
+    description="Cost and result of pipelines, and the expiry of tokens and certificates.",
     variables=("namespace", "tag"),
     sections=(NOW, PIPELINES, EXPIRY),
     annotations=(RELEASES,),

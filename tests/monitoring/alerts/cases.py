@@ -1,12 +1,14 @@
-"""What each alert says to which series: the table that test_rules.py gives to promtool.
+"""Series, and the alerts that fire: the table that test_rules.py gives to promtool.
 
 Values are promtool's: `5+2x10` starts at 5 and adds 2 ten times, `_x3` is missing three times. A
-series without `job` is one of the service. What comes out at `at` is compared as a whole: an alert
-that is not named here must not fire.
+series without `job` is one of the service. All alerts of the name are compared: one
+that is not listed must not fire.
 """
 
 from collections.abc import Mapping
 from typing import NamedTuple
+
+from monitoring.objectives import APP
 
 
 class Fire(NamedTuple):
@@ -15,7 +17,7 @@ class Fire(NamedTuple):
     severity: str
     summary: str
     labels: Mapping[str, str] = {}
-    job: str | None = "landcover"
+    job: str | None = APP
 
 
 class Case(NamedTuple):
@@ -241,14 +243,14 @@ CASES = [
         "two replicas were never asked, and the series do not exist",
         {'up{instance="a"}': "1x60", 'up{instance="b"}': "1x60"},
         "30m",
-        (Fire("ticket", "2 replicas serve, and none was asked for a prediction in an hour"),),
+        (Fire("ticket", "2 replicas serve, and there was no request for a prediction in an hour"),),
     ),
     Case(
         "NoTraffic",
         "they were asked, and not any more",
         {'up{instance="a"}': "1x90", REQUESTS % "200": "0+5x10 50x80"},
         "90m",
-        (Fire("ticket", "1 replicas serve, and none was asked for a prediction in an hour"),),
+        (Fire("ticket", "1 replicas serve, and there was no request for a prediction in an hour"),),
     ),
     Case(
         "NoTraffic",
@@ -264,8 +266,8 @@ CASES = [
         {'up{instance="a"}': "0x60", 'up{instance="b"}': "0x60"},
         "15m",
         (
-            Fire("page", "0 replicas of the service can be measured"),
-            Fire("ticket", "2 targets of landcover can not be measured"),
+            Fire("page", "Prometheus can scrape 0 replicas of the service"),
+            Fire("ticket", f"Prometheus cannot scrape 2 targets of {APP}"),
         ),
     ),
     Case(
@@ -273,28 +275,28 @@ CASES = [
         "the targets are gone",
         {'up{instance="a"}': "1x20 _x100"},
         "70m",
-        (Fire("page", "0 replicas of the service can be measured"),),
+        (Fire("page", "Prometheus can scrape 0 replicas of the service"),),
     ),
     Case(
         "MetricsStale",
         "the targets have been gone for hours",
         {'up{instance="a"}': "1x20 _x400"},
         "5h",
-        (Fire("page", "0 replicas of the service can be measured"),),
+        (Fire("page", "Prometheus can scrape 0 replicas of the service"),),
     ),
     Case(
         "MetricsStale",
         "one of two does not answer",
         {'up{instance="a"}': "0x60", 'up{instance="b"}': "1x60"},
         "15m",
-        (Fire("ticket", "1 targets of landcover can not be measured"),),
+        (Fire("ticket", f"Prometheus cannot scrape 1 targets of {APP}"),),
     ),
     Case(
         "MetricsStale",
         "the exporter of the machine is away",
         {**UP, 'up{job="node",instance="host:9100"}': "0x60"},
         "15m",
-        (Fire("ticket", "1 targets of node can not be measured", job="node"),),
+        (Fire("ticket", "Prometheus cannot scrape 1 targets of node", job="node"),),
     ),
     Case(
         "MetricsStale",
@@ -307,7 +309,7 @@ CASES = [
         },
         "15m",
         tuple(
-            Fire("ticket", f"1 targets of {job} can not be measured", job=job)
+            Fire("ticket", f"Prometheus cannot scrape 1 targets of {job}", job=job)
             for job in ("node-exporter", "prometheus-k8s", "alertmanager-main")
         ),
     ),
@@ -341,7 +343,7 @@ CASES = [
         (
             Fire(
                 "ticket",
-                f"{TAG} has not answered River for an hour, 30 were to be expected",
+                f"{TAG} has not predicted River for an hour, 30 were expected",
                 {"tag": TAG, "class": "River"},
             ),
         ),
@@ -372,7 +374,7 @@ CASES = [
         (
             Fire(
                 "ticket",
-                f"Mean confidence of {TAG} is 52%, less than three quarters of its reference",
+                f"Mean confidence of {TAG} is 52%, less than 75 % of its reference",
                 {"tag": TAG},
             ),
         ),
@@ -432,11 +434,7 @@ CASES = [
         "three workers can not follow",
         serving("aa", "a") | {'model_wanted_mismatch{instance="a"}': "3x60"},
         "15m",
-        (
-            Fire(
-                "ticket", "3 workers do not serve the model that is wanted", {"cause": "not-wanted"}
-            ),
-        ),
+        (Fire("ticket", "3 workers do not serve the desired model", {"cause": "not-wanted"}),),
     ),
     Case(
         "ReplicasDisagree",
@@ -684,7 +682,7 @@ CASES = [
         (
             Fire(
                 "ticket",
-                "The certificate of https://example.com ends in 9.9 days",
+                "The certificate of https://example.com expires in 9.9 days",
                 {"instance": "https://example.com"},
                 job=None,
             ),
@@ -714,7 +712,14 @@ CASES = [
         "ten days are left",
         {TOKEN % ("BOT_TOKEN", "a"): ends(10), TOKEN % ("RELEASE_TOKEN", "a"): ends(40)},
         "2h",
-        (Fire("ticket", "The token BOT_TOKEN ends in 9.9 days", {"token": "BOT_TOKEN"}, job=None),),
+        (
+            Fire(
+                "ticket",
+                "The token BOT_TOKEN expires in 9.9 days",
+                {"token": "BOT_TOKEN"},
+                job=None,
+            ),
+        ),
     ),
     Case(
         "TokenExpiring",
@@ -727,6 +732,6 @@ CASES = [
         "always",
         UP,
         "1m",
-        (Fire("none", "Alerting works: this fires always (1)", job=None),),
+        (Fire("none", "Alerting works: this always fires (1)", job=None),),
     ),
 ]

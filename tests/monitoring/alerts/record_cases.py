@@ -1,4 +1,4 @@
-"""What the recording rules give for which series; see alert_cases.py for the notation."""
+"""Series, and the values of the recording rules; cases.py explains the notation."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

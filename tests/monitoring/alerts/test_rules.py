@@ -13,6 +13,7 @@ import yaml
 
 from monitoring.alerts import rules
 from monitoring.errors import MonitoringError
+from monitoring.objectives import APP, WATCHED
 from tests.conftest import ROOT, run
 from tests.monitoring.alerts.cases import CASES, Case, Fire
 from tests.monitoring.alerts.record_cases import RECORDS, Record
@@ -24,16 +25,20 @@ GROUPS = [
 ]
 RULES: list[dict[str, Any]] = [rule for group in GROUPS for rule in group["rules"]]
 ALERTS = [rule for rule in RULES if "alert" in rule]
+RECORDED = [rule for rule in RULES if "record" in rule]
 NAMES = sorted({rule["alert"] for rule in ALERTS})
-# What this repository promises to whoever routes alerts.
+GROUPS_OF_ALERTS = [group["name"] for group in GROUPS if "alert" in group["rules"][0]]
+# Promised to everybody who routes alerts.
 PROMISED = (
     "PredictionsFailing PredictionsSlow NoTraffic ModelDrift ConfidenceCollapsed ClassVanished "
     "LiveAccuracyLow ReplicasDisagree SwapFailing MetricsStale FeedbackNotRecorded DiskFilling "
     "CertificateExpiring ProbeFailing TokenExpiring DriftUnmeasured Watchdog"
 ).split()
 RETRAIN = {"ModelDrift", "ConfidenceCollapsed", "ClassVanished", "LiveAccuracyLow"}
-# No part of the service: machines, tokens and addresses have no namespace of their own.
+# Not of the service: machines, tokens and addresses have no namespace of their own.
 OUTSIDE = {"DiskFilling", "TokenExpiring", "Watchdog"}
+STALE = "Prometheus can scrape 0 replicas of the service"
+PRODUCTION, REVIEW = f"{APP}-production", f"{APP}-review"
 
 
 def promtool(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -43,33 +48,48 @@ def promtool(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program, *map(str, words)], capture_output=True, text=True, check=False)
 
 
-def evaluate(folder: Path, tests: list[dict[str, Any]], interval: str) -> None:
-    """Let promtool run tests."""
-    document = {
-        "rule_files": [str(path) for path in FILES],
-        "evaluation_interval": interval,
-        "group_eval_order": [group["name"] for group in GROUPS],
-        "tests": tests,
-    }
-    path = folder / "test.yml"
+def needed(alert: str) -> list[dict[str, Any]]:
+    """The rules of an alert, and the recording rules that they read."""
+    found = [rule for rule in ALERTS if rule["alert"] == alert]
+    while True:
+        series = {name for rule in found for name in re.findall(r"[a-z_]+:[\w:]+", rule["expr"])}
+        more = [rule for rule in RECORDED if rule["record"] in series and rule not in found]
+        if not more:
+            return [rule for rule in RULES if rule in found]
+        found += more
+
+
+def write_tests(
+    path: Path, tests: list[dict[str, Any]], interval: str, evaluated: list[dict[str, Any]]
+) -> Path:
+    """Write tests for promtool, beside a file with the rules that they evaluate."""
+    source = path.with_suffix(".rules.yml")
+    groups = {"groups": [{"name": "needed", "rules": evaluated}]}
+    source.write_text(yaml.safe_dump(groups, sort_keys=False), encoding="utf-8")
+    document = {"rule_files": [str(source)], "evaluation_interval": interval, "tests": tests}
     path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
-    done = promtool("test", "rules", path)
+    return path
+
+
+def evaluate(*paths: Path) -> None:
+    """Let promtool run files of tests; its output names the test, the alert and the difference."""
+    done = promtool("test", "rules", *paths)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def placed(series: Mapping[str, str], namespace: str) -> list[dict[str, str]]:
-    """Series as Prometheus stores them: with the job of the scrape, in a cluster its namespace."""
+    """Series as Prometheus stores them: with a job, and with a namespace in a cluster."""
     found = []
     for key, values in series.items():
         name, _, labels = key.rstrip("}").partition("{")
-        more = [] if 'job="' in labels else ['job="landcover"']
+        more = [] if 'job="' in labels else [f'job="{APP}"']
         more += [f'namespace="{namespace}"'] if namespace else []
         found.append({"series": f"{name}{{{','.join([labels, *more])}}}", "values": values})
     return found
 
 
 def expected(alert: str, fire: Fire, namespace: str) -> dict[str, Any]:
-    """What promtool compares: all labels, all annotations."""
+    """All labels and annotations, as promtool compares them."""
     job = {"job": fire.job} if fire.job else {}
     place = {"namespace": namespace} if namespace else {}
     [rule] = [
@@ -88,15 +108,28 @@ def expected(alert: str, fire: Fire, namespace: str) -> dict[str, Any]:
     }
 
 
-def look(case: Case, namespace: str, fires: bool = True) -> dict[str, Any]:
-    """A test of promtool: these series, in this namespace."""
-    alerts = [expected(case.alert, fire, namespace) for fire in case.fires if fires]
+def promtool_test(case: Case) -> dict[str, Any]:
+    """A case with compose.yaml, in a cluster and in a review app, all at once.
+
+    The names of namespaces are in no rule but for `review`, and all rules join by namespace.
+    """
+    fires, silent = ([""], []) if case.alert in OUTSIDE else (["", PRODUCTION], [REVIEW])
     return {
-        "name": f"{case.alert} in {namespace or 'no namespace'}: {case.says}",
+        "name": f"{case.alert}: {case.says}",
         "interval": case.interval,
-        "input_series": placed(case.series, namespace),
+        "input_series": [
+            item for namespace in (*fires, *silent) for item in placed(case.series, namespace)
+        ],
         "alert_rule_test": [
-            {"eval_time": case.at, "alertname": case.alert, "exp_alerts": alerts},
+            {
+                "eval_time": case.at,
+                "alertname": case.alert,
+                "exp_alerts": [
+                    expected(case.alert, fire, namespace)
+                    for namespace in fires
+                    for fire in case.fires
+                ],
+            },
         ],
     }
 
@@ -108,164 +141,161 @@ def test_prometheus_accepts_rules_and_configuration() -> None:
         assert "FAILED" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", PROMISED)
-def test_an_alert_says_what_it_should_and_nothing_else(name: str, tmp_path: Path) -> None:
-    for interval in sorted({case.interval for case in CASES}):
-        tests = []
-        for case in CASES:
-            if (case.alert, case.interval) == (name, interval):
-                tests += looks(case)
-        if tests:
-            evaluate(tmp_path, tests, interval)
+@pytest.mark.parametrize("group", GROUPS_OF_ALERTS)
+def test_alerts_fire_as_in_the_table_and_stay_silent_otherwise(group: str, tmp_path: Path) -> None:
+    names = {rule["alert"] for item in GROUPS if item["name"] == group for rule in item["rules"]}
+    tests: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for case in CASES:
+        if case.alert in names:
+            tests.setdefault((case.alert, case.interval), []).append(promtool_test(case))
+    evaluate(
+        *(
+            write_tests(tmp_path / f"{name}-{interval}.yml", items, interval, needed(name))
+            for (name, interval), items in tests.items()
+        )
+    )
 
 
-def looks(case: Case) -> list[dict[str, Any]]:
-    """A case as it is with compose.yaml, in a cluster, and, if it fires, for review apps."""
-    found = [look(case, "")]
-    if case.alert not in OUTSIDE:
-        found.append(look(case, "landcover-production"))
-        # Beside review apps there is always another namespace. The silent are silent there too.
-        if case.fires and case.alert != "MetricsStale":
-            found.append(look(case, "landcover-review", fires=False))
-    return found
-
-
-def test_review_apps_come_and_go_without_an_alert(tmp_path: Path) -> None:
-    production = placed({'up{instance="a"}': "1x60"}, "landcover-production")
-    gone = placed({'up{instance="r"}': "1x5 0x10 _x60"}, "landcover-review")
-    silent = {"eval_time": "30m", "alertname": "MetricsStale", "exp_alerts": []}
-    test = {"interval": "1m", "input_series": production + gone, "alert_rule_test": [silent]}
-    evaluate(tmp_path, [test], "1m")
-
-
-def test_a_namespace_that_disappears_is_missed_for_a_day_beside_one_that_stays(
-    tmp_path: Path,
-) -> None:
-    series = placed({'up{instance="a"}': "1x400"}, "landcover-staging")
-    series += placed({'up{instance="b"}': "1x11 stale"}, "landcover-production")  # for an hour
-    fire = Fire("page", "0 replicas of the service can be measured")
-    missed = expected("MetricsStale", fire, "landcover-production")
-    test = {
+def test_metrics_stale_misses_a_namespace_for_a_day_but_no_review_app(tmp_path: Path) -> None:
+    stays = placed({'up{instance="a"}': "1x400"}, f"{APP}-staging")
+    gone = placed({'up{instance="b"}': "1x11 stale"}, PRODUCTION)  # after an hour
+    missed = [expected("MetricsStale", Fire("page", STALE), PRODUCTION)]
+    disappears = {
+        "name": "a namespace disappears beside one that stays",
         "interval": "5m",
-        "input_series": series,
+        "input_series": stays + gone,
         "alert_rule_test": [
             {"eval_time": when, "alertname": "MetricsStale", "exp_alerts": alerts}
-            for when, alerts in (("55m", []), ("70m", [missed]), ("24h", [missed]), ("26h", []))
+            for when, alerts in (("55m", []), ("70m", missed), ("24h", missed), ("26h", []))
         ],
     }
-    evaluate(tmp_path, [test], "5m")
+    review = {
+        "name": "a review app comes, fails and goes",
+        "interval": "5m",
+        "input_series": stays + placed({'up{instance="r"}': "1 0 0 _x60"}, REVIEW),
+        "alert_rule_test": [{"eval_time": "30m", "alertname": "MetricsStale", "exp_alerts": []}],
+    }
+    tests = [disappears, review]
+    evaluate(write_tests(tmp_path / "test.yml", tests, "5m", needed("MetricsStale")))
 
 
-def test_without_any_series_only_those_speak_whose_duty_it_is(tmp_path: Path) -> None:
-    stale = Fire("page", "0 replicas of the service can be measured")
-    alive = Fire("none", "Alerting works: this fires always (1)", job=None)
-    speak = {"MetricsStale": [stale], "Watchdog": [alive]}
+def test_without_any_series_only_metrics_stale_and_the_watchdog_fire(tmp_path: Path) -> None:
+    fires = {
+        "MetricsStale": [Fire("page", STALE)],
+        "Watchdog": [Fire("none", "Alerting works: this always fires (1)", job=None)],
+    }
     checks = [
         {
             "eval_time": "1d",
             "alertname": name,
-            "exp_alerts": [expected(name, fire, "") for fire in speak.get(name, [])],
+            "exp_alerts": [expected(name, fire, "") for fire in fires.get(name, [])],
         }
         for name in NAMES
     ]
-    evaluate(tmp_path, [{"interval": "5m", "alert_rule_test": checks}], "5m")
+    test = {"name": "no series", "interval": "5m", "alert_rule_test": checks}
+    evaluate(write_tests(tmp_path / "test.yml", [test], "5m", RULES))
 
 
-@pytest.mark.parametrize("namespace", ["", "landcover-production"])
-def test_recording_rules_have_the_right_values(namespace: str, tmp_path: Path) -> None:
+def test_recording_rules_have_the_right_values(tmp_path: Path) -> None:
     tests: dict[tuple[str, str], dict[str, Any]] = {}
+    namespaces = ("", PRODUCTION)
     for record in RECORDS:
         test = tests.setdefault(
             (str(record.series), record.at),
             {
                 "interval": "1m",
-                "input_series": placed(record.series, namespace),
+                "input_series": [
+                    item for name in namespaces for item in placed(record.series, name)
+                ],
                 "promql_expr_test": [],
             },
         )
-        test["promql_expr_test"].append(measured(record, namespace))
-    evaluate(tmp_path, list(tests.values()), "30m")
+        test["promql_expr_test"].append(measured(record, namespaces))
+    evaluate(write_tests(tmp_path / "test.yml", list(tests.values()), "30m", RECORDED))
 
 
-def measured(record: Record, namespace: str) -> dict[str, Any]:
-    """What promtool compares: the samples of a rule."""
-    place = {"namespace": namespace} if namespace else {}
+def measured(record: Record, namespaces: tuple[str, ...]) -> dict[str, Any]:
+    """The samples of a rule, as promtool compares them."""
     found = []
-    for labels, value in record.values:
-        named = {"job": "landcover", **place, **labels}
-        text = ",".join(f'{name}="{label}"' for name, label in named.items())
-        found.append({"labels": f"{{{text}}}", "value": value})
+    for namespace in namespaces:
+        place = {"namespace": namespace} if namespace else {}
+        for labels, value in record.values:
+            named = {"job": APP, **place, **labels}
+            text = ",".join(f'{name}="{label}"' for name, label in named.items())
+            found.append({"labels": f"{{{text}}}", "value": value})
     expression = f"round({record.name}, 0.000001)"
     return {"expr": expression, "eval_time": record.at, "exp_samples": found}
 
 
-def test_every_alert_and_every_severity_is_seen_firing_and_silent() -> None:
+def test_every_alert_and_every_severity_has_firing_and_silent_cases() -> None:
     fires = {(case.alert, fire.severity) for case in CASES for fire in case.fires}
     assert fires == {(rule["alert"], rule["labels"]["severity"]) for rule in ALERTS}
     assert {case.alert for case in CASES if not case.fires} == set(NAMES) - {"Watchdog"}
 
 
-def test_every_recording_rule_is_measured() -> None:
-    recorded = {rule["record"] for rule in RULES if "record" in rule}
-    assert {record.name for record in RECORDS} == recorded
+def test_every_recording_rule_has_a_case() -> None:
+    assert {record.name for record in RECORDS} == {rule["record"] for rule in RECORDED}
 
 
-def test_the_names_are_the_promised_ones() -> None:
+def test_alerts_have_the_promised_names() -> None:
     assert NAMES == sorted(PROMISED)
 
 
-@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
-def test_an_alert_names_urgency_owner_and_what_to_read(rule: dict[str, Any]) -> None:
-    name, labels, texts = rule["alert"], rule["labels"], rule["annotations"]
-    assert labels["severity"] in ("page", "ticket", "none")
-    assert labels["owner"] in ("service", "model", "platform")
-    assert labels.get("retrain") == ("true" if name in RETRAIN else None)
-    assert texts.keys() == {"summary", "description", "runbook_url"}
-    assert "$value" in texts["summary"]
-    assert "{{" not in texts["description"]  # the same for all of a group: it is said once
-    assert texts["runbook_url"] == f"docs/runbook.md#{name.lower()}"
+def test_every_alert_names_urgency_owner_and_its_section_of_the_runbook() -> None:
+    for rule in ALERTS:
+        name, labels, texts = rule["alert"], rule["labels"], rule["annotations"]
+        assert labels["severity"] in ("page", "ticket", "none"), name
+        assert labels["owner"] in ("service", "model", "platform"), name
+        assert labels.get("retrain") == ("true" if name in RETRAIN else None), name
+        assert texts.keys() == {"summary", "description", "runbook_url"}, name
+        assert "$value" in texts["summary"], name
+        assert "{{" not in texts["description"], f"{name}: a group shows its description once"
+        assert texts["runbook_url"] == f"docs/runbook.md#{name.lower()}"
 
 
-@pytest.mark.parametrize("rule", [rule for rule in ALERTS if rule["alert"] not in OUTSIDE])
-def test_an_alert_leaves_review_apps_out(rule: dict[str, Any]) -> None:
-    assert 'namespace!~".*review.*"' in rule["expr"]
+def test_every_alert_of_the_service_leaves_review_apps_out() -> None:
+    missing = [
+        rule["alert"]
+        for rule in ALERTS
+        if rule["alert"] not in OUTSIDE and WATCHED not in rule["expr"]
+    ]
+    assert missing == []
 
 
 def test_recording_rules_are_named_by_level_metric_and_operation() -> None:
-    for rule in RULES:
-        if "record" in rule:
-            level = rule["record"].split(":")[0]
-            assert re.fullmatch(r"namespace_job[a-z_]*:[a-z_]+:[a-z_]+[0-9]*[mhd]?", rule["record"])
-            for label in level.split("_"):
-                assert label in rule["expr"]
+    for rule in RECORDED:
+        level = rule["record"].split(":")[0]
+        assert re.fullmatch(r"namespace_job[a-z_]*:[a-z_]+:[a-z_]+[0-9]*[mhd]?", rule["record"])
+        for label in level.split("_"):
+            assert label in rule["expr"], rule["record"]
 
 
-def test_the_rules_of_the_cluster_are_these_rules() -> None:
-    document = yaml.safe_load(rules.TARGET.read_text(encoding="utf-8"))
+def test_the_committed_files_are_current_and_a_cluster_has_the_same_rules() -> None:
+    run(sys.executable, "-m", "monitoring.alerts.rules", "--check", cwd=ROOT)
+    path = ROOT / "monitoring" / rules.CLUSTER
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert document["kind"] == "PrometheusRule"
     assert document["apiVersion"] == "monitoring.coreos.com/v1"
     assert document["spec"]["groups"] == GROUPS
     assert len({group["name"] for group in GROUPS}) == len(GROUPS)
-    run(sys.executable, "-m", "monitoring.alerts.rules", "--check", cwd=ROOT)
 
 
-def test_the_check_finds_a_file_that_is_not_of_these_rules(tmp_path: Path) -> None:
-    path = tmp_path / "rules.yaml"
-    words = (sys.executable, "-m", "monitoring.alerts.rules", "--out", str(path))
-    missing = run(*words, "--check", cwd=ROOT, check=False)
-    assert missing.returncode == 1 and "make rules" in missing.stderr
-    run(*words, cwd=ROOT)
-    run(*words, "--check", cwd=ROOT)
-    path.write_text(path.read_text(encoding="utf-8") + "# mine\n", encoding="utf-8")
-    changed = run(*words, "--check", cwd=ROOT, check=False)
-    assert changed.returncode == 1 and "Traceback" not in changed.stderr
-
-
-def test_rules_that_are_none_are_refused_with_the_file(tmp_path: Path) -> None:
-    shutil.copy(FILES[0], tmp_path)
-    (tmp_path / "alerts.yml").write_text("groups: {", encoding="utf-8")
-    with pytest.raises(MonitoringError, match=r"alerts\.yml"):
-        rules.render(tmp_path)
-    (tmp_path / "recording.yml").unlink()
-    with pytest.raises(MonitoringError, match="no rules"):
-        rules.render(tmp_path)
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("groups: ${NOWHERE}", r"alerts\.yml\.j2: 'NOWHERE' is undefined; values are the names of"),
+        ("a\n#% if\n", r"alerts\.yml\.j2, line 2: "),
+        ("groups: {", r"alerts\.yml: its template gives no groups of rules \(ParserError"),
+        ("rules: []", r"alerts\.yml: its template gives no groups of rules \(KeyError"),
+    ],
+)
+def test_a_broken_template_is_an_error_with_its_file(
+    text: str, message: str, tmp_path: Path
+) -> None:
+    shutil.copytree(rules.TEMPLATES, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "alerts.yml.j2").write_text(text, encoding="utf-8")
+    with pytest.raises(MonitoringError, match=message):
+        rules.files(tmp_path)
+    (tmp_path / "recording.yml.j2").unlink()
+    with pytest.raises(MonitoringError, match=r"recording\.yml\.j2: .* not found"):
+        rules.files(tmp_path)
