@@ -2,7 +2,7 @@
 
     python -m benchmarks.observing
 
-`add` is what a request waits for; `fold` is what counting costs, divided by the requests that are
+`add` is what a request waits for; `flush` is what counting costs, divided by the requests that are
 counted at once; `before` are the four observations of prometheus_client (a counter and three
 histograms in multiprocess mode) that a request made earlier; `record` is what feedback adds:
 nothing without it, one write to a file with it, and the chip where that is kept. They take turns
@@ -27,21 +27,26 @@ import numpy as np  # noqa: E402
 from prometheus_client import CollectorRegistry, Counter, Histogram  # noqa: E402
 
 from benchmarks import machine  # noqa: E402
-from service.feedback.journal import Spool  # noqa: E402
-from service.feedback.recorder import NoRecorder, Recorder, SpoolRecorder  # noqa: E402
+from service.feedback.journal import Journal  # noqa: E402
+from service.feedback.recorder import JournalRecorder, NoRecorder, Recorder  # noqa: E402
 from service.inference.bundle import decode_chip, read_bundle  # noqa: E402
 from service.inference.engine import Answer  # noqa: E402
 from service.inference.model import Model, Serving  # noqa: E402
 from service.telemetry.counters import SECONDS, SHARES  # noqa: E402
-from service.telemetry.exposition import Drift, Exposition, Judgement, Totals  # noqa: E402
-from service.telemetry.metrics import Metrics, count_in  # noqa: E402
-from service.telemetry.observations import MOST, Observations  # noqa: E402
+from service.telemetry.exposition import (  # noqa: E402
+    DriftCollector,
+    DriftPolicy,
+    Exposition,
+    TotalsCollector,
+)
+from service.telemetry.metrics import Metrics, use_slot  # noqa: E402
+from service.telemetry.observations import BUFFERED, Observations  # noqa: E402
 
 REQUESTS = 20_000  # a round
 RECORDS = 2_000  # a round
 SCRAPES = 20  # a round
 WORKERS = 2
-BATCHES = (1, 16, MOST)  # requests that are counted at once
+BATCHES = (1, 16, BUFFERED)  # requests that are counted at once
 
 Note = tuple[Model, int, Answer, float, float]
 
@@ -52,7 +57,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="of each (default: 7)")
     parser.add_argument("--bundle", type=Path, default=Path("model"))
     options = parser.parse_args()
-    count_in(0)
+    use_slot(0)
     model = Model("local", read_bundle(options.bundle))
     serving = Serving()
     serving.switch(model)
@@ -60,7 +65,7 @@ def main() -> None:
     notes = make_notes(model)
     for worker in workers:
         add_all(worker, notes)
-        worker.fold()
+        worker.flush()
     print(f"{machine.line()}; n = {options.rounds} rounds of {REQUESTS} requests")
     requests(workers[0], notes, options.rounds)
     scrapes(workers, serving, options.rounds)
@@ -73,7 +78,7 @@ def requests(worker: Observations, notes: list[Note], rounds: int) -> None:
         "add": lambda: adding(worker, notes),
     }
     for batch in BATCHES:
-        name = f"fold, {batch} at once"
+        name = f"flush, {batch} at once"
         ways[name] = lambda batch=batch: folding(worker, notes, batch)  # type: ignore[misc]
     ways["record, no feedback"] = lambda: recording(notes, NoRecorder())
     ways["record, feedback"] = lambda: recording(notes, spooling(keep_images=False))
@@ -85,9 +90,9 @@ def requests(worker: Observations, notes: list[Note], rounds: int) -> None:
     for name, values in found.items():
         low, middle, high = min(values), statistics.median(values), max(values)
         print(f"{name}: {middle:.3f} us a request ({low:.3f} to {high:.3f})")
-    whole = [a + b for a, b in zip(found["add"], found[f"fold, {MOST} at once"], strict=True)]
+    whole = [a + b for a, b in zip(found["add"], found[f"flush, {BUFFERED} at once"], strict=True)]
     print_ratio("before / add", found["before"], found["add"])
-    print_ratio(f"before / (add + fold, {MOST} at once)", found["before"], whole)
+    print_ratio(f"before / (add + flush, {BUFFERED} at once)", found["before"], whole)
 
 
 def print_ratio(name: str, above: list[float], below: list[float]) -> None:
@@ -101,7 +106,7 @@ def make_notes(model: Model) -> list[Note]:
     generator = np.random.default_rng(0)
     golden = decode_chip(model.manifest.golden[0].chip, model.manifest.input)
     notes = []
-    for _ in range(MOST):
+    for _ in range(BUFFERED):
         noise = generator.uniform(0.7, 1.3, (len(golden), 1, 1))
         chip = (golden * noise).clip(0, model.manifest.input.valid_max).astype(golden.dtype)
         answer = model.classify(chip)
@@ -152,27 +157,27 @@ def adding(worker: Observations, notes: list[Note]) -> float:
         started = time.perf_counter()
         add_all(worker, notes)
         elapsed += time.perf_counter() - started
-        worker.fold()
+        worker.flush()
     return elapsed / (REQUESTS // len(notes) * (len(notes) - 1))
 
 
 def folding(worker: Observations, notes: list[Note], batch: int) -> float:
     """Seconds a request that counting takes, `batch` requests at once."""
-    elapsed, batch = 0.0, min(batch, MOST - 1)
+    elapsed, batch = 0.0, min(batch, BUFFERED - 1)
     turns = max(1, min(500, REQUESTS // batch))
     for _ in range(turns):
         for note in notes[:batch]:
             worker.add(*note)
         started = time.perf_counter()
-        worker.fold()
+        worker.flush()
         elapsed += time.perf_counter() - started
     return elapsed / (turns * batch)
 
 
-def spooling(keep_images: bool) -> SpoolRecorder:
+def spooling(keep_images: bool) -> JournalRecorder:
     """A recorder whose files are never imported, in a new folder."""
-    spool = Spool(Path(tempfile.mkdtemp(dir=FOLDER.name)), limit=1 << 40)
-    return SpoolRecorder(spool, lambda reason: None, keep_images, keep_below=1.0)
+    journal = Journal(Path(tempfile.mkdtemp(dir=FOLDER.name)), limit=1 << 40)
+    return JournalRecorder(journal, lambda reason: None, keep_images, keep_below=1.0)
 
 
 def recording(notes: list[Note], recorder: Recorder) -> float:
@@ -182,7 +187,7 @@ def recording(notes: list[Note], recorder: Recorder) -> float:
     started = time.perf_counter()
     for turn in range(RECORDS):
         model, best, answer, _, _ = notes[turn % len(notes)]
-        if isinstance(recorder, SpoolRecorder):
+        if isinstance(recorder, JournalRecorder):
             recorder.tick()  # so that every chip is kept, not so many a second
         recorder.record("0123456789abcdef", model, best, float(answer.probabilities[0, best]), chip)
     elapsed = time.perf_counter() - started
@@ -195,7 +200,7 @@ def scrapes(workers: list[Observations], serving: Serving, rounds: int) -> None:
     """Time the text of `/metrics`, with and without the model's part."""
     worker, metrics = workers[0], Metrics()
     metrics.count_request((30_000, 400), "POST", "/predict", 200, 0.001)
-    parts = [Totals(worker), Drift(worker, serving, Judgement(200, 0.2))]
+    parts = [TotalsCollector(worker), DriftCollector(worker, serving, DriftPolicy(200, 0.2))]
     expositions = {"scrape": parts, "scrape without the model": []}
     for name, collectors in expositions.items():
         exposition = Exposition(worker, metrics, collectors)

@@ -41,8 +41,8 @@ def create_app(container: Container) -> Door:
             asyncio.create_task(container.follower().run(interval)),
             asyncio.create_task(container.observations().run()),
         ]
-        if (keeper := container.keeper()) is not None:
-            tasks.append(asyncio.create_task(keeper.run()))
+        if (feedback_importer := container.feedback_importer()) is not None:
+            tasks.append(asyncio.create_task(feedback_importer.run()))
         try:
             yield
         finally:
@@ -51,9 +51,9 @@ def create_app(container: Container) -> Door:
             for task in tasks:
                 with suppress(asyncio.CancelledError):
                     await task
-            container.observations().fold()
-            if keeper is not None:
-                await keeper.close()
+            container.observations().flush()
+            if feedback_importer is not None:
+                await feedback_importer.close()
             container.replica().leave()
             await container.registry().close()
             await container.store().close()

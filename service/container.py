@@ -7,16 +7,16 @@ from dependency_injector import containers, providers
 
 from service.auth.roles import Guard
 from service.auth.tokens import TokenVerifier
-from service.feedback.accuracy import Board, FeedbackCounts, LiveMetrics
-from service.feedback.importer import Bounds, Keeper
-from service.feedback.journal import FOLDER, Spool
-from service.feedback.recorder import NoRecorder, Recorder, SpoolRecorder
-from service.feedback.service import Answers
+from service.feedback.accuracy import AccuracyCollector, AccuracyFile, FeedbackCounters
+from service.feedback.importer import FeedbackImporter, RetentionLimits
+from service.feedback.journal import FOLDER, Journal
+from service.feedback.recorder import JournalRecorder, NoRecorder, Recorder
+from service.feedback.service import FeedbackService
 from service.http.predict import Limits, Predict, Uploads
 from service.http.routes import Parts
 from service.inference.model import Serving
 from service.inference.queue import Turns
-from service.registry.client import Registry
+from service.registry.client import RegistryClient
 from service.settings import OFF, Settings, read_settings
 from service.swap.cache import BundleCache
 from service.swap.configmap import ConfigMapStore
@@ -25,11 +25,11 @@ from service.swap.loader import Loader
 from service.swap.reconciler import Follower
 from service.swap.swapper import Swapper
 from service.swap.workers import Replica
-from service.telemetry.exposition import Drift, Exposition, Judgement, Totals
+from service.telemetry.exposition import DriftCollector, DriftPolicy, Exposition, TotalsCollector
 from service.telemetry.logs import AccessLog
 from service.telemetry.metrics import Metrics
 from service.telemetry.observations import Observations
-from service.telemetry.processes import Processes
+from service.telemetry.processes import ProcessesCollector
 from service.telemetry.tracing import Tracing
 
 
@@ -72,33 +72,39 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
-def _recorder(settings: Settings, spool: Spool, counts: FeedbackCounts) -> Recorder:
+def _recorder(settings: Settings, journal: Journal, counts: FeedbackCounters) -> Recorder:
     if settings.feedback.get_secret_value() == OFF:
         return NoRecorder()
-    return SpoolRecorder(spool, counts.unrecorded, settings.keep_images > 0, settings.keep_below)
+    return JournalRecorder(
+        journal, counts.unrecorded, settings.keep_images > 0, settings.keep_below
+    )
 
 
-def _answers(settings: Settings, spool: Spool, counts: FeedbackCounts) -> Answers | None:
+def _answers(
+    settings: Settings, journal: Journal, counts: FeedbackCounters
+) -> FeedbackService | None:
     if (url := settings.feedback.get_secret_value()) == OFF:
         return None
-    return Answers(url, settings.state, spool.folder, settings.keep_below, counts)
+    return FeedbackService(url, settings.state, journal.folder, settings.keep_below, counts)
 
 
-def _keeper(
+def _feedback_importer(
     settings: Settings,
-    spool: Spool,
+    journal: Journal,
     recorder: Recorder,
-    answers: Answers | None,
-    board: Board,
-    counts: FeedbackCounts,
-) -> Keeper | None:
-    if answers is None or not isinstance(recorder, SpoolRecorder):
+    answers: FeedbackService | None,
+    accuracy_file: AccuracyFile,
+    counts: FeedbackCounters,
+) -> FeedbackImporter | None:
+    if answers is None or not isinstance(recorder, JournalRecorder):
         return None
-    bounds = Bounds(settings.feedback_days, settings.feedback_rows, settings.keep_images << 20)
-    return Keeper(spool, recorder, answers, board, counts, bounds)
+    bounds = RetentionLimits(
+        settings.feedback_days, settings.feedback_rows, settings.keep_images << 20
+    )
+    return FeedbackImporter(journal, recorder, answers, accuracy_file, counts, bounds)
 
 
-def _spool_folder(settings: Settings) -> Path:
+def _journal_folder(settings: Settings) -> Path:
     return settings.state / FOLDER
 
 
@@ -115,7 +121,7 @@ class Container(containers.DeclarativeContainer):
     replica = providers.Singleton(Replica, settings.provided.state)
     cache = providers.Singleton(_cache, settings)
     registry = providers.Singleton(
-        Registry,
+        RegistryClient,
         settings.provided.repository,
         settings.provided.state,
         settings.provided.refresh,
@@ -131,30 +137,30 @@ class Container(containers.DeclarativeContainer):
     turns = providers.Singleton(Turns, settings.provided.queue)
     uploads = providers.Singleton(Uploads, providers.Callable(_limits, settings))
     observations = providers.Singleton(Observations, serving, settings.provided.drift_window)
-    spool_folder = providers.Callable(_spool_folder, settings)
-    spool = providers.Singleton(Spool, spool_folder)
-    feedback_counts = providers.Singleton(FeedbackCounts, metrics.provided.registry)
-    board = providers.Singleton(Board, spool_folder)
-    recorder = providers.Singleton(_recorder, settings, spool, feedback_counts)
-    answers = providers.Singleton(_answers, settings, spool, feedback_counts)
-    keeper = providers.Singleton(
-        _keeper, settings, spool, recorder, answers, board, feedback_counts
+    journal_folder = providers.Callable(_journal_folder, settings)
+    journal = providers.Singleton(Journal, journal_folder)
+    feedback_counters = providers.Singleton(FeedbackCounters, metrics.provided.registry)
+    accuracy_file = providers.Singleton(AccuracyFile, journal_folder)
+    recorder = providers.Singleton(_recorder, settings, journal, feedback_counters)
+    answers = providers.Singleton(_answers, settings, journal, feedback_counters)
+    feedback_importer = providers.Singleton(
+        _feedback_importer, settings, journal, recorder, answers, accuracy_file, feedback_counters
     )
     predict = providers.Singleton(
         Predict, serving, uploads, turns, metrics, tracing, observations, recorder
     )
-    judgement = providers.Factory(
-        Judgement, settings.provided.drift_samples, settings.provided.drift_floor
+    drift_policy = providers.Factory(
+        DriftPolicy, settings.provided.drift_samples, settings.provided.drift_floor
     )
     exposition = providers.Singleton(
         Exposition,
         observations,
         metrics,
         providers.List(
-            providers.Factory(Totals, observations),
-            providers.Factory(Drift, observations, serving, judgement),
-            providers.Factory(Processes, replica.provided.processes),
-            providers.Factory(LiveMetrics, board, serving),
+            providers.Factory(TotalsCollector, observations),
+            providers.Factory(DriftCollector, observations, serving, drift_policy),
+            providers.Factory(ProcessesCollector, replica.provided.processes),
+            providers.Factory(AccuracyCollector, accuracy_file, serving),
         ),
     )
     parts = providers.Singleton(

@@ -27,7 +27,7 @@ Z = 1.959964  # quantile of the normal distribution for 95 %, two-sided
 DELAYS = (1.0, 10.0, 60.0, 600.0, 3600.0, 21600.0, 86400.0, 604800.0, 2592000.0)  # s, to 30 days
 
 
-class Live(NamedTuple):
+class AccuracySnapshot(NamedTuple):
     """What the database said."""
 
     cells: list[tuple[str, str, str, int]] = []
@@ -37,10 +37,10 @@ class Live(NamedTuple):
     image_bytes: int = 0
 
 
-SAVED = TypeAdapter(tuple[float, Live])  # moment in seconds since 1970, numbers
+SAVED = TypeAdapter(tuple[float, AccuracySnapshot])  # moment in seconds since 1970, numbers
 
 
-class FeedbackCounts:
+class FeedbackCounters:
     """What each worker counts for itself."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -65,7 +65,7 @@ class FeedbackCounts:
         self._unrecorded.labels(reason).inc(count)
 
 
-class Board:
+class AccuracyFile:
     """Where the worker that asks the database leaves the numbers for the others."""
 
     def __init__(self, folder: Path) -> None:
@@ -73,10 +73,10 @@ class Board:
         self._path = folder / FILE
         self._seen = (0, 0)
         self._moment = 0.0
-        self._live = Live()
-        self.spool_bytes = 0
+        self._live = AccuracySnapshot()
+        self.journal_bytes = 0
 
-    def write(self, live: Live) -> None:
+    def write(self, live: AccuracySnapshot) -> None:
         """Leave the numbers; raises OSError."""
         fresh = self._path.with_name(f".{FILE}.{os.getpid()}")
         fresh.write_bytes(SAVED.dump_json((time.time(), live)))
@@ -93,32 +93,32 @@ class Board:
         except (OSError, ValueError):
             return
 
-    def live(self) -> Live | None:
+    def live(self) -> AccuracySnapshot | None:
         """The numbers; None when there are none that still count."""
         # From the future is as stale: the clock was set back since, and the database may be away.
         return self._live if abs(time.time() - self._moment) < STALE else None
 
 
-class LiveMetrics(Collector):
+class AccuracyCollector(Collector):
     """The numbers as metrics."""
 
-    def __init__(self, board: Board, serving: Serving) -> None:
+    def __init__(self, accuracy_file: AccuracyFile, serving: Serving) -> None:
         """Show what the board says, and the floor of the model that serves."""
-        self._board = board
+        self._accuracy_file = accuracy_file
         self._serving = serving
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Give all metrics; reads nothing but memory."""
-        live = self._board.live()
+        live = self._accuracy_file.live()
         yield from self._accuracies(live)
         if live is not None:
             yield _confusion(live)
             yield from _images(live)
-        spool = GaugeMetricFamily("feedback_spool_bytes", "Bytes that wait for the database.")
-        spool.add_metric((), self._board.spool_bytes)
-        yield spool
+        journal = GaugeMetricFamily("feedback_spool_bytes", "Bytes that wait for the database.")
+        journal.add_metric((), self._accuracy_file.journal_bytes)
+        yield journal
 
-    def _accuracies(self, live: Live | None) -> Iterator[GaugeMetricFamily]:
+    def _accuracies(self, live: AccuracySnapshot | None) -> Iterator[GaugeMetricFamily]:
         named = "Share of the answers that agree with the model, of the last 7 days"
         shares = [
             GaugeMetricFamily(f"model_live_accuracy{end}", f"{named}{what}.", labels=("tag",))
@@ -169,7 +169,7 @@ def wilson(right: int, count: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _confusion(live: Live) -> GaugeMetricFamily:
+def _confusion(live: AccuracySnapshot) -> GaugeMetricFamily:
     family = GaugeMetricFamily(
         "model_feedback_confusion",
         "Answers of the last 7 days, by what was predicted and what is right.",
@@ -180,7 +180,7 @@ def _confusion(live: Live) -> GaugeMetricFamily:
     return family
 
 
-def _images(live: Live) -> Iterator[GaugeMetricFamily]:
+def _images(live: AccuracySnapshot) -> Iterator[GaugeMetricFamily]:
     counts = GaugeMetricFamily("feedback_images", "Images that are kept.", labels=("kind",))
     for kind, count in live.images.items():
         counts.add_metric((kind,), count)

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from service.errors import ServiceError
-from service.feedback.accuracy import WINDOW_DAYS, Board, FeedbackCounts, Live
-from service.feedback.journal import Spool, files, forget_refused, read, refuse, take
-from service.feedback.recorder import SpoolRecorder
-from service.feedback.service import Answers
+from service.feedback.accuracy import WINDOW_DAYS, AccuracyFile, AccuracySnapshot, FeedbackCounters
+from service.feedback.journal import Journal, files, forget_refused, read, refuse, take
+from service.feedback.recorder import JournalRecorder
+from service.feedback.service import FeedbackService
 
 TICK = 1.0  # seconds
 LOOK = 5.0  # seconds between two looks how good the model is
@@ -44,7 +44,7 @@ OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # that say nothing about the 
 log = logging.getLogger("service.feedback.importer")
 
 
-class Bounds(NamedTuple):
+class RetentionLimits(NamedTuple):
     """How much is kept."""
 
     days: int
@@ -52,23 +52,23 @@ class Bounds(NamedTuple):
     image_bytes: int
 
 
-class Keeper:
+class FeedbackImporter:
     """One a worker."""
 
     def __init__(
         self,
-        spool: Spool,
-        recorder: SpoolRecorder,
-        answers: Answers,
-        board: Board,
-        counts: FeedbackCounts,
-        bounds: Bounds,
+        journal: Journal,
+        recorder: JournalRecorder,
+        answers: FeedbackService,
+        accuracy_file: AccuracyFile,
+        counts: FeedbackCounters,
+        bounds: RetentionLimits,
     ) -> None:
         """Take the parts; see container.py."""
-        self._spool = spool
+        self._journal = journal
         self._recorder = recorder
-        self._answers = answers
-        self._board = board
+        self._feedback = answers
+        self._accuracy_file = accuracy_file
         self._counts = counts
         self._bounds = bounds
         self._pool = ThreadPoolExecutor(1, "keeper")
@@ -86,7 +86,7 @@ class Keeper:
             await asyncio.sleep(TICK)
             self._recorder.tick()
             try:
-                self._spool.rotate()
+                self._journal.rotate()
                 await loop.run_in_executor(self._pool, self.turn)
             except Exception:  # a bug must not end the keeping, and shows in the log
                 log.exception("could not keep")
@@ -94,10 +94,10 @@ class Keeper:
     async def close(self) -> None:
         """Import what is left, as far as that is quick; the rest stays for the next start."""
         loop = asyncio.get_running_loop()
-        self._spool.rotate(force=True)
+        self._journal.rotate(force=True)
         with suppress(TimeoutError, ServiceError, OSError):
             async with asyncio.timeout(PATIENCE):
-                while self._spool.pending():
+                while self._journal.pending():
                     await loop.run_in_executor(self._pool, self._last_turn)
                     await asyncio.sleep(0.02)
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -118,13 +118,13 @@ class Keeper:
                 log.warning("could not keep", extra={"detail": str(error), "again_in": pause})
             else:
                 self._failures = 0
-        self._board.refresh()
+        self._accuracy_file.refresh()
         self._measure()
 
     def _measure(self) -> None:
         with suppress(OSError):  # the recorder meets it too, and says so
-            self._spool.measure()
-            self._board.spool_bytes = self._spool.used
+            self._journal.measure()
+            self._accuracy_file.journal_bytes = self._journal.used
 
     def _last_turn(self) -> None:
         if self._lead():
@@ -133,7 +133,7 @@ class Keeper:
     def _lead(self) -> bool:
         """Whether this worker is the one; the lock goes with its process."""
         if self._lock is None:
-            path = self._spool.folder / LOCK
+            path = self._journal.folder / LOCK
             with suppress(OSError):  # the disk is full or read-only: the recorder says so
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch(0o600)
@@ -141,10 +141,10 @@ class Keeper:
         return self._lock is not None
 
     def _keep(self, now: float) -> None:
-        if self._believed is None and self._answers.has_database():
-            self._believed = self._answers.retention().newest() or _now()
+        if self._believed is None and self._feedback.has_database():
+            self._believed = self._feedback.retention().newest() or _now()
         self._import()
-        if not self._answers.has_database():
+        if not self._feedback.has_database():
             return
         if now >= self._prune_at:
             self._prune()
@@ -155,7 +155,7 @@ class Keeper:
 
     def _import(self) -> None:
         images = False
-        for path in files(self._spool.folder):
+        for path in files(self._journal.folder):
             if time.monotonic() < self._aside.get(path, 0.0):
                 continue
             try:
@@ -169,7 +169,7 @@ class Keeper:
             else:
                 self._aside.pop(path, None)
         if images:
-            self._answers.retention().prune_images(self._bounds.image_bytes)
+            self._feedback.retention().prune_images(self._bounds.image_bytes)
 
     def _set_aside(self, path: Path, error: OSError) -> None:
         """Go on with the other files; what it holds counts as lost, once."""
@@ -187,7 +187,7 @@ class Keeper:
         found, damaged = read(path.read_bytes())
         if found:
             try:
-                self._answers.store().save(found)
+                self._feedback.store().save(found)
             except ServiceError:
                 raise
             except Exception:  # it would fail each time, and what comes after would wait for ever
@@ -202,8 +202,8 @@ class Keeper:
 
     def _prune(self) -> None:
         before = self._today() - timedelta(days=self._bounds.days)
-        self._answers.retention().prune(before, self._bounds.rows, self._bounds.image_bytes)
-        forget_refused(self._spool.folder, before.timestamp())
+        self._feedback.retention().prune(before, self._bounds.rows, self._bounds.image_bytes)
+        forget_refused(self._journal.folder, before.timestamp())
 
     def _today(self) -> datetime:
         """The time from which age is counted: what the clock says, unless that is doubted."""
@@ -222,10 +222,12 @@ class Keeper:
 
     def _look(self) -> None:
         since = _now() - timedelta(days=WINDOW_DAYS)
-        cells, floors = self._answers.store().cells(since)
-        kept = self._answers.retention().kept()
+        cells, floors = self._feedback.store().cells(since)
+        kept = self._feedback.retention().kept()
         images = {kind.name.lower(): count for kind, count in kept.counts.items()}
-        self._board.write(Live([(*cell,) for cell in cells], floors, images, kept.bytes))
+        self._accuracy_file.write(
+            AccuracySnapshot([(*cell,) for cell in cells], floors, images, kept.bytes)
+        )
 
 
 def _now() -> datetime:

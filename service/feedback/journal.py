@@ -37,11 +37,11 @@ PREDICTION_TEXT = struct.Struct("<IIdq")  # CRC-32 of the model, class, probabil
 MODEL, PREDICTION = 1, 2
 
 
-class SpoolFull(Exception):
+class JournalFull(Exception):
     """The files together have as many bytes as they may."""
 
 
-class SeenModel(NamedTuple):
+class ModelRecord(NamedTuple):
     """What has to be known of a model to take answers about its predictions."""
 
     tag: str
@@ -58,11 +58,11 @@ class SeenModel(NamedTuple):
         return json.dumps(self, separators=(",", ":")).encode()
 
 
-class Seen(NamedTuple):
+class PredictionRecord(NamedTuple):
     """One prediction."""
 
     request_id: str
-    model: SeenModel
+    model: ModelRecord
     best: int
     """Index of the class."""
     probability: float
@@ -72,15 +72,15 @@ class Seen(NamedTuple):
     """(bands, height, width), C order; empty where it is not kept."""
 
 
-class Contents(NamedTuple):
+class JournalContents(NamedTuple):
     """What one file holds."""
 
-    found: list[Seen]
+    found: list[PredictionRecord]
     damaged: int
     """Places where something can not be read."""
 
 
-class Spool:
+class Journal:
     """The files of this process."""
 
     def __init__(self, folder: Path, limit: int = LIMIT) -> None:
@@ -92,7 +92,7 @@ class Spool:
         self._descriptor: int | None = None
         self._path: Path | None = None
         self._size = 0
-        self._model: SeenModel | None = None
+        self._model: ModelRecord | None = None
         self._key = 0
         self._closed: list[Path] = []
 
@@ -100,7 +100,7 @@ class Spool:
         """Whether less than a share of the limit is used."""
         return self.used + self._fresh < share * self.limit
 
-    def append(self, seen: Seen) -> None:
+    def append(self, seen: PredictionRecord) -> None:
         """Write one prediction; all of it or nothing.
 
         Raises:
@@ -108,7 +108,7 @@ class Spool:
             OSError: the disk does not take it.
         """
         if not self.room():
-            raise SpoolFull
+            raise JournalFull
         if self._descriptor is None:
             self._open()
         pieces = []
@@ -195,32 +195,36 @@ def frame(kind: int, text: bytes, image: bytes = b"") -> list[bytes]:
     return [HEAD.pack(MAGIC, zlib.crc32(image, zlib.crc32(body))) + body, image]
 
 
-def read(data: bytes) -> Contents:
+def read(data: bytes) -> JournalContents:
     """Read what a file holds, in the order in which it was written."""
-    found: list[Seen] = []
-    models: dict[int, SeenModel] = {}
+    found: list[PredictionRecord] = []
+    models: dict[int, ModelRecord] = {}
     at = damaged = 0
     while at < len(data):
-        whole = _whole(data, at)
+        whole = _frame_at(data, at)
         if whole is not None:
             kind, text, image, at = whole
             try:
-                damaged += not _take(kind, text, image, models, found)
+                damaged += not _take_frame(kind, text, image, models, found)
             except (ValueError, TypeError, struct.error):  # whole, and not what it should be
                 damaged += 1
             continue
         after = data.find(MAGIC, at + 1)
         at = after if after >= 0 else len(data)
         damaged += 1
-    return Contents(found, damaged)
+    return JournalContents(found, damaged)
 
 
-def _take(
-    kind: int, text: bytes, image: bytes, models: dict[int, SeenModel], found: list[Seen]
+def _take_frame(
+    kind: int,
+    text: bytes,
+    image: bytes,
+    models: dict[int, ModelRecord],
+    found: list[PredictionRecord],
 ) -> bool:
     """Add what a frame says; whether it could be understood."""
     if kind == MODEL:
-        models[zlib.crc32(text)] = _model(text)
+        models[zlib.crc32(text)] = _parse_model(text)
         return True
     if kind != PREDICTION:  # of a newer version
         return False
@@ -228,11 +232,11 @@ def _take(
     if (model := models.get(key)) is None:
         return False
     request_id = text[PREDICTION_TEXT.size :].decode()
-    found.append(Seen(request_id, model, best, probability, moment, image))
+    found.append(PredictionRecord(request_id, model, best, probability, moment, image))
     return True
 
 
-def _whole(data: bytes, at: int) -> tuple[int, bytes, bytes, int] | None:
+def _frame_at(data: bytes, at: int) -> tuple[int, bytes, bytes, int] | None:
     """Kind, text and image of the frame at a place, and where it ends; None when it is not one."""
     start = at + HEAD.size
     if len(data) < start + BODY.size:
@@ -246,9 +250,9 @@ def _whole(data: bytes, at: int) -> tuple[int, bytes, bytes, int] | None:
     return kind, data[start + BODY.size : text_end], data[text_end:end], end
 
 
-def _model(text: bytes) -> SeenModel:
+def _parse_model(text: bytes) -> ModelRecord:
     tag, sha256, classes, floor, dtype, shape = json.loads(text)
-    return SeenModel(tag, sha256, tuple(classes), floor, dtype, tuple(shape))
+    return ModelRecord(tag, sha256, tuple(classes), floor, dtype, tuple(shape))
 
 
 def files(folder: Path) -> list[Path]:
@@ -256,7 +260,7 @@ def files(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"*{SUFFIX}"))
 
 
-def find(folder: Path, request_id: str) -> Seen | None:
+def find(folder: Path, request_id: str) -> PredictionRecord | None:
     """Look for a prediction that has not been imported yet, also in files that are written to."""
     wanted = request_id.encode()
     for path in files(folder):

@@ -24,7 +24,7 @@ MIGRATION_SECONDS = 3600  # of silence; the server itself does not bound it
 T = TypeVar("T")
 
 
-class Impatient(psycopg.Connection[Any]):
+class BoundedConnection(psycopg.Connection[Any]):
     """Gives up a server that says nothing."""
 
     statement = 0.0
@@ -78,8 +78,8 @@ def make_engine(url: URL) -> Engine:
     )
 
     @event.listens_for(engine, "do_connect")
-    def connect(_: object, __: object, arguments: Any, named: Any) -> Impatient:
-        return Impatient.connect(*arguments, **named)
+    def connect(_: object, __: object, arguments: Any, named: Any) -> BoundedConnection:
+        return BoundedConnection.connect(*arguments, **named)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -98,7 +98,7 @@ def allow_migration(connection: Connection) -> None:
     _driver(connection).statement = MIGRATION_SECONDS
 
 
-def _driver(connection: Connection) -> Impatient:
+def _driver(connection: Connection) -> BoundedConnection:
     found = connection.connection.driver_connection
-    assert isinstance(found, Impatient)
+    assert isinstance(found, BoundedConnection)
     return found

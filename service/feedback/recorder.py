@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from service.feedback.journal import Seen, SeenModel, Spool, SpoolFull
+from service.feedback.journal import Journal, JournalFull, ModelRecord, PredictionRecord
 from service.inference.model import Model
 
 Array = npt.NDArray[Any]
@@ -39,12 +39,12 @@ class NoRecorder:
         """Forget it."""
 
 
-class SpoolRecorder:
+class JournalRecorder:
     """Remembers predictions in a file of this process, from where the keeper takes them."""
 
     def __init__(
         self,
-        spool: Spool,
+        journal: Journal,
         unrecorded: Callable[[str], None],
         keep_images: bool,
         keep_below: float,
@@ -53,12 +53,12 @@ class SpoolRecorder:
 
         Images are those that labelling gains most from: less sure than `keep_below` come first.
         """
-        self._spool = spool
+        self._journal = journal
         self._unrecorded = unrecorded
         self._keep_images = keep_images
         self._keep_below = keep_below
         self._images = 0  # since the last tick
-        self._bound: tuple[Model, SeenModel] | None = None
+        self._bound: tuple[Model, ModelRecord] | None = None
         self._said = ""
 
     def record(
@@ -68,13 +68,15 @@ class SpoolRecorder:
         try:
             bound = self._bound
             if bound is None or bound[0] is not model:
-                bound = self._bound = (model, seen_model(model))
+                bound = self._bound = (model, model_record(model))
             moment = time.time_ns() // 1000
             image = b""
             if self._keep_images and self._wants_image(probability):
                 image = np.ascontiguousarray(chip).astype(bound[1].dtype, copy=False).tobytes()
-            self._spool.append(Seen(request_id, bound[1], best, probability, moment, image))
-        except SpoolFull:
+            self._journal.append(
+                PredictionRecord(request_id, bound[1], best, probability, moment, image)
+            )
+        except JournalFull:
             self._lose("spool_full")
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -88,7 +90,7 @@ class SpoolRecorder:
 
     def _wants_image(self, probability: float) -> bool:
         sure = probability >= self._keep_below
-        if self._images >= (IMAGES // 2 if sure else IMAGES) or not self._spool.room(SHARE):
+        if self._images >= (IMAGES // 2 if sure else IMAGES) or not self._journal.room(SHARE):
             return False
         self._images += 1
         return True
@@ -100,10 +102,10 @@ class SpoolRecorder:
         self._said = reason
 
 
-def seen_model(model: Model) -> SeenModel:
+def model_record(model: Model) -> ModelRecord:
     """What has to be known of a model to take answers about its predictions."""
     manifest = model.manifest
-    return SeenModel(
+    return ModelRecord(
         model.tag,
         model.sha256,
         manifest.classes,

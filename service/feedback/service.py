@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from service.errors import FeedbackUnavailable, NotFound, Overloaded
-from service.feedback.accuracy import FeedbackCounts
+from service.feedback.accuracy import FeedbackCounters
 from service.feedback.journal import find
 from service.settings import FEEDBACK_FILE
 
 if TYPE_CHECKING:
     from service.feedback.retention import Retention
-    from service.feedback.store import Answer, Row, Store
+    from service.feedback.store import LabelResult, PredictionRow, Store
 
 THREADS = 4
 WAITING = 64  # requests that may wait for a thread
@@ -28,16 +28,16 @@ LONGEST = 10.0  # seconds; a database that is away says so sooner, one that says
 T = TypeVar("T")
 
 
-class Answers:
+class FeedbackService:
     """The answers of people about predictions."""
 
     def __init__(
-        self, url: str, state: Path, spool: Path, keep_below: float, counts: FeedbackCounts
+        self, url: str, state: Path, journal: Path, keep_below: float, counts: FeedbackCounters
     ) -> None:
         """Use the database at a URL, a file in `state` if empty, and the files in `spool`."""
         self._url = url
         self._state = state
-        self._spool = spool
+        self._journal = journal
         self._keep_below = keep_below
         self._counts = counts
         self._pool = ThreadPoolExecutor(THREADS, "answers")
@@ -45,7 +45,7 @@ class Answers:
         self._lock = threading.Lock()
         self._store: Store | None = None
 
-    async def give(self, request_id: str, label: str) -> "Answer":
+    async def give(self, request_id: str, label: str) -> "LabelResult":
         """Take an answer, durable when it returns.
 
         It may have been taken all the same when FeedbackUnavailable is raised: give it again.
@@ -58,7 +58,7 @@ class Answers:
         now = datetime.now(UTC)
         return await self._run(lambda: self._give(request_id, label, now))
 
-    async def page(self, after: int, limit: int, labelled: bool | None) -> "list[Row]":
+    async def page(self, after: int, limit: int, labelled: bool | None) -> "list[PredictionRow]":
         """List predictions in the order in which they came in; raises as above."""
         return await self._run(lambda: self.store().page(after, limit, labelled))
 
@@ -95,11 +95,11 @@ class Answers:
         """Begin nothing more; a thread that waits for a database is not waited for."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _give(self, request_id: str, label: str, now: datetime) -> "Answer":
+    def _give(self, request_id: str, label: str, now: datetime) -> "LabelResult":
         store = self.store()
         given = store.answer(request_id, label, now)
         if given is None:
-            seen = find(self._spool, request_id)
+            seen = find(self._journal, request_id)
             if seen is not None:
                 store.save([seen])
             # Also when it is not there: it may have been imported between the two looks.

@@ -20,14 +20,14 @@ from sqlalchemy.exc import IntegrityError
 
 from service.errors import Unprocessable
 from service.feedback.database import Database
-from service.feedback.journal import Seen, SeenModel
+from service.feedback.journal import ModelRecord, PredictionRecord
 from service.feedback.tables import MICROSECONDS, Kind, feedback, images, micro, models, predictions
 
 FASTEST = 1  # level of zlib: chips are noise, more effort saves little
 NAMED = 20  # classes that a refusal lists
 
 
-class Answer(NamedTuple):
+class LabelResult(NamedTuple):
     """What became of an answer."""
 
     predicted: str
@@ -37,7 +37,7 @@ class Answer(NamedTuple):
     """Seconds between prediction and answer, of the first answer."""
 
 
-class Row(NamedTuple):
+class PredictionRow(NamedTuple):
     """One prediction, with the answer that stands."""
 
     number: int
@@ -52,7 +52,7 @@ class Row(NamedTuple):
     image: bool
 
 
-class Cell(NamedTuple):
+class ConfusionCell(NamedTuple):
     """How often a model said one class, and people another, or the same."""
 
     tag: str
@@ -69,7 +69,7 @@ class Store:
         self.database = database
         self._keep_below = keep_below
 
-    def save(self, found: Sequence[Seen]) -> None:
+    def save(self, found: Sequence[PredictionRecord]) -> None:
         """Save predictions; of several with one request id the first stays as it is.
 
         Raises:
@@ -101,7 +101,7 @@ class Store:
                     ],
                 )
 
-    def answer(self, request_id: str, label: str, moment: datetime) -> Answer | None:
+    def answer(self, request_id: str, label: str, moment: datetime) -> LabelResult | None:
         """Take an answer, durable when it returns; None when there is no such prediction.
 
         The same answer again changes nothing, another one replaces it.
@@ -118,7 +118,7 @@ class Store:
 
     def _answer(
         self, connection: Connection, request_id: str, label: str, now: int
-    ) -> Answer | None:
+    ) -> LabelResult | None:
         found = connection.execute(
             select(
                 predictions.c.number,
@@ -151,9 +151,9 @@ class Store:
         correct = label == found.predicted
         kind = self._kind(found.probability, answered=True) if correct else Kind.CORRECTED
         connection.execute(update(images).where(images.c.number == found.number).values(kind=kind))
-        return Answer(found.predicted, correct, answers, delay)
+        return LabelResult(found.predicted, correct, answers, delay)
 
-    def page(self, after: int, limit: int, labelled: bool | None) -> list[Row]:
+    def page(self, after: int, limit: int, labelled: bool | None) -> list[PredictionRow]:
         """List predictions in the order in which they came in, from the one after `after` on."""
         query = (
             _LIST.where(predictions.c.number > after).order_by(predictions.c.number).limit(limit)
@@ -176,7 +176,7 @@ class Store:
             content = connection.scalar(query)
         return None if content is None else zlib.decompress(content)
 
-    def cells(self, since: datetime) -> tuple[list[Cell], dict[str, float]]:
+    def cells(self, since: datetime) -> tuple[list[ConfusionCell], dict[str, float]]:
         """Count the answers since then, and give the floors of the models that they are about."""
         query = (
             select(models.c.tag, predictions.c.predicted, feedback.c.label, func.count())
@@ -188,7 +188,7 @@ class Store:
         )
         floors = select(models.c.tag, models.c.floor).order_by(models.c.id)
         with self.database.read() as connection:
-            found = [Cell(*row) for row in connection.execute(query)]
+            found = [ConfusionCell(*row) for row in connection.execute(query)]
             known = {tag: floor for tag, floor in connection.execute(floors)}
         tags = {cell.tag for cell in found}
         return found, {tag: known[tag] for tag in tags if known[tag] is not None}
@@ -238,7 +238,7 @@ def _insert_new(connection: Connection, rows: list[dict[str, Any]]) -> dict[str,
     return {name: number for name, number in connection.execute(statement, rows)}
 
 
-def _model_id(connection: Connection, model: SeenModel) -> int:
+def _model_id(connection: Connection, model: ModelRecord) -> int:
     digest = sha256(model.text()).hexdigest()
     row = {
         "digest": digest,
@@ -257,7 +257,7 @@ def _model_id(connection: Connection, model: SeenModel) -> int:
     return int(found)
 
 
-def _row(seen: Seen, model: int) -> dict[str, Any]:
+def _row(seen: PredictionRecord, model: int) -> dict[str, Any]:
     return {
         "request_id": seen.request_id,
         "predicted_at": seen.moment,
@@ -268,7 +268,7 @@ def _row(seen: Seen, model: int) -> dict[str, Any]:
     }
 
 
-def _pack(seen: Seen) -> bytes:
+def _pack(seen: PredictionRecord) -> bytes:
     chip = np.frombuffer(seen.chip, seen.model.dtype).reshape(seen.model.shape)
     content = BytesIO()
     np.save(content, chip, allow_pickle=False)
@@ -285,10 +285,10 @@ def _check(label: str, classes: Collection[str]) -> None:
         )
 
 
-def _row_of(*found: Any) -> Row:
+def _row_of(*found: Any) -> PredictionRow:
     *plain, predicted_at, answered_at, image = found
     answered = None if answered_at is None else _time(answered_at)
-    return Row._make((*plain, _time(predicted_at), answered, image))
+    return PredictionRow._make((*plain, _time(predicted_at), answered, image))
 
 
 def _time(micro: int) -> datetime:

@@ -6,7 +6,7 @@ from fastapi import FastAPI, Path, Query
 from starlette.responses import Response
 
 from service.errors import NotFound
-from service.feedback.service import Answers
+from service.feedback.service import FeedbackService
 from service.schemas import (
     CURSOR,
     REQUEST_ID,
@@ -22,10 +22,10 @@ NPY = "application/octet-stream"
 ERRORS = problems(401, 403, 404, 422, 503, 507)
 
 
-def add_feedback(app: FastAPI, answers: Answers | None) -> None:
+def add_feedback(app: FastAPI, answers: FeedbackService | None) -> None:
     """Register the routes; without answers they say that feedback is off."""
 
-    def need() -> Answers:
+    def need() -> FeedbackService:
         if answers is None:
             raise NotFound("feedback is off here: SERVICE_FEEDBACK names its database")
         return answers

@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from service.errors import MEDIA_TYPE, NotFound, ServiceError, Unavailable, Unprocessable
-from service.feedback.service import Answers
+from service.feedback.service import FeedbackService
 from service.http.feedback import add_feedback
 from service.http.page import add_page
 from service.http.predict import Predict, Uploads
@@ -19,7 +19,7 @@ from service.inference.bundle import decode_chip
 from service.inference.decode import read_image
 from service.inference.model import Serving
 from service.inference.preview import true_colour
-from service.registry.client import Registry
+from service.registry.client import RegistryClient
 from service.schemas import (
     Experiment,
     Experiments,
@@ -67,11 +67,11 @@ class Parts:
     serving: Serving
     uploads: Uploads
     predict: Predict
-    registry: Registry
+    registry: RegistryClient
     replica: Replica
     store: WantedStore
     swapper: Swapper
-    answers: Answers | None
+    answers: FeedbackService | None
     max_pixels: int
 
 

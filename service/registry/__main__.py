@@ -13,7 +13,7 @@ from typing import Any
 
 from service.errors import BundleRefused, NotFound, RegistryUnavailable, ServiceError, StorageFull
 from service.registry import git
-from service.registry.protocol import FETCHED, Answer, load, save
+from service.registry.protocol import FETCHED, Response, load, save
 from service.tags import parse_tag
 
 
@@ -27,7 +27,7 @@ def main() -> None:
         except Exception as error:
             found = error if isinstance(error, ServiceError) else explain(error)
             log = error.log if isinstance(error, git.GitError) else traceback.format_exc()[-4000:]
-            answer = Answer(error=type(found).__name__, detail=found.detail, log=log)
+            answer = Response(error=type(found).__name__, detail=found.detail, log=log)
         stdout.write(answer.model_dump_json(exclude_defaults=True) + "\n")
     _end_helpers()
 
@@ -50,7 +50,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _list(options: argparse.Namespace) -> Answer:
+def _list(options: argparse.Namespace) -> Response:
     # Here and below: without PyYAML or DVC there is an answer too.
     from service.registry import experiments
 
@@ -61,10 +61,10 @@ def _list(options: argparse.Namespace) -> Answer:
     snapshot = experiments.read(repository, folder, load(cache, repository))
     with suppress(OSError):  # a full disk makes the next start slower, nothing else
         save(snapshot, cache)
-    return Answer(snapshot=snapshot)
+    return Response(snapshot=snapshot)
 
 
-def _fetch(options: argparse.Namespace) -> Answer:
+def _fetch(options: argparse.Namespace) -> Response:
     from service.registry import download
 
     folder = options.cache / FETCHED / options.into
@@ -72,7 +72,7 @@ def _fetch(options: argparse.Namespace) -> Answer:
     work.mkdir(parents=True, exist_ok=True)
     os.environ |= {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(work / "site")}
     download.download(options.repository, options.cache, options.tag, folder, work)
-    return Answer()
+    return Response()
 
 
 def _stdout() -> Any:

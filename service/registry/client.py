@@ -31,7 +31,7 @@ from service.registry.protocol import (
     FETCHED,
     KINDS,
     REFERENCES,
-    Answer,
+    Response,
     Snapshot,
     fingerprint,
     load,
@@ -48,7 +48,7 @@ _log = logging.getLogger(__name__)
 _PACKAGES = str(Path(__file__).resolve().parents[2])
 
 
-class Registry:
+class RegistryClient:
     """The tags of one repository. Belongs to one event loop; processes may share the cache."""
 
     def __init__(
@@ -67,13 +67,13 @@ class Registry:
         self._cache = cache.absolute()
         self._refresh = refresh
         self._seconds = seconds
-        self._looking = asyncio.Lock()
-        self._looked = -PAUSE
+        self._reading = asyncio.Lock()
+        self._read_at = -PAUSE
         self._answer: Listing | RegistryUnavailable | None = None
         self._snapshot: Snapshot | None = None
-        self._renewing: asyncio.Task[None] | None = None
-        self._renewed = -refresh
-        self._trouble: str | None = None
+        self._refreshing: asyncio.Task[None] | None = None
+        self._refreshed_at = -refresh
+        self._refresh_error: str | None = None
 
     async def experiments(self) -> Listing:
         """Return the experiments, newest first; from the cache when Git can not be looked at.
@@ -81,11 +81,11 @@ class Registry:
         Raises:
             RegistryUnavailable: Git can not be looked at, and never could be.
         """
-        if not isinstance(self._answer, Listing) or not self._looking.locked():
-            async with self._looking:
-                if time.monotonic() - self._looked >= PAUSE:
-                    self._answer = await self._look()
-                    self._looked = time.monotonic()
+        if not isinstance(self._answer, Listing) or not self._reading.locked():
+            async with self._reading:
+                if time.monotonic() - self._read_at >= PAUSE:
+                    self._answer = await self._read_listing()
+                    self._read_at = time.monotonic()
         if isinstance(self._answer, Listing):
             return self._answer
         assert self._answer is not None
@@ -107,9 +107,9 @@ class Registry:
         name = f"{os.getpid()}-{secrets.token_hex(8)}"
         work = base / f"{name}.work"
         try:
-            await asyncio.to_thread(_sweep, base)
+            await asyncio.to_thread(_remove_leftovers, base)
             work.mkdir(parents=True)
-            await self._child(
+            await self._run_child(
                 "fetch", f"--tag={tag.tag}", f"--into={name}", seconds=self._seconds, folder=work
             )
         except BaseException as error:
@@ -123,18 +123,18 @@ class Registry:
 
     async def close(self) -> None:
         """Stop what goes on in the background."""
-        if self._renewing is not None:
-            self._renewing.cancel()
+        if self._refreshing is not None:
+            self._refreshing.cancel()
             with suppress(asyncio.CancelledError):
-                await self._renewing
+                await self._refreshing
 
-    async def _look(self) -> Listing | RegistryUnavailable:
+    async def _read_listing(self) -> Listing | RegistryUnavailable:
         if self._snapshot is None:
             self._snapshot = await asyncio.to_thread(load, self._cache, self._repository)
         checked, stale = None, None
         try:
             if self._mirrored:
-                checked, stale = await self._keep_mirror()
+                checked, stale = await self._check_mirror()
             references = fingerprint(await self._references())
             if self._snapshot is None or self._snapshot.references != references:
                 await self._list()
@@ -150,7 +150,7 @@ class Registry:
             checked=checked or datetime.now(UTC),
         )
 
-    async def _keep_mirror(self) -> tuple[datetime, str | None]:
+    async def _check_mirror(self) -> tuple[datetime, str | None]:
         """Return when the mirror was last brought up to date, and why not now.
 
         Only the very first look waits; later ones answer from what is there.
@@ -164,29 +164,31 @@ class Registry:
             checked = None
         if checked is not None and time.time() - checked <= self._refresh:
             return datetime.fromtimestamp(checked, UTC), None
-        running = self._renewing is not None and not self._renewing.done()
-        if not running and time.monotonic() - self._renewed >= min(self._refresh, RETRY):
-            self._renewing = asyncio.create_task(self._renew())
-        detail = self._trouble or "Git was not looked at for a while; a new look is under way."
+        running = self._refreshing is not None and not self._refreshing.done()
+        if not running and time.monotonic() - self._refreshed_at >= min(self._refresh, RETRY):
+            self._refreshing = asyncio.create_task(self._refresh_mirror())
+        detail = (
+            self._refresh_error or "Git was not looked at for a while; a new look is under way."
+        )
         if checked is None:
             raise RegistryUnavailable(detail)
         return datetime.fromtimestamp(checked, UTC), detail
 
-    async def _renew(self) -> None:
+    async def _refresh_mirror(self) -> None:
         try:
             await self._list("--refresh")
-            self._trouble = None
+            self._refresh_error = None
         except ServiceError as error:
-            self._trouble = error.detail
-        self._renewed = time.monotonic()
-        self._looked = -PAUSE  # the next request sees it
+            self._refresh_error = error.detail
+        self._refreshed_at = time.monotonic()
+        self._read_at = -PAUSE  # the next request sees it
 
     async def _list(self, *words: str) -> None:
         try:
             self._cache.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _unwritable(error) from error
-        answer = await self._child("list", *words, seconds=LIST_SECONDS)
+        answer = await self._run_child("list", *words, seconds=LIST_SECONDS)
         self._snapshot = answer.snapshot
 
     async def _references(self) -> bytes:
@@ -203,7 +205,7 @@ class Registry:
             raise RegistryUnavailable(str(error))
         return output
 
-    async def _child(self, *words: str, seconds: float, folder: Path | None = None) -> Answer:
+    async def _run_child(self, *words: str, seconds: float, folder: Path | None = None) -> Response:
         """Run one command of service/registry/__main__.py; its errors are raised here."""
         command = [sys.executable, "-P", "-m", "service.registry", *words]
         command += [f"--repository={self._repository}", f"--cache={self._cache}"]
@@ -214,7 +216,7 @@ class Registry:
             environment |= {"TMPDIR": str(folder)}
         code, output, _ = await _run(command, environment, seconds, DEVNULL)
         try:
-            answer = await asyncio.to_thread(Answer.model_validate_json, output)
+            answer = await asyncio.to_thread(Response.model_validate_json, output)
         except ValidationError:
             raise RegistryUnavailable(
                 f"The look at the repository was stopped before it was done ({_ending(code)}); "
@@ -270,16 +272,16 @@ def _unwritable(error: OSError) -> ServiceError:
     )
 
 
-def _sweep(base: Path) -> None:
+def _remove_leftovers(base: Path) -> None:
     """Remove what fetches left behind whose server is gone, or that nobody took for an hour."""
     for folder in base.glob("*-*"):
         with suppress(OSError, ValueError):
             old = time.time() - folder.stat().st_mtime > LEFTOVER_SECONDS
-            if old or not _alive(int(folder.name.partition("-")[0])):
+            if old or not _is_alive(int(folder.name.partition("-")[0])):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _alive(process: int) -> bool:
+def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -37,7 +37,7 @@ class Snapshot(BaseModel):
     experiments: tuple[Experiment, ...]
 
 
-class Answer(BaseModel):
+class Response(BaseModel):
     """What the child says: a snapshot, or an error by the name of its class, or neither."""
 
     snapshot: Snapshot | None = None

@@ -5,7 +5,7 @@ import mmap
 NUMBER = 8  # bytes
 
 
-class Slots:
+class WorkerTable:
     """Two numbers a worker, by its slot. Each has one writer at a time: no lock is needed."""
 
     def __init__(self, workers: int) -> None:

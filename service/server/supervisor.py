@@ -19,10 +19,10 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 
-from service.server.shared import Slots
+from service.server.shared import WorkerTable
 from service.settings import Settings, UnsafeSettings
 from service.telemetry.logs import configure
-from service.telemetry.multiprocess import Folder, counting
+from service.telemetry.multiprocess import MultiprocessDir, multiprocess_dir
 
 BACKLOG = 2048
 GRACE = 30.0  # seconds that requests in flight have to finish
@@ -33,26 +33,26 @@ log = logging.getLogger("service.server.supervisor")
 
 
 @dataclass
-class Child:
+class WorkerProcess:
     """One worker process as its parent sees it."""
 
     slot: int
     pid: int
     channel: socket.socket
     started: float
-    handed: int = 0
-    """Connections it was given; it counts those that have ended in `Slots.ended`."""
+    dispatched: int = 0
+    """Connections it was given; it counts those that have ended in `WorkerTable.ended`."""
 
 
 @dataclass
-class Parent:
+class Supervisor:
     """Accepts, hands over, watches."""
 
     settings: Settings
     listener: socket.socket
-    slots: Slots
-    folder: Folder
-    children: dict[int, Child] = field(default_factory=dict)  # slot -> child
+    table: WorkerTable
+    metrics_dir: MultiprocessDir
+    workers_by_slot: dict[int, WorkerProcess] = field(default_factory=dict)  # slot -> child
     restart_at: dict[int, float] = field(default_factory=dict)  # slot -> when
     failures: int = 0
     stopping: bool = False
@@ -63,31 +63,33 @@ class Parent:
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
+            signal.signal(number, self._request_stop)
         for slot in range(self.settings.workers):
             self._fork(slot)
         with selectors.DefaultSelector() as selector:
             selector.register(self.listener, selectors.EVENT_READ)
             selector.register(wake_read, selectors.EVENT_READ)
             while not self.stopping:
-                self._turn(selector, wake_read)
+                self._handle_events(selector, wake_read)
             self._drain(selector, wake_read)
-        self._end()
+        self._end_workers()
 
-    def _turn(self, selector: selectors.BaseSelector, wake_read: int, timeout: float = 1) -> None:
+    def _handle_events(
+        self, selector: selectors.BaseSelector, wake_read: int, timeout: float = 1
+    ) -> None:
         for key, _ in selector.select(timeout):
             if key.fd == wake_read:
                 os.read(wake_read, 4096)
             else:
                 self._accept()
-        self._reap()
+        self._reap_workers()
         for slot, moment in list(self.restart_at.items()):
             if time.monotonic() >= moment and not self.stopping:
                 del self.restart_at[slot]
                 self._fork(slot)
 
     def _accept(self) -> None:
-        if not self.children:  # they wait in the kernel until a worker has been started again
+        if not self.workers_by_slot:  # connections wait in the kernel until there is one again
             time.sleep(0.05)
             return
         while True:
@@ -100,44 +102,44 @@ class Parent:
                     time.sleep(0.05)
                 return
             with connection:
-                self._hand(connection)
+                self._dispatch(connection)
 
-    def _hand(self, connection: socket.socket) -> None:
-        def burden(child: Child) -> tuple[bool, int]:
-            no_model = not self.slots.ready[child.slot]  # it has just started
-            return no_model, child.handed - self.slots.ended[child.slot]
+    def _dispatch(self, connection: socket.socket) -> None:
+        def burden(child: WorkerProcess) -> tuple[bool, int]:
+            no_model = not self.table.ready[child.slot]  # it has just started
+            return no_model, child.dispatched - self.table.ended[child.slot]
 
-        for child in sorted(self.children.values(), key=burden):
+        for child in sorted(self.workers_by_slot.values(), key=burden):
             try:
                 socket.send_fds(child.channel, [b"c"], [connection.fileno()])
             except OSError:  # its channel is full, or it has just died
                 continue
-            child.handed += 1
+            child.dispatched += 1
             return
 
     def _fork(self, slot: int) -> None:
         ours, theirs = socket.socketpair()
-        self.slots.clear(slot)
+        self.table.clear(slot)
         sys.stdout.flush()
         pid = os.fork()
         if pid == 0:
             ours.close()
-            self._become_worker(slot, theirs)
+            self._run_as_worker(slot, theirs)
         theirs.close()
         ours.setblocking(False)
-        self.children[slot] = Child(slot, pid, ours, time.monotonic())
+        self.workers_by_slot[slot] = WorkerProcess(slot, pid, ours, time.monotonic())
 
-    def _become_worker(self, slot: int, channel: socket.socket) -> None:
+    def _run_as_worker(self, slot: int, channel: socket.socket) -> None:
         code = 1
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self.listener.close()
-            for child in self.children.values():
+            for child in self.workers_by_slot.values():
                 child.channel.close()
             from service.server.worker import run_worker
 
-            run_worker(self.settings, channel, self.slots, slot)
+            run_worker(self.settings, channel, self.table, slot)
             code = 0
         except BaseException:
             log.exception("worker failed")
@@ -145,14 +147,14 @@ class Parent:
             sys.stdout.flush()
             os._exit(code)
 
-    def _reap(self) -> None:
-        for slot, child in list(self.children.items()):
+    def _reap_workers(self) -> None:
+        for slot, child in list(self.workers_by_slot.items()):
             pid, status = os.waitpid(child.pid, os.WNOHANG)
             if pid == 0:
                 continue
-            del self.children[slot]
+            del self.workers_by_slot[slot]
             child.channel.close()
-            self.folder.forget(slot)
+            self.metrics_dir.reset_gauges(slot)
             if self.stopping:
                 continue
             short = time.monotonic() - child.started < SHORT_LIFE
@@ -162,29 +164,29 @@ class Parent:
             code = os.waitstatus_to_exitcode(status)
             log.error("worker died", extra={"pid": pid, "code": code, "again_in": pause})
 
-    def _stop(self, *_: object) -> None:
+    def _request_stop(self, *_: object) -> None:
         self.stopping = True
 
     def _drain(self, selector: selectors.BaseSelector, wake_read: int) -> None:
         """Not ready, and still listening: balancers need a moment to notice."""
         log.info("stopping", extra={"drain": self.settings.drain})
-        for child in self.children.values():
+        for child in self.workers_by_slot.values():
             os.kill(child.pid, signal.SIGTERM)
         deadline = time.monotonic() + self.settings.drain
         while (left := deadline - time.monotonic()) > 0:
-            self._turn(selector, wake_read, min(left, 1))
+            self._handle_events(selector, wake_read, min(left, 1))
         self._accept()
         self.listener.close()
 
-    def _end(self) -> None:
+    def _end_workers(self) -> None:
         """Close the channels, which tells the workers to finish; kill what does not."""
-        for child in self.children.values():
+        for child in self.workers_by_slot.values():
             child.channel.close()
         deadline = time.monotonic() + GRACE
-        while self.children and time.monotonic() < deadline:
-            self._reap()
+        while self.workers_by_slot and time.monotonic() < deadline:
+            self._reap_workers()
             time.sleep(0.01)
-        for child in self.children.values():
+        for child in self.workers_by_slot.values():
             os.kill(child.pid, signal.SIGKILL)
             os.waitpid(child.pid, 0)
         log.info("stopped")
@@ -197,10 +199,10 @@ def serve(settings: Settings) -> int:
         UnsafeSettings: it can not start like this.
     """
     configure(settings.log_level)
-    _check_state(settings)
-    with _listen(settings) as listener, counting(settings.workers) as folder:
+    _check_state_folder(settings)
+    with _listen(settings) as listener, multiprocess_dir(settings.workers) as metrics_dir:
         # Before prometheus_client is imported: it decides then where values live.
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder.path)
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_dir.path)
         import service.server.worker  # noqa: F401  once here, shared by all workers after the fork
 
         if settings.feedback != "off":
@@ -213,7 +215,7 @@ def serve(settings: Settings) -> int:
         log.info(
             "listening", extra={"address": f"http://{host}:{port}", "workers": settings.workers}
         )
-        Parent(settings, listener, Slots(settings.workers), folder).run()
+        Supervisor(settings, listener, WorkerTable(settings.workers), metrics_dir).run()
     return 0
 
 
@@ -233,7 +235,7 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _check_state(settings: Settings) -> None:
+def _check_state_folder(settings: Settings) -> None:
     try:
         settings.state.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=settings.state):

@@ -19,17 +19,18 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from service.app import create_app
 from service.container import Container
 from service.errors import MEDIA_TYPE, problem
-from service.server.shared import Slots
+from service.server.shared import WorkerTable
 from service.settings import Settings
-from service.telemetry.metrics import count_in
+from service.telemetry.metrics import use_slot
 
 MAX_HEADERS = 64 << 10  # bytes of a request's line and headers; the parser itself has no limit
 HEADER_SECONDS = 10.0  # that a request's headers may take
 KEEP_ALIVE = 75  # seconds that an idle connection stays; above the 60 of usual balancers
 FINISH = 25  # seconds that requests in flight have when the worker stops
-HANDED = 64  # connections taken from the channel at once
+MAX_DESCRIPTORS = 64  # connections taken from the channel at once
 
-OFFER = (b"connection", b"upgrade", b"http2-settings")  # headers that offer another protocol
+# Headers that offer another protocol.
+UPGRADE_HEADERS = (b"connection", b"upgrade", b"http2-settings")
 
 FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\n"
@@ -41,7 +42,7 @@ HEADERS_TOO_LARGE = (
 )
 
 
-class Corked:
+class CorkedTransport:
     """A transport that keeps the head of a response back until its body comes: one packet, not two.
 
     uvicorn writes them apart; on loopback that is a tenth of a request (docs/benchmarks.md).
@@ -80,7 +81,7 @@ class Corked:
         return self._transport.is_closing()
 
 
-class Parser(HttpRequestParser):
+class UpgradeIgnoringParser(HttpRequestParser):
     """httptools' parser, which would skip the body of a request that offers another protocol.
 
     A server may ignore the offer (RFC 9110, 7.8). `curl --http2` and Java's client make it always.
@@ -97,13 +98,13 @@ class Parser(HttpRequestParser):
             super().feed_data(data)
         except HttpParserUpgrade as stopped:
             rest = data[stopped.args[0] :]
-            self._connection.read_again(rest)
+            self._connection.reparse_without_upgrade(rest)
 
 
 class Connection(HttpToolsProtocol):
     """uvicorn's protocol with limits on headers, and a count of connections that have ended."""
 
-    slots: Slots
+    table: WorkerTable
     slot: int
     draining: Callable[[], bool]
 
@@ -113,14 +114,14 @@ class Connection(HttpToolsProtocol):
         self._in_headers = True
         self._header_bytes = 0
         self._fed = 0
-        self._late: asyncio.TimerHandle | None = None
-        self._offer = False
-        self.parser = Parser(self)
+        self._deadline: asyncio.TimerHandle | None = None
+        self._offers_upgrade = False
+        self.parser = UpgradeIgnoringParser(self)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect the first request soon."""
         super().connection_made(transport)
-        self._hurry()
+        self._start_deadline()
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come; headers have to end in bounded size and time."""
@@ -134,46 +135,48 @@ class Connection(HttpToolsProtocol):
         if self._header_bytes > MAX_HEADERS:
             self.transport.write(HEADERS_TOO_LARGE)
             self.transport.close()
-        elif self._late is None:
-            self._hurry()
+        elif self._deadline is None:
+            self._start_deadline()
 
     def on_headers_complete(self) -> None:
         """Begin the body."""
-        self._offer = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
-        if self._offer:
+        self._offers_upgrade = (
+            self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        )
+        if self._offers_upgrade:
             return
         self._in_headers = False
-        self._calm()
+        self._cancel_deadline()
         self._unset_keepalive_if_required()
         super().on_headers_complete()
         if self.draining():  # the client is to go elsewhere before this connection ends
             self.cycle.keep_alive = False
-        corked = Corked(self.transport)
+        corked = CorkedTransport(self.transport)
         self.cycle.transport = corked  # type: ignore[assignment]
         self.cycle.on_response = partial(self._complete, corked)
 
-    def read_again(self, rest: bytes) -> None:
+    def reparse_without_upgrade(self, rest: bytes) -> None:
         """Read a request whose headers offered another protocol, without the offer."""
         lines = [b"%s %s HTTP/1.1" % (self.parser.get_method(), self.url)]
-        lines += [b"%s: %s" % item for item in self.headers if item[0] not in OFFER]
-        self._offer = False
-        self.parser = Parser(self)
+        lines += [b"%s: %s" % item for item in self.headers if item[0] not in UPGRADE_HEADERS]
+        self._offers_upgrade = False
+        self.parser = UpgradeIgnoringParser(self)
         self.parser.feed_data(b"\r\n".join([*lines, b"", b""]) + rest)
 
-    def _complete(self, corked: Corked) -> None:
+    def _complete(self, corked: CorkedTransport) -> None:
         """Let nothing wait, then go on with the next request."""
         corked.flush()  # of this response: the next request may be here already, with its own
         if self.cycle.response_complete and not self._in_headers:
-            self._hurry()  # the rest of a body that was refused; nobody reads it
+            self._start_deadline()  # the rest of a body that was refused; nobody reads it
         self.on_response_complete()
 
     def on_message_complete(self) -> None:
         """Expect the headers of the next request."""
-        if self._offer:
+        if self._offers_upgrade:
             return
         self._in_headers = True
         self._header_bytes = -self._fed
-        self._calm()
+        self._cancel_deadline()
         super().on_message_complete()
         if self.cycle.response_complete:  # a refused body has ended: nothing else waits for a time
             self.timeout_keep_alive_task = self.loop.call_later(
@@ -182,8 +185,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the parent that there is room."""
-        self._calm()
-        self.slots.ended[self.slot] += 1
+        self._cancel_deadline()
+        self.table.ended[self.slot] += 1
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
@@ -195,15 +198,15 @@ class Connection(HttpToolsProtocol):
         self.transport.write((head % (MEDIA_TYPE, len(body))).encode() + body)
         self.transport.close()
 
-    def _hurry(self) -> None:
+    def _start_deadline(self) -> None:
         """Close the connection soon, unless what is expected comes."""
-        self._calm()
-        self._late = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+        self._cancel_deadline()
+        self._deadline = self.loop.call_later(HEADER_SECONDS, self.transport.close)
 
-    def _calm(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
 
 class Worker(uvicorn.Server):
@@ -217,13 +220,13 @@ class Worker(uvicorn.Server):
         self._container = container
         self._channel = channel
         self._limit = container.settings().connections
-        self._taking: set[asyncio.Task[Any]] = set()
+        self._adopting: set[asyncio.Task[Any]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then take connections."""
         await self.lifespan.startup()
         self._channel.setblocking(False)
-        asyncio.get_running_loop().add_reader(self._channel, self._take)
+        asyncio.get_running_loop().add_reader(self._channel, self._receive)
         self.servers = []
         self.started = True
 
@@ -231,17 +234,19 @@ class Worker(uvicorn.Server):
         """A signal makes it not ready; the end of the channel makes it stop."""
         self._container.serving().draining = True
 
-    def _take(self) -> None:
+    def _receive(self) -> None:
         try:
-            message, descriptors, _, _ = socket.recv_fds(self._channel, HANDED, HANDED)
+            message, descriptors, _, _ = socket.recv_fds(
+                self._channel, MAX_DESCRIPTORS, MAX_DESCRIPTORS
+            )
         except BlockingIOError:
             return
         except OSError:
             message, descriptors = b"", []
         for descriptor in descriptors:
             task = asyncio.ensure_future(self._adopt(socket.socket(fileno=descriptor)))
-            self._taking.add(task)
-            task.add_done_callback(self._taking.discard)
+            self._adopting.add(task)
+            task.add_done_callback(self._adopting.discard)
         if not message:
             asyncio.get_running_loop().remove_reader(self._channel)
             self._container.serving().draining = True
@@ -249,12 +254,12 @@ class Worker(uvicorn.Server):
 
     async def _adopt(self, connection: socket.socket) -> None:
         try:
-            await self._begin(connection)
+            await self._open(connection)
         except OSError:  # the client has left already
-            Connection.slots.ended[Connection.slot] += 1
+            Connection.table.ended[Connection.slot] += 1
             connection.close()
 
-    async def _begin(self, connection: socket.socket) -> None:
+    async def _open(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         if len(self.server_state.connections) >= self._limit:
             with suppress(OSError):
@@ -270,14 +275,14 @@ class Worker(uvicorn.Server):
         )
 
 
-def run_worker(settings: Settings, channel: socket.socket, slots: Slots, slot: int) -> None:
+def run_worker(settings: Settings, channel: socket.socket, table: WorkerTable, slot: int) -> None:
     """Answer the connections of a channel until it is closed."""
-    count_in(slot)
+    use_slot(slot)
     container = Container()
     container.settings.override(settings)
     serving = container.serving()
-    serving.when_ready = partial(operator.setitem, slots.ready, slot, 1)
-    Connection.slots, Connection.slot = slots, slot
+    serving.when_ready = partial(operator.setitem, table.ready, slot, 1)
+    Connection.table, Connection.slot = table, slot
     Connection.draining = staticmethod(lambda: serving.draining)
     config = uvicorn.Config(
         create_app(container),

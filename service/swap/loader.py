@@ -11,7 +11,7 @@ from contracts.tags import LOCAL
 from service.errors import BundleRefused, NotFound, ServiceError
 from service.inference.bundle import Bundle, read_bundle
 from service.inference.model import Model
-from service.registry.client import Registry
+from service.registry.client import RegistryClient
 from service.swap.cache import BundleCache
 from service.swap.workers import Replica, now
 from service.tags import parse_tag
@@ -53,7 +53,7 @@ class Loader:
     """From a tag to a model that has passed its self-test."""
 
     def __init__(
-        self, registry: Registry, cache: BundleCache, folder: Path, local_tag: str = LOCAL
+        self, registry: RegistryClient, cache: BundleCache, folder: Path, local_tag: str = LOCAL
     ) -> None:
         """Fetch from a registry into a cache; `folder` has the local bundle, named `local_tag`."""
         self._registry = registry

@@ -37,7 +37,7 @@ Record = npt.NDArray[np.void]
 Fields = list[tuple[str, str, int | tuple[int, ...]]]
 
 
-class Names(NamedTuple):
+class CounterLayout(NamedTuple):
     """What the numbers of a model stand for. The queue has a tally too, with neither."""
 
     tag: str
@@ -88,14 +88,14 @@ class Names(NamedTuple):
         return self.totals.itemsize + RECORDS * self.slice.itemsize
 
 
-QUEUE = Names("", "")
+QUEUE = CounterLayout("", "")
 """Waiting is not a matter of a model."""
 
 
-class Tally:
+class SharedCounters:
     """The file that this process writes."""
 
-    def __init__(self, folder: Path, names: Names) -> None:
+    def __init__(self, folder: Path, names: CounterLayout) -> None:
         """Take a file that nobody has, or make one.
 
         Raises:
@@ -103,7 +103,8 @@ class Tally:
         """
         self.names = names
         self._description = folder / f"{names.key}.json"
-        self._map = _claim(folder, names)  # first: what is locked is not forgotten meanwhile
+        # First: a locked file is not removed meanwhile.
+        self._map = _map_free_file(folder, names)
         self.totals: Record = np.frombuffer(self._map, names.totals, 1)
         self._slices: Record = np.frombuffer(self._map, names.slice, RECORDS, names.totals.itemsize)
         if names != QUEUE and not self.described:
@@ -120,7 +121,7 @@ class Tally:
         Raises:
             OSError: there is no room for it.
         """
-        _describe(self._description, self.names)
+        _write_description(self._description, self.names)
 
     def slice(self, number: int) -> Record:
         """Give the record of a slice of time, an empty one when it has just begun."""
@@ -144,21 +145,21 @@ class Window(NamedTuple):
     """All chips had the same statistics and the same confidence: it was one image, many times."""
 
 
-def read_totals(folder: Path) -> list[tuple[Names, Record]]:
+def read_totals(folder: Path) -> list[tuple[CounterLayout, Record]]:
     """Add up the totals of all workers, for every model that has any, the latest first."""
     found = []
-    for _, path in _described(folder):
-        if (names := _names(path)) is not None:
-            found.append((names, _sum(folder, names)))
+    for _, path in _descriptions(folder):
+        if (names := _read_layout(path)) is not None:
+            found.append((names, _sum_totals(folder, names)))
     return found
 
 
 def read_queue(folder: Path) -> Record:
     """Add up what all workers counted of the queue."""
-    return _sum(folder, QUEUE)
+    return _sum_totals(folder, QUEUE)
 
 
-def read_window(folder: Path, names: Names, number: int) -> Window:
+def read_window(folder: Path, names: CounterLayout, number: int) -> Window:
     """Add up the slices of all workers, from `SLICES` before `number` to it."""
     columns, signals = len(names.inputs) + 1, len(names.bins)
     low, high = np.full(columns, np.inf), np.full(columns, -np.inf)
@@ -184,9 +185,9 @@ def read_window(folder: Path, names: Names, number: int) -> Window:
     )
 
 
-def _describe(path: Path, names: Names) -> None:
+def _write_description(path: Path, names: CounterLayout) -> None:
     """Make it the latest, also by a clock that was set back; forget the models of long ago."""
-    latest = max((moment for moment, _ in _described(path.parent)), default=0)
+    latest = max((moment for moment, _ in _descriptions(path.parent)), default=0)
     moment = max(time.time_ns(), latest + 1)
     try:
         os.utime(path, ns=(moment, moment))  # a full disk does not prevent it
@@ -195,12 +196,12 @@ def _describe(path: Path, names: Names) -> None:
         fresh.write_text(json.dumps(names), encoding="utf-8")
         os.utime(fresh, ns=(moment, moment))
         os.replace(fresh, path)
-    for _, old in _described(path.parent)[MODELS:]:
+    for _, old in _descriptions(path.parent)[MODELS:]:
         if old != path:
-            _forget(old)
+            _remove_model(old)
 
 
-def _forget(path: Path) -> None:
+def _remove_model(path: Path) -> None:
     """Remove the numbers of a model, unless a living process has it loaded."""
     files = list(path.parent.glob(f"{path.stem}-*.tally"))
     with ExitStack() as stack:
@@ -217,7 +218,7 @@ def _forget(path: Path) -> None:
             item.unlink(missing_ok=True)
 
 
-def _claim(folder: Path, names: Names) -> mmap.mmap:
+def _map_free_file(folder: Path, names: CounterLayout) -> mmap.mmap:
     """Map the first file that no living process has locked; the lock lasts as long as the map."""
     for number in range(WORKERS):
         path = folder / f"{names.key}-{number}.tally"
@@ -236,7 +237,7 @@ def _claim(folder: Path, names: Names) -> mmap.mmap:
     raise OSError(f"{WORKERS} processes count already")
 
 
-def _described(folder: Path) -> list[tuple[int, Path]]:
+def _descriptions(folder: Path) -> list[tuple[int, Path]]:
     """When all models were described, in ns, and where; the latest first."""
     found = []
     for path in folder.glob("*.json"):
@@ -245,21 +246,21 @@ def _described(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found, reverse=True)
 
 
-def _names(path: Path) -> Names | None:
+def _read_layout(path: Path) -> CounterLayout | None:
     try:
-        return _parse(path.read_bytes())
+        return _parse_layout(path.read_bytes())
     except OSError:  # removed
         return None
 
 
 @lru_cache(maxsize=MODELS)
-def _parse(content: bytes) -> Names:
+def _parse_layout(content: bytes) -> CounterLayout:
     tag, sha256, classes, inputs, bins = json.loads(content)
     pairs = tuple((band, statistic) for band, statistic in inputs)
-    return Names(tag, sha256, tuple(classes), pairs, tuple(bins))
+    return CounterLayout(tag, sha256, tuple(classes), pairs, tuple(bins))
 
 
-def _files(folder: Path, names: Names) -> Iterator[Floats]:
+def _files(folder: Path, names: CounterLayout) -> Iterator[Floats]:
     """Map the files of all workers, for reading."""
     for path in sorted(folder.glob(f"{names.key}-*.tally")):
         try:
@@ -269,7 +270,7 @@ def _files(folder: Path, names: Names) -> Iterator[Floats]:
             continue
 
 
-def _sum(folder: Path, names: Names) -> Record:
+def _sum_totals(folder: Path, names: CounterLayout) -> Record:
     total = np.zeros(names.totals.itemsize // 8)
     for numbers in _files(folder, names):
         total += numbers[: len(total)]

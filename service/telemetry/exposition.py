@@ -20,12 +20,12 @@ from starlette.responses import Response
 
 from service.inference.model import Model, Serving
 from service.telemetry import drift
-from service.telemetry.counters import SECONDS, SHARES, Floats, Names, Record
+from service.telemetry.counters import SECONDS, SHARES, CounterLayout, Floats, Record
 from service.telemetry.metrics import Metrics
 from service.telemetry.observations import Observations
 
 
-class Judgement(NamedTuple):
+class DriftPolicy(NamedTuple):
     """When a window is enough, and what does not matter."""
 
     few: int
@@ -34,7 +34,7 @@ class Judgement(NamedTuple):
     """Population stability index below which nothing is drift."""
 
 
-class Totals(Collector):
+class TotalsCollector(Collector):
     """What every model saw and said since the service started, by its tag."""
 
     def __init__(self, observations: Observations) -> None:
@@ -75,14 +75,16 @@ class Totals(Collector):
         yield waiting
 
 
-class Drift(Collector):
+class DriftCollector(Collector):
     """How far the window of the model that serves is from the reference in its bundle."""
 
-    def __init__(self, observations: Observations, serving: Serving, judgement: Judgement) -> None:
+    def __init__(
+        self, observations: Observations, serving: Serving, drift_policy: DriftPolicy
+    ) -> None:
         """Take the numbers of all workers, and how to judge them."""
         self._observations = observations
         self._serving = serving
-        self._judgement = judgement
+        self._policy = drift_policy
 
     def collect(self) -> Iterable[Metric]:
         """Yield the metrics; a signal has a score and its threshold, or a reason why not."""
@@ -112,7 +114,7 @@ class Drift(Collector):
             "1 where the window can not be judged, with the reason.",
             labels=("tag", "signal", "reason"),
         )
-        tag, window, few, floor = model.tag, self._observations.window(model), *self._judgement
+        tag, window, few, floor = model.tag, self._observations.window(model), *self._policy
         for index, signal in enumerate(drift.signals(model.manifest)):
             name, not_finite = signal.name, int(window.not_finite[index])
             found = drift.judge(
@@ -142,7 +144,7 @@ class Exposition:
 
     async def answer(self) -> Response:
         """Count what this worker has noted, then write in a thread: requests go on meanwhile."""
-        self._observations.fold()
+        self._observations.flush()
         content = await asyncio.to_thread(generate_latest, self._registry())
         return Response(content, headers={"content-type": CONTENT_TYPE_LATEST})
 
@@ -157,12 +159,12 @@ class Exposition:
         return registry
 
 
-def _by_tag(totals: list[tuple[Names, Record]]) -> list[tuple[Names, Record]]:
+def _by_tag(totals: list[tuple[CounterLayout, Record]]) -> list[tuple[CounterLayout, Record]]:
     """Two models under one tag, as `local` before and after a training, are one series.
 
     They are added up where they count the same things; of others only the latest is shown.
     """
-    found: dict[str, tuple[Names, Record]] = {}
+    found: dict[str, tuple[CounterLayout, Record]] = {}
     for names, record in totals:
         if names.tag not in found:
             found[names.tag] = names, record
@@ -197,7 +199,7 @@ def _reference(model: Model) -> Iterable[Metric]:
 
 
 def _histogram(
-    field: str, documentation: str, totals: list[tuple[Names, Record]], unit: str = ""
+    field: str, documentation: str, totals: list[tuple[CounterLayout, Record]], unit: str = ""
 ) -> Metric:
     family = HistogramMetricFamily(f"model_{field}{unit}", documentation, labels=("tag",))
     for names, record in totals:

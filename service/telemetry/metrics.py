@@ -27,7 +27,7 @@ HTTP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.
 ROUTE_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)  # these for every route
 
 
-def count_in(slot: int) -> None:
+def use_slot(slot: int) -> None:
     """Count in the files of a slot, which have their room and the counts of workers before.
 
     To be called once in a worker, after the fork and before its instruments are made. By the

@@ -20,46 +20,46 @@ from service.settings import UnsafeSettings
 PREFIX = "conveyor-metrics-"
 # Bytes of a file, by the name that prometheus_client gives it. Series come with routes, methods and
 # statuses, and all that clients can bring about fit; of gauges, 600 models in the life of a worker.
-ROOM = {
+FILE_BYTES = {
     "counter": 256 << 10,
     "gauge_livesum": 128 << 10,
     "histogram": 512 << 10,
     "summary": 64 << 10,
 }
-LIVE = ("gauge_livesum",)  # what is true only while the worker lives
+GAUGES = ("gauge_livesum",)  # what is true only while the worker lives
 HEADER = 8  # bytes of a file that say how much of it is used
 MARK = "counter_0.db"  # a folder that has it has its lock already, if its service lives
 
 log = logging.getLogger("service.telemetry.multiprocess")
 
 
-class Folder:
+class MultiprocessDir:
     """Files of the workers, by slot."""
 
     def __init__(self, path: Path) -> None:
         """Take a folder that exists."""
         self.path = path
 
-    def reserve(self, workers: int) -> None:
+    def allocate(self, workers: int) -> None:
         """Make the files of all workers; none has to grow later, when the disk may be full.
 
         Raises:
             OSError: there is no room for them.
         """
         for slot in range(workers):
-            for kind, size in ROOM.items():
+            for kind, size in FILE_BYTES.items():
                 handle = os.open(self._file(kind, slot), os.O_RDWR | os.O_CREAT, 0o600)
                 try:
                     os.posix_fallocate(handle, 0, size)
                 finally:
                     os.close(handle)
 
-    def forget(self, slot: int) -> None:
+    def reset_gauges(self, slot: int) -> None:
         """Take back what a worker said of itself that is dead; what it counted stays.
 
         In place: a file that is made anew may find no room.
         """
-        for kind in LIVE:
+        for kind in GAUGES:
             with suppress(OSError):  # somebody has removed it; that must not end the parent
                 handle = os.open(self._file(kind, slot), os.O_WRONLY)
                 try:
@@ -72,7 +72,7 @@ class Folder:
 
 
 @contextmanager
-def counting(workers: int) -> Iterator[Folder]:
+def multiprocess_dir(workers: int) -> Iterator[MultiprocessDir]:
     """Have a folder with room for so many workers, and nobody else's; it is removed at the end.
 
     The lock is held by the parent and, after the fork, by its workers: a folder is in use until the
@@ -81,7 +81,7 @@ def counting(workers: int) -> Iterator[Folder]:
     Raises:
         UnsafeSettings: there is no room for it.
     """
-    folder, lock = _make(workers)
+    folder, lock = _create(workers)
     try:
         yield folder
     finally:
@@ -89,24 +89,24 @@ def counting(workers: int) -> Iterator[Folder]:
         os.close(lock)
 
 
-def _make(workers: int) -> tuple[Folder, int]:
+def _create(workers: int) -> tuple[MultiprocessDir, int]:
     where = ""
     try:
         place = tempfile.gettempdir()  # raises when it can write nowhere
         where = f"{place}: "
-        _sweep(Path(place))
-        folder = Folder(Path(tempfile.mkdtemp(prefix=PREFIX, dir=place)))
+        _remove_leftovers(Path(place))
+        folder = MultiprocessDir(Path(tempfile.mkdtemp(prefix=PREFIX, dir=place)))
         lock = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             with suppress(OSError):  # some network disks have none; nobody can sweep there either
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            folder.reserve(workers)
+            folder.allocate(workers)
         except OSError:
             shutil.rmtree(folder.path, ignore_errors=True)
             os.close(lock)
             raise
     except OSError as error:
-        size = -(-workers * sum(ROOM.values()) >> 20)
+        size = -(-workers * sum(FILE_BYTES.values()) >> 20)
         raise UnsafeSettings(
             f"TMPDIR: there is no room for the files that {workers} workers count in ({size} MiB): "
             f"{where}{error.strerror or error}; make room there, or name a folder that has it"
@@ -114,14 +114,14 @@ def _make(workers: int) -> tuple[Folder, int]:
     return folder, lock
 
 
-def _sweep(place: Path) -> None:
+def _remove_leftovers(place: Path) -> None:
     """Remove what services left that were killed: a restart can find the same temporary disk."""
     for path in place.glob(f"{PREFIX}*"):
         with suppress(OSError):  # in use, another user's, or another service removes it just now
-            _remove(path)
+            _remove_leftover(path)
 
 
-def _remove(path: Path) -> None:
+def _remove_leftover(path: Path) -> None:
     """Remove a folder that is ours and in nobody's use.
 
     Raises:

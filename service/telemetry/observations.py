@@ -28,16 +28,16 @@ from service.telemetry.counters import (
     SHARES,
     SLICES,
     Floats,
-    Names,
+    CounterLayout,
     Record,
-    Tally,
+    SharedCounters,
     Window,
     read_queue,
     read_totals,
     read_window,
 )
 
-MOST = 512  # predictions whose notes wait; counting them takes about a millisecond
+BUFFERED = 512  # predictions whose notes wait; counting them takes about a millisecond
 FIELDS = 5  # of a note
 PAUSE = 1.0  # seconds between two counts
 
@@ -56,11 +56,11 @@ class Observations:
         self._clock = clock
         # Flat, `FIELDS` a prediction: a thousand tuples that live on would have the garbage
         # collector go through all of the process's memory, which is shared until then.
-        self._notes: list[Any] = []
+        self._buffer: list[Any] = []
         self._model: Model | None = None  # that all notes are of
-        self._ledgers: dict[Model, _Ledger] = {}
-        self._shown: Model | None = None  # whom this worker described as the latest
-        self._queue: Tally | None = None
+        self._accumulators: dict[Model, _Accumulator] = {}
+        self._latest: Model | None = None  # whom this worker described as the latest
+        self._queue: SharedCounters | None = None
         self._folder: Path | None = None
         self._failing = False
 
@@ -75,31 +75,31 @@ class Observations:
             queue: seconds between the end of the upload and the inference.
         """
         if model is not self._model:
-            if self._notes:
-                self.fold()
+            if self._buffer:
+                self.flush()
             self._model = model
-        notes = self._notes
+        notes = self._buffer
         notes.extend((best, answer.probabilities, answer.statistics, inference, queue))
-        if len(notes) >= MOST * FIELDS:
-            self.fold()
+        if len(notes) >= BUFFERED * FIELDS:
+            self.flush()
 
     async def run(self) -> None:
         """Count once a second until cancelled."""
         while True:
             await asyncio.sleep(PAUSE)
-            self.fold()
+            self.flush()
 
-    def fold(self) -> None:
+    def flush(self) -> None:
         """Count what was noted. To be called where requests are answered: on the event loop.
 
         Nothing is raised: a prediction is right also when it can not be counted.
         """
-        notes, self._notes = self._notes, []
+        notes, self._buffer = self._buffer, []
         model, self._model = self._model, None
         current = self._serving.current
         try:
             if current is not None:
-                self._show(current)
+                self._mark_latest(current)
             if model is not None and notes:
                 self._count(model, notes)
             self._failing = False
@@ -110,51 +110,53 @@ class Observations:
                 log.error("predictions are not counted", extra=extra, exc_info=not known)
             self._failing = True
         kept = (current, self._serving.previous)
-        self._ledgers = {key: it for key, it in self._ledgers.items() if key in kept}
+        self._accumulators = {key: it for key, it in self._accumulators.items() if key in kept}
 
-    def totals(self) -> list[tuple[Names, Record]]:
+    def totals(self) -> list[tuple[CounterLayout, Record]]:
         """Totals of all workers, a model; the one that began to serve last comes first."""
-        return read_totals(self._place())
+        return read_totals(self._directory())
 
     def queue(self) -> Record:
         """Totals of all workers that are not a matter of a model."""
-        return read_queue(self._place())
+        return read_queue(self._directory())
 
     def window(self, model: Model) -> Window:
         """What all workers saw of a model within the window, by `drift.signals`."""
-        return read_window(self._place(), names_of(model), self._number())
+        return read_window(self._directory(), layout_of(model), self._slice_number())
 
     def _count(self, model: Model, notes: list[Any]) -> None:
         best, probabilities, statistics, inference, queue = (
             notes[field::FIELDS] for field in range(FIELDS)
         )
         answers = Answer(np.concatenate(probabilities), np.concatenate(statistics))
-        self._ledger(model).count(np.array(best), answers, np.array(inference), self._number())
+        self._accumulator(model).count(
+            np.array(best), answers, np.array(inference), self._slice_number()
+        )
         if self._queue is None:
-            self._queue = Tally(self._place(), QUEUE)
-        _observe(self._queue.totals["queue"], SECONDS, np.array(queue))
+            self._queue = SharedCounters(self._directory(), QUEUE)
+        _add_to_histogram(self._queue.totals["queue"], SECONDS, np.array(queue))
 
-    def _show(self, model: Model) -> None:
+    def _mark_latest(self, model: Model) -> None:
         """Have the model that serves described as the latest: after a rollback it is so again.
 
         Its classes are shown from the beginning, as zeros.
         """
-        tally = self._ledger(model).tally
-        if model is not self._shown or not tally.described:
-            tally.describe()
-            self._shown = model
+        counters = self._accumulator(model).counters
+        if model is not self._latest or not counters.described:
+            counters.describe()
+            self._latest = model
 
-    def _ledger(self, model: Model) -> "_Ledger":
-        if model not in self._ledgers:
-            self._ledgers[model] = _Ledger(self._place(), model)
-            self._shown = None  # a model of long ago, in a late answer, may be the latest now
-        return self._ledgers[model]
+    def _accumulator(self, model: Model) -> "_Accumulator":
+        if model not in self._accumulators:
+            self._accumulators[model] = _Accumulator(self._directory(), model)
+            self._latest = None  # a model of long ago, in a late answer, may be the latest now
+        return self._accumulators[model]
 
-    def _number(self) -> int:
+    def _slice_number(self) -> int:
         """Number of the present slice of time; 0 stands for none."""
         return int(self._clock() / self.seconds * SLICES) + 1
 
-    def _place(self) -> Path:
+    def _directory(self) -> Path:
         """Folder of the files: that of the other metrics, or one of our own in a lone process."""
         if self._folder is None:
             shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
@@ -166,15 +168,17 @@ class Observations:
         return self._folder
 
 
-class _Ledger:
+class _Accumulator:
     """The file of one model in this worker, and how to count into it."""
 
     def __init__(self, folder: Path, model: Model) -> None:
-        self.tally = Tally(folder, names_of(model))
+        self.counters = SharedCounters(folder, layout_of(model))
         self._signals = drift.signals(model.manifest)
-        columns = {f"{statistic}/{band}": i for i, (band, statistic) in enumerate(inputs_of(model))}
+        columns = {
+            f"{statistic}/{band}": i for i, (band, statistic) in enumerate(input_columns(model))
+        }
         self._columns = [columns.get(signal.name, -1) for signal in self._signals]  # -1: confidence
-        self._ends = np.cumsum(self.tally.names.bins)
+        self._ends = np.cumsum(self.counters.names.bins)
 
     def count(
         self, best: npt.NDArray[np.int64], answers: Answer, inference: Floats, number: int
@@ -185,16 +189,16 @@ class _Ledger:
         confidence = shares[np.arange(len(best)), best]  # (N,)
         values = np.column_stack([statistics.reshape(len(best), -1), confidence])  # (N, C + 1)
         values[~np.isfinite(values)] = np.nan
-        totals = self.tally.totals
+        totals = self.counters.totals
         totals["predictions"][0] += np.bincount(best, minlength=shares.shape[1])
-        _observe(totals["confidence"], SHARES, confidence)
-        _observe(totals["entropy"], SHARES, entropy(shares))
-        _observe(totals["inference"], SECONDS, inference)
+        _add_to_histogram(totals["confidence"], SHARES, confidence)
+        _add_to_histogram(totals["entropy"], SHARES, entropy(shares))
+        _add_to_histogram(totals["inference"], SECONDS, inference)
         finite = np.isfinite(values[:, :-1])  # (N, C)
         totals["sums"][0] += np.nansum(values[:, :-1], axis=0)
         totals["counts"][0] += finite.sum(axis=0)
         totals["not_finite"][0] += (~finite).sum()
-        self._count_slice(values, best, self.tally.slice(number))
+        self._count_slice(values, best, self.counters.slice(number))
 
     def _count_slice(self, values: Floats, best: npt.NDArray[np.int64], record: Record) -> None:
         record["low"][0] = np.fmin(record["low"][0], np.fmin.reduce(values))
@@ -206,18 +210,18 @@ class _Ledger:
             ]
         )  # (G, N)
         record["not_finite"][0] += (found < 0).sum(axis=1)
-        starts = self._ends - self.tally.names.bins
+        starts = self._ends - self.counters.names.bins
         found = np.where(found < 0, -1, found + starts[:, None])
         record["bins"][0] += np.bincount(found[found >= 0], minlength=self._ends[-1])
 
 
-def names_of(model: Model) -> Names:
+def layout_of(model: Model) -> CounterLayout:
     """What the numbers of a model stand for."""
     classes, bins = model.manifest.classes, [len(it.counts) for it in drift.signals(model.manifest)]
-    return Names(model.tag, model.sha256, classes, tuple(inputs_of(model)), tuple(bins))
+    return CounterLayout(model.tag, model.sha256, classes, tuple(input_columns(model)), tuple(bins))
 
 
-def inputs_of(model: Model) -> list[tuple[str, str]]:
+def input_columns(model: Model) -> list[tuple[str, str]]:
     """Band and statistic of each column (C,) of the graph's output `statistics`."""
     bands, statistics = model.manifest.input.bands, model.manifest.statistics
     return [(band, statistic) for band in bands for statistic in statistics]
@@ -230,7 +234,7 @@ def entropy(shares: Floats) -> Floats:
     return np.clip(found, 0.0, 1.0)  # rounding can go beyond; NaN stays
 
 
-def _observe(histogram: Floats, bounds: tuple[float, ...], values: Floats) -> None:
+def _add_to_histogram(histogram: Floats, bounds: tuple[float, ...], values: Floats) -> None:
     """Add values (N,) to a histogram (1, buckets + 1), its sum at the end. What is NaN is left out.
 
     A value on a bound belongs below it, as Prometheus has it.

@@ -17,7 +17,7 @@ SUMS = {
 }
 
 
-class Processes(Collector):
+class ProcessesCollector(Collector):
     """The workers of this service as one process: sums, and the start of the oldest."""
 
     def __init__(self, workers: Callable[[], list[int]]) -> None:
@@ -40,7 +40,7 @@ class Processes(Collector):
         yield CounterMetricFamily(
             "process_cpu_seconds",
             "User and system time of all workers, those that have ended included.",
-            sum(found["process_cpu_seconds_total"]) + _ended(),
+            sum(found["process_cpu_seconds_total"]) + _cpu_of_ended_workers(),
         )
         for name, documentation in SUMS.items():
             yield GaugeMetricFamily(name, documentation, sum(found[name]))
@@ -54,7 +54,7 @@ def _collector(pid: int) -> ProcessCollector:
     return ProcessCollector(pid=lambda: pid, registry=None)
 
 
-def _ended() -> float:
+def _cpu_of_ended_workers() -> float:
     """Seconds that workers took which have ended since, so that the sum does not fall with them.
 
     The parent of the workers knows, and has no other children. A lone process has no such parent.

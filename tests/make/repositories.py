@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import yaml
 
 from contracts.tags import Tag
-from service.registry.client import Registry
+from service.registry.client import RegistryClient
 from service.schemas import Experiment, Listing
 from service.tags import parse_tag
 from tests.conftest import run
@@ -126,12 +126,12 @@ def make_trained(folder: Path) -> Path:
 
 
 def ask(
-    repository: Path | str, cache: Path, what: Callable[[Registry], Coroutine[Any, Any, T]]
+    repository: Path | str, cache: Path, what: Callable[[RegistryClient], Coroutine[Any, Any, T]]
 ) -> T:
     """Ask a fresh registry, in a loop of its own."""
 
     async def main() -> T:
-        asked = Registry(str(repository), cache)
+        asked = RegistryClient(str(repository), cache)
         try:
             return await what(asked)
         finally:
@@ -141,7 +141,7 @@ def ask(
 
 
 def listing(repository: Path | str, cache: Path) -> Listing:
-    return ask(repository, cache, Registry.experiments)
+    return ask(repository, cache, RegistryClient.experiments)
 
 
 def entries(repository: Path | str, cache: Path) -> dict[str, Experiment]:
@@ -150,12 +150,12 @@ def entries(repository: Path | str, cache: Path) -> dict[str, Experiment]:
 
 def fetch(repository: Path | str, cache: Path, tag: Tag = V1, seconds: float = 60) -> Path:
     async def main() -> Path:
-        return await Registry(str(repository), cache, seconds=seconds).fetch(tag)
+        return await RegistryClient(str(repository), cache, seconds=seconds).fetch(tag)
 
     return asyncio.run(main())
 
 
-async def until(asked: Registry, condition: Callable[[Listing], bool]) -> Listing:
+async def until(asked: RegistryClient, condition: Callable[[Listing], bool]) -> Listing:
     async with asyncio.timeout(60):
         while not condition(found := await asked.experiments()):
             await asyncio.sleep(0.05)

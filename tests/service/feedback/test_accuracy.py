@@ -10,7 +10,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 from pytest import approx
 
-from service.feedback.accuracy import STALE, Board, Live, LiveMetrics, wilson
+from service.feedback.accuracy import (
+    STALE,
+    AccuracyFile,
+    AccuracySnapshot,
+    AccuracyCollector,
+    wilson,
+)
 from service.inference.bundle import parse_manifest
 from service.inference.model import Serving
 
@@ -27,10 +33,12 @@ def serving(tag: str | None, floor: float | None) -> Serving:
     return found
 
 
-def metrics(board: Board, tag: str | None = TAG, floor: float | None = 0.8) -> dict[str, Any]:
+def metrics(
+    accuracy_file: AccuracyFile, tag: str | None = TAG, floor: float | None = 0.8
+) -> dict[str, Any]:
     """Name and labels of every sample -> value."""
     registry = CollectorRegistry()
-    registry.register(LiveMetrics(board, serving(tag, floor)))
+    registry.register(AccuracyCollector(accuracy_file, serving(tag, floor)))
     return {
         " ".join((sample.name, *sample.labels.values())): sample.value
         for family in registry.collect()
@@ -38,11 +46,11 @@ def metrics(board: Board, tag: str | None = TAG, floor: float | None = 0.8) -> d
     }
 
 
-def board_with(folder: Path, live: Live) -> Board:
-    Board(folder).write(live)
-    board = Board(folder)  # of another worker
-    board.refresh()
-    return board
+def board_with(folder: Path, live: AccuracySnapshot) -> AccuracyFile:
+    AccuracyFile(folder).write(live)
+    accuracy_file = AccuracyFile(folder)  # of another worker
+    accuracy_file.refresh()
+    return accuracy_file
 
 
 # Agresti and Coull, Approximate is Better than "Exact", The American Statistician 52 (1998), give
@@ -56,7 +64,7 @@ def test_the_interval_is_wilsons(right: int, count: int, low: float, high: float
 
 
 def test_the_accuracy_is_the_share_of_answers_that_agree(tmp_path: Path) -> None:
-    live = Live(CELLS, {TAG: 0.7, "old": 0.6}, {"certain": 3, "corrected": 1}, 4000)
+    live = AccuracySnapshot(CELLS, {TAG: 0.7, "old": 0.6}, {"certain": 3, "corrected": 1}, 4000)
     found = metrics(board_with(tmp_path, live))
     assert found[f"model_live_accuracy {TAG}"] == 0.8
     assert found[f"model_live_accuracy_low {TAG}"] == approx(0.4902, abs=1e-4)
@@ -72,37 +80,37 @@ def test_the_accuracy_is_the_share_of_answers_that_agree(tmp_path: Path) -> None
 
 
 def test_without_answers_there_is_no_accuracy(tmp_path: Path) -> None:
-    assert metrics(Board(tmp_path)) == {
+    assert metrics(AccuracyFile(tmp_path)) == {
         f"model_accuracy_floor {TAG}": 0.8,
         "feedback_spool_bytes": 0,
     }
-    found = metrics(board_with(tmp_path, Live()))
+    found = metrics(board_with(tmp_path, AccuracySnapshot()))
     assert found[f"model_feedback_answers {TAG}"] == 0
     assert not [name for name in found if name.startswith("model_live_accuracy")]
 
 
 def test_a_model_without_a_floor_has_none(tmp_path: Path) -> None:
-    assert metrics(Board(tmp_path), floor=None) == {"feedback_spool_bytes": 0}
-    assert metrics(Board(tmp_path), tag=None) == {"feedback_spool_bytes": 0}
+    assert metrics(AccuracyFile(tmp_path), floor=None) == {"feedback_spool_bytes": 0}
+    assert metrics(AccuracyFile(tmp_path), tag=None) == {"feedback_spool_bytes": 0}
 
 
 @pytest.mark.parametrize("direction", [1, -1])  # -1: a clock that was set back since
 def test_numbers_that_are_too_old_are_not_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direction: int
 ) -> None:
-    board = board_with(tmp_path, Live(CELLS))
+    accuracy_file = board_with(tmp_path, AccuracySnapshot(CELLS))
     then = time.time() + direction * (STALE + 1)
     monkeypatch.setattr("service.feedback.accuracy.time.time", lambda: then)
-    assert not [name for name in metrics(board) if "live" in name or "answers" in name]
+    assert not [name for name in metrics(accuracy_file) if "live" in name or "answers" in name]
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'["x", []]', b"[0, 1, 2, 3, 4, 5, 6]"])
 def test_a_broken_file_changes_nothing(tmp_path: Path, content: bytes) -> None:
-    board = board_with(tmp_path, Live(CELLS))
+    accuracy_file = board_with(tmp_path, AccuracySnapshot(CELLS))
     (tmp_path / "live.json").write_bytes(content)
     os.utime(tmp_path / "live.json", (1, 1))
-    board.refresh()
-    assert board.live() == Live(CELLS)
+    accuracy_file.refresh()
+    assert accuracy_file.live() == AccuracySnapshot(CELLS)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.errors import FeedbackUnavailable
-from service.feedback.accuracy import Board, FeedbackCounts
-from service.feedback.importer import LEAP, Bounds, Keeper
-from service.feedback.journal import FOLDER, REFUSED, REFUSED_KEPT, Spool
-from service.feedback.recorder import SpoolRecorder
-from service.feedback.service import Answers
+from service.feedback.accuracy import AccuracyFile, FeedbackCounters
+from service.feedback.importer import LEAP, FeedbackImporter, RetentionLimits
+from service.feedback.journal import FOLDER, REFUSED, REFUSED_KEPT, Journal
+from service.feedback.recorder import JournalRecorder
+from service.feedback.service import FeedbackService
 from tests.service.feedback.test_store import NOW, everything, names, seen
 
 DAYS = 90
@@ -26,33 +26,37 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.registry = CollectorRegistry()
         self.folder = folder / FOLDER
-        self.spool = Spool(self.folder)
-        self.board = Board(self.folder)
-        counts = FeedbackCounts(self.registry)
-        self.answers = Answers("", folder, self.folder, 0.6, counts)
-        self.bounds = Bounds(DAYS, 1000, 1 << 30)
-        recorder = SpoolRecorder(self.spool, counts.unrecorded, False, 0.6)
-        self._parts = (self.spool, recorder, self.answers, self.board, counts)
+        self.journal = Journal(self.folder)
+        self.accuracy_file = AccuracyFile(self.folder)
+        counts = FeedbackCounters(self.registry)
+        self.answers = FeedbackService("", folder, self.folder, 0.6, counts)
+        self.bounds = RetentionLimits(DAYS, 1000, 1 << 30)
+        recorder = JournalRecorder(self.journal, counts.unrecorded, False, 0.6)
+        self._parts = (self.journal, recorder, self.answers, self.accuracy_file, counts)
         self.start()
 
     def start(self, **bounds: int) -> None:
         """Begin with a keeper that remembers nothing."""
         self.bounds = self.bounds._replace(**bounds)
-        self.keeper = Keeper(*self._parts, self.bounds)
-        self.keeper._lock = os.open(self.folder.parent, os.O_RDONLY)  # it is the one that keeps
+        self.feedback_importer = FeedbackImporter(*self._parts, self.bounds)
+        self.feedback_importer._lock = os.open(
+            self.folder.parent, os.O_RDONLY
+        )  # it is the one that keeps
 
     def record(self, name: str, days: float = 0) -> Path:
         """Leave a closed file with one prediction."""
         before = set(self.folder.glob("*"))
-        self.spool.append(seen(name, days=days))
-        self.spool.rotate(force=True)
+        self.journal.append(seen(name, days=days))
+        self.journal.rotate(force=True)
         (path,) = set(self.folder.glob("*")) - before
         return path
 
     def turn(self) -> None:
         """Do all that is due now and then."""
-        self.keeper._prune_at = self.keeper._look_at = self.keeper._retry_at = 0.0
-        self.keeper.turn()
+        self.feedback_importer._prune_at = self.feedback_importer._look_at = (
+            self.feedback_importer._retry_at
+        ) = 0.0
+        self.feedback_importer.turn()
 
     def kept(self) -> list[str]:
         return names(everything(self.answers.store()))
@@ -150,16 +154,16 @@ def test_of_what_is_refused_the_newest_few_are_kept_and_take_no_room(
     site: Site, clock: object
 ) -> None:
     for number in range(REFUSED_KEPT + 3):
-        site.spool.append(seen(f"wrong-{number}", best=99))  # there is no such class
-        site.spool.rotate(force=True)
+        site.journal.append(seen(f"wrong-{number}", best=99))  # there is no such class
+        site.journal.rotate(force=True)
         site.turn()
     left = sorted(site.folder.glob(f"*{REFUSED}"))
     assert len(left) == REFUSED_KEPT
     assert f"wrong-{REFUSED_KEPT + 2}".encode() in left[-1].read_bytes()
     assert b"wrong-3" in left[0].read_bytes()
     assert site.lost("refused") == REFUSED_KEPT + 3
-    site.spool.measure()
-    assert site.spool.used == 0
+    site.journal.measure()
+    assert site.journal.used == 0
     os.utime(left[0], (1, 1))
     site.turn()
     assert sorted(site.folder.glob(f"*{REFUSED}")) == left[1:]
@@ -172,7 +176,7 @@ def test_what_waits_is_measured_before_a_database_that_may_not_answer(
     shown = []
 
     def silent() -> None:
-        shown.append(site.board.spool_bytes)
+        shown.append(site.accuracy_file.journal_bytes)
         raise FeedbackUnavailable("it says nothing")
 
     monkeypatch.setattr(site.answers, "store", silent)

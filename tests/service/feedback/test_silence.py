@@ -14,10 +14,10 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 
 from service.errors import FeedbackUnavailable, ServiceError
-from service.feedback.accuracy import FeedbackCounts
+from service.feedback.accuracy import FeedbackCounters
 from service.feedback.database import Database
 from service.feedback.journal import FOLDER
-from service.feedback.service import THREADS, Answers
+from service.feedback.service import THREADS, FeedbackService
 from service.feedback.store import Store
 from service.http.feedback import add_feedback
 from tests.make.databases import Postgres, Proxy, proxy
@@ -126,7 +126,7 @@ def test_one_who_connects_in_vain_holds_up_nobody(database: Database, way: Proxy
     assert way.connections - met <= 2
 
 
-def application(answers: Answers) -> FastAPI:
+def application(answers: FeedbackService) -> FastAPI:
     app = FastAPI()
     add_feedback(app, answers)
 
@@ -142,7 +142,9 @@ def test_posts_and_gets_are_refused_while_it_is_silent_and_taken_again_after_it(
 ) -> None:
     monkeypatch.setattr("service.feedback.service.LONGEST", 1.0)
     monkeypatch.setattr("service.feedback.database.SKIP_SECONDS", 0.5)
-    answers = Answers("", tmp_path, tmp_path / FOLDER, 0.6, FeedbackCounts(CollectorRegistry()))
+    answers = FeedbackService(
+        "", tmp_path, tmp_path / FOLDER, 0.6, FeedbackCounters(CollectorRegistry())
+    )
     answers._store = Store(database)
     answers._store.save([seen("a")])
 
@@ -177,7 +179,9 @@ def test_a_request_is_refused_while_its_thread_still_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.feedback.service.LONGEST", 0.1)
-    answers = Answers("", tmp_path, tmp_path / FOLDER, 0.6, FeedbackCounts(CollectorRegistry()))
+    answers = FeedbackService(
+        "", tmp_path, tmp_path / FOLDER, 0.6, FeedbackCounters(CollectorRegistry())
+    )
     release = threading.Event()
     store = answers.store()
     monkeypatch.setattr(store, "page", lambda *_: release.wait(ENDS_WITHIN))
@@ -191,7 +195,9 @@ def test_a_thread_of_the_service_is_free_again_while_the_server_is_still_silent(
     database: Database, way: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.feedback.service.LONGEST", 0.2)
-    answers = Answers("", tmp_path, tmp_path / FOLDER, 0.6, FeedbackCounts(CollectorRegistry()))
+    answers = FeedbackService(
+        "", tmp_path, tmp_path / FOLDER, 0.6, FeedbackCounters(CollectorRegistry())
+    )
     answers._store = Store(database)
     way.stop()
 

@@ -13,17 +13,17 @@ from sqlalchemy.exc import DataError
 
 from service.errors import FeedbackUnavailable, Unprocessable
 from service.feedback.database import Database
-from service.feedback.journal import Seen, SeenModel
+from service.feedback.journal import ModelRecord, PredictionRecord
 from service.feedback.retention import Retention
-from service.feedback.store import Answer, Row, Store
+from service.feedback.store import LabelResult, PredictionRow, Store
 from service.feedback.tables import Kind, images, models, predictions
 from tests.make.bundles import CLASSES, make_chip
 from tests.make.databases import Postgres
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SHAPE = (4, 64, 64)
-MODEL = SeenModel("landcover@v1.0.0", "0" * 64, CLASSES, 0.8, "<u2", SHAPE)
-SAME_TAG = SeenModel("landcover@v1.0.0", "1" * 64, ("no", "yes"), 0.9, "<u2", SHAPE)
+MODEL = ModelRecord("landcover@v1.0.0", "0" * 64, CLASSES, 0.8, "<u2", SHAPE)
+SAME_TAG = ModelRecord("landcover@v1.0.0", "1" * 64, ("no", "yes"), 0.9, "<u2", SHAPE)
 FOREST, RIVER = CLASSES.index("Forest"), CLASSES.index("River")
 
 
@@ -40,21 +40,23 @@ def seen(
     probability: float = 0.9,
     chip: int | None = None,
     days: float = 0,
-    model: SeenModel = MODEL,
-) -> Seen:
+    model: ModelRecord = MODEL,
+) -> PredictionRecord:
     moment = round((NOW - timedelta(days=days)).timestamp() * 1_000_000)
     image = b"" if chip is None else make_chip(chip).tobytes()
-    return Seen(name, model, best, probability, moment, image)
+    return PredictionRecord(name, model, best, probability, moment, image)
 
 
-def everything(store: Store, labelled: bool | None = None, limit: int = 1000) -> list[Row]:
-    found: list[Row] = []
+def everything(
+    store: Store, labelled: bool | None = None, limit: int = 1000
+) -> list[PredictionRow]:
+    found: list[PredictionRow] = []
     while page := store.page(found[-1].number if found else 0, limit, labelled):
         found += page
     return found
 
 
-def names(rows: list[Row]) -> list[str]:
+def names(rows: list[PredictionRow]) -> list[str]:
     return [row.request_id for row in rows]
 
 
@@ -62,7 +64,7 @@ def test_what_is_saved_is_listed_with_its_model(store: Store) -> None:
     store.save([seen("a"), seen("b", RIVER, 0.5, chip=1), seen("c", 1, 0.7, model=SAME_TAG)])
     rows = sorted(everything(store), key=lambda row: row.request_id)
     assert names(rows) == ["a", "b", "c"]
-    assert rows[1]._replace(number=0) == Row(
+    assert rows[1]._replace(number=0) == PredictionRow(
         *(0, "b", None, "River", 0.5, "landcover@v1.0.0", "0" * 64, NOW, None, True)
     )
     assert (rows[2].predicted, rows[2].sha256) == ("yes", "1" * 64)
@@ -95,11 +97,11 @@ def test_an_image_is_given_as_it_was_seen(store: Store) -> None:
 def test_an_answer_counts_once_and_another_label_corrects_it(store: Store) -> None:
     store.save([seen("a")])
     soon = NOW + timedelta(seconds=30)
-    assert store.answer("a", "Forest", soon) == Answer("Forest", True, 1, 30.0)
-    assert store.answer("a", "Forest", soon) == Answer("Forest", True, 1, None)
+    assert store.answer("a", "Forest", soon) == LabelResult("Forest", True, 1, 30.0)
+    assert store.answer("a", "Forest", soon) == LabelResult("Forest", True, 1, None)
     assert everything(store)[0].answered_at == soon
     later = soon + timedelta(days=1)
-    assert store.answer("a", "River", later) == Answer("Forest", False, 2, None)
+    assert store.answer("a", "River", later) == LabelResult("Forest", False, 2, None)
     (row,) = everything(store)
     assert (row.label, row.answered_at) == ("River", later)
     assert store.cells(NOW)[0] == [("landcover@v1.0.0", "Forest", "River", 1)]
@@ -269,7 +271,7 @@ def test_a_postgresql_that_restarts_is_used_again(cluster: Postgres, tmp_path: P
             store.answer("a", "Forest", NOW)
     finally:
         cluster.start()
-    assert store.answer("a", "Forest", NOW) == Answer("Forest", True, 1, 0.0)
+    assert store.answer("a", "Forest", NOW) == LabelResult("Forest", True, 1, 0.0)
     database.close()
 
 

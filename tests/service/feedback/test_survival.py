@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.feedback.journal import FOLDER, Seen, SeenModel, Spool
+from service.feedback.journal import FOLDER, Journal, ModelRecord, PredictionRecord
 from tests.make.bundles import CLASSES
 from tests.make.databases import PASSWORD, QUOTED, Postgres
 from tests.make.processes import until
@@ -18,7 +18,7 @@ from tests.make.server import Server, serving
 from tests.make.wire import next_is_right, refusal
 from tests.service.feedback.test_service import everything, give, metrics, predict, waiting
 
-MODEL = SeenModel("local", "0" * 64, CLASSES, None, "<u2", (4, 64, 64))
+MODEL = ModelRecord("local", "0" * 64, CLASSES, None, "<u2", (4, 64, 64))
 
 
 def spool_of(server: Server) -> Path:
@@ -180,11 +180,15 @@ def test_a_full_disk_fails_no_prediction_and_is_counted(bundle: Path, tmp_path: 
 def test_what_is_damaged_or_can_not_be_saved_does_not_stop_the_rest(
     bundle: Path, tmp_path: Path
 ) -> None:
-    left = Spool(tmp_path / "state" / FOLDER)
+    left = Journal(tmp_path / "state" / FOLDER)
     for number, moment in enumerate((1_000_000, 1 << 62)):
-        left.append(Seen(f"left-{number}", MODEL, 1, 0.5, moment, b"not as many pixels" * number))
+        left.append(
+            PredictionRecord(
+                f"left-{number}", MODEL, 1, 0.5, moment, b"not as many pixels" * number
+            )
+        )
         left.rotate(force=True)
-    left.append(Seen("left-2", MODEL, 1, 0.5, 1_000_000, b""))
+    left.append(PredictionRecord("left-2", MODEL, 1, 0.5, 1_000_000, b""))
     left.rotate(force=True)
     last = sorted((tmp_path / "state" / FOLDER).glob("*.spool"))[-1]
     last.write_bytes(last.read_bytes() + b"\xc5CVY torn")

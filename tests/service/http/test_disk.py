@@ -14,7 +14,7 @@ import pytest
 
 from service.auth.roles import ROLES
 from service.settings import UnsafeSettings
-from service.telemetry.multiprocess import counting
+from service.telemetry.multiprocess import multiprocess_dir
 from tests.make.images import CHIPS
 from tests.make.processes import until
 from tests.make.server import Server, serving, spawn
@@ -105,7 +105,7 @@ def test_a_folder_without_room_is_left_as_it_was(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(os, "posix_fallocate", no_room)
     with pytest.raises(UnsafeSettings, match=f"TMPDIR: .* 64 workers .*{tmp_path}: No space left"):
-        with counting(64):
+        with multiprocess_dir(64):
             pass
     assert list(tmp_path.iterdir()) == []
 
@@ -113,5 +113,5 @@ def test_a_folder_without_room_is_left_as_it_was(
 def test_that_there_is_no_folder_for_it_is_said_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "gettempdir", nowhere)
     with pytest.raises(UnsafeSettings, match=r"TMPDIR: .* \(2 MiB\): No usable temporary"):
-        with counting(2):
+        with multiprocess_dir(2):
             pass

@@ -21,7 +21,7 @@ import pytest
 from service.errors import BundleRefused, RegistryUnavailable, ServiceError, StorageFull
 from service.registry import __main__ as child
 from service.registry import client, git
-from service.registry.client import Registry
+from service.registry.client import RegistryClient
 from service.schemas import Listing
 from tests.conftest import run
 from tests.make.repositories import (
@@ -63,7 +63,7 @@ def test_a_new_tag_is_seen_and_a_deleted_one_goes(
     project.train(b"1")
     project.tag("experiment/1-1")
 
-    async def main(asked: Registry) -> list[list[str]]:
+    async def main(asked: RegistryClient) -> list[list[str]]:
         seen = [await asked.experiments()]
         project.tag("experiment/1-2")
         seen.append(await asked.experiments())
@@ -91,7 +91,7 @@ def test_many_requests_at_once_look_at_git_once(
 
     monkeypatch.setattr(client, "_run", counted)
 
-    async def main(asked: Registry) -> list[Listing]:
+    async def main(asked: RegistryClient) -> list[Listing]:
         return await asyncio.gather(*(asked.experiments() for _ in range(50)))
 
     answers = ask(trained, cache, main)
@@ -156,7 +156,7 @@ def test_a_mirror_is_brought_up_to_date_behind_the_answer(
     project.tag("experiment/1-1")
     stamp = cache / git.MIRROR / git.STAMP
 
-    async def main(asked: Registry) -> list[Listing]:
+    async def main(asked: RegistryClient) -> list[Listing]:
         seen = [await asked.experiments()]
         project.tag("experiment/1-2")
         seen.append(await asked.experiments())
@@ -184,7 +184,7 @@ def test_a_mirror_that_was_deleted_is_made_again(
     listing(url, cache)
     shutil.rmtree(cache / git.MIRROR)
 
-    async def main(asked: Registry) -> Listing:
+    async def main(asked: RegistryClient) -> Listing:
         assert len((await asked.experiments()).experiments) == 2
         return await until(asked, lambda found: found.fresh)
 
@@ -296,7 +296,7 @@ def test_a_cancelled_fetch_leaves_no_process_and_no_folder(
     project: Project, cache: Path, hanging: threading.Event, children: Callable[[], list[int]]
 ) -> None:
     async def main() -> None:
-        task = asyncio.create_task(Registry(str(project.folder), cache).fetch(V1))
+        task = asyncio.create_task(RegistryClient(str(project.folder), cache).fetch(V1))
         assert await asyncio.to_thread(hanging.wait, 60)
         assert [path.suffix for path in (cache / "fetched").iterdir()] == [".work"]
         task.cancel()

@@ -22,16 +22,16 @@ from tests.make.wire import BODY, connect, head, read
 # The worker is imported late, by the server, and by then in every process that will be forked.
 PROGRAM = """
 from service.__main__ import main
-from service.server.supervisor import Parent
+from service.server.supervisor import Supervisor
 
-run = Parent.run
+run = Supervisor.run
 
 def run_with_short_limits(parent):
     import service.server.worker
     service.server.worker.HEADER_SECONDS, service.server.worker.KEEP_ALIVE = {headers}, {idle}
     run(parent)
 
-Parent.run = run_with_short_limits
+Supervisor.run = run_with_short_limits
 main()
 """
 LONG = 600  # seconds; a test would fail before
@@ -56,7 +56,9 @@ LATE = {
     "that is refused before its body is asked for": (404, [EXPECTING, b"body"]),
     "that is answered before its body comes": (200, [HEALTH, b"body"]),
 }
-OFFER = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n\r\n"
+UPGRADE_HEADERS = (
+    b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n\r\n"
+)
 SOCKET = b"connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
 SOCKET += b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 
@@ -147,8 +149,10 @@ def test_an_idle_connection_is_closed_in_order_whenever_it_was_answered(
 @pytest.mark.parametrize(
     "pieces",
     [
-        pytest.param([UPLOAD[:-2] + OFFER + BODY], id="HTTP/2 with a body"),
-        pytest.param([UPLOAD[:-2] + OFFER, BODY], id="HTTP/2 with a body that comes later"),
+        pytest.param([UPLOAD[:-2] + UPGRADE_HEADERS + BODY], id="HTTP/2 with a body"),
+        pytest.param(
+            [UPLOAD[:-2] + UPGRADE_HEADERS, BODY], id="HTTP/2 with a body that comes later"
+        ),
         pytest.param([GET[:-2] + SOCKET], id="WebSocket"),
     ],
 )

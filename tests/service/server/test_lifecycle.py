@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.telemetry.multiprocess import counting
+from service.telemetry.multiprocess import multiprocess_dir
 from tests.conftest import run
 from tests.make.bundles import make_chip
 from tests.make.server import Server, serving, spawn
@@ -75,13 +75,13 @@ def test_workers_end_with_a_parent_that_is_killed(
     with serving(bundle, tmp_path) as server:
         workers = server.workers()
         (folder,) = place.glob("conveyor-metrics-*")
-        with counting(1) as another:  # as the next service at the same place does
+        with multiprocess_dir(1) as another:  # as the next service at the same place does
             assert folder.exists()
         assert not another.path.exists()
         server.process.kill()
         wait_for_end(workers)
     assert folder.exists()
-    with counting(1) as another:
+    with multiprocess_dir(1) as another:
         assert list(place.iterdir()) == [another.path]
 
 
@@ -90,7 +90,7 @@ def test_only_what_a_killed_service_left_is_removed(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     aside = tmp_path / "aside"
-    with counting(1) as folder:
+    with multiprocess_dir(1) as folder:
         shutil.copytree(folder.path, aside)
     (tmp_path / "conveyor-metrics-link").symlink_to(aside)
     (tmp_path / "conveyor-metrics-file").touch()
@@ -100,9 +100,9 @@ def test_only_what_a_killed_service_left_is_removed(
     with monkeypatch.context() as context:
         me = os.geteuid()
         context.setattr(os, "geteuid", lambda: me + 1)
-        with counting(1):
+        with multiprocess_dir(1):
             assert left.exists(), "it is another user's"
-    with counting(1) as folder:
+    with multiprocess_dir(1) as folder:
         assert set(tmp_path.iterdir()) == kept | {folder.path}
     assert set(tmp_path.iterdir()) == kept
     assert (aside / "counter_0.db").exists()

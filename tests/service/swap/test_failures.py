@@ -20,7 +20,7 @@ import pytest
 
 from service.errors import Conflict, ServiceError, StorageFull, Unavailable
 from service.inference.model import Serving
-from service.registry.client import Registry
+from service.registry.client import RegistryClient
 from service.swap.cache import BundleCache
 from service.swap.desired import FileStore, Wanted
 from service.swap.loader import Loader
@@ -447,7 +447,7 @@ class Store(FileStore):
         raise self.error
 
 
-class Nearby(Registry):
+class Nearby(RegistryClient):
     """Hands out a copy of a folder instead of fetching."""
 
     def __init__(self, bundle: Path, cache: Path) -> None:

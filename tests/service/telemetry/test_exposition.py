@@ -13,10 +13,10 @@ from service.inference.bundle import read_bundle
 from service.inference.engine import Answer
 from service.inference.model import Model, Serving
 from service.telemetry.counters import SECONDS, SHARES
-from service.telemetry.exposition import Drift, Exposition, Judgement, Totals
+from service.telemetry.exposition import DriftCollector, DriftPolicy, Exposition, TotalsCollector
 from service.telemetry.metrics import Metrics
 from service.telemetry.observations import Observations
-from service.telemetry.processes import Processes
+from service.telemetry.processes import ProcessesCollector
 from tests.make.bundles import BANDS, CLASSES, STATISTICS, make_bundle, make_chip
 
 FEW, FLOOR = 100, 0.2
@@ -50,9 +50,9 @@ class Worker:
         self.now = 1e6  # seconds since the machine started
         self.observations = Observations(self.serving, 3600, clock=lambda: self.now)
         collectors = [
-            Totals(self.observations),
-            Drift(self.observations, self.serving, Judgement(FEW, FLOOR)),
-            Processes(lambda: []),
+            TotalsCollector(self.observations),
+            DriftCollector(self.observations, self.serving, DriftPolicy(FEW, FLOOR)),
+            ProcessesCollector(lambda: []),
         ]
         self.exposition = Exposition(self.observations, Metrics(), collectors)
 

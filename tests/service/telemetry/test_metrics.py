@@ -18,10 +18,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service import errors
 from service.auth.roles import ROLES
-from service.feedback.accuracy import FeedbackCounts
+from service.feedback.accuracy import FeedbackCounters
 from service.http.gateway import METHODS
-from service.telemetry.metrics import Metrics, count_in
-from service.telemetry.multiprocess import ROOM, Folder
+from service.telemetry.metrics import Metrics, use_slot
+from service.telemetry.multiprocess import FILE_BYTES, MultiprocessDir
 from tests.make.bundles import BANDS, CLASSES, make_bundle, make_chip
 from tests.make.processes import until
 from tests.make.projects import Published
@@ -136,7 +136,7 @@ def test_workers_that_come_back_count_on_in_the_same_files(
     with serving(full, tmp_path, workers=2) as server:
         (folder,) = place.glob("conveyor-metrics-*")
         before = files_of(folder)
-        assert set(before) == {f"{kind}_{slot}.db" for kind in ROOM for slot in range(2)}
+        assert set(before) == {f"{kind}_{slot}.db" for kind in FILE_BYTES for slot in range(2)}
         predict(server, 10)
         for pid in server.workers():
             os.kill(pid, signal.SIGKILL)
@@ -160,21 +160,21 @@ def files_of(folder: Path) -> dict[str, int]:
 
 
 @pytest.fixture
-def counters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
+def counters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MultiprocessDir]:
     """A folder with room for two workers, and this process counts in it as the first."""
-    folder = Folder(tmp_path)
-    folder.reserve(2)
+    folder = MultiprocessDir(tmp_path)
+    folder.allocate(2)
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     monkeypatch.setattr(values, "ValueClass", values.ValueClass)
-    count_in(0)
+    use_slot(0)
     yield folder
     values.ValueClass.close_all_files()
 
 
-def test_files_have_room_for_all_that_clients_can_bring_about(counters: Folder) -> None:
+def test_files_have_room_for_all_that_clients_can_bring_about(counters: MultiprocessDir) -> None:
     before = files_of(counters.path)
     metrics = Metrics()
-    FeedbackCounts(metrics.registry)
+    FeedbackCounters(metrics.registry)
     kinds = [item for item in vars(errors).values() if isinstance(item, type)]
     refusals = {kind.status for kind in kinds if issubclass(kind, errors.ServiceError)}
     for template in {route for _, route in ROLES} | {"none"}:
@@ -189,21 +189,21 @@ def test_files_have_room_for_all_that_clients_can_bring_about(counters: Folder) 
     assert files_of(counters.path) == before
 
 
-def test_of_a_dead_worker_only_what_it_counted_stays(counters: Folder) -> None:
+def test_of_a_dead_worker_only_what_it_counted_stays(counters: MultiprocessDir) -> None:
     metrics = Metrics()
     metrics.info.labels("landcover@v1.0.0", "0" * 64).set(1)
     metrics.swaps.labels("done", "switch").inc(3)
-    counters.forget(1)
+    counters.reset_gauges(1)
     assert {"model_info", "model_swaps_total"} <= set(collected(counters))
-    counters.forget(0)
+    counters.reset_gauges(0)
     found = collected(counters)
     assert "model_info" not in found
     assert found["model_swaps_total"] == 3
     (counters.path / "gauge_livesum_0.db").unlink()
-    counters.forget(0)  # a parent does not end because somebody has cleaned up
+    counters.reset_gauges(0)  # a parent does not end because somebody has cleaned up
 
 
-def collected(folder: Folder) -> dict[str, float]:
+def collected(folder: MultiprocessDir) -> dict[str, float]:
     """Sums of what all workers counted, by name."""
     collector = MultiProcessCollector(None, str(folder.path))  # type: ignore[no-untyped-call]
     found: defaultdict[str, float] = defaultdict(float)

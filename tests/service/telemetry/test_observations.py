@@ -27,13 +27,19 @@ from service.telemetry.counters import (
     MODELS,
     SHARES,
     SLICES,
-    Names,
-    Tally,
+    CounterLayout,
+    SharedCounters,
     read_totals,
     read_window,
 )
-from service.telemetry.exposition import Totals
-from service.telemetry.observations import MOST, Observations, _observe, entropy, names_of
+from service.telemetry.exposition import TotalsCollector
+from service.telemetry.observations import (
+    BUFFERED,
+    Observations,
+    _add_to_histogram,
+    entropy,
+    layout_of,
+)
 from tests.conftest import ROOT
 from tests.make.bundles import BANDS, CLASSES, STATISTICS, make_bundle, make_chip
 from tests.make.processes import until
@@ -115,14 +121,14 @@ def predictions(observations: Observations, model: Model) -> float:
 
 def test_every_class_is_a_zero_from_the_beginning(folder: Path, model: Model) -> None:
     observations = worker(model)
-    observations.fold()
+    observations.flush()
     assert total(observations, model, "predictions").tolist() == [0.0] * len(CLASSES)
 
 
 def test_the_totals_are_what_the_graph_said(folder: Path, model: Model) -> None:
     observations, seen = worker(model), chips(50)
     see(observations, model, seen)
-    observations.fold()
+    observations.flush()
     answers = [model.classify(chip) for chip in seen]
     shares = np.concatenate([answer.probabilities for answer in answers])
     best = np.bincount(shares.argmax(axis=1), minlength=len(CLASSES))
@@ -139,7 +145,7 @@ def test_the_totals_are_what_the_graph_said(folder: Path, model: Model) -> None:
 def test_the_window_is_counted_into_the_bins_of_the_reference(folder: Path, model: Model) -> None:
     observations, seen = worker(model), chips(80)
     see(observations, model, seen)
-    observations.fold()
+    observations.flush()
     window = observations.window(model)
     answers = [model.classify(chip) for chip in seen]
     for index, wanted in enumerate(drift.signals(model.manifest)):
@@ -160,16 +166,16 @@ def test_a_note_is_counted_once_however_often_one_looks(folder: Path, model: Mod
     observations = worker(model)
     see(observations, model, chips(3))
     for _ in range(3):
-        observations.fold()
+        observations.flush()
     assert predictions(observations, model) == 3
 
 
 def test_notes_do_not_pile_up(folder: Path, model: Model) -> None:
     observations = worker(model)
     answer = model.classify(chips(1)[0])
-    for _ in range(MOST):
+    for _ in range(BUFFERED):
         observations.add(model, 0, answer, 0.001, 0.0001)
-    assert predictions(observations, model) == MOST
+    assert predictions(observations, model) == BUFFERED
 
 
 def test_notes_are_counted_by_and_by_without_a_scrape(folder: Path, model: Model) -> None:
@@ -191,10 +197,10 @@ def test_any_worker_knows_the_sum_of_all(folder: Path, model: Model) -> None:
     workers = [worker(model) for _ in range(3)]
     for number, one in enumerate(workers):
         see(one, model, chips(number + 1))
-        one.fold()
+        one.flush()
     assert [predictions(one, model) for one in workers] == [6.0] * 3
     assert [int(one.window(model).counts[0].sum()) for one in workers] == [6] * 3
-    assert len(list(folder.glob(f"{names_of(model).key}-*"))) == 3
+    assert len(list(folder.glob(f"{layout_of(model).key}-*"))) == 3
 
 
 def test_a_worker_that_comes_back_goes_on_where_the_last_one_ended(
@@ -203,10 +209,10 @@ def test_a_worker_that_comes_back_goes_on_where_the_last_one_ended(
     for number in range(5):
         one = worker(model)
         see(one, model, chips(2))
-        one.fold()
+        one.flush()
         assert predictions(one, model) == 2 * (number + 1)
         del one
-    assert len(list(folder.glob(f"{names_of(model).key}-*"))) == 1
+    assert len(list(folder.glob(f"{layout_of(model).key}-*"))) == 1
 
 
 def test_a_lone_process_counts_too_and_leaves_nothing(
@@ -216,7 +222,7 @@ def test_a_lone_process_counts_too_and_leaves_nothing(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     observations = worker(model)
     see(observations, model, chips(2))
-    observations.fold()
+    observations.flush()
     assert predictions(observations, model) == 2
     assert len(list(tmp_path.iterdir())) == 1
     del observations
@@ -230,7 +236,7 @@ def test_what_is_not_finite_is_counted_and_spoils_no_sum(folder: Path, model: Mo
     statistics[0, 1, 0], statistics[0, 2, 3] = np.nan, np.inf
     shares = np.full((1, len(CLASSES)), np.nan, np.float32)
     observations.add(model, 0, Answer(shares, statistics), 0.001, 0.0001)
-    observations.fold()
+    observations.flush()
     assert total(observations, model, "not_finite").tolist() == [2.0]
     for field in ("sums", "confidence", "entropy", "inference"):
         assert np.isfinite(total(observations, model, field)).all(), field
@@ -254,17 +260,17 @@ def test_one_image_many_times_is_constant_whatever_else_is_not_finite(
         np.full((1, len(BANDS), len(STATISTICS)), np.nan, np.float32),
     )
     one.add(model, 0, broken, 0.001, 0.0001)
-    one.fold()
-    other.fold()
+    one.flush()
+    other.flush()
     assert one.window(model).constant
     see(other, model, chips(1, first=77))
-    other.fold()
+    other.flush()
     assert not one.window(model).constant
 
 
 def test_an_empty_window_is_not_constant(folder: Path, model: Model) -> None:
     observations = worker(model)
-    observations.fold()
+    observations.flush()
     assert not observations.window(model).constant
 
 
@@ -273,7 +279,7 @@ def test_the_window_forgets_and_the_totals_do_not(folder: Path, model: Model, cl
     inside = []
     for _ in range(3 * SLICES):  # records are used again and again
         see(observations, model, chips(1))
-        observations.fold()
+        observations.flush()
         inside.append(int(observations.window(model).counts[-1].sum()))
         clock.now += WINDOW / SLICES
     assert inside == [*range(1, SLICES), *[SLICES] * (2 * SLICES + 1)]
@@ -292,11 +298,11 @@ def test_a_model_that_begins_to_serve_has_an_empty_window(
     serving.switch(models[1])
     see(observations, models[0], chips(1))  # it was being answered meanwhile
     see(observations, models[1], chips(2))
-    observations.fold()
+    observations.flush()
     assert observations.window(models[1]).counts[-1].sum() == 2
     assert [predictions(observations, it) for it in models] == [10, 2]
     serving.switch(models[0])
-    observations.fold()
+    observations.flush()
     assert predictions(observations, models[0]) == 10
 
 
@@ -309,7 +315,7 @@ def test_a_worker_holds_the_files_of_two_models_at_most(
         for model in models:
             serving.switch(Model(model.tag, read_bundle_of(model, tmp_path)))
             see(observations, serving.model(), chips(1))
-            observations.fold()
+            observations.flush()
     assert [predictions(observations, it) for it in models] == [20, 20]
     assert len(os.listdir("/proc/self/fd")) <= opened + 8
 
@@ -324,7 +330,9 @@ def read_bundle_of(model: Model, folder: Path) -> Any:
 
 def test_models_of_long_ago_are_forgotten(folder: Path) -> None:
     for number in range(MODELS + 5):
-        Tally(folder, Names(f"landcover@v0.{number}.0", "", CLASSES)).totals["predictions"] += 1
+        SharedCounters(folder, CounterLayout(f"landcover@v0.{number}.0", "", CLASSES)).totals[
+            "predictions"
+        ] += 1
     found = [names.tag for names, _ in read_totals(folder)]
     assert found == [f"landcover@v0.{MODELS + 4 - number}.0" for number in range(MODELS)]
     assert len(list(folder.iterdir())) == 2 * MODELS
@@ -345,10 +353,10 @@ def test_the_model_that_serves_is_shown_however_many_were_tried_and_rolled_back(
     for number in range(MODELS + 2):
         serving.switch(Model(f"landcover@v2.{number}.0", found))
         see(observations, serving.model(), chips(1))
-        observations.fold()
+        observations.flush()
         serving.switch(model)
         see(observations, model, chips(1))
-        observations.fold()
+        observations.flush()
         assert predictions(observations, model) == number + 1
         assert observations.window(model).counts[-1].sum() == number + 1
     assert len(observations.totals()) == MODELS
@@ -360,12 +368,12 @@ def test_numbers_that_a_worker_goes_on_counting_are_not_removed_by_another(
     one = worker(*models)
     for model in models:  # the first one stays loaded for a rollback
         see(one, model, chips(1))
-    one.fold()
+    one.flush()
     for number in range(MODELS + 5):
-        Tally(folder, Names(f"landcover@v0.{number}.0", "", CLASSES))
+        SharedCounters(folder, CounterLayout(f"landcover@v0.{number}.0", "", CLASSES))
     for model in models:
         see(one, model, chips(1))
-    one.fold()
+    one.flush()
     assert [predictions(one, model) for model in models] == [2, 2]
     assert [one.window(model).counts[-1].sum() for model in models] == [2, 2]
 
@@ -381,7 +389,7 @@ def test_after_a_rollback_under_one_tag_it_is_the_model_that_serves_which_is_sho
     for now in (model, moved, model):
         serving.switch(now)
         see(observations, now, chips(3))
-        observations.fold()
+        observations.flush()
         shown = [dict(it.labels)["class"] for it in series(observations, "model_predictions")]
         assert shown == list(now.manifest.classes)
     assert sum(it.value for it in series(observations, "model_predictions")) == 6
@@ -391,16 +399,16 @@ def test_a_prediction_of_long_ago_does_not_hide_the_model_that_serves(
     folder: Path, models: list[Model], found: Bundle
 ) -> None:
     observations = worker(models[0], models[1])
-    observations.fold()
+    observations.flush()
     see(observations, Model("landcover@v0.1.0", found), chips(1))  # a large image, long under way
-    observations.fold()
-    observations.fold()
+    observations.flush()
+    observations.flush()
     tags = [names.tag for names, _ in observations.totals()]
     assert tags == [models[1].tag, "landcover@v0.1.0"]
 
 
 def series(observations: Observations, name: str) -> list[Sample]:
-    families = {family.name: family for family in Totals(observations).collect()}
+    families = {family.name: family for family in TotalsCollector(observations).collect()}
     return list(families[name].samples)
 
 
@@ -408,7 +416,7 @@ def test_a_clock_that_is_set_back_does_not_make_the_latest_the_oldest(
     folder: Path, models: list[Model]
 ) -> None:
     for number in range(MODELS):
-        Tally(folder, Names(f"landcover@v0.{number}.0", "", CLASSES))
+        SharedCounters(folder, CounterLayout(f"landcover@v0.{number}.0", "", CLASSES))
     ahead = time.time_ns() + 10**15
     for path in folder.glob("*.json"):
         os.utime(path, ns=(ahead, ahead))
@@ -416,7 +424,7 @@ def test_a_clock_that_is_set_back_does_not_make_the_latest_the_oldest(
     observations = Observations(serving, WINDOW, Clock())
     for model in (*models, *models):
         serving.switch(model)
-        observations.fold()
+        observations.flush()
         assert observations.totals()[0][0].tag == model.tag
 
 
@@ -427,7 +435,7 @@ def test_a_full_disk_does_not_keep_a_model_from_being_counted_after_a_rollback(
     observations = Observations(serving, WINDOW, Clock())
     for model in models:
         serving.switch(model)
-        observations.fold()
+        observations.flush()
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -435,7 +443,7 @@ def test_a_full_disk_does_not_keep_a_model_from_being_counted_after_a_rollback(
     monkeypatch.setattr(Path, "write_text", full)
     serving.switch(models[0])
     see(observations, models[0], chips(2))
-    observations.fold()
+    observations.flush()
     assert predictions(observations, models[0]) == 2
     assert observations.totals()[0][0].tag == models[0].tag
 
@@ -443,10 +451,10 @@ def test_a_full_disk_does_not_keep_a_model_from_being_counted_after_a_rollback(
 def test_a_description_that_was_removed_is_written_again(folder: Path, model: Model) -> None:
     observations = worker(model)
     see(observations, model, chips(1))
-    observations.fold()
-    (folder / f"{names_of(model).key}.json").unlink()
+    observations.flush()
+    (folder / f"{layout_of(model).key}.json").unlink()
     assert not observations.totals()
-    observations.fold()
+    observations.flush()
     assert predictions(observations, model) == 1
 
 
@@ -461,7 +469,7 @@ def test_a_file_that_is_forgotten_before_it_is_locked_is_not_counted_into(
         lock(handle, operation)
 
     monkeypatch.setattr(fcntl, "flock", too_late)
-    Tally(folder, NAMES).totals["predictions"][0] += 1
+    SharedCounters(folder, NAMES).totals["predictions"][0] += 1
     assert (read_totals(folder)[0][1]["predictions"] == 1).all()
 
 
@@ -472,36 +480,36 @@ def test_what_can_not_be_counted_harms_no_prediction_and_is_said_once(
     place = folder.rename(folder.with_name("gone"))
     for _ in range(3):
         see(observations, model, chips(1))
-        observations.fold()
+        observations.flush()
     lines = [it for it in caplog.records if it.message == "predictions are not counted"]
     assert len(lines) == 1
     place.rename(folder)
     see(observations, model, chips(1))
-    observations.fold()
+    observations.flush()
     assert predictions(observations, model) == 1
 
 
 def test_a_file_that_is_being_made_is_not_read(folder: Path, model: Model) -> None:
     observations = worker(model)
     see(observations, model, chips(2))
-    observations.fold()
-    key = names_of(model).key
+    observations.flush()
+    key = layout_of(model).key
     (folder / f"{key}-7.tally").write_bytes(b"")
     (folder / f"{key}-8.tally").write_bytes(b"\1" * 100)
     assert predictions(observations, model) == 2
     assert observations.window(model).counts[0].sum() == 2
 
 
-NAMES = Names("landcover@v1.0.0", "", CLASSES, (), (4, 4))
+NAMES = CounterLayout("landcover@v1.0.0", "", CLASSES, (), (4, 4))
 WRITER = """
 import sys
 from pathlib import Path
-from service.telemetry.counters import Names, Tally
-tally, number = Tally(Path(sys.argv[1]), Names(*eval(sys.argv[2]))), 1
+from service.telemetry.counters import CounterLayout, SharedCounters
+counters, number = SharedCounters(Path(sys.argv[1]), CounterLayout(*eval(sys.argv[2]))), 1
 while True:
-    tally.totals["predictions"][0] += 1
-    tally.slice(number)["bins"][0] += 1
-    number += tally.totals["predictions"][0, 0] % 10 == 0
+    counters.totals["predictions"][0] += 1
+    counters.slice(number)["bins"][0] += 1
+    number += counters.totals["predictions"][0, 0] % 10 == 0
 """
 
 
@@ -538,7 +546,7 @@ def test_a_worker_that_is_killed_loses_no_number_and_its_successor_goes_on(
     writer.wait()
     left = read_totals(folder)[0][1]["predictions"].copy()
     assert (left >= shown).all()
-    Tally(folder, NAMES).totals["predictions"][0] += 1
+    SharedCounters(folder, NAMES).totals["predictions"][0] += 1
     assert (read_totals(folder)[0][1]["predictions"] == left + 1).all()
     assert len(list(folder.glob("*.tally"))) == 1
 
@@ -557,7 +565,7 @@ def test_a_histogram_is_that_of_the_client_library(values: list[float]) -> None:
     for value in values:
         theirs.observe(value)
     ours = np.zeros((1, len(SHARES) + 2))
-    _observe(ours, SHARES, np.array(values))
+    _add_to_histogram(ours, SHARES, np.array(values))
     counts = np.cumsum(ours[0, :-1])
     for bound, count in zip([*SHARES, "+Inf"], counts, strict=True):
         assert registry.get_sample_value("x_bucket", {"le": str(bound)}) == count
