@@ -24,7 +24,7 @@ EXTRAS ?= registry,train,delivery,dev
 # What was installed is named by what it was installed from.
 INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS); cat pyproject.toml constraints.txt) | sha256sum | cut -c1-16)
 
-.PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge test e2e lint audit format \
+.PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge test test-fast e2e lint audit format \
   models promote rollback retire lineage gitlab-setup \
   experiment comment verify register image deploy review review-stop retrain notify \
   monitor demo-drift alertmanager dashboards rules figures \
@@ -118,7 +118,10 @@ challenge: setup ## compare the model with that of a revision on chips that neit
 	@python -m pipeline.challenge --against="$${GIVEN_AGAINST:-main}"
 
 test: setup ## run the tests
-	@pytest --numprocesses auto --durations 10 --ignore tests/e2e
+	@pytest --numprocesses auto --dist loadfile --durations 10 --ignore tests/e2e
+
+test-fast: setup ## run the tests that start no program and train nothing, in a minute
+	@pytest --numprocesses auto --dist loadfile --durations 10 --ignore tests/e2e -m "not system"
 
 e2e: setup ## run the whole story: merge request, report, merge, release, rollout
 	@pytest --numprocesses 2 --dist loadfile --durations 15 tests/e2e

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import yaml
+from filelock import FileLock
 from PIL import Image
+
+from tests import skips, system
 
 # Test workers share the cores; threads that wait for each other by spinning would starve them.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -71,6 +74,45 @@ def run(*arguments: str, check: bool = True, **options: Any) -> subprocess.Compl
     )
 
 
+def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
+    """Let one worker build a folder that all workers of a run read; returns it.
+
+    pytest-xdist gives each worker a folder of its own below the one of the run.
+    """
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"shared-{name}"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            unfinished = factory.mktemp(name) / name
+            unfinished.mkdir()
+            build(unfinished)
+            unfinished.rename(folder)
+    return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make test-fast` leaves out."""
+    for item in items:
+        if system.is_system_test(item):
+            item.add_marker(pytest.mark.system)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let a test that is skipped in CI fail, unless its reason stands on the list."""
+    report = yield
+    skips.judge(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a file that is skipped as a whole."""
+    report = yield
+    skips.judge(report)
+    return report
+
+
 @pytest.fixture
 def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory with a quick params.yaml."""
@@ -83,7 +125,10 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def _repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("repository")
+    return built_once(tmp_path_factory, "repository", _start_repository)
+
+
+def _start_repository(folder: Path) -> None:
     run("git", "init", "--quiet", "--initial-branch=main", cwd=folder)
     run("git", "config", "user.name", "Test", cwd=folder)
     run("git", "config", "user.email", "test@example.org", cwd=folder)
@@ -92,7 +137,6 @@ def _repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / ".gitignore", folder / ".gitignore")
     run("git", "add", ".", cwd=folder)
     run("git", "commit", "--quiet", "--message", "start", cwd=folder)
-    return folder
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import yaml
 from delivery.git import Repository
 from delivery.registry.interface import read_interface, write_line
 from delivery.registry.registry import Registry
+from tests.conftest import built_once
 
 START = 1_700_000_000  # Unix time of the first commit
 CLASSES = ("Forest", "River")
@@ -174,13 +175,15 @@ def _identify(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def _started(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    base = tmp_path_factory.mktemp("delivery")
+    return built_once(tmp_path_factory, "delivery", _start)
+
+
+def _start(base: Path) -> None:
     run_git("init", "--quiet", "--bare", "--initial-branch=main", str(base / "origin.git"))
     run_git("-C", str(base / "origin.git"), "config", "receive.advertisePushOptions", "true")
     run_git("init", "--quiet", "--initial-branch=main", str(base / "project"))
     run_git("-C", str(_identify(base / "project")), "remote", "add", "origin", "../origin.git")
     Project(base / "project", base / "origin.git").commit("Start")
-    return base
 
 
 @pytest.fixture

@@ -7,20 +7,21 @@ import pytest
 
 from pipeline import evaluate, load, preprocess, train
 from pipeline.sources.folder import Folder
-from tests.conftest import write_images, write_params
+from tests.conftest import built_once, write_images, write_params
 
 
 @pytest.fixture(scope="session")
 def _chips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("chips")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        write_params()
-        data = write_images(folder / "data", each=20)
-        Folder(data).dataset().write(data)
-        load.main()
-        preprocess.main()
-    return folder
+    def build(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            write_params()
+            data = write_images(folder / "data", each=20)
+            Folder(data).dataset().write(data)
+            load.main()
+            preprocess.main()
+
+    return built_once(tmp_path_factory, "chips", build)
 
 
 @pytest.fixture
@@ -34,13 +35,14 @@ def chips(_chips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 @pytest.fixture(scope="session")
 def _trained(_chips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained") / "project"
-    shutil.copytree(_chips, folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        train.main()
-        evaluate.main()
-    return folder
+    def build(folder: Path) -> None:
+        shutil.copytree(_chips, folder, dirs_exist_ok=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            train.main()
+            evaluate.main()
+
+    return built_once(tmp_path_factory, "trained", build)
 
 
 @pytest.fixture

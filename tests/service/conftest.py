@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import built_once
 from tests.make.bundles import make_bundle
 from tests.make.databases import KINDS, Postgres, postgres
 from tests.make.server import Server, serving
@@ -13,7 +14,8 @@ from tests.make.server import Server, serving
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with 4 bands of uint16, 64 x 64 pixels, 10 classes."""
-    return make_bundle(tmp_path_factory.mktemp("bundle") / "model")
+    folder = built_once(tmp_path_factory, "bundle", lambda folder: make_bundle(folder / "model"))
+    return folder / "model"
 
 
 @pytest.fixture(scope="module")
