@@ -17,9 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from contracts import commit as facts
 from contracts.tags import Tag
 from service.errors import BundleRefused, NotFound, RegistryUnavailable, StorageFull
-from service.registry import commit_files, git
+from service.registry import git
 
 FILES = ("model.json", "model.onnx")
 LARGEST = 2 * 2**30  # bytes of a file of a bundle
@@ -73,28 +74,24 @@ def _commit(repository: str, cache: Path, tag: Tag) -> str:
         raise absent from None
 
 
-def _bundle(folder: Path, commit: str, tag: Tag) -> commit_files.Bundle:
+def _bundle(folder: Path, commit: str, tag: Tag) -> facts.Bundle:
     absent = f"tag: {tag.tag} stands on a commit without a model:"
-    name = f"{commit}:{commit_files.LOCK}\n".encode()
+    name = f"{commit}:{facts.LOCK}\n".encode()
     words = git.run(folder, "cat-file", "--batch-check", given=name).split()
     if len(words) != 3 or words[1] != b"blob":
-        raise NotFound(f"{absent} it has no {commit_files.LOCK}; tag a commit that was trained")
-    if int(words[2]) > commit_files.LARGEST:
-        raise NotFound(f"{absent} {commit_files.LOCK} is larger than {commit_files.LARGEST} bytes")
+        raise NotFound(f"{absent} it has no {facts.LOCK}; tag a commit that was trained")
+    if int(words[2]) > facts.LARGEST:
+        raise NotFound(f"{absent} {facts.LOCK} is larger than {facts.LARGEST} bytes")
     try:
-        bundle = commit_files.read_bundle(git.run(folder, "cat-file", "blob", words[0].decode()))
-    except commit_files.Unreadable as error:
-        raise NotFound(
-            f"{absent} {commit_files.LOCK} {error}; tag a commit that was trained"
-        ) from None
+        bundle = facts.read_bundle(git.run(folder, "cat-file", "blob", words[0].decode()))
+    except facts.Unreadable as error:
+        raise NotFound(f"{absent} {facts.LOCK} {error}; tag a commit that was trained") from None
     if not bundle.digest.endswith(".dir"):
         raise BundleRefused(f"model: a single file at {tag.tag}; a bundle is {' and '.join(FILES)}")
     return bundle
 
 
-def _fetch(
-    repository: str, folder: Path, commit: str, bundle: commit_files.Bundle, work: Path
-) -> None:
+def _fetch(repository: str, folder: Path, commit: str, bundle: facts.Bundle, work: Path) -> None:
     import pygit2.enums
     from dvc.repo import Repo  # a second of imports that only this process needs
 
@@ -109,7 +106,7 @@ def _fetch(
         stores = list(_stores(repo, None if root == folder else root, bundle.hash_name))
         listing = work / "listing"
         store = _first(stores, bundle.digest)
-        _copy(store, bundle.digest, bundle.hash_name, listing, commit_files.LARGEST)
+        _copy(store, bundle.digest, bundle.hash_name, listing, facts.LARGEST)
         (work / "files").mkdir()
         wanted = read_listing(listing.read_bytes())
         needed = sum(_size(_first(stores, md5), md5) for md5 in wanted.values())

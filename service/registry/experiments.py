@@ -13,13 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from contracts import commit as facts
 from contracts.tags import Assignment, Cancellation, Tag, Version, match_cancellation, match_tag
-from service.registry import commit_files, git
+from service.registry import git
 from service.registry.protocol import LAYOUT, Snapshot, digest, fingerprint
 from service.schemas import Experiment
 
 _DETAILS = "%(objectname)%00%(objecttype)%00%(*objectname)%00%(*objecttype)%00%(creatordate:unix)"
-_FILES = tuple(commit_files.READERS)
+_FILES = tuple(facts.READERS)
 
 
 class Reference(NamedTuple):
@@ -137,7 +138,7 @@ def _read_commits(folder: Path, commits: list[str]) -> Iterator[Experiment]:
         return
     names = [name for commit in commits for name in (commit, *_paths(commit))]
     objects = dict(zip(names, _objects(folder, names), strict=True))
-    small = {oid for oid, size in filter(None, objects.values()) if size <= commit_files.LARGEST}
+    small = {oid for oid, size in filter(None, objects.values()) if size <= facts.LARGEST}
     uses = {
         (oid, name.partition(":")[2])
         for name, found in objects.items()
@@ -163,22 +164,22 @@ def _facts(
         if (found := objects[f"{commit}:{path}"]) is None:
             problems.append(f"{path} is missing at this commit")
         elif (value := read.get((found[0], path))) is None:
-            problems.append(f"{path} is larger than {commit_files.LARGEST} bytes")
-        elif isinstance(value, commit_files.Unreadable):
+            problems.append(f"{path} is larger than {facts.LARGEST} bytes")
+        elif isinstance(value, facts.Unreadable):
             problems.append(f"{path} {value}")
         else:
             values[path] = value
-    bundle = values.get(commit_files.LOCK)
+    bundle = values.get(facts.LOCK)
     return Experiment.model_validate(
         {
             "tag": "",
             "kind": "version",
             "commit": commit,
             **dict(zip(("date", "summary"), _commit(commit, read), strict=True)),
-            "metrics": values.get(commit_files.METRICS, {}),
-            "params": values.get(commit_files.PARAMS, {}),
-            "data_version": values.get(commit_files.DATA),
-            "bundle_digest": bundle.digest if isinstance(bundle, commit_files.Bundle) else None,
+            "metrics": values.get(facts.METRICS, {}),
+            "params": values.get(facts.PARAMS, {}),
+            "data_version": values.get(facts.DATA),
+            "bundle_digest": bundle.digest if isinstance(bundle, facts.Bundle) else None,
             "problem": "; ".join(problems) + "." if problems else None,
         }
     )
@@ -211,9 +212,9 @@ def _contents(
     ):
         try:
             yield (oid, path), (
-                commit_files.READERS[path](content) if path else commit_files.read_commit(content)
+                facts.READERS[path](content) if path else facts.read_commit(content)
             )
-        except commit_files.Unreadable as error:
+        except facts.Unreadable as error:
             yield (oid, path), error
 
 

@@ -1,11 +1,9 @@
 """What the Git repository says. Arguments are lists and names stand behind `--end-of-options`."""
 
-import re
 import subprocess
 from pathlib import Path, PurePosixPath
 
-import yaml
-
+from contracts.commit import Unreadable, read_data
 from pipeline import paths
 from pipeline.errors import RevisionError
 
@@ -44,14 +42,14 @@ def show(commit: str, path: Path) -> str | None:
         return None
 
 
-def data_version() -> str:
-    """md5 that data.dvc names; `unversioned` when there is none."""
+def data_version(commit: str | None = None) -> str:
+    """md5 that data.dvc names, here or at a commit; `unversioned` when there is none."""
     try:
-        document = yaml.safe_load(paths.DATA_VERSION.read_text(encoding="utf-8"))
-        found = str(document["outs"][0]["md5"])
-    except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError):
+        if commit is None:
+            return read_data(paths.DATA_VERSION.read_bytes())
+        return read_data((show(commit, paths.DATA_VERSION) or "").encode())
+    except (OSError, Unreadable):
         return "unversioned"
-    return found if re.fullmatch(r"[0-9a-f]{32}(\.dir)?", found) else "unversioned"
 
 
 def _git(*arguments: str) -> str:

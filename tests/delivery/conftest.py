@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from contracts.commit import folder_digest
 from delivery.git import Repository
 from delivery.registry.interface import read_interface, write_line
 from delivery.registry.registry import Registry
@@ -156,15 +157,6 @@ def hook(repository: Path, name: str, script: str) -> None:
 def run_git(*words: str) -> None:
     """Run git anywhere."""
     subprocess.run(["git", *words], check=True, capture_output=True)
-
-
-def folder_digest(folder: Path) -> str:
-    """Digest that DVC gives a folder with these files; a test holds it to DVC itself."""
-    files = sorted(path for path in folder.iterdir())
-    listing = [
-        {"md5": hashlib.md5(path.read_bytes()).hexdigest(), "relpath": path.name} for path in files
-    ]
-    return hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
 
 
 def _identify(folder: Path) -> Path:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from contracts.commit import folder_digest
 from delivery.image.builders import TIME
-from delivery.image.preflight import folder_md5
 from tests.conftest import ROOT
 from tests.e2e import containers
 from tests.e2e.containers import Container
@@ -319,4 +319,6 @@ def test_a_pushed_image_is_found_by_its_version_and_is_not_built_again(
 
 
 def test_the_digest_of_a_folder_is_the_one_in_dvc_lock(project: Published) -> None:
-    assert f"md5: {folder_md5(project.folder / 'model')}" in project.git("show", f"{V1}:dvc.lock")
+    assert f"md5: {folder_digest(project.folder / 'model')}" in project.git(
+        "show", f"{V1}:dvc.lock"
+    )

@@ -6,8 +6,9 @@ from typing import Any
 
 import yaml
 
+from contracts.commit import folder_digest
 from delivery.tags import parse_version
-from tests.delivery.conftest import Project, folder_digest
+from tests.delivery.conftest import Project
 
 V1 = parse_version("landcover@v1.0.0")
 GRAPH_SHA256 = hashlib.sha256(b"one").hexdigest()

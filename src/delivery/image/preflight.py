@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from contracts.commit import folder_digest
 from contracts.tags import Version
 from delivery.errors import ImageError
 from delivery.git import Repository
@@ -46,7 +47,7 @@ def check_bundle(repository: Repository, version: Version, folder: Path = MODEL)
             f"git switch --detach {version.tag}, or register this one"
         )
     try:
-        if (found := folder_md5(folder)) != wanted:
+        if (found := folder_digest(folder)) != wanted:
             raise ImageError(f"{folder}/ has the md5 {found}, dvc.lock says {wanted}: {_HINT}")
         said = json.loads((folder / "model.json").read_bytes())["sha256"]
         sha256 = hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
@@ -57,18 +58,3 @@ def check_bundle(repository: Repository, version: Version, folder: Path = MODEL)
     if said != sha256:
         raise ImageError(f"{folder}/model.onnx is {sha256}, model.json says {said}: train it again")
     return sha256
-
-
-def folder_md5(folder: Path) -> str:
-    """The digest that DVC gives a folder."""
-    entries = [
-        {"md5": _md5(path.read_bytes()), "relpath": path.relative_to(folder).as_posix()}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    ]
-    entries.sort(key=lambda entry: entry["relpath"])
-    return _md5(json.dumps(entries, sort_keys=True).encode()) + ".dir"
-
-
-def _md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()

@@ -5,12 +5,12 @@ version is compared with that: a model with other classes or other bands breaks 
 gets a new major number.
 """
 
-import hashlib
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+from contracts.commit import folder_digest
 from delivery.errors import RegistryError
 
 _INPUT = ("dtype", "bands", "height", "width", "scale", "units")
@@ -36,23 +36,6 @@ def read_interface(bundle: Path, digest: str) -> dict[str, Any]:
         raise RegistryError(
             f"{bundle.name}/model.json is no manifest of a bundle: dvc repro writes one"
         ) from None
-
-
-def folder_digest(folder: Path) -> str:
-    """The md5 by which DVC names a folder: that of its listing, sorted by path."""
-    listing = [
-        {"md5": _md5(path), "relpath": path.relative_to(folder).as_posix()}
-        for path in folder.rglob("*")
-        if path.is_file()
-    ]
-    listing.sort(key=lambda entry: entry["relpath"])
-    text = json.dumps(listing, sort_keys=True)
-    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() + ".dir"
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def write_line(interface: dict[str, Any]) -> str:

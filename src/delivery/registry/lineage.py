@@ -16,6 +16,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from contracts.commit import LOCK
 from contracts.tags import STAGES, Version
 from delivery.git import Repository
 from delivery.registry import state as records
@@ -78,7 +79,7 @@ def _brought(repository: Repository, commit: str, digest: str | None) -> str:
     """The commit of main's own line where dvc.lock first named this model."""
     words = ("log", "--first-parent", "--format=%H", "--max-count=1000", commit)
     found = commit
-    for older in repository.git(*words, "--", records.LOCK).split():
+    for older in repository.git(*words, "--", LOCK).split():
         if records.model_digest(repository, older) != digest:
             break
         found = older

@@ -15,14 +15,13 @@ from pathlib import Path
 
 import yaml
 
+from contracts.commit import BUNDLE, PARAMS
 from contracts.tags import NAME, STAGES, Version
 from delivery.errors import RegistryError
 from delivery.git import Repository
 from delivery.registry import policy
 from delivery.registry.interface import read_interface, write_line
 from delivery.registry.state import (
-    MODEL,
-    PARAMS,
     Move,
     Record,
     State,
@@ -106,7 +105,7 @@ class Registry:
         if newest and model_digest(self.repository, state.versions[newest].commit) == digest:
             return newest
         self._refuse_outdated(state, commit)
-        interface = read_interface(self.repository.folder / MODEL, digest)
+        interface = read_interface(self.repository.folder / BUNDLE, digest)
         broken = policy.breakage(state, newest, interface)
         version = policy.next_version(self.name, newest, bool(broken))
         facts = [policy.clean(message), f"Model: {digest}", broken, write_line(interface)]

@@ -6,24 +6,18 @@ is what GitLab's page makes. The counter in the name orders them for sure. Where
 say the same; a test holds them together.
 """
 
-import json
-import math
-import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-import yaml
-
+from contracts import commit as facts
+from contracts.commit import DATA, LOCK, METRICS, PARAMS
 from contracts.tags import Assignment, Version, match_cancellation, match_tag
 from delivery.errors import GitError
 from delivery.git import Repository
 
-MODEL = "model"
-METRICS, LOCK, PARAMS, DATA = "reports/metrics.json", "dvc.lock", "params.yaml", "data.dvc"
-LARGEST = 2**20  # characters of a file that is read
-
-_MD5 = re.compile(r"[0-9a-f]{32}(?:\.dir)?")
+Fact = TypeVar("Fact")
 _FORM = "%(refname:strip=2)%00%(objecttype)%00%(objectname)%00%(*objecttype)%00%(*objectname)%00"
 _FORM += "%(creatordate:unix)%00%(contents:subject)%00%(contents:body)%00"
 
@@ -190,79 +184,40 @@ def _in_order(events: list[_Event]) -> list[_Event]:
 
 def model_digest(repository: Repository, commit: str) -> str | None:
     """The md5 of the model that `dvc.lock` names at a commit; None when it names none."""
-    return _lock_digest(repository, commit, "outs", MODEL)
+    bundle = _read(repository, commit, LOCK, facts.read_bundle)
+    return bundle and bundle.digest
 
 
-def trained_on(repository: Repository, commit: str, path: str = "data") -> str | None:
+def trained_on(repository: Repository, commit: str) -> str | None:
     """The md5 of the data that the pipeline read, as `dvc.lock` says."""
-    return _lock_digest(repository, commit, "deps", path)
-
-
-def _lock_digest(repository: Repository, commit: str, side: str, path: str) -> str | None:
-    document = _yaml(repository, commit, LOCK)
-    try:
-        entries = [entry for stage in document["stages"].values() for entry in stage.get(side, ())]
-        return _md5(next(entry["md5"] for entry in entries if entry["path"] == path))
-    except (KeyError, TypeError, AttributeError, StopIteration):
-        return None
+    return _read(repository, commit, LOCK, facts.read_trained_on)
 
 
 def data_version(repository: Repository, commit: str) -> str | None:
     """The md5 of the raw data that `data.dvc` names at a commit."""
-    try:
-        return _md5(_yaml(repository, commit, DATA)["outs"][0]["md5"])
-    except (KeyError, IndexError, TypeError):
-        return None
+    return _read(repository, commit, DATA, facts.read_data)
 
 
 def read_metrics(repository: Repository, commit: str) -> dict[str, float]:
     """The numbers of reports/metrics.json at a commit; empty when there are none."""
-    try:
-        document = json.loads(_text(repository, commit, METRICS))
-    except (ValueError, RecursionError):
-        return {}
-    found = document.items() if isinstance(document, dict) else ()
-    return {name: value for name, value in found if _is_number(value)}
+    return _read(repository, commit, METRICS, facts.read_metrics) or {}
 
 
 def read_params(repository: Repository, commit: str) -> dict[str, Any]:
-    """The values of params.yaml at a commit, by `section.key`; empty when there is none."""
-    document = _yaml(repository, commit, PARAMS)
-    sections = document.items() if isinstance(document, dict) else ()
+    """The values of params.yaml at a commit, by `section.key`; empty when it cannot be read."""
+    sections = _read(repository, commit, PARAMS, facts.read_params) or {}
     return {
-        f"{section}.{key}": _plain(value)
-        for section, values in sections
-        if isinstance(values, dict)
+        f"{section}.{key}": value
+        for section, values in sections.items()
         for key, value in values.items()
     }
 
 
-def _text(repository: Repository, commit: str, path: str) -> str:
-    text = repository.show(commit, path) or ""
-    return text if len(text) <= LARGEST else ""
-
-
-def _yaml(repository: Repository, commit: str, path: str) -> Any:
+def _read(
+    repository: Repository, commit: str, path: str, reader: Callable[[bytes], Fact]
+) -> Fact | None:
+    content = (repository.show(commit, path) or "").encode()
     try:
-        return yaml.load(_text(repository, commit, path), Loader=yaml.CSafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        return reader(content) if len(content) <= facts.LARGEST else None
+    except facts.Unreadable:
         return None
-
-
-def _md5(value: object) -> str | None:
-    return value if isinstance(value, str) and _MD5.fullmatch(value) else None
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return abs(value) < 2**63
-    return isinstance(value, float) and math.isfinite(value)
-
-
-def _plain(value: object) -> Any:
-    """Parameters have two levels; what lies deeper could multiply by aliases, and is only named."""
-    if isinstance(value, list) and all(isinstance(it, str | int | float) for it in value):
-        return value
-    if value is None or isinstance(value, str | bool) or _is_number(value):
-        return value
-    return f"({type(value).__name__})"

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
+from contracts.commit import BUNDLE, folder_digest
 from delivery.dvc import read_lock
 from delivery.errors import RegistryError, TrainingFailed
 from delivery.experiment.__main__ import RECORD, Experiment
 from delivery.git import ORIGIN, Repository
-from delivery.registry.interface import folder_digest
 from delivery.registry.registry import Registry
-from delivery.registry.state import MODEL, model_digest
+from delivery.registry.state import model_digest
 
 
 class Candidate(NamedTuple):
@@ -30,7 +30,7 @@ def find_candidate(registry: Registry, iid: str) -> Candidate:
         DeliveryError: nothing was trained, or it was not pushed.
     """
     tag = _find_tag(registry, iid)
-    repository, folder = registry.repository, registry.repository.folder / MODEL
+    repository, folder = registry.repository, registry.repository.folder / BUNDLE
     digest = model_digest(repository, repository.commit(tag))
     at_hand = folder.is_dir() and folder_digest(folder) == digest
     return Candidate(tag, folder if at_hand else None)
@@ -61,7 +61,7 @@ def _find_tag(registry: Registry, iid: str) -> str:
             )
         return experiment.tag
     outs = [out for stage in read_lock().values() for out in stage.get("outs", [])]
-    digest = next((out.get("md5") for out in outs if out.get("path") == MODEL), None)
+    digest = next((out.get("md5") for out in outs if out.get("path") == BUNDLE), None)
     for tag, commit in tags.items():
         if digest and model_digest(registry.repository, commit) == digest:
             return tag

@@ -7,7 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import yaml
 from dvc.api import DVCFileSystem
 from dvc.exceptions import DvcException
 from dvc_data.index import DataIndexError
@@ -58,18 +57,18 @@ def known_pixels(commit: str, champion: Manifest, rows: list[Row]) -> set[str]:
     Raises:
         DataError: nobody can say what the champion has seen; the message says why.
     """
-    trained_on, named = champion.training.data_version, _version(commit)
+    trained_on, named = champion.training.data_version, repository.data_version(commit)
     if trained_on != named:
         raise DataError(
             f"the champion was trained on the data {trained_on}, its revision names {named}"
         )
     try:
-        files = DVCFileSystem(".", rev=commit)
-        before, now = _listing(files), _listing(DVCFileSystem("."))
+        before, now = data_listing(commit), data_listing(None)
         sha_of = {row.path: row.sha256 for row in rows}
         at_hand = {md5: sha_of[path] for path, md5 in now.items() if path in sha_of}
         found = {at_hand[md5] for md5 in before.values() if md5 in at_hand}
         gone = [path for path, md5 in before.items() if md5 not in at_hand]
+        files = DVCFileSystem(".", rev=commit)
         for path in track(gone, "earlier data", len(gone)):
             found |= _pixels(path, files.cat_file(f"/{paths.DATA}/{path}"))
     except NOT_AT_HAND as error:
@@ -84,24 +83,20 @@ def _pixels(path: str, content: bytes) -> set[str]:
         return set()  # load has left it out then, too
 
 
-def _listing(files: DVCFileSystem) -> dict[str, str]:
-    """Path below `data/` -> md5 of every image."""
+def data_listing(commit: str | None) -> dict[str, str]:
+    """Path below `data/` -> md5 of every image, at a commit or now.
+
+    Raises:
+        DvcException, DataIndexError, OSError: DVC does not have it at hand.
+    """
     root = f"/{paths.DATA}/"
+    files = DVCFileSystem(".", rev=commit)
     found: dict[str, Any] = files.find(root.rstrip("/"), detail=True)
     return {
         path.removeprefix(root): info["dvc_info"]["entry"].hash_info.value
         for path, info in found.items()
         if path != root + FILE_NAME and "dvc_info" in info
     }
-
-
-def _version(commit: str) -> str:
-    """md5 that data.dvc of a commit names, as `repository.data_version` has it for today."""
-    try:
-        document = yaml.safe_load(repository.show(commit, paths.DATA_VERSION) or "")
-        return str(document["outs"][0]["md5"])
-    except (yaml.YAMLError, KeyError, IndexError, TypeError):
-        return "unversioned"
 
 
 def _first_line(error: BaseException) -> str:

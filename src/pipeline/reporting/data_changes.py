@@ -3,12 +3,9 @@
 from collections import Counter
 from typing import NamedTuple
 
-from dvc.api import DVCFileSystem
-from dvc.exceptions import DvcException
-from dvc_data.index import DataIndexError
-
 from pipeline import paths, repository
-from pipeline.data.dataset import FILE_NAME, label
+from pipeline.data.dataset import label
+from pipeline.evaluation.champion import NOT_AT_HAND, data_listing
 
 
 class DataChange(NamedTuple):
@@ -31,8 +28,8 @@ def data_change(commit: str) -> DataChange | str | None:
     if before == paths.DATA_VERSION.read_text(encoding="utf-8"):
         return None
     try:
-        old, new = _listing(commit), _listing(None)
-    except (DvcException, DataIndexError, OSError) as error:
+        old, new = data_listing(commit), data_listing(None)
+    except NOT_AT_HAND as error:
         return (
             f"not compared, a version is not at hand ({error}): dvc fetch --all-branches data.dvc"
         )
@@ -41,14 +38,3 @@ def data_change(commit: str) -> DataChange | str | None:
         removed=Counter(label(path) for path, md5 in old.items() if new.get(path) != md5),
         total=Counter(label(path) for path in new),
     )
-
-
-def _listing(commit: str | None) -> dict[str, str]:
-    """Path below `data/` -> md5 of every image of a version."""
-    files = DVCFileSystem(".", rev=commit).find(f"/{paths.DATA}", detail=True)
-    root = f"/{paths.DATA}/"
-    return {
-        path.removeprefix(root): info["dvc_info"]["entry"].hash_info.value
-        for path, info in files.items()
-        if path != root + FILE_NAME
-    }

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import yaml
 
+from contracts.commit import folder_digest
 from delivery.errors import ImageError
 from delivery.git import Repository
-from delivery.image.preflight import INGREDIENTS, MODEL, check_bundle, clean_revision, folder_md5
+from delivery.image.preflight import INGREDIENTS, MODEL, check_bundle, clean_revision
 from delivery.tags import parse_version
 from tests.conftest import ROOT
-from tests.delivery.conftest import Project, folder_digest
+from tests.delivery.conftest import Project
 from tests.make.versions import GRAPH_SHA256, V1, train_version, write_bundle
 
 
@@ -77,12 +78,6 @@ def test_a_manifest_that_is_none_is_refused(trained: Project) -> None:
     trained.git("tag", "--force", "--annotate", "--message=v1", V1.tag, trained.commit())
     with pytest.raises(ImageError, match="model.json names no sha256"):
         check_bundle(Repository(), V1)
-
-
-def test_the_digest_of_a_folder_is_dvcs(tmp_path: Path) -> None:
-    for name in ("b", "a", "a.b", "A"):
-        (tmp_path / name).write_text(name, encoding="ascii")
-    assert folder_md5(tmp_path) == folder_digest(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["service/new.py", "Dockerfile"])

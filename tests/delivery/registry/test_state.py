@@ -219,10 +219,14 @@ def test_only_finite_numbers_are_metrics(project: Project) -> None:
 
 
 def test_parameters_that_could_multiply_are_only_named(project: Project) -> None:
-    bomb = "a: &a [x, x]\nb: &b [*a, *a]\ntrain: {deep: *b, list: [1, x], date: 2020-01-01}\n"
+    bomb = "train: {a: &a [x, x], deep: [*a, *a], list: [1, x], date: 2020-01-01}\n"
     project.write("params.yaml", bomb)
-    found = read_params(project.repository, project.commit())
-    assert found == {"train.deep": "(list)", "train.list": [1, "x"], "train.date": "(date)"}
+    assert read_params(project.repository, project.commit()) == {
+        "train.a": ["x", "x"],
+        "train.deep": ["(list of 2)", "(list of 2)"],
+        "train.list": [1, "x"],
+        "train.date": "2020-01-01",
+    }
 
 
 def _same(project: Project) -> None:

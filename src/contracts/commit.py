@@ -1,23 +1,29 @@
-"""What the files of a commit say, however broken they are: metrics, params, data, bundle.
+"""The facts of a commit, however broken its files are: metrics, parameters, data, model.
 
-Everything here takes the bytes of one file and returns plain values that fit into JSON, or raises
-`Unreadable` with a sentence. Only the child process of the registry parses.
+Each reader takes the bytes of one file and returns plain values that fit into JSON, or raises
+`Unreadable` with a sentence. YAML is imported by what parses it: the server of the service parses
+nothing, its child process does.
 """
 
+import functools
+import hashlib
 import json
 import math
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import yaml
+if TYPE_CHECKING:
+    import yaml
 
 METRICS = "reports/metrics.json"
 PARAMS = "params.yaml"
 DATA = "data.dvc"
 LOCK = "dvc.lock"
 BUNDLE = "model"
+"""The output that dvc.lock has for the model bundle."""
 
 LARGEST = 2**20  # bytes of a file that is parsed
 DEEPEST = 64  # levels of YAML; PyYAML recurses in C, and a thousand times as many end the process
@@ -70,26 +76,42 @@ def read_params(content: bytes) -> dict[str, dict[str, Any]]:
 def read_data(content: bytes) -> str:
     """Return the md5 that data.dvc names."""
     try:
-        found = _load(content)["outs"][0]["md5"]
+        return _md5(_load(content)["outs"][0]["md5"])
     except (KeyError, IndexError, TypeError):
-        found = None
-    if not isinstance(found, str) or not _MD5.fullmatch(found):
-        raise Unreadable("names no md5 of the data")
-    return found
+        raise Unreadable("names no md5 of the data") from None
 
 
 def read_bundle(content: bytes) -> Bundle:
     """Return what dvc.lock says of the output with exactly the path `model`."""
     try:
-        stages = _load(content)["stages"].values()
-        outs = [out for stage in stages for out in stage.get("outs", ())]
-        out = next(out for out in outs if out["path"] == BUNDLE)
-        digest = out["md5"]
+        out = _entry(content, "outs", BUNDLE)
     except (KeyError, TypeError, AttributeError, StopIteration):
         raise Unreadable(f"names no output {BUNDLE}") from None
-    if not isinstance(digest, str) or not _MD5.fullmatch(digest):
-        raise Unreadable(f"names no md5 of the output {BUNDLE}")
+    try:
+        digest = _md5(out["md5"])
+    except (KeyError, TypeError):
+        raise Unreadable(f"names no md5 of the output {BUNDLE}") from None
     return Bundle(digest, "md5" if out.get("hash") == "md5" else "md5-dos2unix")
+
+
+def read_trained_on(content: bytes) -> str:
+    """Return the md5 of the folder data/ that the pipeline read, as dvc.lock has it."""
+    try:
+        return _md5(_entry(content, "deps", "data")["md5"])
+    except (KeyError, TypeError, AttributeError, StopIteration):
+        raise Unreadable("names no data that a stage read") from None
+
+
+def folder_digest(folder: Path) -> str:
+    """The md5 by which DVC names a folder: that of its listing, sorted by path."""
+    listing = []
+    for path in filter(Path.is_file, folder.rglob("*")):
+        with path.open("rb") as file:
+            md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        listing.append({"md5": md5, "relpath": path.relative_to(folder).as_posix()})
+    listing.sort(key=lambda entry: entry["relpath"])
+    text = json.dumps(listing, sort_keys=True)
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
 def read_commit(content: bytes) -> tuple[datetime, str]:
@@ -110,21 +132,43 @@ def _author_date(header: bytes) -> datetime:
         return datetime.fromtimestamp(0, UTC)
 
 
-class _Loader(yaml.CSafeLoader):
-    """Knows no merge keys: a few lines of them, merged into each other, can fill the memory."""
+def _entry(content: bytes, side: str, path: str) -> dict[str, Any]:
+    """The entry of dvc.lock for a path; `side` is `outs` or `deps`."""
+    stages = _load(content)["stages"].values()
+    entries = [entry for stage in stages for entry in stage.get(side, ())]
+    found: dict[str, Any] = next(entry for entry in entries if entry["path"] == path)
+    return found
 
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Refuse a mapping that merges others; raises Unreadable."""
-        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
-            raise Unreadable("uses merge keys (<<), which are not read")
+
+def _md5(value: object) -> str:
+    """Check the digest of a file or a folder; raises TypeError."""
+    if not isinstance(value, str) or not _MD5.fullmatch(value):
+        raise TypeError("not an md5")
+    return value
+
+
+@functools.cache
+def _loader() -> "type[yaml.CSafeLoader]":
+    import yaml
+
+    class Loader(yaml.CSafeLoader):
+        """Knows no merge keys: a few lines of them, merged into each other, can fill the memory."""
+
+        def flatten_mapping(self, node: yaml.MappingNode) -> None:
+            if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+                raise Unreadable("uses merge keys (<<), which are not read")
+
+    return Loader
 
 
 def _load(content: bytes) -> Any:
+    import yaml
+
     try:
         text = content.decode("utf-8")
         if _may_be_deep(text):
             _refuse_depth(text)
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=_loader())
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError):
         raise Unreadable("is not YAML") from None
 
@@ -138,6 +182,8 @@ def _may_be_deep(text: str) -> bool:
 
 
 def _refuse_depth(text: str) -> None:
+    import yaml
+
     depth = 0
     for event in yaml.parse(text, Loader=yaml.CSafeLoader):
         if isinstance(event, yaml.events.CollectionStartEvent):
