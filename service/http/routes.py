@@ -10,6 +10,7 @@ from fastapi import FastAPI, Query, Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
+from contracts.reports import larger_is_better
 from service.errors import MEDIA_TYPE, NotFound, ServiceError, Unavailable, Unprocessable
 from service.feedback.service import FeedbackService
 from service.http.feedback import add_feedback
@@ -56,7 +57,6 @@ UPLOAD: dict[str, Any] = {
         },
     }
 }
-SMALLER_IS_BETTER = ("loss", "error", "latency", "size")  # words in a metric's name
 UPLOAD_ERRORS = (400, 401, 403, 408, 413, 415, 422, 503)
 
 
@@ -236,7 +236,7 @@ def sorted_by(found: list[Experiment], metric: str | None) -> list[Experiment]:
         raise Unprocessable(
             f"sort: no experiment has this metric; there are {', '.join(sorted(known))}"
         )
-    sign = 1 if any(word in metric for word in SMALLER_IS_BETTER) else -1
+    sign = -1 if larger_is_better(metric) else 1
     return sorted(found, key=lambda item: sign * item.metrics.get(metric, math.inf * sign))
 
 

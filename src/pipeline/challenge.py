@@ -22,6 +22,7 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 import numpy as np
 from tabulate import tabulate
 
+from contracts.reports import CHALLENGE, Challenge, Figures, Verdict
 from pipeline import paths, repository
 from pipeline.bundle.inference import predict, session
 from pipeline.bundle.manifest import Manifest, read_bundle
@@ -34,7 +35,6 @@ from pipeline.evaluation.predictions import Prediction, parse_predictions
 from pipeline.files import write_json
 from pipeline.gate import MAIN
 from pipeline.params import read_params
-from pipeline.reporting.documents import CHALLENGE, Challenge, Figures, Verdict
 
 # Exact McNemar test: all of 5 differing chips in favour of one model has p = 0.063, of 6 0.031.
 ENOUGH = 6

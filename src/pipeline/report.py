@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from contracts.reports import DRIFT, larger_is_better
 from pipeline import paths, repository
 from pipeline.bundle.manifest import Manifest, read_bundle
 from pipeline.errors import GateError, command
@@ -22,18 +23,17 @@ from pipeline.gate import MAIN, Check, compare_with, judge, read
 from pipeline.params import read_params
 from pipeline.reporting import markdown as md
 from pipeline.reporting.data_changes import data_change
-from pipeline.reporting.documents import DRIFT
 from pipeline.reporting.sections import challenge_section, drift_section
 
-# Metric, what it is called, format, and whether more is better.
+# Metric, what it is called, and its format.
 METRICS = (
-    ("accuracy", "accuracy", "{:.2%}", True),
-    ("macro_f1", "macro F1", "{:.4f}", True),
-    ("log_loss", "log loss", "{:.4f}", False),
-    ("calibration_error", "calibration error", "{:.4f}", False),
-    ("latency_p50_ms", "latency p50, ms", "{:.2f}", False),
-    ("latency_p95_ms", "latency p95, ms", "{:.2f}", False),
-    ("model_size_mib", "model size, MiB", "{:.2f}", False),
+    ("accuracy", "accuracy", "{:.2%}"),
+    ("macro_f1", "macro F1", "{:.4f}"),
+    ("log_loss", "log loss", "{:.4f}"),
+    ("calibration_error", "calibration error", "{:.4f}"),
+    ("latency_p50_ms", "latency p50, ms", "{:.2f}"),
+    ("latency_p95_ms", "latency p95, ms", "{:.2f}"),
+    ("model_size_mib", "model size, MiB", "{:.2f}"),
 )
 PICTURES = (
     ("pictures/confusion.png", "Confusion matrix"),
@@ -120,11 +120,11 @@ def _verdict(
 
 def _metrics(now: dict[str, Any], before: dict[str, Any], base: str) -> str:
     rows = []
-    for key, name, form, more_is_better in METRICS:
+    for key, name, form in METRICS:
         old = before.get(key)
         row = [name, form.format(now[key]), "-", "-"]
         if old is not None:
-            row[2:] = [form.format(old), md.arrow(now[key] - old, more_is_better)]
+            row[2:] = [form.format(old), md.arrow(now[key] - old, larger_is_better(key))]
         rows.append(row)
     return f"## Metrics\n\n{md.table(['metric', 'this', base, 'change'], rows)}"
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from contracts.reports import Figures
 from pipeline import evaluate, load, preprocess, train
 from pipeline.bundle.manifest import read_bundle, write_bundle
 from pipeline.challenge import ENOUGH, challenge, verdict
@@ -16,7 +17,6 @@ from pipeline.data.chip_table import read_manifest
 from pipeline.errors import BundleError, DataError, RevisionError
 from pipeline.evaluation.champion import known_pixels, read_champion
 from pipeline.ingest import ingest
-from pipeline.reporting.documents import Figures
 from pipeline.repository import data_version
 from pipeline.sources.folder import Folder
 from tests.conftest import chip, run, write_images, write_params

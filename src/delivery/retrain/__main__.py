@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from contracts.reports import CHALLENGE, DRIFT
 from delivery import training_metrics
 from delivery.dvc import dvc, require_own_remote, stale
 from delivery.errors import DeliveryError, GitError, ToolError, TrainingFailed, command
@@ -32,7 +33,7 @@ from delivery.git import ORIGIN, Repository
 from delivery.notify import notify
 from delivery.retrain import cooldown
 from delivery.retrain.alert import VARIABLE, Evidence, read_evidence, read_payload
-from delivery.retrain.proposal import CHALLENGE, Proposal, read_challenge
+from delivery.retrain.proposal import Proposal, read_challenge
 
 BRANCH = "retrain"
 LABEL = "retrain"
@@ -40,7 +41,6 @@ INGEST = Path("ci/ingest.txt")
 FILES = ("data.dvc", "dvc.lock", "reports")
 KEPT = Path("artifacts/retrain")
 """What came with the trigger, kept with the pipeline."""
-DRIFT = Path("reports/drift.json")
 
 
 @command

@@ -17,13 +17,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from contracts.reports import LARGEST, LONGEST, MOST_ALERTS, Alert, Drift
 from delivery.errors import DeliveryError, TagError
 from delivery.tags import parse_version
 
 VARIABLE = "TRIGGER_PAYLOAD"
-LARGEST = 2**20  # bytes of a payload; Alertmanager's have some thousands
-ALERTS = 50  # that are kept
-LONGEST = 500  # letters of a text
 LABELS = (
     "alertname",
     "severity",
@@ -48,24 +46,8 @@ class EvidenceError(DeliveryError):
     """What came with the trigger can not be read."""
 
 
-class Alert(BaseModel):
-    """An alert that fires and asks for a retraining; every text is short and printable."""
-
-    alertname: str
-    summary: str
-    labels: dict[str, str]
-    starts_at: str
-    generator_url: str
-
-
-class Evidence(BaseModel):
-    """What `reports/drift.json` holds: why a retraining was asked for."""
-
-    received: str
-    """ISO 8601, UTC."""
-    status: str
-    """firing | resolved"""
-    alerts: list[Alert]
+class Evidence(Drift):
+    """What `reports/drift.json` holds, in words for Git and GitLab."""
 
     @property
     def asks(self) -> bool:
@@ -173,8 +155,9 @@ def read_evidence(payload: bytes, now: datetime | None = None) -> Evidence | Non
             f"{VARIABLE}: not a webhook of Alertmanager in version 4, look at {place!a}"
         ) from None
     alerts = [alert.taken() for alert in webhook.alerts if alert.counts]
-    received = (now or datetime.now(UTC)).isoformat(timespec="seconds")
-    return Evidence(received=received, status=webhook.status, alerts=alerts[:ALERTS])
+    return Evidence(
+        received=now or datetime.now(UTC), status=webhook.status, alerts=tuple(alerts[:MOST_ALERTS])
+    )
 
 
 def clean(text: str) -> str:

@@ -5,46 +5,18 @@ A text of somebody else would be followed by GitLab: `/merge` at the beginning o
 a pattern stand beside words that are written here. The evidence itself is in the report.
 """
 
-from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from contracts import reports
+from contracts.reports import CHALLENGE, Figures
 from delivery.errors import ToolError
 from delivery.retrain.alert import Evidence
 
-CHALLENGE = Path("reports/challenge.json")
-"""What `python -m pipeline.challenge` found."""
 
-
-class Duel(BaseModel):
-    """Two models on the same test chips; accuracies from 0 to 1."""
-
-    chips: int
-    champion: float
-    challenger: float
-    low: float
-    """Of the 95 % interval of challenger minus champion."""
-    high: float
-
-    def sentence(self, which: str) -> str:
-        """The same in words."""
-        change = self.challenger - self.champion
-        return (
-            f"on {self.chips} {which} test chips {change:+.2%} accuracy "
-            f"(95 % interval {self.low:+.2%} to {self.high:+.2%})"
-        )
-
-
-class Challenge(BaseModel):
-    """The retrained model against the one of the target; a duel is None where it has no chips."""
-
-    pinned: Duel | None
-    """On chips that both have in their test split."""
-    new: Duel | None
-    """On test chips that the target does not have."""
-    verdict: Literal["better", "no worse", "worse"] | None
-    """None when there is no model to compare with."""
+class Challenge(reports.Challenge):
+    """The retrained model against the one of the target, in words."""
 
     @property
     def is_loss(self) -> bool:
@@ -55,7 +27,7 @@ class Challenge(BaseModel):
     def sentence(self) -> str:
         """The verdict, and what it is founded on."""
         duels = [
-            duel.sentence(which)
+            _compared(duel, which)
             for which, duel in (("pinned", self.pinned), ("new", self.new))
             if duel
         ]
@@ -63,6 +35,14 @@ class Challenge(BaseModel):
             return "The new model could not be compared with the one before it."
         end = ", and should not be merged" if self.is_loss else ""
         return f"The new model is {self.verdict}{end}: {'; '.join(duels)}."
+
+
+def _compared(figures: Figures, which: str) -> str:
+    change = figures.challenger - figures.champion
+    return (
+        f"on {figures.chips} {which} test chips {change:+.2%} accuracy "
+        f"(95 % interval {figures.low:+.2%} to {figures.high:+.2%})"
+    )
 
 
 def read_challenge(content: bytes) -> Challenge:

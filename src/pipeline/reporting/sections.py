@@ -2,17 +2,10 @@
 
 from collections.abc import Sequence
 
+from contracts.reports import DRIFT, Alert, Challenge, Drift, Figures
 from pipeline.errors import DataError
 from pipeline.reporting import markdown as md
-from pipeline.reporting.documents import (
-    DRIFT,
-    Alert,
-    Challenge,
-    Drift,
-    Figures,
-    new_drift,
-    read_challenge,
-)
+from pipeline.reporting.documents import new_drift, read_challenge
 
 SHOWN = 12  # alerts and signals that are listed; all of them stand in drift.json
 VERDICTS = {

@@ -6,15 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from delivery.retrain.alert import (
-    LARGEST,
-    LONGEST,
-    Evidence,
-    EvidenceError,
-    clean,
-    read_evidence,
-    read_payload,
-)
+from contracts.reports import LARGEST, LONGEST
+from delivery.retrain.alert import Evidence, EvidenceError, clean, read_evidence, read_payload
 from tests.make.alerts import BARE, BITES, HOSTILE, alert, payload
 
 NOW = datetime(2026, 11, 21, 18, 30, tzinfo=UTC)
@@ -28,7 +21,7 @@ def read(content: bytes) -> Evidence:
 
 
 def test_an_alert_is_taken_with_its_labels_number_and_times() -> None:
-    document = read(payload()).model_dump()
+    document = read(payload()).model_dump(mode="json")
     assert document == {
         "received": "2026-11-21T18:30:00+00:00",
         "status": "firing",

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
+from contracts.reports import Challenge, Figures
 from delivery.errors import ToolError
 from delivery.retrain.alert import read_evidence
 from delivery.retrain.proposal import Proposal, read_challenge
-from pipeline.reporting.documents import Challenge, Figures, read_drift
+from pipeline.reporting.documents import read_drift
 from tests.make.alerts import BITES, alert, payload
 
 FIGURES = Figures(chips=100, champion=0.9, challenger=0.92, low=-0.01, high=0.05, fixed=4, broken=2)
