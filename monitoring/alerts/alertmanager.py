@@ -1,13 +1,12 @@
-"""Command: the configuration of Alertmanager, from the environment.
+"""Command: write the configuration of Alertmanager, from the environment.
 
     python -m monitoring.alerts.alertmanager --out artifacts/monitoring/alertmanager.yml
 
-monitoring/alerts/channels.py says which variables there are. A page goes to every channel, a
-ticket to the chat and by e-mail, the Watchdog to the dead man's switch, and what has the label
-`retrain` starts the pipeline besides. Without any variable alerts are shown in Alertmanager, and
-go nowhere.
+monitoring/alerts/channels.py lists the variables. A page goes to every channel, a ticket to the
+chat and by e-mail, the Watchdog to the dead man's switch. An alert with the label `retrain` also
+starts the pipeline. Without any variable, alerts are only visible in Alertmanager.
 
-The file has secrets: only its owner may read it, and none is printed.
+The file contains secrets: only its owner may read it, and none is printed.
 """
 
 import os
@@ -19,26 +18,27 @@ from typing import Any
 
 import yaml
 
-from monitoring.alerts.channels import Channels, read_channels
+from monitoring.alerts.channels import OWNERS, channel_names, read_settings
 from monitoring.errors import MonitoringError, command
 
 OUT = Path("artifacts/monitoring/alertmanager.yml")
-MOST_ALERTS = 50  # that the webhook of a retraining names
-LISTED = 20  # alerts that one message lists
+TELEGRAM = "https://api.telegram.org"
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+MOST_ALERTS = 50  # in the webhook of a retraining
+LISTED = 20  # alerts in one message
 HEAD = "# Made by `python -m monitoring.alerts.alertmanager`; docs/monitoring.md.\n"
 
-# A page comes soon and again; a ticket once a day. Both are grouped: ten signals of a model that
-# drift are one message.
+# A page comes soon and again, a ticket once a day. Ten signals that drift are one message.
 PAGE = {"group_wait": "10s", "group_interval": "5m", "repeat_interval": "4h"}
 TICKET = {"group_wait": "30s", "group_interval": "5m", "repeat_interval": "1d"}
-# A group is looked at once in `group_interval`, and told again at the first look after
-# `repeat_interval`: at a whole multiple a moment decides which one that is, so these are below it.
-# A retraining comes again after 25 hours: above the cool-down of `make retrain`, or every second
-# reminder would be just too early for it. A signal that joins the others starts a pipeline too,
-# after an hour at the earliest, which finds that it has to wait.
+# Alertmanager checks a group every `group_interval` and repeats it at the first check after
+# `repeat_interval`. At an exact multiple a moment decides which check that is, so these are below
+# one. A retraining repeats after 25 hours: above the cool-down of `make retrain`, or every second
+# reminder would come just too early. A signal that joins starts a pipeline after an hour at the
+# earliest, and the pipeline keeps the cool-down.
 RETRAIN = {"group_wait": "10s", "group_interval": "1h", "repeat_interval": "24h30m"}
 HEARTBEAT = {"group_wait": "0s", "group_interval": "30s", "repeat_interval": "50s"}  # a minute
-# What is computed from requests; labels of people come in without any.
+# Computed from requests; labels of people arrive without any.
 FROM_TRAFFIC = "ModelDrift|ClassVanished|ConfidenceCollapsed|DriftUnmeasured"
 
 TITLE = (
@@ -54,8 +54,8 @@ TEXT = """\
 {{ with .CommonAnnotations.description }}{{ . INERT }}
 {{ end }}\
 {{ with .CommonAnnotations.runbook_url }}runbook: DOCS{{ . INERT }}{{ end }}"""
-# What alerts quote, such as the name of a class, is no link and mentions nobody: Slack gives these
-# three characters a meaning.
+# Text in alerts, such as the name of a class, must not become a link or mention anybody: these
+# characters have a meaning in Slack.
 INERT = (
     '| reReplaceAll "&" "&amp;" | reReplaceAll "<" "&lt;" | reReplaceAll ">" "&gt;"'
     ' | reReplaceAll "@(channel|here|all|everyone)" "@ $1"'
@@ -63,87 +63,87 @@ INERT = (
 
 
 def render(environment: Mapping[str, str]) -> str:
-    """The configuration as YAML. It may hold secrets: `write` keeps others from reading it.
+    """The configuration as YAML. It may contain secrets: `write` keeps others from reading it.
 
     Raises:
-        MonitoringError: a variable can not be used.
+        MonitoringError: a variable is unusable.
     """
-    document = configuration(read_channels(environment))
-    return HEAD + yaml.safe_dump(document, sort_keys=False, width=100)
-
-
-def configuration(channels: Channels) -> dict[str, Any]:
-    """The configuration as Alertmanager reads it."""
+    settings = read_settings(environment)
+    owners = {
+        owner: settings[name]
+        for owner in OWNERS
+        if (name := f"ALERT_{owner.upper()}_SLACK_URL") in settings
+    }
+    chats = {"": settings.get("ALERT_SLACK_URL", ""), **owners}
     receivers = [
         {"name": "nobody"},
-        *(_people(severity, "", channels) for severity in ("page", "ticket")),
         *(
-            _people(severity, owner, channels)
-            for owner in channels.owners
+            _people(severity, owner, chat, settings)
+            for owner, chat in chats.items()
             for severity in ("page", "ticket")
         ),
     ]
-    if channels.deadman:
-        hook = {"url": channels.deadman, "send_resolved": False}
-        receivers.append({"name": "deadman", "webhook_configs": [hook]})
-    if channels.retrain:
-        hook = {"url": channels.retrain, "send_resolved": False, "max_alerts": MOST_ALERTS}
-        receivers.append({"name": "retrain", "webhook_configs": [hook]})
-    return {
-        "route": _route(channels),
+    hooks = {
+        "deadman": ("ALERT_DEADMAN_URL", {}),
+        "retrain": ("RETRAIN_TRIGGER_URL", {"max_alerts": MOST_ALERTS}),
+    }
+    for name, (variable, options) in hooks.items():
+        if variable in settings:
+            hook = {"url": settings[variable], "send_resolved": False, **options}
+            receivers.append({"name": name, "webhook_configs": [hook]})
+    document = {
+        "route": _route({receiver["name"] for receiver in receivers}, list(owners)),
         "inhibit_rules": _inhibitions(),
         "receivers": receivers,
     }
+    return HEAD + yaml.safe_dump(document, sort_keys=False, width=100)
 
 
-def _route(channels: Channels) -> dict[str, Any]:
-    """Which alert goes where; one without a severity is a ticket."""
+def _route(receivers: set[str], owners: list[str]) -> dict[str, Any]:
+    """The receiver of each alert; an alert without a severity is a ticket."""
+    heartbeat = "deadman" if "deadman" in receivers else "nobody"
     routes: list[dict[str, Any]] = [
-        {
-            "matchers": ['severity="none"'],
-            "receiver": "deadman" if channels.deadman else "nobody",
-            **HEARTBEAT,
-        }
+        {"matchers": ['severity="none"'], "receiver": heartbeat, **HEARTBEAT}
     ]
-    if channels.retrain:
+    if "retrain" in receivers:
         routes.append(
             {
                 "matchers": ['retrain="true"'],
                 "receiver": "retrain",
                 "group_by": ["tag"],
-                "continue": True,  # people are told as well
+                "continue": True,  # to people as well
                 **RETRAIN,
             }
         )
-    for owner in channels.owners:
-        mine = f'owner="{owner}"'
-        page = {"matchers": ['severity="page"', mine], "receiver": f"page-{owner}", **PAGE}
-        routes += [page, {"matchers": [mine], "receiver": f"ticket-{owner}"}]
+    for owner in owners:
+        owned = f'owner="{owner}"'
+        page = {"matchers": ['severity="page"', owned], "receiver": f"page-{owner}", **PAGE}
+        routes += [page, {"matchers": [owned], "receiver": f"ticket-{owner}"}]
     routes.append({"matchers": ['severity="page"'], "receiver": "page", **PAGE})
     groups = ["namespace", "owner", "alertname"]
     return {"receiver": "ticket", "group_by": groups, **TICKET, "routes": routes}
 
 
 def _inhibitions() -> list[dict[str, Any]]:
-    """Which alert makes others needless; a label that both lack is equal."""
+    """Alerts that make others needless; a label that both lack counts as equal."""
     where = ["namespace", "job"]
     return [
-        {  # the same in a hurry; of disks the same one
+        {  # the page of an alert makes its ticket needless; for disks, of the same disk
             "source_matchers": ['severity="page"'],
             "target_matchers": ['severity="ticket"'],
             "equal": ["alertname", *where, "instance", "mountpoint", "tag"],
         },
-        {  # what is not measured says nothing about the model
+        {  # without metrics nothing is known about the model
             "source_matchers": ['alertname="MetricsStale"', 'severity="page"'],
             "target_matchers": ['owner="model"'],
             "equal": [*where],
         },
-        {  # what is not asked, nothing new about its images and answers
+        {  # without requests nothing new is known about inputs and outputs
             "source_matchers": ['alertname="NoTraffic"'],
             "target_matchers": [f'alertname=~"{FROM_TRAFFIC}"'],
             "equal": [*where],
         },
-        {  # a service that is away has neither traffic nor replicas that agree
+        {  # a service that is down has neither traffic nor replicas that agree
             "source_matchers": ['alertname="MetricsStale"', 'severity="page"'],
             "target_matchers": ['owner="service"', 'severity="ticket"'],
             "equal": [*where],
@@ -151,71 +151,60 @@ def _inhibitions() -> list[dict[str, Any]]:
     ]
 
 
-def _people(severity: str, owner: str, channels: Channels) -> dict[str, Any]:
-    """The receiver of one urgency, with an owner's own chat if there is one."""
+def _people(severity: str, owner: str, chat: str, settings: Mapping[str, str]) -> dict[str, Any]:
+    """The receiver of one severity, for one owner if it has its own chat."""
+    docs = settings["EXTERNAL_URL"].rstrip("/") + "/" if "EXTERNAL_URL" in settings else ""
+    text = TEXT.replace("LISTED", str(LISTED)).replace("DOCS", docs)
+    plain = text.replace(" INERT", "")
     found: dict[str, Any] = {"name": f"{severity}-{owner}" if owner else severity}
-    if chat := channels.owners.get(owner, channels.chat):
-        found["slack_configs"] = [_chat(chat, severity, channels.docs)]
-    if channels.relay:
-        found["email_configs"] = [_email(channels)]
-    if channels.bot and severity == "page":
-        found["telegram_configs"] = [_telegram(channels)]
+    if chat:
+        bad = "danger" if severity == "page" else "warning"
+        config = {
+            "api_url": chat,
+            "send_resolved": True,
+            "color": f'{{{{ if eq .Status "firing" }}}}{bad}{{{{ else }}}}good{{{{ end }}}}',
+            "title": TITLE,
+            "text": text.replace("INERT", INERT),
+        }
+        found["slack_configs"] = [config]
+    if "ALERT_SMTP" in settings:
+        found["email_configs"] = [_email(settings, plain)]
+    if "ALERT_TELEGRAM_CHAT" in settings and severity == "page":
+        config = {
+            "bot_token": settings["ALERT_TELEGRAM_TOKEN"],
+            "chat_id": int(settings["ALERT_TELEGRAM_CHAT"]),
+            "api_url": settings.get("ALERT_TELEGRAM_API", TELEGRAM).rstrip("/"),
+            "send_resolved": True,
+            "parse_mode": "",
+            "message": f"{TITLE}\n{plain}",
+        }
+        found["telegram_configs"] = [config]
     return found
 
 
-def _text(docs: str, inert: str = "") -> str:
-    """What happened, what it means, what to read."""
-    link = f"{docs}/" if docs else ""
-    text = TEXT.replace(" INERT", f" {inert}" if inert else "")
-    return text.replace("LISTED", str(LISTED)).replace("DOCS", link)
-
-
-def _chat(url: str, severity: str, docs: str) -> dict[str, Any]:
-    bad = "danger" if severity == "page" else "warning"
-    return {
-        "api_url": url,
-        "send_resolved": True,
-        "color": f'{{{{ if eq .Status "firing" }}}}{bad}{{{{ else }}}}good{{{{ end }}}}',
-        "title": TITLE,
-        "text": _text(docs, INERT),
-    }
-
-
-def _email(channels: Channels) -> dict[str, Any]:
-    assert channels.relay is not None
-    relay = channels.relay
+def _email(settings: Mapping[str, str], text: str) -> dict[str, Any]:
+    relay = settings["ALERT_SMTP"]
     found: dict[str, Any] = {
-        "to": relay.to,
-        "from": relay.sender,
-        "smarthost": relay.smarthost,
-        "require_tls": relay.needs_tls,
+        "to": settings["ALERT_EMAIL_TO"],
+        "from": settings["ALERT_EMAIL_FROM"],
+        "smarthost": relay,
+        "require_tls": relay.rpartition(":")[0] not in LOOPBACK,
         "send_resolved": True,
         "headers": {"Subject": TITLE},
         "html": "",
-        "text": _text(channels.docs),
+        "text": text,
     }
-    if relay.user:
-        found |= {"auth_username": relay.user, "auth_password": relay.password}
+    if "ALERT_SMTP_USER" in settings:
+        found["auth_username"] = settings["ALERT_SMTP_USER"]
+        found["auth_password"] = settings["ALERT_SMTP_PASSWORD"]
     return found
-
-
-def _telegram(channels: Channels) -> dict[str, Any]:
-    assert channels.bot is not None
-    return {
-        "bot_token": channels.bot.token,
-        "chat_id": channels.bot.chat,
-        "api_url": channels.bot.api,
-        "send_resolved": True,
-        "parse_mode": "",
-        "message": f"{TITLE}\n{_text(channels.docs)}",
-    }
 
 
 def write(text: str, path: Path) -> None:
     """Write a configuration that only its owner may read, whole or not at all.
 
     Raises:
-        MonitoringError: the folder can not be written.
+        MonitoringError: the folder cannot be written.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -228,7 +217,7 @@ def write(text: str, path: Path) -> None:
     except OSError as error:
         with suppress(OSError):
             part.unlink()
-        raise MonitoringError(f"{path} can not be written: {error.strerror}") from None
+        raise MonitoringError(f"{path} cannot be written: {error.strerror}") from None
 
 
 @command
@@ -240,11 +229,10 @@ def main() -> None:
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, default=OUT, help=f"default: {OUT}")
-    chosen = parser.parse_args()
-    text = render(os.environ)
-    write(text, chosen.out)
-    said = ", ".join(read_channels(os.environ).names()) or "none, nobody is told"
-    print(f"alertmanager: {chosen.out} is written; channels: {said}")
+    path = parser.parse_args().out
+    write(render(os.environ), path)
+    names = ", ".join(channel_names(read_settings(os.environ)))
+    print(f"alertmanager: wrote {path}; alerts are sent to: {names or 'nobody'}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import httpx
 
-from monitoring.alerts.channels import read_channels
+from monitoring.alerts.channels import channel_names, read_settings
 from monitoring.errors import command
 from monitoring.local.programs import PAUSE, PROGRAMS
 from monitoring.local.stack import FOLDER, INTERVAL, Monitor, default_service, parse_address
@@ -42,7 +42,7 @@ def describe(monitor: Monitor) -> str:
             "" if is_healthy(service) else "   (does not respond yet: make demo, or make serve)"
         )
         lines.append(f"  {'service':<14} http://{service}{missing}")
-    prometheus, channels = monitor.url("prometheus"), read_channels(os.environ).names()
+    prometheus, channels = monitor.url("prometheus"), channel_names(read_settings(os.environ))
     return "\n".join(
         [
             "Watching:",

@@ -23,7 +23,8 @@ T = TypeVar("T")
 WITHIN = 90.0  # seconds; generous, the machine may be busy
 PAUSE = 0.02
 # Somebody who waits for a test is less patient than somebody who is on call.
-HURRIED = {"group_wait": "500ms", "group_interval": "1s"}
+# Long enough that a busy machine puts all alerts of a post into one group.
+HURRIED = {"group_wait": "1s", "group_interval": "1s"}
 
 
 def until(condition: Callable[[], T]) -> T:
