@@ -113,17 +113,20 @@ RUN apt-get update \
         ca-certificates git make nodejs npm openssh-client python3 python3-venv rsync \
  && if [ -n "${CML}" ]; then npm install --global "${CML}" && npm cache clean --force; fi \
  && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/*
-# `make setup` finds here what it would install, until pyproject.toml, the constraints or EXTRAS
-# change. The code is taken from the job's checkout, never from the image.
+# `make setup` finds here what it would install, until pyproject.toml, the lock or EXTRAS change.
+# The code is taken from the job's checkout, never from the image. No GPU is seen while building.
+ARG TORCH=cuda
 ENV VENV=/opt/venv \
     EXTRAS=registry,train,delivery \
+    TORCH=${TORCH} \
     PATH=/opt/venv/bin:$PATH
 WORKDIR /conveyor
-COPY Makefile README.md pyproject.toml constraints.txt ./
+COPY Makefile README.md pyproject.toml poetry.lock ./
+COPY ci/environment.py ci/environment.py
 COPY service service
 COPY src src
 RUN --mount=type=cache,target=/var/cache/pip \
-    export PIP_CACHE_DIR=/var/cache/pip \
+    export PIP_CACHE_DIR=/var/cache/pip UV_CACHE_DIR=/var/cache/pip/uv UV_LINK_MODE=copy \
  && make setup \
  && pip uninstall --yes conveyor
 ENV PYTHONPATH=src:.

@@ -6,7 +6,8 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(abspath $(VENV))/bin
+# Not $(abspath), which takes a path with a space for two.
+BIN := $(if $(filter /%,$(VENV)),,$(CURDIR)/)$(VENV)/bin
 # Stages call `python`: it has to be the one of this environment, also in `dvc repro`.
 export PATH := $(BIN):$(PATH):$(CURDIR)/tests/e2e/tools/node_modules/.bin:$(CURDIR)/.venv-checks/bin
 export DVC_NO_ANALYTICS := 1
@@ -19,10 +20,14 @@ $(foreach name,$(GIVEN),$(eval export GIVEN_$(name) := $$(value $(name))))
 
 STATE := artifacts/service
 
-# The parts of pyproject.toml to install. Jobs that only release take fewer.
+# The extras of pyproject.toml to install. Jobs that only release take fewer.
 EXTRAS ?= registry,train,delivery,dev
-# What was installed is named by what it was installed from.
-INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS); cat pyproject.toml constraints.txt) | sha256sum | cut -c1-16)
+# The build of torch: cpu (550 MB to download in all), cuda (4.5 GB), or auto, which looks for a GPU.
+TORCH ?= auto
+# uv, which pip brings along where it is missing, or pip alone, which takes several times as long.
+INSTALLER ?= uv
+# The name of this file holds what was installed.
+INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS) $(TORCH); cat pyproject.toml poetry.lock ci/environment.py) | sha256sum | cut -c1-16)
 
 .PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge test test-fast e2e lint audit format \
   models promote rollback retire lineage gitlab-setup \
@@ -37,13 +42,11 @@ help: ## list the commands
 setup: $(if $(NO_SETUP),,$(INSTALLED)) ## install everything into .venv (idempotent)
 
 $(INSTALLED):
-	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make setup PYTHON=python3.11")'
-	@echo "setup: installing into $(VENV), a minute or two the first time"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]' --constraint constraints.txt
-	@# PyDrive2 asks for a pyOpenSSL that breaks beside today's cryptography; without it, it signs itself.
-	@$(BIN)/python -m pip uninstall --quiet --yes pyopenssl
-	@rm -f $(VENV)/.installed-* && touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "error: Python 3.11, 3.12 or 3.13 is needed, this is " + sys.version.split()[0] + ": make setup PYTHON=python3.11")'
+	@test -x '$(BIN)/python' || $(PYTHON) -m venv '$(VENV)' || { rm -rf '$(VENV)'; \
+	  echo "error: no virtual environment could be made: on Debian or Ubuntu, apt-get install python3-venv"; exit 1; }
+	@'$(BIN)/python' ci/environment.py '$(EXTRAS)' --torch '$(TORCH)' --installer '$(INSTALLER)'
+	@rm -f '$(VENV)'/.installed-* && touch '$@'
 	@echo "setup: done"
 
 # What tests and benchmarks need beyond Python, from Debian: Chromium for the page, wrk and hey for
@@ -241,5 +244,5 @@ lock: ## refresh poetry.lock and constraints.txt (needs Poetry 2 with poetry-plu
 	@sed -i -E '/^(nvidia-(cu|nccl|nv)|triton|cuda-)/d' constraints.txt
 
 clean: ## delete what can be made again (data/ and DVC's cache are kept)
-	@rm -rf $(VENV) artifacts model reports/pictures reports/report.md .mypy_cache .pytest_cache
+	@rm -rf '$(VENV)' artifacts model reports/pictures reports/report.md .mypy_cache .pytest_cache
 	@find src service monitoring tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -27,7 +27,10 @@ pytestmark = containers.needed
 
 V1, V2 = "landcover@v1.0.0", "landcover@v1.1.0"
 MOST = 400 * 2**20  # bytes of the whole image
-SOURCES = ("Dockerfile", ".dockerignore", "Makefile", "README.md", "constraints.txt")
+SOURCES = (
+    *("Dockerfile", ".dockerignore", "Makefile", "README.md", "constraints.txt"),
+    *("ci/environment.py", "poetry.lock"),
+)
 FORBIDDEN = {
     *("torch", "pip", "pip3", "setuptools", "ensurepip", "wheel", "git-daemon"),
     *("gcc", "cc", "g++", "make", ".git", ".dvc", "pipeline", "delivery"),
@@ -50,6 +53,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Published:
     """A repository with the sources of the image and two versions; the first is checked out."""
     project = Published(tmp_path_factory.mktemp("image") / "project")
     for name in (*SOURCES, "pyproject.toml", "params.yaml"):
+        (project.folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, project.folder / name)
     for name in ("service", "src"):
         kept = shutil.ignore_patterns("__pycache__", "*.egg-info")

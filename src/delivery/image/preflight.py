@@ -13,7 +13,7 @@ from delivery.registry.state import model_digest
 MODEL = Path("model")
 INGREDIENTS = (
     *("Dockerfile", ".dockerignore", "Makefile", "constraints.txt", "pyproject.toml"),
-    *("README.md", "service", "src"),
+    *("README.md", "ci/environment.py", "poetry.lock", "service", "src"),
 )
 """What of a commit a build sees; the model comes from DVC."""
 _HINT = "dvc checkout model, or dvc pull model"

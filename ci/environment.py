@@ -1,0 +1,209 @@
+"""Install the packages of poetry.lock into the environment of this Python; nothing is resolved.
+
+    python ci/environment.py registry,train --torch auto
+
+`make setup` calls it. The lock says which version each extra takes on this Python and platform, so
+that the installer only downloads and unpacks. The installer is uv: the one on PATH, or else one
+that pip brings into the environment. `--installer pip` does without it and takes several times as
+long. Both look where pip's configuration points (index, extra indexes, find-links, certificate).
+
+torch is the CPU build or the CUDA build. The CPU build is taken from a place of pip's configuration
+if one has it, and from PyTorch's own index otherwise.
+"""
+
+import argparse
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+from pip._vendor.packaging.markers import Marker  # pip is in every environment that `venv` makes
+
+ROOT = Path(__file__).resolve().parent.parent
+CUDA_LIBRARIES = re.compile(r"nvidia-(cu|nccl|nv)|triton|cuda-")
+PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+# Measured on Python 3.11, x86-64; for the message alone.
+DOWNLOADS = {"none": "about 150 MB", "cpu": "about 550 MB", "cuda": "about 4.5 GB"}
+UV = "uv>=0.9,<1"
+PIP_SETTINGS = (
+    ("index-url", "UV_DEFAULT_INDEX", ""),
+    ("extra-index-url", "UV_INDEX", " "),
+    ("find-links", "UV_FIND_LINKS", ","),
+    ("trusted-host", "UV_INSECURE_HOST", " "),
+    ("cert", "SSL_CERT_FILE", " "),
+)
+
+# PyDrive2 asks for a pyOpenSSL that breaks beside today's cryptography, and signs without it.
+LEFT_OUT = ("pyopenssl",)
+
+Packages = dict[str, str]
+
+
+class SetupError(Exception):
+    """The environment cannot be installed; the message says what to do."""
+
+
+def locked(lock: Path, extras: list[str], build: str) -> Packages:
+    """Versions by name, of the core and `extras`, for this Python; for the CPU without CUDA."""
+    document = tomllib.loads(lock.read_text(encoding="utf-8"))
+    unknown = set(extras) - set(document["extras"])
+    if unknown:
+        raise SetupError(
+            f"EXTRAS: {', '.join(sorted(unknown))} is not an extra of pyproject.toml: choose of "
+            f"{', '.join(sorted(document['extras']))}"
+        )
+    return {
+        package["name"]: package["version"]
+        for package in document["package"]
+        if package["name"] not in LEFT_OUT
+        and (build == "cuda" or not CUDA_LIBRARIES.match(package["name"]))
+        and any(_holds(package.get("markers"), extra) for extra in ("", *extras))
+    }
+
+
+def _holds(marker: str | None, extra: str) -> bool:
+    return marker is None or Marker(marker).evaluate({"extra": extra})
+
+
+def choose_torch(choice: str) -> str:
+    """`cpu` or `cuda`; `auto` looks for an NVIDIA driver."""
+    if choice not in ("auto", "cpu", "cuda"):
+        raise SetupError(f"TORCH={choice}: choose cpu, cuda or auto")
+    if choice != "auto":
+        return choice
+    try:
+        found = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return "cpu"
+    return "cuda" if found.returncode == 0 and found.stdout.strip() else "cpu"
+
+
+class Installer:
+    """Puts exact versions into this environment, by uv or by pip."""
+
+    def __init__(self, name: str) -> None:
+        self.environment = dict(os.environ)
+        if name == "uv":
+            self.command = [*_uv(), "pip", "install", "--python", sys.executable]
+            self.environment |= pip_settings_for_uv()
+        elif name == "pip":
+            self.command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check"]
+            self.command += ["--no-compile"]  # Python compiles what is imported, when it is
+        else:
+            raise SetupError(f"INSTALLER={name}: choose uv or pip")
+
+    def install(self, *requirements: str, quiet: bool = False) -> bool:
+        """Whether it worked. The installer's own output shows how far it is."""
+        command = [*self.command, "--no-deps", *requirements]
+        hidden = subprocess.DEVNULL if quiet else None
+        return (
+            subprocess.run(command, env=self.environment, stdout=hidden, stderr=hidden).returncode
+            == 0
+        )
+
+
+def _uv() -> list[str]:
+    """The uv on PATH, or the one that pip installs beside this Python."""
+    own = Path(sys.executable).with_name("uv")
+    found = shutil.which("uv") or (str(own) if own.exists() else None)
+    if found:
+        return [found]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    if subprocess.run([*pip, UV]).returncode != 0:
+        raise SetupError(
+            "uv could not be downloaded: check the network, and the index in `pip config list`; "
+            "or install without uv: make setup INSTALLER=pip"
+        )
+    return [str(own)]
+
+
+def pip_settings_for_uv() -> dict[str, str]:
+    """pip's settings of where packages come from, under the names that uv reads."""
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    lines = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+    found: dict[str, list[str]] = {}
+    for line in sorted(lines):  # those of the environment, `:env:`, come first and win
+        key, _, value = line.partition("=")
+        name = key.rpartition(".")[2]
+        found.setdefault(name, str(ast.literal_eval(value)).split())
+    settings = {
+        variable: separator.join(found[name])
+        for name, variable, separator in PIP_SETTINGS
+        if name in found
+    }
+    # Like pip: the best version of all indexes, not the first index that knows the name.
+    settings["UV_INDEX_STRATEGY"] = "unsafe-best-match"
+    return {key: value for key, value in settings.items() if key not in os.environ}
+
+
+def install(installer: Installer, packages: Packages, build: str) -> None:
+    """All of `packages`, torch as `build`, and the project itself, which stays where it is."""
+    if "torch" in packages and build == "cpu" and sys.platform == "linux":
+        _install_cpu_torch(installer, packages["torch"])
+        packages = {name: version for name, version in packages.items() if name != "torch"}
+    if not installer.install(*map("=".join, _exact(packages)), "--editable", str(ROOT)):
+        raise SetupError(
+            "packages could not be installed, the lines above name them: check the network, and "
+            "the index in `pip config list`. Finished downloads are kept: run it again"
+        )
+
+
+def _exact(packages: Packages) -> Iterator[tuple[str, str]]:
+    """`===` tells torch 2.13.0 from 2.13.0+cpu, which `==` takes for the same."""
+    for name, version in packages.items():
+        yield name, f"=={version}" if name == "torch" else f"={version}"
+
+
+def _install_cpu_torch(installer: Installer, version: str) -> None:
+    requirement = f"torch=={version}+cpu"
+    print(f"setup: {requirement}, from your package sources or from PyTorch's index", flush=True)
+    if installer.install(requirement, quiet=True):
+        return
+    if not installer.install("--index-url", PYTORCH_CPU_INDEX, requirement):
+        raise SetupError(
+            f"{requirement} was found neither in the sources of `pip config list` nor at "
+            f"{PYTORCH_CPU_INDEX}: check the network; name a mirror in PIP_EXTRA_INDEX_URL or a "
+            f"folder with the wheel in PIP_FIND_LINKS; or take the CUDA build with TORCH=cuda "
+            f"({DOWNLOADS['cuda']})"
+        )
+
+
+def main() -> None:
+    """Read the arguments, say what will be downloaded, install."""
+    parser = argparse.ArgumentParser(description="install what poetry.lock names")
+    parser.add_argument("extras", help="extras of pyproject.toml, with commas")
+    parser.add_argument("--torch", default="auto", metavar="auto|cpu|cuda")
+    parser.add_argument("--installer", default="uv", metavar="uv|pip")
+    parser.add_argument("--list", action="store_true", help="print the packages, install nothing")
+    options = parser.parse_args()
+    try:
+        build = choose_torch(options.torch)
+        extras = [name for name in options.extras.split(",") if name]
+        packages = locked(ROOT / "poetry.lock", extras, build)
+        if options.list:
+            print(*(f"{name}=={version}" for name, version in packages.items()), sep="\n")
+            return
+        print(f"setup: {announce(packages, build, options.torch)}", flush=True)
+        install(Installer(options.installer), packages, build)
+    except SetupError as error:
+        sys.exit(f"error: {error}")
+
+
+def announce(packages: Packages, build: str, choice: str) -> str:
+    """How much is downloaded, and for CUDA a warning."""
+    text = f"{len(packages)} packages, {DOWNLOADS[build if 'torch' in packages else 'none']}"
+    if "torch" not in packages:
+        return f"{text} to download the first time, without torch"
+    text += f" to download the first time, with torch for {build.upper()}"
+    if build == "cuda":
+        return f"warning: {text}; TORCH=cpu takes {DOWNLOADS['cpu']}"
+    return f"{text} (no NVIDIA GPU was found)" if choice == "auto" else text
+
+
+if __name__ == "__main__":
+    main()

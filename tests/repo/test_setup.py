@@ -1,0 +1,147 @@
+"""`make setup`: which packages and which torch it takes, and how it fails."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ci.environment import (
+    PYTORCH_CPU_INDEX,
+    Installer,
+    SetupError,
+    announce,
+    choose_torch,
+    install,
+    locked,
+    pip_settings_for_uv,
+)
+from tests.conftest import ROOT
+
+LOCK = ROOT / "poetry.lock"
+CUDA = {"nvidia-nccl-cu13", "triton", "cuda-toolkit"}
+
+
+class Recorder(Installer):
+    """Records what would be installed; fails for requirements that contain one of `missing`."""
+
+    def __init__(self, *missing: str) -> None:
+        self.calls: list[tuple[str, ...]] = []
+        self.missing = missing
+
+    def install(self, *requirements: str, quiet: bool = False) -> bool:
+        self.calls.append(requirements)
+        return not any(part in " ".join(requirements) for part in self.missing)
+
+
+def test_an_extra_adds_its_packages_to_the_core() -> None:
+    core, release = locked(LOCK, [], "cpu"), locked(LOCK, ["registry", "delivery"], "cpu")
+    assert {"fastapi", "onnxruntime", "orjson"} <= set(core) < set(release)
+    assert {"dvc", "python-gitlab"} <= set(release) - set(core)
+    assert not {"torch", "pytest", "pyopenssl"} & set(release)
+
+
+def test_torch_for_the_cpu_comes_without_cuda_libraries() -> None:
+    assert CUDA.isdisjoint(locked(LOCK, ["train"], "cpu"))
+    assert set(locked(LOCK, ["train"], "cuda")) >= CUDA
+
+
+def test_cuda_libraries_stay_out_without_torch() -> None:
+    assert CUDA.isdisjoint(locked(LOCK, ["registry", "delivery"], "cuda"))
+
+
+def test_the_cpu_build_comes_from_the_own_sources_first_and_from_pytorch_second() -> None:
+    own = Recorder()
+    install(own, {"torch": "2.13.0", "numpy": "2.4.6"}, "cpu")
+    assert own.calls[0] == ("torch==2.13.0+cpu",)
+    assert own.calls[1] == ("numpy==2.4.6", "--editable", str(ROOT))
+    other = Recorder("torch")
+    with pytest.raises(SetupError):
+        install(other, {"torch": "2.13.0"}, "cpu")
+    assert other.calls[1] == ("--index-url", PYTORCH_CPU_INDEX, "torch==2.13.0+cpu")
+
+
+def test_the_cuda_build_is_not_taken_for_the_one_of_the_cpu() -> None:
+    recorder = Recorder()
+    install(recorder, {"torch": "2.13.0"}, "cuda")
+    assert recorder.calls == [("torch===2.13.0", "--editable", str(ROOT))]
+
+
+def test_a_cpu_build_that_cannot_be_found_names_the_cures() -> None:
+    with pytest.raises(SetupError, match=r"PIP_FIND_LINKS.*TORCH=cuda \(about 4.5 GB\)"):
+        install(Recorder("+cpu"), {"torch": "2.13.0"}, "cpu")
+
+
+def test_packages_that_cannot_be_downloaded_name_the_cure() -> None:
+    with pytest.raises(SetupError, match="check the network"):
+        install(Recorder("numpy"), {"numpy": "2.4.6"}, "cpu")
+
+
+def test_auto_takes_cuda_where_a_gpu_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert choose_torch("auto") == "cpu"
+    for output, build in (("GPU 0: NVIDIA H100", "cuda"), ("", "cpu")):
+        program = tmp_path / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\necho '{output}'\n", encoding="utf-8")
+        program.chmod(0o755)
+        assert choose_torch("auto") == build
+    assert choose_torch("cpu") == "cpu"
+
+
+def test_the_announcement_warns_of_the_size_of_cuda() -> None:
+    packages = {"torch": "2.13.0"}
+    assert announce(packages, "cuda", "auto").startswith("warning: ")
+    assert "about 4.5 GB" in announce(packages, "cuda", "cuda")
+    assert "no NVIDIA GPU" in announce(packages, "cpu", "auto")
+    assert "without torch" in announce({"numpy": "2.4.6"}, "cuda", "auto")
+
+
+def test_the_sources_of_pip_reach_uv(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("PIP_", "UV_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", "https://mirror.example/simple")
+    monkeypatch.setenv("PIP_FIND_LINKS", "/wheels /more wheels".replace(" wheels", "-wheels"))
+    monkeypatch.setenv("UV_FIND_LINKS", "/own")
+    settings = pip_settings_for_uv()
+    assert settings["UV_DEFAULT_INDEX"] == "https://mirror.example/simple"
+    assert "UV_FIND_LINKS" not in settings, "uv's own setting wins"
+    monkeypatch.delenv("UV_FIND_LINKS")
+    assert pip_settings_for_uv()["UV_FIND_LINKS"] == "/wheels,/more-wheels"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--torch", "gpu"], "error: TORCH=gpu: choose cpu, cuda or auto"),
+        (["trian"], "error: EXTRAS: trian is not an extra of pyproject.toml: choose of delivery"),
+        (["", "--installer", "conda"], "error: INSTALLER=conda: choose uv or pip"),
+    ],
+)
+def test_a_misspelt_choice_is_refused_with_the_right_ones(words: list[str], message: str) -> None:
+    command = [sys.executable, str(ROOT / "ci" / "environment.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith(message)
+
+
+def test_a_python_that_is_too_old_is_refused_by_name(tmp_path: Path) -> None:
+    """In a folder whose name has a space, as people have them."""
+    clone = tmp_path / "my clone"
+    clone.mkdir()
+    old = tmp_path / "python3.8"
+    version = "type('V', (tuple,), {})((3, 8, 18))"
+    old.write_text(
+        f"#!/bin/sh\nexec {sys.executable} -c "
+        f"\"import sys; sys.version_info = {version}; sys.version = '3.8.18 (main)'; $2\"\n",
+        encoding="utf-8",
+    )
+    old.chmod(0o755)
+    for name in ("Makefile", "pyproject.toml", "poetry.lock"):
+        (clone / name).write_bytes((ROOT / name).read_bytes())
+    command = ["make", "setup", f"PYTHON={old}", "NO_SETUP="]
+    done = subprocess.run(command, cwd=clone, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "error: Python 3.11, 3.12 or 3.13 is needed, this is 3.8.18" in done.stderr
+    assert "Traceback" not in done.stderr
