@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 STARTERS = (subprocess, multiprocessing)
-FIXTURES = {"_chips", "_trained", "_competition", "eurosat", "workdir"}
-"""Fixtures of the pipeline's tests, which run stages in the process of the tests."""
+FIXTURES = {"_chips", "_trained", "_competition", "eurosat", "workdir", "url"}
+"""Fixtures that run stages of the pipeline in the process of the tests, or ask for a database."""
 
 
 def is_system_test(item: pytest.Item) -> bool:
@@ -50,6 +50,8 @@ def _named(found: Any) -> Iterator[Any]:
     else:
         functions = [found] if isinstance(found, FunctionType) else []
     for function in functions:
+        # A fixture that asks for others by name says at least what it returns.
+        yield from filter(_is_ours, inspect.get_annotations(function).values())
         names = set(_names(function.__code__))
         scopes = [function.__globals__]
         for name in names & function.__globals__.keys():

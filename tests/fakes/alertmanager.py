@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 import pytest
 import yaml
+
+from tests.fakes import http
 
 T = TypeVar("T")
 WITHIN = 90.0  # seconds; generous, the machine may be busy
@@ -39,8 +40,8 @@ def until(condition: Callable[[], T]) -> T:
 class Hooks:
     """What webhooks got: path with query, and body, in order."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self) -> None:
+        self.url = ""
         self.got: list[tuple[str, Any]] = []
 
     def at(self, path: str) -> list[Any]:
@@ -48,30 +49,21 @@ class Hooks:
         return [body for where, body in list(self.got) if where == path]
 
 
+class HookHandler(http.Handler[Hooks]):
+    """Takes everything."""
+
+    def do_POST(self) -> None:
+        self.state.got.append((self.path, json.loads(self.content())))
+        answer = b'{"ok": true, "result": {"message_id": 1, "chat": {"id": 1}}}'
+        self.reply(201 if "trigger" in self.path else 200, answer)
+
+
 @contextmanager
 def hooks() -> Iterator[Hooks]:
     """A server that takes everything."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            found.got.append((self.path, json.loads(body)))
-            answer = b'{"ok": true, "result": {"message_id": 1, "chat": {"id": 1}}}'
-            self.send_response(201 if "trigger" in self.path else 200)
-            self.send_header("content-length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        found = Hooks(f"http://127.0.0.1:{server.server_port}")
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield found
-        finally:
-            server.shutdown()
+    found = Hooks()
+    with http.serving(HookHandler, found) as found.url:
+        yield found
 
 
 class Relay(socketserver.ThreadingTCPServer):

@@ -12,8 +12,9 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.fakes import http
 
 PREFIX = "/api/v1/namespaces/ml/configmaps"
 REASONS = {401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 415: "UnsupportedMediaType"}
@@ -105,19 +106,12 @@ def merged(document: Any, patch: Any) -> Any:
     return found
 
 
-class Server(ThreadingHTTPServer):
-    request_queue_size = 64
-    api: FakeKubernetes
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"  # keeps connections open, as the API does
-    disable_nagle_algorithm = True
-    server: Server
+class Handler(http.Handler[FakeKubernetes]):
+    """Checks credentials, then lets the state answer."""
 
     def handle_any(self) -> None:
-        api = self.server.api
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        api = self.state
+        body = self.content()
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         api.requests.append((self.command, token))
         if api.hanging.is_set():
@@ -141,34 +135,13 @@ class Handler(BaseHTTPRequestHandler):
     def reply_document(self, code: int, document: Document) -> None:
         self.reply(code, json.dumps(document).encode())
 
-    def reply(self, code: int, body: bytes) -> None:
-        try:
-            self.send_response(code)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-        except ConnectionError:
-            self.close_connection = True  # the client did not wait for it
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
 
 @contextmanager
 def serving(context: ssl.SSLContext | None = None) -> Iterator[FakeKubernetes]:
     """Run the fake in a thread, with TLS if a context is given."""
     api = FakeKubernetes()
-    with Server(("127.0.0.1", 0), Handler) as server:
-        server.api = api
-        if context:
-            server.socket = context.wrap_socket(server.socket, server_side=True)
-        api.url = f"http{'s' if context else ''}://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
+    with http.serving(Handler, api, context) as api.url:
         try:
             yield api
         finally:
             api.released.set()
-            server.shutdown()
-            thread.join()

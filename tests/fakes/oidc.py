@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import jwt
@@ -15,6 +14,7 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from service.auth.roles import Role
 from service.auth.tokens import TokenVerifier
+from tests.fakes import http
 
 ISSUER = "https://gitlab.example.org"
 AUDIENCE = "conveyor"
@@ -82,43 +82,24 @@ class Issuer:
         )
 
 
-class Handler(BaseHTTPRequestHandler):
-    server: "Server"
+class Handler(http.Handler[Issuer]):
+    """Answers every GET with the JWKS."""
 
     def do_GET(self) -> None:
-        issuer = self.server.issuer
+        issuer = self.state
         issuer.fetches += 1
         if issuer.hanging.is_set():
             issuer.released.wait(60)
-        status, body = issuer.answer or (200, issuer.document())
-        try:
-            self.send_response(status)
-            self.send_header("Location", "/elsewhere")
-            self.end_headers()
-            self.wfile.write(body)
-        except ConnectionError:
-            pass  # the client did not wait for it
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
-class Server(ThreadingHTTPServer):
-    issuer: Issuer
+        self.reply(*(issuer.answer or (200, issuer.document())), headers={"Location": "/elsewhere"})
 
 
 @contextmanager
 def issuing() -> Iterator[Issuer]:
     """Serve the JWKS on loopback."""
     issuer = Issuer()
-    with Server(("127.0.0.1", 0), Handler) as server:
-        server.issuer = issuer
-        issuer.url = f"http://127.0.0.1:{server.server_port}/oauth/discovery/keys"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
+    with http.serving(Handler, issuer) as url:
+        issuer.url = f"{url}/oauth/discovery/keys"
         try:
             yield issuer
         finally:
             issuer.released.set()
-            server.shutdown()
-            thread.join()

@@ -19,35 +19,27 @@ validation of most values. What it accepts, GitLab may still refuse.
 
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email import message_from_bytes
 from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
+from tests.fakes import http
 from tests.fakes.gitlab.routes import answer
 from tests.fakes.gitlab.state import NUMBER, PATH, Document, FakeGitLab, Refusal, Request
 
 __all__ = ["NUMBER", "PATH", "FakeGitLab", "serving"]
 
 
-class Server(ThreadingHTTPServer):
-    request_queue_size = 64
-    api: FakeGitLab
-
-
-class HTTPHandler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: Server
+class HTTPHandler(http.Handler[FakeGitLab]):
+    """Reads a request, and writes what the routes answer."""
 
     def handle_any(self) -> None:
-        api = self.server.api
+        api = self.state
         address = urlsplit(self.path)
-        body, files = self.content()
+        body, files = self.form()
         query = dict(parse_qsl(address.query, keep_blank_values=True))
         bearer = self.headers.get("Authorization", "").removeprefix("Bearer ")
         token = self.headers.get("PRIVATE-TOKEN", bearer)
@@ -70,8 +62,8 @@ class HTTPHandler(BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
 
-    def content(self) -> tuple[Document, dict[str, tuple[str, bytes]]]:
-        raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+    def form(self) -> tuple[Document, dict[str, tuple[str, bytes]]]:
+        raw = self.content()
         kind = self.headers.get("Content-Type", "")
         if kind.startswith("multipart/form-data"):
             head = f"Content-Type: {kind}\r\n\r\n".encode()
@@ -86,7 +78,7 @@ class HTTPHandler(BaseHTTPRequestHandler):
     def web(self, path: str) -> None:
         """Serve uploaded files, as the browser of a reader asks for them."""
         link = path.removeprefix(f"/{PATH}").removeprefix(f"/-/project/{NUMBER}")
-        found = self.server.api.uploads.get(link)
+        found = self.state.uploads.get(link)
         self.reply(200 if found else 404, found or b"not found", "application/octet-stream")
 
     def page(self, rows: list[Any], query: dict[str, str]) -> None:
@@ -98,32 +90,10 @@ class HTTPHandler(BaseHTTPRequestHandler):
         more: dict[str, Any] = {"X-Next-Page": number + 1 if number < pages else ""}
         if number < pages:
             following = urlencode(query | {"page": number + 1, "per_page": size})
-            address = f"{self.server.api.url}{urlsplit(self.path).path}?{following}"
+            address = f"{self.state.url}{urlsplit(self.path).path}?{following}"
             more["Link"] = f'<{address}>; rel="next"'
         shown_rows = rows[(number - 1) * size : number * size]
         self.reply(200, json.dumps(shown_rows).encode(), headers=headers | more)
-
-    def reply(
-        self,
-        status: int,
-        body: bytes,
-        kind: str = "application/json",
-        headers: dict[str, Any] | None = None,
-    ) -> None:
-        try:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            if status != 204:
-                self.send_header("Content-Length", str(len(body)))
-            for name, value in (headers or {}).items():
-                self.send_header(name, str(value))
-            self.end_headers()
-            self.wfile.write(body)
-        except ConnectionError:
-            self.close_connection = True  # the client did not wait for it
-
-    def log_message(self, *arguments: object) -> None:
-        pass
 
 
 def uploaded(part: Message) -> tuple[str, tuple[str, bytes]]:
@@ -138,13 +108,5 @@ def uploaded(part: Message) -> tuple[str, tuple[str, bytes]]:
 def serving(**state: Any) -> Iterator[FakeGitLab]:
     """Run the fake in a thread."""
     api = FakeGitLab(**state)
-    with Server(("127.0.0.1", 0), HTTPHandler) as server:
-        server.api = api
-        api.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield api
-        finally:
-            server.shutdown()
-            thread.join()
+    with http.serving(HTTPHandler, api) as api.url:
+        yield api

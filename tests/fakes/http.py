@@ -1,0 +1,80 @@
+"""What all stand-ins that speak HTTP have in common: a server in a thread on loopback."""
+
+import ssl
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Generic, TypeVar
+
+State = TypeVar("State")
+
+
+class Server(ThreadingHTTPServer, Generic[State]):
+    """A server with the state of the stand-in, which tests look into and disturb."""
+
+    request_queue_size = 64
+
+    def __init__(self, handler: type["Handler[State]"], state: State) -> None:
+        self.state = state
+        super().__init__(("127.0.0.1", 0), handler)
+
+
+class Handler(BaseHTTPRequestHandler, Generic[State]):
+    """Answers requests; a stand-in adds do_GET and the others."""
+
+    protocol_version = "HTTP/1.1"  # keeps connections open, as the originals do
+    disable_nagle_algorithm = True
+    server: Server[State]
+
+    @property
+    def state(self) -> State:
+        """The state of the stand-in."""
+        return self.server.state
+
+    def content(self) -> bytes:
+        """The body of the request."""
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def reply(
+        self,
+        status: int,
+        body: bytes = b"",
+        kind: str = "application/json",
+        headers: Mapping[str, object] | None = None,
+    ) -> None:
+        """Answer; a client that did not wait for it is no error."""
+        try:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            if status != 204:
+                self.send_header("Content-Length", str(len(body)))
+            for name, value in (headers or {}).items():
+                self.send_header(name, str(value))
+            self.end_headers()
+            self.wfile.write(body)
+        except ConnectionError:
+            self.close_connection = True
+
+    def log_message(self, *arguments: Any) -> None:
+        """Write nothing on standard error."""
+
+
+@contextmanager
+def serving(
+    handler: type[Handler[State]], state: State, context: ssl.SSLContext | None = None
+) -> Iterator[str]:
+    """Run a stand-in in a thread until the block ends, with TLS if a context is given.
+
+    Gives its address.
+    """
+    with Server(handler, state) as server:
+        if context:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield f"http{'s' if context else ''}://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
