@@ -102,7 +102,7 @@ SERVING = Section(
             width=12,
         ),
         Panel(
-            "What is wanted, by replica",
+            "Desired model, by replica",
             "Replicas that do not serve the desired model; ReplicasDisagree fires if it lasts.",
             "statetimeline",
             "short",
@@ -114,7 +114,7 @@ SERVING = Section(
             ),
             width=12,
             thresholds=(Threshold(1, "red"),),
-            texts=("as wanted", "another"),
+            texts=("desired", "another"),
         ),
     ),
 )

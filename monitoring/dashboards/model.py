@@ -68,7 +68,7 @@ NOW = Section(
             Query(largest("model_feedback_answers", OF, "tag"), "{{tag}}"),
         ),
         stat(
-            "Serves what is wanted",
+            "Serves the desired model",
             "Whether all replicas serve the desired model.",
             "short",
             Query(f"{largest('model_wanted_mismatch', NAMESPACE)} > bool 0", "now"),

@@ -195,6 +195,23 @@ CASES = [
         (Fire("ticket", "0.8% of the predictions are answered with 5xx"),),
         interval="5m",
     ),
+    Case(
+        "PredictionsFailing",
+        "8 % fail for an hour after six good ones: only the fastest windows page",
+        answers("0+100x360 36092+92x60", "0x360 8+8x60"),
+        "7h",
+        (
+            Fire("page", "8% of the predictions are answered with 5xx"),
+            Fire("ticket", "1.143% of the predictions are answered with 5xx"),
+        ),
+    ),
+    Case(
+        "PredictionsFailing",
+        "7 % fail for an hour after six good ones: a ticket alone",
+        answers("0+100x360 36093+93x60", "0x360 7+7x60"),
+        "7h",
+        (Fire("ticket", "1% of the predictions are answered with 5xx"),),
+    ),
     Case("PredictionsFailing", "0.4 % fail", answers("0+996x300", "0+4x300"), "2h"),
     Case("PredictionsFailing", "all of 90 an hour fail", answers("0x60", "0+1.5x60"), "1h"),
     Case(

@@ -75,7 +75,7 @@ def test_a_release_and_its_rollback_are_marked(tmp_path: Path) -> None:
     evaluate(tmp_path, ROLLED_BACK, RELEASES.expr, marks)
 
 
-def test_what_was_replaced_is_not_shown_as_serving(tmp_path: Path) -> None:
+def test_a_replaced_model_is_not_shown_as_serving(tmp_path: Path) -> None:
     [query] = panel("Model", "What served when").queries
     serves = {
         when: {f'{{instance="a", tag="{tag}"}}': 2.0}
@@ -84,8 +84,8 @@ def test_what_was_replaced_is_not_shown_as_serving(tmp_path: Path) -> None:
     evaluate(tmp_path, ROLLED_BACK, query.expr, serves)
 
 
-@pytest.mark.parametrize("title", ["Serves what is wanted", "What is wanted, by replica"])
-def test_how_many_workers_disagree_is_said_in_the_words_of_the_panel(
+@pytest.mark.parametrize("title", ["Serves the desired model", "Desired model, by replica"])
+def test_panels_of_the_desired_model_show_whether_not_how_many_workers_disagree(
     title: str, tmp_path: Path
 ) -> None:
     found = panel("Model", title)
@@ -96,7 +96,7 @@ def test_how_many_workers_disagree_is_said_in_the_words_of_the_panel(
     assert len(found.texts) == 2
 
 
-def test_the_busiest_routes_are_shown_all_along_also_when_the_service_is_gone(
+def test_the_busiest_routes_stay_the_same_lines_also_after_the_service_went_down(
     tmp_path: Path,
 ) -> None:
     series = {
@@ -110,12 +110,12 @@ def test_the_busiest_routes_are_shown_all_along_also_when_the_service_is_gone(
 
 
 @pytest.mark.parametrize("title", ["Requests by route", "Latency by route, 90 %"])
-def test_lines_of_routes_have_a_colour_each(title: str) -> None:
+def test_panels_of_routes_choose_eight_at_the_end_of_the_time_range(title: str) -> None:
     [query] = panel("Service", title).queries
     assert "topk(8, " in query.expr and "@ end()" in query.expr
 
 
-def test_a_choice_of_machines_hides_no_gpu(tmp_path: Path) -> None:
+def test_selecting_a_machine_hides_no_gpu(tmp_path: Path) -> None:
     """Its exporter has another port or another name than the one that has the machine's name."""
     series = {'DCGM_FI_DEV_GPU_UTIL{instance="10.0.0.7:9400",gpu="0"}': "50x9"}
     [query] = panel("System", "GPU use").queries
