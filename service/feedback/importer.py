@@ -1,16 +1,13 @@
-"""Brings the predictions of a replica from its spool into the database, and keeps that in bounds.
+"""Imports a replica's predictions from the journal into the database, and deletes old ones.
 
-Every worker closes its own file each second. One of them, the one that holds a lock for as long as
-it lives, imports what is closed, also by workers that have died; deletes what is too old or too
-much; and looks how good the model is. A database that is away is asked again, more and more
-rarely, and predictions wait for it in the spool. A file that can not be read stays where it is, and
-is tried again now and then.
+Every worker closes its journal file each second. One worker, the leader, holds a lock for as long
+as it lives: it imports all closed files, also those of dead workers, deletes what retention no
+longer keeps, and publishes live accuracy. While the database is unavailable, predictions stay in
+the journal and the leader retries at growing intervals. An unreadable file stays where it is and is
+retried every minute.
 
-What is deleted is gone for good, and a clock can be wrong. Nothing tells a year that has gone by
-from one that the clock has made up, but the second is soon set right. So a time that is days after
-the last one that was believed is doubted for some hours, in which age is counted by that last one;
-what a service that was off for months has to forget goes these hours later. The first that is
-believed is the time of the newest prediction there is.
+Each run deletes only a small share of the expired predictions (`retention.py`): if the clock is
+wrong, there is time to set it right.
 """
 
 import asyncio
@@ -31,21 +28,23 @@ from service.feedback.recorder import JournalRecorder
 from service.feedback.service import FeedbackService
 
 TICK = 1.0  # seconds
-LOOK = 5.0  # seconds between two looks how good the model is
+PUBLISH = 5.0  # seconds between two publications of live accuracy
 PRUNE = 60.0  # seconds between two deletions
-ASIDE = 60.0  # seconds between two tries to read a file that can not be read
-LEAP = timedelta(days=2)  # a day that is so much later than the one before is doubted
-DOUBTS = 360  # deletions until it is believed: 6 hours
+UNREADABLE_RETRY = 60.0  # seconds between two tries to read an unreadable file
 LONGEST_PAUSE = 15.0  # seconds between two tries
-PATIENCE = 5.0  # seconds that the end of a worker may take for its last predictions
+PATIENCE = 5.0  # seconds that a worker may take at its end to import its last predictions
 LOCK = "keeper.lock"
-OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # that say nothing about the file
+PROCESS_ERRORS = (
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+)  # errors that say nothing about the file
 
 log = logging.getLogger("service.feedback.importer")
 
 
 class RetentionLimits(NamedTuple):
-    """How much is kept."""
+    """Limits of what is kept."""
 
     days: int
     rows: int
@@ -53,7 +52,7 @@ class RetentionLimits(NamedTuple):
 
 
 class FeedbackImporter:
-    """One a worker."""
+    """Imports, prunes and publishes; one per worker, of which one leads."""
 
     def __init__(
         self,
@@ -74,13 +73,12 @@ class FeedbackImporter:
         self._pool = ThreadPoolExecutor(1, "keeper")
         self._lock: int | None = None
         self._failures = 0
-        self._retry_at = self._look_at = self._prune_at = 0.0
-        self._aside: dict[Path, float] = {}  # files that can not be read, and when to try again
-        self._believed: datetime | None = None
-        self._doubts = 0
+        self._retry_at = self._publish_at = self._prune_at = 0.0
+        self._unreadable: dict[Path, float] = {}  # unreadable files, and when to retry
+        self._behind = False  # retention: more has expired than one run deletes
 
     async def run(self) -> None:
-        """Keep until cancelled."""
+        """Import once a second, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(TICK)
@@ -88,29 +86,33 @@ class FeedbackImporter:
             try:
                 self._journal.rotate()
                 await loop.run_in_executor(self._pool, self.turn)
-            except Exception:  # a bug must not end the keeping, and shows in the log
+            except Exception:  # a bug must not end the import; the log shows it
                 log.exception("could not keep")
 
     async def close(self) -> None:
-        """Import what is left, as far as that is quick; the rest stays for the next start."""
+        """Import what is left within PATIENCE; the rest stays for the next start.
+
+        Threads that still wait for a silent database are not waited for.
+        """
         loop = asyncio.get_running_loop()
         self._journal.rotate(force=True)
         with suppress(TimeoutError, ServiceError, OSError):
             async with asyncio.timeout(PATIENCE):
                 while self._journal.pending():
-                    await loop.run_in_executor(self._pool, self._last_turn)
+                    await loop.run_in_executor(self._pool, self._import_remaining)
                     await asyncio.sleep(0.02)
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._feedback.close()
         if self._lock is not None:
             os.close(self._lock)
 
     def turn(self) -> None:
-        """Do what is due; in a thread."""
-        self._measure()  # first: the database may not answer for a while
+        """Do the work that is due; runs in a thread."""
+        self._measure_journal()  # first: the database may not respond for a while
         now = time.monotonic()
-        if self._lead() and now >= self._retry_at:
+        if self._is_leader() and now >= self._retry_at:
             try:
-                self._keep(now)
+                self._import_prune_publish(now)
             except (ServiceError, OSError) as error:
                 self._failures += 1
                 pause = min(LONGEST_PAUSE, 2.0 ** min(self._failures, 8) / 2)
@@ -119,44 +121,42 @@ class FeedbackImporter:
             else:
                 self._failures = 0
         self._accuracy_file.refresh()
-        self._measure()
+        self._measure_journal()
 
-    def _measure(self) -> None:
-        with suppress(OSError):  # the recorder meets it too, and says so
+    def _measure_journal(self) -> None:
+        with suppress(OSError):  # the recorder gets the same error and logs it
             self._journal.measure()
             self._accuracy_file.journal_bytes = self._journal.used
 
-    def _last_turn(self) -> None:
-        if self._lead():
-            self._import()
+    def _import_remaining(self) -> None:
+        if self._is_leader():
+            self._import_files()
 
-    def _lead(self) -> bool:
-        """Whether this worker is the one; the lock goes with its process."""
+    def _is_leader(self) -> bool:
+        """Whether this worker leads; the lock is released when its process ends."""
         if self._lock is None:
             path = self._journal.folder / LOCK
-            with suppress(OSError):  # the disk is full or read-only: the recorder says so
+            with suppress(OSError):  # the disk is full or read-only: the recorder logs it
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch(0o600)
                 self._lock = take(path)
         return self._lock is not None
 
-    def _keep(self, now: float) -> None:
-        if self._believed is None and self._feedback.has_database():
-            self._believed = self._feedback.retention().newest() or _now()
-        self._import()
+    def _import_prune_publish(self, now: float) -> None:
+        self._import_files()
         if not self._feedback.has_database():
             return
         if now >= self._prune_at:
             self._prune()
             self._prune_at = time.monotonic() + PRUNE
-        if now >= self._look_at:
-            self._look()
-            self._look_at = time.monotonic() + LOOK
+        if now >= self._publish_at:
+            self._publish_accuracy()
+            self._publish_at = time.monotonic() + PUBLISH
 
-    def _import(self) -> None:
+    def _import_files(self) -> None:
         images = False
         for path in files(self._journal.folder):
-            if time.monotonic() < self._aside.get(path, 0.0):
+            if time.monotonic() < self._unreadable.get(path, 0.0):
                 continue
             try:
                 if (descriptor := take(path)) is not None:
@@ -167,30 +167,30 @@ class FeedbackImporter:
             except OSError as error:
                 self._set_aside(path, error)
             else:
-                self._aside.pop(path, None)
+                self._unreadable.pop(path, None)
         if images:
             self._feedback.retention().prune_images(self._bounds.image_bytes)
 
     def _set_aside(self, path: Path, error: OSError) -> None:
-        """Go on with the other files; what it holds counts as lost, once."""
-        if isinstance(error, FileNotFoundError):  # another keeper was quicker
+        """Retry the file later and count it once as damaged; the other files are imported."""
+        if isinstance(error, FileNotFoundError):  # another leader was quicker
             return
-        if error.errno in OURS:
+        if error.errno in PROCESS_ERRORS:
             raise error
-        if path not in self._aside:
+        if path not in self._unreadable:
             log.error("can not read predictions", extra={"file": path.name, "detail": str(error)})
             self._counts.unrecorded("damaged")
-        self._aside[path] = time.monotonic() + ASIDE
+        self._unreadable[path] = time.monotonic() + UNREADABLE_RETRY
 
     def _import_file(self, path: Path) -> bool:
-        """Import one closed file, then delete it; whether it held images."""
+        """Import one closed file and delete it; returns whether it held images."""
         found, damaged = read(path.read_bytes())
         if found:
             try:
                 self._feedback.store().save(found)
             except ServiceError:
                 raise
-            except Exception:  # it would fail each time, and what comes after would wait for ever
+            except Exception:  # it would fail every time and block the files after it
                 log.exception("the database refuses predictions", extra={"file": path.name})
                 self._counts.unrecorded("refused", len(found))
                 refuse(path)
@@ -201,26 +201,17 @@ class FeedbackImporter:
         return any(seen.chip for seen in found)
 
     def _prune(self) -> None:
-        before = self._today() - timedelta(days=self._bounds.days)
-        self._feedback.retention().prune(before, self._bounds.rows, self._bounds.image_bytes)
+        before = _now() - timedelta(days=self._bounds.days)
+        left = self._feedback.retention().prune(before, self._bounds.rows, self._bounds.image_bytes)
+        if left and not self._behind:
+            log.warning(
+                "predictions expire faster than they are deleted: check the clock",
+                extra={"left": left, "older_than": str(before)},
+            )
+        self._behind = left > 0
         forget_refused(self._journal.folder, before.timestamp())
 
-    def _today(self) -> datetime:
-        """The time from which age is counted: what the clock says, unless that is doubted."""
-        now = _now()
-        believed = self._believed
-        if believed is not None and now > believed + LEAP and self._doubts < DOUBTS:
-            self._doubts += 1
-            if self._doubts == 1:
-                log.warning(
-                    "the clock is days after what was last believed: nothing is deleted by it yet",
-                    extra={"believed": str(believed), "clock": str(now)},
-                )
-            return believed
-        self._believed, self._doubts = now, 0
-        return now
-
-    def _look(self) -> None:
+    def _publish_accuracy(self) -> None:
         since = _now() - timedelta(days=WINDOW_DAYS)
         cells, floors = self._feedback.store().cells(since)
         kept = self._feedback.retention().kept()

@@ -1,14 +1,17 @@
-"""What of the predictions, answers and images is kept, and for how long."""
+"""Retention: deletes old predictions with their labels and images, and what exceeds the limits."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, delete, exists, func, select
 
 from service.feedback.database import Database
-from service.feedback.tables import MICROSECONDS, Kind, feedback, images, micro, predictions
+from service.feedback.tables import Kind, feedback, images, micro, predictions
 
 AT_ONCE = 2000  # rows that one transaction deletes, so that others need not wait long
+# Of all predictions, deleted by age in one run: a wrong clock must not empty the store at once.
+EXPIRED_SHARE = 0.01
+EXPIRED_LEAST = 10
 
 
 class Kept(NamedTuple):
@@ -35,22 +38,25 @@ class Retention:
                 size += int(total)
         return Kept(counts, size)
 
-    def newest(self) -> datetime | None:
-        """When the newest prediction was made, by the clock of then; None when there is none."""
-        with self._database.read() as connection:
-            found = connection.scalar(select(func.max(predictions.c.predicted_at)))
-        return None if found is None else datetime.fromtimestamp(found / MICROSECONDS, UTC)
+    def prune(self, before: datetime, rows: int, image_bytes: int) -> int:
+        """Delete some predictions made before a time, then what exceeds the limits.
 
-    def prune(self, before: datetime, rows: int, image_bytes: int) -> None:
-        """Delete what is older, then what is more than so many rows and bytes of images."""
-        self._delete(predictions.c.predicted_at < micro(before), None)
+        Returns:
+            how many predictions made before that time are left for the next runs.
+        """
+        old = predictions.c.predicted_at < micro(before)
         with self._database.read() as connection:
-            excess = (connection.scalar(select(func.count()).select_from(predictions)) or 0) - rows
+            total = connection.scalar(select(func.count()).select_from(predictions)) or 0
+            expired = connection.scalar(select(func.count()).where(old)) or 0
+        most = max(EXPIRED_LEAST, int(EXPIRED_SHARE * total))
+        deleted = self._delete(old, min(expired, most))
+        excess = total - deleted - rows
         answered = exists().where(feedback.c.number == predictions.c.number)
         for condition in (~answered, answered):
             if excess > 0:
                 excess -= self._delete(condition, excess)
         self.prune_images(image_bytes)
+        return max(0, expired - deleted)
 
     def prune_images(self, most: int) -> None:
         """Delete images until they have at most so many bytes: see Kind; the oldest first."""
@@ -68,11 +74,11 @@ class Retention:
                     return
                 connection.execute(delete(images).where(images.c.number.in_(chosen)))
 
-    def _delete(self, condition: ColumnElement[bool], most: int | None) -> int:
-        """Delete predictions, the oldest first, at most so many; how many it were."""
+    def _delete(self, condition: ColumnElement[bool], most: int) -> int:
+        """Delete at most so many predictions, the oldest first; returns how many it deleted."""
         deleted = 0
-        while most is None or deleted < most:
-            limit = AT_ONCE if most is None else min(AT_ONCE, most - deleted)
+        while deleted < most:
+            limit = min(AT_ONCE, most - deleted)
             some = select(predictions.c.number).where(condition)
             some = some.order_by(predictions.c.number).limit(limit)
             with self._database.write() as connection:
