@@ -4,7 +4,6 @@ docs/service.md lists them in one table; a test holds the table to this file.
 """
 
 import difflib
-import ipaddress
 import os
 import re
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.tags import LOCAL, match_tag
+from service.auth.addresses import is_loopback
 from service.auth.roles import Role
 
 PREFIX = "SERVICE_"
@@ -184,16 +184,6 @@ class Settings(BaseSettings):
             return self.open_roles
         loopback = frozenset({Role.PREDICT, Role.VIEW, Role.LABEL})
         return loopback if is_loopback(self.host) else frozenset()
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def read_settings(**overrides: Any) -> Settings:

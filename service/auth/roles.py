@@ -1,4 +1,4 @@
-"""Who may do what: one table of roles, API keys and tokens, everything else denied."""
+"""Authorization: one table of roles per route, API keys and tokens; everything else is denied."""
 
 import hashlib
 import hmac
@@ -6,9 +6,7 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from ipaddress import ip_address
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from service.errors import Forbidden, Unauthorized
 
@@ -59,11 +57,11 @@ UNKNOWN = "The credentials are not known here. Check the key, or ask the operato
 
 
 def role_of(method: str, template: str) -> Role | None:
-    """Answer the role that a route needs, None for an open one. Raises Forbidden if unlisted."""
+    """Return the role that a route needs, None for an open one. Raises Forbidden if unlisted."""
     route = ("GET" if method == "HEAD" else method, template)
     if route not in ROLES:
         raise Forbidden(
-            f"{method} {template} has no entry in the table of roles, so nobody may call it. "
+            f"{method} {template} has no entry in the table of roles, so it is denied. "
             "Use a route of GET /docs."
         )
     return ROLES[route]
@@ -75,29 +73,11 @@ def new_key() -> tuple[str, str]:
     return key, hashlib.sha256(key.encode()).hexdigest()
 
 
-def is_loopback(url: str) -> bool:
-    """Tell whether the host of a URL is this machine, by its name alone."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def check_url(field: str, url: str) -> None:
-    """Raise ValueError for a URL over which secrets or keys would travel in the clear."""
-    parts = urlsplit(url)
-    if not parts.hostname or not (
-        parts.scheme == "https" or parts.scheme == "http" and is_loopback(url)
-    ):
-        raise ValueError(f"{field}: {url!r} is not encrypted: use https:// (or http on loopback)")
-
-
 class Tokens(Protocol):
-    """What answers for a JWT: `service.auth.tokens.TokenVerifier`."""
+    """Verifies JWTs: `service.auth.tokens.TokenVerifier`."""
 
     async def verify(self, token: str) -> frozenset[Role]:
-        """Answer the roles of a token. Raises Unauthorized, Forbidden, Unavailable."""
+        """Return the roles of a token. Raises Unauthorized, Forbidden, Unavailable."""
 
 
 class Guard:
@@ -111,7 +91,7 @@ class Guard:
     ) -> None:
         """Take SHA-256 (hex) of each key -> its roles, the roles that need no credentials, JWTs.
 
-        Raises ValueError for a hash that is none (without its value: it may be a key), and for
+        Raises ValueError for an invalid hash (without its value: it may be a key), and for
         `deploy` among the open roles.
         """
         for digest in keys:
@@ -121,20 +101,20 @@ class Guard:
                     "`printf %s KEY | sha256sum` prints them"
                 )
         if Role.DEPLOY in open_roles:
-            raise ValueError("open_roles: `deploy` can not be open to everybody: remove it")
+            raise ValueError("open_roles: `deploy` cannot be open to everybody: remove it")
         self._keys = dict(keys)
         self._open: frozenset[Role | None] = frozenset({None, *open_roles})
         self._tokens = tokens
 
     def is_open(self, role: Role | None) -> bool:
-        """Tell whether a route with this role needs no credentials."""
+        """Return whether a route with this role needs no credentials."""
         return role in self._open
 
     async def check(self, role: Role, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Pass a request whose credentials carry `role`; `headers` are those of ASGI.
 
-        Raises Unauthorized without good credentials, Forbidden when they lack the role,
-        Unavailable when the issuer of a token can not be asked.
+        Raises Unauthorized without valid credentials, Forbidden when they lack the role,
+        Unavailable when the issuer of a token cannot be reached.
         """
         if role not in await self._roles(*_credentials(headers)):
             raise Forbidden(
@@ -152,7 +132,7 @@ class Guard:
 
     def _key_roles(self, secret: bytes) -> frozenset[Role] | None:
         # Plain SHA-256 is enough for 256 random bits. Every hash is compared, in constant time,
-        # so that the time tells neither how near a guess was nor which key it was.
+        # so that the time reveals neither how near a guess was nor which key it was.
         presented = hashlib.sha256(secret).hexdigest()
         found = None
         for digest, roles in self._keys.items():
@@ -173,5 +153,5 @@ def _credentials(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, bool]:
     if name == b"x-api-key":
         return value, False
     scheme, _, secret = value.partition(b" ")
-    # Another scheme goes on as the empty secret, which no key has, and is refused like any other.
+    # Another scheme counts as the empty secret, which no key has.
     return (secret.strip() if scheme.lower() == b"bearer" else b""), True

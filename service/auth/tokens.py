@@ -1,4 +1,4 @@
-"""Tokens (JWT) of an issuer such as GitLab: a pipeline deploys without a stored key."""
+"""Verifies tokens (JWT) of an issuer such as GitLab, so that a pipeline deploys without a key."""
 
 import asyncio
 import functools
@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import jwt
 
-from service.auth.roles import Role, check_url, is_loopback
+from service.auth.addresses import check_url, is_loopback_url
+from service.auth.roles import Role
 from service.errors import Forbidden, Unauthorized, Unavailable
 
 log = logging.getLogger(__name__)
@@ -27,9 +28,9 @@ ASYMMETRIC = frozenset(
 )
 REQUIRED = ("exp", "iat", "iss", "aud")
 
-INVALID = "The token is malformed, or nobody signed it who is trusted here. Request a new one."
+INVALID = "The token is malformed, or its signature is not trusted here. Request a new one."
 TOO_LONG = f"The token is longer than {MAX_BYTES // 1024} KiB. Request one with fewer claims."
-# Given only after the signature was found good: nobody else learns anything from them.
+# Given only once the signature is valid: others learn nothing from them.
 REASONS: tuple[tuple[type[jwt.PyJWTError], str], ...] = (
     (jwt.ExpiredSignatureError, "The token has expired. Request a new one."),
     (jwt.ImmatureSignatureError, "The token is not valid yet. Compare the clocks, or wait."),
@@ -37,7 +38,7 @@ REASONS: tuple[tuple[type[jwt.PyJWTError], str], ...] = (
     (jwt.InvalidIssuerError, "The token is from another issuer. Correct its `iss`."),
 )
 NO_KEYS = (
-    "The issuer of tokens does not give its public keys, so no token can be checked. Try again in "
+    "The issuer's public keys cannot be fetched, so no token can be checked. Try again in "
     f"{RETRY_SECONDS} seconds, or use an API key."
 )
 
@@ -79,10 +80,10 @@ class TokenVerifier:
         self._keys = KeySet(jwks_url, algorithms, clock)
 
     async def verify(self, token: str) -> frozenset[Role]:
-        """Answer the roles of a token.
+        """Return the roles of a token.
 
-        Raises Unauthorized for a token that is not good, Forbidden for a good one whose claims are
-        not the required ones, Unavailable when the keys of the issuer can not be had.
+        Raises Unauthorized for an invalid token, Forbidden for a valid one without the required
+        claims, Unavailable when the issuer's keys cannot be fetched.
         """
         if len(token) > MAX_BYTES:
             raise Unauthorized(TOO_LONG)
@@ -141,11 +142,11 @@ class KeySet:
         self._fetched = -float("inf")
         self._tried = -float("inf")
         self._lock = asyncio.Lock()
-        self._proxies = not is_loopback(url)
+        self._proxies = not is_loopback_url(url)
         self._context = _ssl_context()
 
     async def find(self, key_id: str) -> jwt.PyJWK:
-        """Answer a key. Raises Unauthorized for an unknown one, Unavailable if none were had."""
+        """Return a key. Raises Unauthorized for an unknown one, Unavailable if there are none."""
         if self._is_due(key_id):
             async with self._lock:
                 if self._is_due(key_id):
@@ -162,13 +163,13 @@ class KeySet:
         return wanted and now - self._tried >= RETRY_SECONDS
 
     async def _refresh(self) -> None:
-        """Fetch the keys; when that fails, the ones at hand go on serving."""
+        """Fetch the keys; when that fails, the present ones stay in use."""
         try:
             document = await self._fetch()
             self._keys = _usable(document, self._algorithms)
             self._fetched = self._clock()
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:
-            log.warning("The keys of the issuer can not be had: %s", str(error) or repr(error))
+            log.warning("The issuer's keys cannot be fetched: %s", str(error) or repr(error))
         finally:
             self._tried = self._clock()
 
@@ -197,7 +198,7 @@ def _usable(document: object, algorithms: Collection[str]) -> dict[str, jwt.PyJW
         if key is not None and key.key_id and key.algorithm_name in algorithms:
             keys[key.key_id] = key
     if not keys:
-        raise ValueError("it gave no key that can be used")
+        raise ValueError("it has no usable key")
     return keys
 
 

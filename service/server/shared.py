@@ -1,4 +1,4 @@
-"""What the workers tell the parent that hands connections to them, in memory that they share."""
+"""Shared memory between the supervisor and its workers."""
 
 import mmap
 
@@ -6,10 +6,10 @@ NUMBER = 8  # bytes
 
 
 class WorkerTable:
-    """Two numbers a worker, by its slot. Each has one writer at a time: no lock is needed."""
+    """Two numbers per worker, by its slot. Each has one writer at a time, so it needs no lock."""
 
     def __init__(self, workers: int) -> None:
-        """Make them before the workers are forked; all are 0."""
+        """Allocate the table, all zeros; call it before the workers are forked."""
         size = max(2 * workers * NUMBER, mmap.PAGESIZE)
         numbers = memoryview(mmap.mmap(-1, size)).cast("q")
         self.ended = numbers[:workers]
@@ -17,6 +17,6 @@ class WorkerTable:
         self.ready = numbers[workers : 2 * workers]
         """1 once the worker has a model."""
 
-    def clear(self, slot: int) -> None:
-        """Begin again, for a new worker in the same slot."""
+    def reset_worker(self, slot: int) -> None:
+        """Reset the numbers of a slot for its next worker."""
         self.ended[slot] = self.ready[slot] = 0

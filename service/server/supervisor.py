@@ -1,10 +1,10 @@
-"""The processes: one accepts connections, the others answer, one a core.
+"""Pre-fork supervisor: one process accepts connections, one worker per core serves them.
 
-The parent hands each new connection to the worker with the fewest open ones, of those that have a
-model. Left to the kernel, whichever worker wakes first takes them all, and a core idles
-(docs/benchmarks.md). It also starts a worker again that has died, and ends everything in order: not
-ready, wait, stop listening, finish what is in flight, exit. A worker whose parent is gone ends too:
-its channel is closed.
+The supervisor dispatches each new connection to the worker with the fewest open ones, among those
+that have a model. If the kernel chose, the worker that wakes first would take all and a core would
+idle (docs/benchmarks.md). The supervisor restarts dead workers and stops in order: not ready,
+drain, stop listening, finish the requests in flight, exit. When the supervisor dies, its channels
+close and the workers end.
 """
 
 import errno
@@ -34,19 +34,19 @@ log = logging.getLogger("service.server.supervisor")
 
 @dataclass
 class WorkerProcess:
-    """One worker process as its parent sees it."""
+    """One worker process as the supervisor sees it."""
 
     slot: int
     pid: int
     channel: socket.socket
     started: float
     dispatched: int = 0
-    """Connections it was given; it counts those that have ended in `WorkerTable.ended`."""
+    """Connections dispatched to it; it counts those that have ended in `WorkerTable.ended`."""
 
 
 @dataclass
 class Supervisor:
-    """Accepts, hands over, watches."""
+    """Accepts connections, dispatches them, restarts workers."""
 
     settings: Settings
     listener: socket.socket
@@ -58,7 +58,7 @@ class Supervisor:
     stopping: bool = False
 
     def run(self) -> None:
-        """Serve until a signal says stop."""
+        """Serve until SIGTERM or SIGINT."""
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -119,7 +119,7 @@ class Supervisor:
 
     def _fork(self, slot: int) -> None:
         ours, theirs = socket.socketpair()
-        self.table.clear(slot)
+        self.table.reset_worker(slot)
         sys.stdout.flush()
         pid = os.fork()
         if pid == 0:
@@ -168,7 +168,7 @@ class Supervisor:
         self.stopping = True
 
     def _drain(self, selector: selectors.BaseSelector, wake_read: int) -> None:
-        """Not ready, and still listening: balancers need a moment to notice."""
+        """Report not ready and keep listening: balancers need a moment to notice."""
         log.info("stopping", extra={"drain": self.settings.drain})
         for child in self.workers_by_slot.values():
             os.kill(child.pid, signal.SIGTERM)
@@ -179,7 +179,7 @@ class Supervisor:
         self.listener.close()
 
     def _end_workers(self) -> None:
-        """Close the channels, which tells the workers to finish; kill what does not."""
+        """Close the channels, so that the workers finish; kill those that do not."""
         for child in self.workers_by_slot.values():
             child.channel.close()
         deadline = time.monotonic() + GRACE
@@ -196,12 +196,12 @@ def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; the exit code.
 
     Raises:
-        UnsafeSettings: it can not start like this.
+        UnsafeSettings: the service cannot start with these settings.
     """
     configure(settings.log_level)
     _check_state_folder(settings)
     with _listen(settings) as listener, multiprocess_dir(settings.workers) as metrics_dir:
-        # Before prometheus_client is imported: it decides then where values live.
+        # Before the import of prometheus_client, which decides then where values are stored.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_dir.path)
         import service.server.worker  # noqa: F401  once here, shared by all workers after the fork
 
@@ -228,7 +228,7 @@ def _listen(settings: Settings) -> socket.socket:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise UnsafeSettings(
-            f"can not listen on {settings.host}:{settings.port}: {reason}; stop what listens "
+            f"cannot listen on {settings.host}:{settings.port}: {reason}; stop what listens "
             "there, or choose another SERVICE_PORT"
         ) from None
     listener.setblocking(False)
@@ -243,7 +243,7 @@ def _check_state_folder(settings: Settings) -> None:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise UnsafeSettings(
-            f"SERVICE_STATE: {settings.state} can not be written: {reason}; name a folder that "
+            f"SERVICE_STATE: {settings.state} cannot be written: {reason}; name a folder that "
             "this user may write"
         ) from None
     first = not (settings.state / "served.json").exists() and not settings.configmap

@@ -1,4 +1,8 @@
-"""One worker: uvicorn's HTTP protocol on connections that the parent hands over."""
+"""One worker: uvicorn's HTTP protocol on connections that the supervisor dispatches.
+
+It overrides inner points of uvicorn: pyproject.toml pins the minor version, and
+tests/service/server/test_connections.py is what an upgrade has to pass.
+"""
 
 import asyncio
 import json
@@ -88,12 +92,12 @@ class UpgradeIgnoringParser(HttpRequestParser):
     """
 
     def __init__(self, connection: "Connection") -> None:
-        """Tell `connection` what comes."""
+        """Parse for `connection`."""
         super().__init__(connection)
         self._connection = connection
 
     def feed_data(self, data: Any) -> None:
-        """Parse on; an offer is taken out, and the request read again without it."""
+        """Parse data; a request that offers another protocol is parsed again without the offer."""
         try:
             super().feed_data(data)
         except HttpParserUpgrade as stopped:
@@ -164,8 +168,8 @@ class Connection(HttpToolsProtocol):
         self.parser.feed_data(b"\r\n".join([*lines, b"", b""]) + rest)
 
     def _complete(self, corked: CorkedTransport) -> None:
-        """Let nothing wait, then go on with the next request."""
-        corked.flush()  # of this response: the next request may be here already, with its own
+        """Flush this response, then go on with the next request."""
+        corked.flush()  # the next request may be here already, with its own transport
         if self.cycle.response_complete and not self._in_headers:
             self._start_deadline()  # the rest of a body that was refused; nobody reads it
         self.on_response_complete()
@@ -175,7 +179,7 @@ class Connection(HttpToolsProtocol):
         if self._offers_upgrade:
             return
         self._in_headers = True
-        self._header_bytes = -self._fed
+        self._header_bytes = -self._fed  # data_received adds what belonged to this request
         self._cancel_deadline()
         super().on_message_complete()
         if self.cycle.response_complete:  # a refused body has ended: nothing else waits for a time
@@ -184,14 +188,14 @@ class Connection(HttpToolsProtocol):
             )
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the parent that there is room."""
+        """Count the connection as ended, for the supervisor."""
         self._cancel_deadline()
         self.table.ended[self.slot] += 1
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP in the form of every other refusal."""
-        detail = "the request is no valid HTTP/1.1: check its headers and its length"
+        """Refuse malformed HTTP with a problem document, as every other refusal."""
+        detail = "the request is not valid HTTP/1.1: check its headers and its length"
         body = json.dumps(problem(400, detail, "about:blank")).encode()
         head = "HTTP/1.1 400 Bad Request\r\ncontent-type: %s\r\ncontent-length: %d\r\n"
         head += "connection: close\r\n\r\n"
@@ -276,7 +280,7 @@ class Worker(uvicorn.Server):
 
 
 def run_worker(settings: Settings, channel: socket.socket, table: WorkerTable, slot: int) -> None:
-    """Answer the connections of a channel until it is closed."""
+    """Serve the connections of a channel until it is closed."""
     use_slot(slot)
     container = Container()
     container.settings.override(settings)

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import httpx
 from pydantic import BaseModel, Field, ValidationError
 
-from service.auth.roles import check_url
+from service.auth.addresses import check_url
 from service.errors import Conflict, Unavailable
 from service.swap.desired import CHANGED, Wanted, parse_wanted, require_next
 

@@ -1,13 +1,12 @@
-"""Numbers in files that all workers of a service map: each writes its own, any reads all.
+"""Counters in memory-mapped files: each worker writes its own file, any worker reads all of them.
 
-    <key>.json      what the numbers of a model stand for; the same for all workers
-    <key>-<n>.tally totals since the start, then slices of time, of one worker
+    <key>.json      layout: the model and labels that the numbers stand for; one for all workers
+    <key>-<n>.tally the numbers of one worker: totals since the start, then slices of time
 
-All numbers are 8 bytes and aligned, so that a reader sees a number before or after a change, never
-half of it; totals only grow. A file belongs to the process that has it locked. The kernel opens the
-lock when that process dies, however it does, and the next worker goes on counting in the same file:
-nothing is lost, nothing falls, and workers that die and come back leave no heap of files. What is
-locked is never removed: a process would go on counting into a file that nobody finds.
+All numbers are 8 aligned bytes, so a reader never sees half of a change; totals only grow. A file
+belongs to the process that has it locked. When that process dies, the kernel releases the lock and
+the next worker continues in the same file: no count is lost, and files do not pile up. A locked
+file is never deleted: its owner would keep writing to an unlinked inode.
 """
 
 import fcntl
@@ -38,7 +37,7 @@ Fields = list[tuple[str, str, int | tuple[int, ...]]]
 
 
 class CounterLayout(NamedTuple):
-    """What the numbers of a model stand for. The queue has a tally too, with neither."""
+    """Which model and labels the numbers stand for. The queue counts under an empty layout."""
 
     tag: str
     sha256: str
@@ -89,14 +88,14 @@ class CounterLayout(NamedTuple):
 
 
 QUEUE = CounterLayout("", "")
-"""Waiting is not a matter of a model."""
+"""Layout of the queue's counters, which belong to no model."""
 
 
 class SharedCounters:
-    """The file that this process writes."""
+    """The counter file that this process writes."""
 
     def __init__(self, folder: Path, names: CounterLayout) -> None:
-        """Take a file that nobody has, or make one.
+        """Map a file that no process has locked, or a new one.
 
         Raises:
             OSError: there is no room for it.
@@ -112,11 +111,11 @@ class SharedCounters:
 
     @property
     def described(self) -> bool:
-        """Whether a reader can know what the numbers stand for, and so finds them."""
+        """Whether the layout is written, so that readers find the numbers."""
         return self._description.exists()
 
     def describe(self) -> None:
-        """Say what the numbers stand for, in one step; from now on they are the latest.
+        """Write the layout atomically; from now on it is the latest.
 
         Raises:
             OSError: there is no room for it.
@@ -124,10 +123,10 @@ class SharedCounters:
         _write_description(self._description, self.names)
 
     def slice(self, number: int) -> Record:
-        """Give the record of a slice of time, an empty one when it has just begun."""
+        """Return the record of a slice of time, emptied when the slice has just begun."""
         record = self._slices[number % RECORDS : number % RECORDS + 1]
         if record["number"][0, 0] != number:
-            record["number"] = 0  # nobody's, while it is made empty
+            record["number"] = 0  # no slice, while it is emptied
             record["low"], record["high"] = np.inf, -np.inf
             record["not_finite"] = record["bins"] = 0
             record["number"] = number

@@ -1,7 +1,7 @@
-"""Prometheus instruments of requests and swaps; what the model saw and said is observations.py.
+"""Prometheus instruments of requests and swaps; those of the model are in observations.py.
 
 With several workers the values live in files that all of them map (prometheus_client's
-multiprocess mode, folder.py), and any worker answers `/metrics` for all (collector.py).
+multiprocess mode, multiprocess.py), and any worker serves `/metrics` for all (exposition.py).
 """
 
 from typing import Any, NamedTuple
@@ -28,11 +28,11 @@ ROUTE_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)  # these for eve
 
 
 def use_slot(slot: int) -> None:
-    """Count in the files of a slot, which have their room and the counts of workers before.
+    """Count in the allocated files of a slot, on top of the counts of its earlier workers.
 
-    To be called once in a worker, after the fork and before its instruments are made. By the
-    process's id, which prometheus_client would take, every worker began files of its own, and every
-    added number asked the system for the id again.
+    Call it once in a worker, after the fork and before its instruments are created. By default
+    prometheus_client names files by process id: every new worker would begin new files, and every
+    increment would query the id.
     """
     values.ValueClass = MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
 

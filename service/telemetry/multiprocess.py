@@ -1,9 +1,9 @@
-"""The folder that the workers of a service count in: its room, its lock, what killed ones left.
+"""The multiprocess directory of prometheus_client: allocation, lock, leftovers of killed services.
 
-prometheus_client makes its files when they are needed, and sparse: once the disk is full, the first
-number on a new page ends the process with SIGBUS. So the parent makes them before it forks, each
-with all of its room, for every slot. A worker counts in those of its slot (metrics.py), and the
-next one there goes on in them: nothing falls, and workers that die leave no heap of files.
+prometheus_client creates its files on demand and sparse: once the disk is full, the first number on
+a new page kills the process with SIGBUS. So the supervisor allocates all files of every slot before
+it forks. A worker counts in the files of its slot (metrics.py) and its successor continues in them:
+counters never fall, and dead workers leave no files behind.
 """
 
 import fcntl
@@ -34,14 +34,14 @@ log = logging.getLogger("service.telemetry.multiprocess")
 
 
 class MultiprocessDir:
-    """Files of the workers, by slot."""
+    """The files of the workers, by slot."""
 
     def __init__(self, path: Path) -> None:
-        """Take a folder that exists."""
+        """Use an existing folder."""
         self.path = path
 
     def allocate(self, workers: int) -> None:
-        """Make the files of all workers; none has to grow later, when the disk may be full.
+        """Allocate the files of all workers; none has to grow later, when the disk may be full.
 
         Raises:
             OSError: there is no room for them.
@@ -55,12 +55,12 @@ class MultiprocessDir:
                     os.close(handle)
 
     def reset_gauges(self, slot: int) -> None:
-        """Take back what a worker said of itself that is dead; what it counted stays.
+        """Reset the gauges of a dead worker; its counters stay.
 
-        In place: a file that is made anew may find no room.
+        In place: a new file may find the disk full.
         """
         for kind in GAUGES:
-            with suppress(OSError):  # somebody has removed it; that must not end the parent
+            with suppress(OSError):  # somebody has removed it; that must not end the supervisor
                 handle = os.open(self._file(kind, slot), os.O_WRONLY)
                 try:
                     os.pwrite(handle, bytes(HEADER), 0)
@@ -73,9 +73,9 @@ class MultiprocessDir:
 
 @contextmanager
 def multiprocess_dir(workers: int) -> Iterator[MultiprocessDir]:
-    """Have a folder with room for so many workers, and nobody else's; it is removed at the end.
+    """Create a locked folder with room for so many workers, and remove it at the end.
 
-    The lock is held by the parent and, after the fork, by its workers: a folder is in use until the
+    The supervisor and, after the fork, its workers hold the lock: the folder is in use until the
     last of them has ended, however that happens.
 
     Raises:
@@ -98,7 +98,7 @@ def _create(workers: int) -> tuple[MultiprocessDir, int]:
         folder = MultiprocessDir(Path(tempfile.mkdtemp(prefix=PREFIX, dir=place)))
         lock = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            with suppress(OSError):  # some network disks have none; nobody can sweep there either
+            with suppress(OSError):  # some network disks have no locks; leftovers stay there
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             folder.allocate(workers)
         except OSError:
@@ -115,7 +115,7 @@ def _create(workers: int) -> tuple[MultiprocessDir, int]:
 
 
 def _remove_leftovers(place: Path) -> None:
-    """Remove what services left that were killed: a restart can find the same temporary disk."""
+    """Remove the folders of killed services: a restart can find the same temporary disk."""
     for path in place.glob(f"{PREFIX}*"):
         with suppress(OSError):  # in use, another user's, or another service removes it just now
             _remove_leftover(path)

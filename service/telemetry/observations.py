@@ -1,8 +1,15 @@
-"""What the model saw and said: noted by a request in a fraction of a microsecond, counted later.
+"""Observations of predictions: buffered per request, aggregated once a second.
 
-A request appends to a list, and that is all. Once a second, before each scrape and when the list is
-long, all of it is counted at once into a file that every worker can read (tally.py). A worker that
-is killed loses what it noted in its last second, and nothing that was ever shown.
+A request extends a flat list with five values, in a fraction of a microsecond:
+
+    buffer  [best, probabilities, statistics, inference, queue,  best, probabilities, ...]
+             `---------------- prediction 0 -----------------'  `-- prediction 1 --- ...
+             buffer[0::5] are the classes, buffer[3::5] the seconds of inference
+
+The list is flat because a thousand tuples that live on would make the garbage collector walk (and
+so unshare) all memory that workers share since the fork. `flush` aggregates the whole buffer at
+once, once a second, before each scrape and when it is long, into a file that every worker can read
+(counters.py). A killed worker loses the observations of its last second, and none ever shown.
 """
 
 import asyncio
@@ -37,15 +44,15 @@ from service.telemetry.counters import (
     read_window,
 )
 
-BUFFERED = 512  # predictions whose notes wait; counting them takes about a millisecond
-FIELDS = 5  # of a note
+BUFFERED = 512  # predictions in the buffer; aggregating them takes about a millisecond
+FIELDS = 5  # per prediction
 PAUSE = 1.0  # seconds between two counts
 
 log = logging.getLogger("service.telemetry.observations")
 
 
 class Observations:
-    """The notes of this worker, and the sums over all of them."""
+    """Buffers the predictions of this worker; reads the sums over all workers."""
 
     def __init__(
         self, serving: Serving, window: float, clock: Callable[[], float] = time.monotonic
@@ -54,18 +61,16 @@ class Observations:
         self.seconds = window
         self._serving = serving
         self._clock = clock
-        # Flat, `FIELDS` a prediction: a thousand tuples that live on would have the garbage
-        # collector go through all of the process's memory, which is shared until then.
         self._buffer: list[Any] = []
-        self._model: Model | None = None  # that all notes are of
+        self._model: Model | None = None  # of everything in the buffer
         self._accumulators: dict[Model, _Accumulator] = {}
-        self._latest: Model | None = None  # whom this worker described as the latest
+        self._latest: Model | None = None  # that this worker marked as the latest
         self._queue: SharedCounters | None = None
         self._folder: Path | None = None
         self._failing = False
 
     def add(self, model: Model, best: int, answer: Answer, inference: float, queue: float) -> None:
-        """Note that `model` gave class `best` to one chip.
+        """Buffer one prediction: `model` gave class `best` to one chip.
 
         Args:
             model: the model that answered.
@@ -78,32 +83,32 @@ class Observations:
             if self._buffer:
                 self.flush()
             self._model = model
-        notes = self._buffer
-        notes.extend((best, answer.probabilities, answer.statistics, inference, queue))
-        if len(notes) >= BUFFERED * FIELDS:
+        buffer = self._buffer
+        buffer.extend((best, answer.probabilities, answer.statistics, inference, queue))
+        if len(buffer) >= BUFFERED * FIELDS:
             self.flush()
 
     async def run(self) -> None:
-        """Count once a second until cancelled."""
+        """Flush once a second until cancelled."""
         while True:
             await asyncio.sleep(PAUSE)
             self.flush()
 
     def flush(self) -> None:
-        """Count what was noted. To be called where requests are answered: on the event loop.
+        """Aggregate the buffer. Call it on the event loop, where requests are served.
 
-        Nothing is raised: a prediction is right also when it can not be counted.
+        It never raises: a prediction is right even if it cannot be counted.
         """
-        notes, self._buffer = self._buffer, []
+        buffer, self._buffer = self._buffer, []
         model, self._model = self._model, None
         current = self._serving.current
         try:
             if current is not None:
                 self._mark_latest(current)
-            if model is not None and notes:
-                self._count(model, notes)
+            if model is not None and buffer:
+                self._count(model, buffer)
             self._failing = False
-        except Exception as error:  # a full disk, or a bug; said once, not every second
+        except Exception as error:  # a full disk, or a bug; logged once, not every second
             if not self._failing:
                 known = isinstance(error, OSError)
                 extra = {"detail": str(error)}
@@ -124,9 +129,9 @@ class Observations:
         """What all workers saw of a model within the window, by `drift.signals`."""
         return read_window(self._directory(), layout_of(model), self._slice_number())
 
-    def _count(self, model: Model, notes: list[Any]) -> None:
+    def _count(self, model: Model, buffer: list[Any]) -> None:
         best, probabilities, statistics, inference, queue = (
-            notes[field::FIELDS] for field in range(FIELDS)
+            buffer[field::FIELDS] for field in range(FIELDS)
         )
         answers = Answer(np.concatenate(probabilities), np.concatenate(statistics))
         self._accumulator(model).count(
@@ -137,7 +142,7 @@ class Observations:
         _add_to_histogram(self._queue.totals["queue"], SECONDS, np.array(queue))
 
     def _mark_latest(self, model: Model) -> None:
-        """Have the model that serves described as the latest: after a rollback it is so again.
+        """Mark the serving model as the latest, also after a rollback.
 
         Its classes are shown from the beginning, as zeros.
         """
@@ -169,7 +174,7 @@ class Observations:
 
 
 class _Accumulator:
-    """The file of one model in this worker, and how to count into it."""
+    """Aggregates predictions of one model into this worker's counter file."""
 
     def __init__(self, folder: Path, model: Model) -> None:
         self.counters = SharedCounters(folder, layout_of(model))

@@ -8,7 +8,8 @@ from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
 from service.auth.roles import Role, new_key
-from service.settings import Settings, UnsafeSettings, is_loopback, read_settings
+from service.auth.addresses import is_loopback
+from service.settings import Settings, UnsafeSettings, read_settings
 from tests.conftest import ROOT
 
 DOCUMENT = ROOT / "docs" / "service.md"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from service.auth import roles as access
-from service.auth.roles import ROLES, Guard, Role, check_url, new_key, role_of
+from service.auth.roles import ROLES, Guard, Role, new_key, role_of
 from service.errors import Forbidden, ServiceError, Unauthorized, Unavailable
 from tests.fakes.oidc import Issuer, issuing, token
 
@@ -329,11 +329,3 @@ def test_what_is_no_hash_of_a_key_is_refused_and_not_repeated(digest: str) -> No
     with pytest.raises(ValueError, match="^keys: ") as caught:
         Guard({digest: frozenset({Role.VIEW})}, frozenset(), None)
     assert not digest or digest not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "url", ["http://example.org", "https://", "http://", "//example.org", "", "http://127.0.0.1@x"]
-)
-def test_a_url_that_is_not_encrypted_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="^field: "):
-        check_url("field", url)

@@ -150,7 +150,7 @@ def test_what_hinders_a_start_is_said_in_a_sentence(bundle: Path, tmp_path: Path
         port = server.url.rsplit(":", 1)[1]
         second = spawn(bundle, tmp_path / "second", port=port)
         assert second.process.wait(60) == 1
-        assert "error: can not listen on 127.0.0.1" in second.log.read_text(encoding="utf-8")
+        assert "error: cannot listen on 127.0.0.1" in second.log.read_text(encoding="utf-8")
     missing = spawn(tmp_path / "nothing", tmp_path / "third")
     assert missing.process.wait(60) == 1
     assert "dvc pull" in missing.log.read_text(encoding="utf-8")
