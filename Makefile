@@ -129,10 +129,11 @@ test-fast: setup ## run the tests that start no program and train nothing, in a 
 e2e: setup ## run the whole story: merge request, report, merge, release, rollout
 	@pytest --numprocesses 2 --dist loadfile --durations 15 tests/e2e
 
-lint: setup ## check format, style and types
+lint: setup ## check format, style, types, spelling, and who imports whom
 	@black --check --quiet . || (echo "error: not formatted: make format"; exit 1)
 	@flake8
 	@mypy
+	@lint-imports --no-cache
 
 audit: $(CHECKS) ## look for known holes in what is installed, and lint the Dockerfile
 	@.venv-checks/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
