@@ -48,6 +48,17 @@ def test_every_parameter_that_a_page_sets_exists(page: Path) -> None:
         assert re.search(rf"(?m)^  {key.split('.')[1]}:", params), key
 
 
+def test_each_errand_ends_in_at_most_four_files_that_exist() -> None:
+    page = text(ROOT / "docs" / "architecture.md")
+    section = page.split("## Where do I look when")[1].split("\n## ")[0]
+    rows = re.findall(r"(?m)^\| [^|`]+ \| (`.+) \|$", section)
+    assert len(rows) == 6
+    for row in rows:
+        files = re.findall(r"`([^`]+)`", row)
+        assert len(files) <= 4
+        assert [name for name in files if not (ROOT / name).is_file()] == []
+
+
 def test_help_lists_every_target() -> None:
     output = run("make", "help", cwd=ROOT).stdout
     for target in TARGETS - {"help"}:
