@@ -1,10 +1,10 @@
-"""Command: the report of a merge request as its one comment, renewed by each pipeline.
+"""Command: post the report of a merge request as its one comment, updated by each pipeline.
 
     python -m delivery.comment --against origin/main
     python -m delivery.comment --against origin/main --dry-run     write it, post nothing
 
-Writes reports/comment.md and gives it to CML, which uploads the pictures to GitLab. A training that
-failed is reported too: the end of its log, and what to do.
+Writes reports/comment.md and passes it to CML, which uploads the pictures to GitLab. A failed
+training is reported too: the end of its log, and what to do.
 """
 
 import os
@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from delivery.errors import GitError, ToolError, command
-from delivery.experiment.__main__ import LOG, RECORD, Experiment
+from delivery.experiment.experiment import LOG, RECORD, Experiment
 from delivery.git import Repository
 
 REPORT = Path("reports/report.md")  # `python -m pipeline.report` writes it, with its pictures
@@ -113,10 +113,10 @@ def _behind(repository: Repository, against: str) -> int:
 def _minutes(experiment: Experiment) -> str:
     used = f"Used: {experiment.seconds / 60:.1f}."
     if not experiment.trained:
-        return f"{used} Nothing was trained: the model of this data, code and parameters was there."
+        return f"{used} Nothing was trained: this data, code and parameters have a model."
     if not experiment.estimate:
-        return f"{used} It is the first experiment here, so there was no estimate."
-    return f"{used} Estimated: {experiment.estimate / 60:.1f}, by the last experiment's epochs."
+        return f"{used} This is the first experiment, so there was no estimate."
+    return f"{used} Estimated: {experiment.estimate / 60:.1f}, from the last experiment's epochs."
 
 
 def _job() -> str:
@@ -124,15 +124,17 @@ def _job() -> str:
 
 
 def post() -> None:
-    """Renew the comment of this merge request through CML.
+    """Update the comment of this merge request through CML.
 
     Raises:
-        ToolError: CML is missing, or GitLab refused.
+        ToolError: CML is not installed, or GitLab refused.
     """
     if shutil.which("cml") is None:
-        raise ToolError("cml is missing: npm install --global @dvcorg/cml@0.20.6, or --dry-run")
+        raise ToolError(
+            "cml is not installed: npm install --global @dvcorg/cml@0.20.6, or --dry-run"
+        )
     if number := os.environ.get("CI_MERGE_REQUEST_IID", ""):
-        # CML looks for its comment among the 20 newest notes, and would write a second one.
+        # CML searches the 20 newest notes only, and would write a second comment.
         from delivery.gitlab.client import GitLab
 
         GitLab.from_environment().drop_buried_comment(int(number), f"CML watermark {TITLE}")

@@ -1,14 +1,14 @@
-"""Command: release a version to a stage, by the rules of the registry.
+"""Command: release a version to a stage, according to the registry's policy.
 
     python -m delivery.deploy staging --version landcover@v1.2.0     roll out, then assign
     python -m delivery.deploy --tag landcover#production#4           roll out what a tag assigns
 
-The first is what main's pipeline does: the stage's tag is made only when the stage serves the
-version and has passed the smoke test, and it starts no pipeline. The second is what the pipeline of
-a tag does that a person has pushed: promotion and rollback are tags. A stage never goes back to an
-older version unless such a tag says so, so that a pipeline that finishes late is refused.
+Main's pipeline runs the first: the stage's tag is created only after the stage serves the version
+and has passed the smoke test, and it starts no pipeline. The pipeline of a tag that a person pushed
+runs the second: promotion and rollback are tags. A stage goes back to an older version only by such
+a tag, so that a pipeline that finishes late is refused.
 
-Environment: what delivery.rollout and delivery.image read, and <STAGE>_URL, such as STAGING_URL.
+Environment: that of delivery.rollout and delivery.image, and <STAGE>_URL, such as STAGING_URL.
 """
 
 import os
@@ -20,24 +20,23 @@ from typing import NamedTuple
 from contracts.tags import STAGES, Version
 from delivery.dvc import dvc
 from delivery.errors import DeliveryError, RegistryError, RolloutError, command
-from delivery.image.__main__ import find
+from delivery.image.image import find
 from delivery.notify import notify
 from delivery.registry.registry import Registry, open_registry
-from delivery.rollout.__main__ import bring
-from delivery.rollout.controller import Wish
-from delivery.smoke import LIMIT, expectation
+from delivery.rollout.controller import RolloutRequest, roll_out
+from delivery.rollout.smoke_test import LIMIT, expectation
 from delivery.tags import parse_version
 
 BUNDLES = Path("artifacts/bundles")
 
 
 class Release(NamedTuple):
-    """What is to be where."""
+    """A version for a stage."""
 
     version: Version
     stage: str
     tag: str
-    """The assignment that asks for it; empty when it is made afterwards."""
+    """The assignment that requests it; empty if the assignment is created afterwards."""
 
 
 @command
@@ -50,48 +49,48 @@ def main() -> None:
     )
     parser.add_argument("stage", nargs="?", choices=STAGES)
     parser.add_argument("--version", help="the version to release")
-    parser.add_argument("--tag", help="the assignment to follow, instead of stage and version")
+    parser.add_argument("--tag", help="the assignment to roll out, instead of stage and version")
     options = parser.parse_args()
     registry = open_registry()
     registry.sync()
     release = _release(registry, options)
-    wish = _wish(release)
+    request = _request(release)
     try:
-        outcome = bring(wish, os.environ.get("KUBE_CONTEXT", ""))
+        outcome = roll_out(request, os.environ.get("KUBE_CONTEXT", ""))
     except DeliveryError as error:
-        said = f"{release.version.tag} does not serve {release.stage}: {error}"
+        failure = f"{release.version.tag} does not serve {release.stage}: {error}"
         if release.tag:
-            registry.withdraw(release.tag, said)
-        _tell(registry, "rolled-back", said)
+            registry.withdraw(release.tag, failure)
+        _notify(registry, "rolled-back", failure)
         raise
     tag = release.tag or registry.assign(release.version, release.stage, ci_skip=True)
     print(f"deploy: {release.stage} serves {release.version.tag} ({outcome.result}, {tag})")
-    _tell(registry, "released", f"{release.stage} serves {release.version.tag}")
+    _notify(registry, "released", f"{release.stage} serves {release.version.tag}")
 
 
 def _release(registry: Registry, options: Namespace) -> Release:
-    """What is asked for, when the rules allow it.
+    """The requested release, if the policy allows it.
 
     Raises:
-        DeliveryError: they do not, or it is not there.
+        DeliveryError: the policy forbids it, or the version does not exist.
     """
     if options.tag:
-        move = registry.wanted(options.tag)
+        move = registry.requested(options.tag)
         return Release(move.version, move.stage, move.tag)
     if not options.stage or not options.version:
-        raise RegistryError("say which version goes where: STAGE --version, or --tag")
+        raise RegistryError("stage and version are missing: give STAGE --version, or --tag")
     version = parse_version(options.version, registry.name)
     if not registry.state().serves(options.stage, version):
         registry.check(version, options.stage)
     return Release(version, options.stage, "")
 
 
-def _wish(release: Release) -> Wish:
+def _request(release: Release) -> RolloutRequest:
     variable = f"{release.stage.upper()}_URL"
     if not (url := os.environ.get(variable) or os.environ.get("SERVICE_URL", "")):
-        raise RolloutError(f"{variable} is not set: say where {release.stage} is served")
+        raise RolloutError(f"{variable} is not set: set it to the address of {release.stage}")
     image, bundle = find(release.version), _bundle(release.version)
-    return Wish(
+    return RolloutRequest(
         stage=release.stage,
         version=release.version,
         image=image.reference,
@@ -105,18 +104,18 @@ def _wish(release: Release) -> Wish:
 
 
 def _bundle(version: Version) -> Path:
-    """The bundle of a version, whose golden answers the smoke test asks for."""
+    """Download the bundle of a version: the smoke test compares its golden answers."""
     folder = BUNDLES / version.release
     dvc("get", "--quiet", "--force", "--rev", version.tag, "--out", str(folder), ".", "model")
     return folder
 
 
-def _tell(registry: Registry, event: str, text: str) -> None:
-    """Notify; what was done stays done when nobody can be told."""
+def _notify(registry: Registry, event: str, text: str) -> None:
+    """Notify; a wrong setting of the chat must not fail a finished rollout."""
     try:
         print(notify(event, f"{registry.name}: {text}"))
     except DeliveryError as error:
-        print(f"warning: nobody was told: {error}", file=sys.stderr)
+        print(f"warning: no notification was sent: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What dvc.lock and the DVC remote say, without running a stage."""
+"""DVC as a child process, and facts of dvc.lock and of the remote."""
 
 import hashlib
 import os
@@ -15,18 +15,18 @@ LOCK = Path("dvc.lock")
 
 
 def dvc(*words: str) -> str:
-    """Run dvc; returns what it printed.
+    """Run dvc; returns its output.
 
     Raises:
-        ToolError: it failed, with its last line.
+        ToolError: it failed; the message has its last line.
     """
     environment = os.environ | {"DVC_NO_ANALYTICS": "1"}
     done = subprocess.run(
         ["dvc", *words], capture_output=True, text=True, check=False, env=environment
     )
     if done.returncode != 0:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise ToolError(f"dvc {words[0]}: {said[-1] if said else 'failed without a word'}")
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise ToolError(f"dvc {words[0]}: {lines[-1] if lines else 'failed without a message'}")
     return done.stdout
 
 
@@ -34,7 +34,7 @@ def read_lock() -> dict[str, Any]:
     """The stages of dvc.lock.
 
     Raises:
-        RemoteError: it is missing or not what DVC writes.
+        RemoteError: it is missing or broken.
     """
     try:
         stages = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"]
@@ -44,9 +44,9 @@ def read_lock() -> dict[str, Any]:
 
 
 def stale() -> list[str]:
-    """What dvc.lock was not made with: files of the repository and parameters that differ now.
+    """Files and parameters that differ from dvc.lock, one sentence each.
 
-    Only what lies in Git is looked at. What stages hand to each other follows from it.
+    Only files in Git are compared; the data between stages follow from them.
     """
     return [line for name, stage in read_lock().items() for line in _stale(name, stage)]
 
@@ -64,7 +64,7 @@ def _stale(name: str, stage: dict[str, Any]) -> Iterator[str]:
     for output in stage.get("outs", []):
         path = Path(output["path"])
         if path.is_file() and _md5(path) != output["md5"]:
-            yield f"{name}: {path} is not what the stage wrote"
+            yield f"{name}: {path} is not the output of the stage"
     if name == "load" and _data() not in {d.get("md5") for d in stage.get("deps", [])}:
         yield f"{name}: data.dvc names another version of the data"
 
@@ -85,10 +85,10 @@ def _md5(path: Path) -> str:
 
 
 def default_remote() -> tuple[str, str]:
-    """Name and address of the remote that `dvc push` goes to.
+    """Name and address of the remote that `dvc push` uses.
 
     Raises:
-        RemoteError: there is none.
+        RemoteError: no default remote is set.
     """
     from dvc.repo import Repo
 
@@ -101,15 +101,15 @@ def default_remote() -> tuple[str, str]:
 
 
 def require_own_remote() -> None:
-    """Refuse a remote inside the repository: what a job pushes there is lost with the job.
+    """Refuse a remote inside the repository: objects pushed there are lost with the job.
 
     Raises:
-        RemoteError: the default remote is such a one.
+        RemoteError: the default remote is inside the repository.
     """
     name, url = default_remote()
     root = Path.cwd().resolve()
     if "://" not in url and (root / ".dvc" / url).resolve().is_relative_to(root):
         raise RemoteError(
-            f"the DVC remote {name!r} lies in this repository; what is pushed there is lost "
-            "with the job: give the team one, dvc remote default team-s3 (docs/gitlab-setup.md)"
+            f"the DVC remote {name!r} is inside this repository; objects pushed there are lost "
+            "with the job: set the team's, dvc remote default team-s3 (docs/gitlab-setup.md)"
         )

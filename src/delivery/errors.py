@@ -1,15 +1,15 @@
-"""What can go wrong, as one tree. A message says what, with which value, and the cure.
+"""The tree of errors. A message has the field, the value and the cure.
 
 DeliveryError
-├── GitError         Git refuses, or a revision is not there
+├── GitError         Git refuses, or a revision does not exist
 ├── RemoteError      the DVC remote lacks an object, or holds an altered one
-├── TagError         a text is no tag, version or stage of the registry
-├── RegistryError    the registry's rules forbid it: order of stages, outdated, still serving
+├── TagError         a text is not a tag, version or stage of the registry
+├── RegistryError    the policy forbids it: order of stages, outdated, still serving
 ├── TrainingFailed   the pipeline did not produce a model
-├── ImageError       the image can not be built, scanned or pushed
-├── RolloutError     a stage does not serve what it should
-├── GitLabError      GitLab refuses, or can not be reached
-└── ToolError        a program that is needed is missing or failed
+├── ImageError       the image cannot be built, scanned or pushed
+├── RolloutError     a stage does not serve the requested version
+├── GitLabError      GitLab refuses, or cannot be reached
+└── ToolError        a required program is missing or failed
 """
 
 import functools
@@ -21,11 +21,11 @@ P = ParamSpec("P")
 
 
 class DeliveryError(Exception):
-    """Base of everything that a person can mend; printed as one sentence, not as a stack trace."""
+    """Base of all errors that a person can fix; printed as one sentence, not as a stack trace."""
 
 
 class GitError(DeliveryError):
-    """Git refuses, or a revision is not there."""
+    """Git refuses, or a revision does not exist."""
 
 
 class RemoteError(DeliveryError):
@@ -33,11 +33,11 @@ class RemoteError(DeliveryError):
 
 
 class TagError(DeliveryError):
-    """A text is no tag, version or stage of the registry."""
+    """A text is not a tag, version or stage of the registry."""
 
 
 class RegistryError(DeliveryError):
-    """The registry's rules forbid it."""
+    """The registry's policy forbids it."""
 
 
 class TrainingFailed(DeliveryError):
@@ -45,19 +45,19 @@ class TrainingFailed(DeliveryError):
 
 
 class ImageError(DeliveryError):
-    """The image can not be built, scanned or pushed."""
+    """The image cannot be built, scanned or pushed."""
 
 
 class RolloutError(DeliveryError):
-    """A stage does not serve what it should."""
+    """A stage does not serve the requested version."""
 
 
 class GitLabError(DeliveryError):
-    """GitLab refuses, or can not be reached."""
+    """GitLab refuses, or cannot be reached."""
 
 
 class ToolError(DeliveryError):
-    """A program that is needed is missing or failed."""
+    """A required program is missing or failed."""
 
 
 def command(main: Callable[P, None]) -> Callable[P, None]:

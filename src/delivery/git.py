@@ -1,4 +1,4 @@
-"""The Git repository, as delivery uses it: arguments are lists, names stand behind a separator."""
+"""Git as a child process: arguments are lists, and names follow `--end-of-options`."""
 
 import os
 import re
@@ -13,20 +13,20 @@ BOT_NAME, BOT_EMAIL = "Conveyor", "conveyor@localhost"
 
 
 class Repository:
-    """A working copy. Every method raises GitError with what Git said."""
+    """A working copy. Every method raises GitError with Git's message."""
 
     def __init__(self, folder: Path = Path(".")) -> None:
         self.folder = folder
 
     def git(self, *words: str, stdin: str | None = None) -> str:
-        """Run git; returns what it printed, without the last line's end."""
+        """Run git; returns its output, without the last newline."""
         done = self._run(words, stdin)
         if done.returncode != 0:
-            raise GitError(f"git {words[0]}: {_said(done.stderr or done.stdout)}")
+            raise GitError(f"git {words[0]}: {_reason(done.stderr or done.stdout)}")
         return done.stdout.rstrip("\n")
 
     def commit(self, revision: str) -> str:
-        """Full hash of the commit that a revision means."""
+        """Full hash of the commit of a revision."""
         words = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
         done = None if "\0" in revision else self._run(words)
         if done is None or done.returncode != 0:
@@ -36,12 +36,12 @@ class Repository:
         return done.stdout.strip()
 
     def show(self, commit: str, path: PurePosixPath | str) -> str | None:
-        """Text of a file as it was at a commit; None when it was not there."""
+        """Text of a file at a commit; None if it did not exist."""
         done = self._run(("show", "--end-of-options", f"{commit}:./{path}"))
         return done.stdout if done.returncode == 0 else None
 
     def tags(self, pattern: str) -> dict[str, str]:
-        """Tags that match a pattern of Git, each with the commit that it names; oldest first."""
+        """Tags that match a pattern of Git, each with its commit; oldest first."""
         form = "%(refname:strip=2)%00%(objectname)%00%(*objectname)"
         listed = self.git(
             "for-each-ref", "--sort=creatordate", f"--format={form}", f"refs/tags/{pattern}"
@@ -50,7 +50,7 @@ class Repository:
         return {tag: behind or commit for tag, commit, behind in rows}
 
     def message(self, tag: str) -> str:
-        """Message of an annotated tag; empty for another."""
+        """Message of an annotated tag; empty for a lightweight one."""
         form = "%(if:equals=tag)%(objecttype)%(then)%(contents)%(end)"
         return self.git("for-each-ref", f"--format={form}", f"refs/tags/{tag}").strip()
 
@@ -62,13 +62,13 @@ class Repository:
         return done.returncode == 0
 
     def fetch(self, *refs: str) -> None:
-        """Bring refs and all tags from origin; a tag that was moved there is an error."""
+        """Fetch refs and all tags from origin; a tag that was moved there is an error."""
         self.git("fetch", "--quiet", "--tags", "--end-of-options", ORIGIN, *refs)
 
     def push(self, *refs: str, skip_ci: bool = True) -> None:
-        """Push refs to where `PUSH_URL` says, or origin; all of them or none.
+        """Push refs to `PUSH_URL` or origin, all of them or none.
 
-        A push by CI skips the pipeline that it would start; a push by a person starts it.
+        With `skip_ci` the push starts no pipeline.
         """
         target = os.environ.get("PUSH_URL") or ORIGIN
         options = ("--push-option=ci.skip",) if skip_ci and self._takes_options(target) else ()
@@ -77,23 +77,23 @@ class Repository:
     def propose(
         self, branch: str, into: str, title: str, label: str, description: str = ""
     ) -> None:
-        """Push HEAD as a branch, and let GitLab open its merge request by push options.
+        """Push HEAD as a branch, and create its merge request by GitLab's push options.
 
-        The texts are one line each, which is all that a push option holds.
+        A push option holds one line, so each text is one line.
         """
-        wishes = ["create", f"target={into}", f"title={title}", f"label={label}"]
+        fields = ["create", f"target={into}", f"title={title}", f"label={label}"]
         if description:
-            wishes.append(f"description={description}")
-        options = [f"--push-option=merge_request.{wish}" for wish in wishes]
+            fields.append(f"description={description}")
+        options = [f"--push-option=merge_request.{field}" for field in fields]
         target = os.environ.get("PUSH_URL") or ORIGIN
         self.git(
             "push", "--quiet", *options, "--end-of-options", target, f"HEAD:refs/heads/{branch}"
         )
 
     def commit_files(self, paths: Iterable[str], message: str) -> bool:
-        """Commit these files as the bot, and nothing else; False when nothing changed in them."""
+        """Commit these files and nothing else; False if they are unchanged."""
         paths = list(paths)
-        self.git("add", "--", *paths)  # what is new is not known to `commit --only`
+        self.git("add", "--", *paths)  # `commit --only` does not know new files
         if self._run(("diff", "--cached", "--quiet", "--", *paths)).returncode == 0:
             return False
         words = ("--quiet", "--no-verify", "--file=-", "--only")
@@ -101,11 +101,11 @@ class Repository:
         return True
 
     def staged(self) -> list[str]:
-        """Files whose changes wait in the index for a commit."""
+        """Files with staged changes."""
         return self.git("diff", "--cached", "--name-only", "-z").split("\0")[:-1]
 
     def _takes_options(self, target: str) -> bool:
-        """A plain repository on disk need not take push options; GitLab does."""
+        """GitLab accepts push options; a plain repository on disk may not."""
         words = ("push", "--dry-run", "--push-option=ci.skip", "--end-of-options")
         done = self._run((*words, target, "HEAD:refs/probe"))
         return "does not support" not in done.stderr
@@ -115,7 +115,7 @@ class Repository:
     ) -> subprocess.CompletedProcess[str]:
         command = ["git", "-C", str(self.folder), *words]
         try:
-            # Messages and files of other people need not be UTF-8.
+            # Messages and files of other people may not be UTF-8.
             return subprocess.run(
                 command,
                 input=stdin,
@@ -130,10 +130,10 @@ class Repository:
 
 
 def environment() -> dict[str, str]:
-    """The environment of Git: in CI the bot as author, its token out of every argument, no prompt.
+    """The environment of Git: no prompt; in CI the bot as author, its token in no argument.
 
-    The token goes through a credential helper, which Git asks only for http: `RELEASE_TOKEN`, which
-    only pipelines of main and of tags see, or else `BOT_TOKEN`.
+    Git gets the token from a credential helper, which it calls only for http: `RELEASE_TOKEN`,
+    which only pipelines of main and of tags have, else `BOT_TOKEN`.
     """
     found = os.environ | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     if "CI" in os.environ:
@@ -150,10 +150,10 @@ def environment() -> dict[str, str]:
     return found
 
 
-def _said(text: str) -> str:
-    """The line that tells most: what the server said, which ref was refused, why Git gave up."""
+def _reason(text: str) -> str:
+    """The most informative line: the server's message, the refused ref, or Git's own error."""
     lines = [line.strip() for line in text.splitlines() if re.search(r"\w", line)]
     signs = ("remote:", "! [", "fatal:", "error:", "")
-    told = (line for sign in signs for line in lines if line.startswith(sign))
-    line = next((line for line in told if line != "remote:"), "failed without a word")
+    found = (line for sign in signs for line in lines if line.startswith(sign))
+    line = next((line for line in found if line != "remote:"), "failed without a message")
     return "".join(letter if letter.isprintable() else " " for letter in line)[:300]

@@ -1,11 +1,11 @@
-"""Command: what a GitLab project lacks for the loop; with `--apply`, make it so.
+"""Command: compare a GitLab project with the desired state; with `--apply`, change it.
 
-    GITLAB_TOKEN=... python -m delivery.gitlab_setup                  show what differs
+    GITLAB_TOKEN=... python -m delivery.gitlab_setup                  show the differences
     GITLAB_TOKEN=... python -m delivery.gitlab_setup --apply --values ~/landcover.env
 
-The token is a personal one with the scope `api`, of a Maintainer; it is used here only. The values
+The token is a Maintainer's personal token with the scope `api`; it is used only here. The values
 are lines `KEY=VALUE` for the variables of the pipelines; keep the file outside the repository.
-Applied twice, it changes nothing the second time. docs/gitlab-setup.md has the whole way.
+Applying twice changes nothing the second time. docs/gitlab-setup.md has all steps.
 """
 
 import os
@@ -20,7 +20,7 @@ from gitlab.v4.objects import Project
 from contracts.tags import NAME
 from delivery.errors import DeliveryError, GitLabError, command
 from delivery.git import Repository
-from delivery.gitlab import desired as wanted
+from delivery.gitlab import desired
 from delivery.gitlab.client import asking, connect
 from delivery.gitlab.plan import Change, Plan, compare_project, role_name
 from delivery.gitlab.variables import compare_variables, read_values
@@ -30,14 +30,14 @@ TOKEN = "GITLAB_TOKEN"
 
 @command
 def main() -> None:
-    """Compare, print, and apply when asked to."""
+    """Compare, print, and with `--apply` change the project."""
     arguments = parse()
     url, path = where(arguments)
     values = read_values(arguments.values) if arguments.values else {}
     token = os.environ.get(TOKEN)
     if not token:
         raise GitLabError(
-            f"{TOKEN}: not set: make a personal access token with the scope api at "
+            f"{TOKEN}: not set: create a personal access token with the scope api at "
             f"{url}/-/user_settings/personal_access_tokens"
         )
     project, text = open_project(url, path, token)
@@ -54,7 +54,7 @@ def main() -> None:
         apply(changes)
     print(rest(plan, version))
     if changes and not arguments.apply:
-        print("\nNothing was changed. To make it so: make gitlab-setup APPLY=1")
+        print("\nNothing was changed. To apply: make gitlab-setup APPLY=1")
 
 
 def parse() -> Namespace:
@@ -76,12 +76,12 @@ def parse() -> Namespace:
     )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--dry-run", action="store_true", help="change nothing (the default)")
-    mode.add_argument("--apply", action="store_true", help="make it so")
+    mode.add_argument("--apply", action="store_true", help="change the project")
     return parser.parse_args()
 
 
 def where(arguments: Namespace) -> tuple[str, str]:
-    """Address and project: what was given, else what the remote `origin` says."""
+    """Address and project: the given ones, else those of the remote `origin`."""
     if arguments.url and arguments.project:
         return arguments.url.rstrip("/"), arguments.project
     try:
@@ -94,7 +94,7 @@ def where(arguments: Namespace) -> tuple[str, str]:
         remote,
     )
     if not found:
-        raise GitLabError("the remote origin is no address of GitLab: give --url and --project")
+        raise GitLabError("the remote origin is not an address of GitLab: give --url and --project")
     # The port of an SSH address is not that of the API.
     port = found["port"] if found["scheme"] and found["port"] else ""
     url = arguments.url or f"{found['scheme'] or 'https'}://{found['host']}{port}"
@@ -105,19 +105,19 @@ def open_project(url: str, path: str, token: str) -> tuple[Project, str]:
     """The project and the version of GitLab.
 
     Raises:
-        GitLabError: it is not there, it is empty, or the token's role is too low.
+        GitLabError: it does not exist, it is empty, or the token's role is too low.
     """
     client = connect(url, token)
-    with asking(f"asking {url} for its version"):
+    with asking(f"querying the version of {url}"):
         answer = client.http_get("/version")
     version = answer.get("version") if isinstance(answer, dict) else None
     if not isinstance(version, str):
-        raise GitLabError(f"{url} does not say its version: is this a GitLab?")
+        raise GitLabError(f"{url} does not report its version: is this a GitLab?")
     with asking(f"opening the project {path!a}"):
         project = client.projects.get(path)
     rights: dict[str, Any] = project.attributes.get("permissions") or {}
     levels = [right["access_level"] for right in rights.values() if right]
-    if levels and max(levels) < wanted.MAINTAINER:
+    if levels and max(levels) < desired.MAINTAINER:
         role = role_name(max(levels))
         raise GitLabError(f"the token's owner is among the {role} of {path}: be a Maintainer")
     if project.attributes.get("empty_repo"):
@@ -134,48 +134,48 @@ def model_name() -> str:
     """Name of the model in params.yaml.
 
     Raises:
-        GitLabError: there is none.
+        GitLabError: it is missing or malformed.
     """
     try:
         name = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["model"]["name"]
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         raise GitLabError("params.yaml: no model.name: run this in the repository") from None
     if not isinstance(name, str) or not re.fullmatch(NAME, name):
-        raise GitLabError(f"params.yaml: model.name: {name!a} is no name of a model")
+        raise GitLabError(f"params.yaml: model.name: {name!a} is not a name of a model")
     return name
 
 
 def kept(plan: Plan, names: list[str], model: str) -> list[Change]:
-    """The changes without those that should be kept as they are.
+    """The changes without those to keep as they are.
 
     Raises:
-        GitLabError: a name is none of the tables.
+        GitLabError: a name is not in the tables.
     """
-    rows = [row.field for row in wanted.SETTINGS]
-    rows += [row.name.format(model=model) for row in wanted.PROTECTIONS]
-    rows += [row.key for row in wanted.VARIABLES] + [row.name for row in wanted.TOKENS]
-    rows += [row.task for row in wanted.SCHEDULES] + ["job_token_scope", "drift alert"]
+    rows = [row.field for row in desired.SETTINGS]
+    rows += [row.name.format(model=model) for row in desired.PROTECTIONS]
+    rows += [row.key for row in desired.VARIABLES] + [row.name for row in desired.TOKENS]
+    rows += [row.task for row in desired.SCHEDULES] + ["job_token_scope", "drift alert"]
     for name in names:
         if name not in rows:
-            raise GitLabError(f"--keep {name[:64]!a}: there is no such row: {', '.join(rows)}")
+            raise GitLabError(f"--keep {name[:64]!a}: not a row: {', '.join(rows)}")
     return [change for change in plan.changes if change.name.split(" (")[0] not in names]
 
 
 def summary(changes: list[Change]) -> str:
-    """How much there is to do."""
+    """The number of changes."""
     added = sum(change.sign == "+" for change in changes)
     if not changes:
-        return "Nothing to do: the project is as it should be."
+        return "Nothing to do: the project is in the desired state."
     return f"\nPlan: {added} to add, {len(changes) - added} to change."
 
 
 def rest(plan: Plan, version: tuple[int, ...]) -> str:
-    """What a person must do, and what was not asked for."""
+    """The tasks of a person, and the optional variables that are not set."""
     left = list(plan.left)
-    if version < wanted.OLDEST:
-        oldest = ".".join(map(str, wanted.OLDEST))
-        left.insert(0, f"GitLab: older than {oldest}, which this template is written for")
-    left += [f"GitLab: {lost}" for since, lost in wanted.SINCE if version < since]
+    if version < desired.OLDEST:
+        oldest = ".".join(map(str, desired.OLDEST))
+        left.insert(0, f"GitLab: older than {oldest}, the oldest supported one")
+    left += [f"GitLab: {lost}" for since, lost in desired.SINCE if version < since]
     parts = ["\nLeft to you:", *(f"  - {line}" for line in left)] if left else []
     if plan.unset:
         parts.append(f"\nNot set, and not needed: {', '.join(plan.unset)}")
@@ -183,10 +183,10 @@ def rest(plan: Plan, version: tuple[int, ...]) -> str:
 
 
 def apply(changes: list[Change]) -> None:
-    """Make the changes, one by one.
+    """Apply the changes, one by one.
 
     Raises:
-        GitLabError: names the change that failed; those before it stand.
+        GitLabError: names the change that failed; those before it are applied.
     """
     if changes:
         print()
@@ -199,14 +199,14 @@ def apply(changes: list[Change]) -> None:
         print(f"done: {change.kind} {change.name}")
 
 
-def _with_cure(said: str) -> str:
-    if "permission to create project access token" in said:
-        said += (
+def _with_cure(reason: str) -> str:
+    if "permission to create project access token" in reason:
+        reason += (
             ". Use a personal token of a Maintainer; where GitLab offers no project access tokens "
-            "(gitlab.com without Premium), make tokens of a user of its own and give them in the "
-            f"values as {' and '.join(row.variable for row in wanted.TOKENS)}"
+            "(gitlab.com without Premium), create tokens of a separate user and give them in the "
+            f"values as {' and '.join(row.variable for row in desired.TOKENS)}"
         )
-    return f"{said}. What is done stands; run it again"
+    return f"{reason}. The changes before it are applied; run it again"
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Command: tell a channel what happened.
+"""Command: send an event to a chat channel.
 
     python -m delivery.notify released --text "landcover@v1.2.0 serves in production"
 
-Posts to `NOTIFY_URL`, a webhook that takes Slack's format: Slack, Mattermost, Rocket.Chat and
-others. `NOTIFY_EVENTS` names the events that are sent, with commas between; all when it is not set.
-Without `NOTIFY_URL` nothing is sent, which is no error. A webhook that fails does not fail the
-pipeline: it is said on stderr. The address is a secret and is never printed.
+Posts to `NOTIFY_URL`, a webhook in Slack's format: Slack, Mattermost, Rocket.Chat and others.
+`NOTIFY_EVENTS` lists the events to send, separated by commas; the default is all. Without
+`NOTIFY_URL` nothing is sent, which is not an error. A failing webhook is reported on stderr and
+does not fail the pipeline. The address is a secret and is never printed.
 """
 
 import os
@@ -28,17 +28,17 @@ EVENTS = {
     "drift-unanswered": "🌊 drift, and nothing to train on",
 }
 
-TIMEOUT = 10.0  # seconds for each of connecting, sending and answering
-PAUSE = 1.0  # seconds before the second and last try
-LONGEST = 2000  # letters of one text; Slack cuts messages at 40,000
+TIMEOUT = 10.0  # seconds for each of connecting, sending and receiving
+PAUSE = 1.0  # seconds before the second and last attempt
+LONGEST = 2000  # characters of one text; Slack cuts messages at 40,000
 
 
 class NotifyError(DeliveryError):
-    """The settings of notifications can not be used."""
+    """A setting of the notifications is invalid."""
 
 
 class _Failed(Exception):
-    """The webhook did not take the message; the text says why, without the address."""
+    """The webhook rejected the message; the text has the reason, without the address."""
 
 
 @command
@@ -50,22 +50,22 @@ def main() -> None:
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("event", choices=EVENTS, metavar="EVENT", help=", ".join(EVENTS))
-    parser.add_argument("--text", default="", help="what there is to say beside the event")
+    parser.add_argument("--text", default="", help="details of the event")
     arguments = parser.parse_args()
     print(f"notify: {notify(arguments.event, arguments.text)}")
 
 
 def notify(event: str, text: str = "") -> str:
-    """Send an event, unless nobody wants it; returns what became of it.
+    """Send an event if the settings include it; returns a sentence about the result.
 
     Raises:
-        NotifyError: `NOTIFY_URL` is no address, or `NOTIFY_EVENTS` names an event that is none.
+        NotifyError: `NOTIFY_URL` is not an address, or `NOTIFY_EVENTS` has an unknown event.
     """
     url, wanted = webhook(), wanted_events()
     if url is None:
         return f"{event} is not sent: NOTIFY_URL is not set"
     if event not in wanted:
-        return f"{event} is not sent: NOTIFY_EVENTS leaves it out"
+        return f"{event} is not sent: NOTIFY_EVENTS does not list it"
     try:
         _post(url, message(event, text, os.environ))
     except _Failed as failure:
@@ -75,10 +75,10 @@ def notify(event: str, text: str = "") -> str:
 
 
 def webhook() -> httpx.URL | None:
-    """The address of the webhook, None when there is none.
+    """The address of the webhook; None if it is not set.
 
     Raises:
-        NotifyError: it is no http or https address. The message does not have it.
+        NotifyError: it is not an http or https address. The message does not contain it.
     """
     text = os.environ.get("NOTIFY_URL", "").strip()
     if not text:
@@ -89,29 +89,29 @@ def webhook() -> httpx.URL | None:
         url = httpx.URL()
     if url.scheme not in ("http", "https") or not url.host:
         raise NotifyError(
-            "NOTIFY_URL: no http or https address (it is a secret and not shown): "
-            "give the one that the chat made for an incoming webhook"
+            "NOTIFY_URL: not an http or https address (it is a secret and not shown): "
+            "copy that of the chat's incoming webhook"
         )
     return url
 
 
 def wanted_events() -> set[str]:
-    """The events that are sent.
+    """The events to send.
 
     Raises:
-        NotifyError: one of them is none.
+        NotifyError: one of them is unknown.
     """
     text = os.environ.get("NOTIFY_EVENTS", "")
     events = {event.strip() for event in text.split(",") if event.strip()}
     if unknown := events - EVENTS.keys():
         raise NotifyError(
-            f"NOTIFY_EVENTS: {min(unknown)[:64]!a} is no event: take some of {', '.join(EVENTS)}"
+            f"NOTIFY_EVENTS: {min(unknown)[:64]!a} is not an event: use {', '.join(EVENTS)}"
         )
     return events or set(EVENTS)
 
 
 def message(event: str, text: str, environment: Mapping[str, str]) -> str:
-    """The message in Slack's mrkdwn: what happened, where, with which commit, and the pipeline."""
+    """The message in Slack's mrkdwn: event, project and branch, commit, text, pipeline."""
     project = environment.get("CI_PROJECT_PATH", "")
     ref = environment.get("CI_COMMIT_REF_NAME", "")
     where = " on ".join(inert(part) for part in (project, ref) if part)
@@ -126,10 +126,10 @@ def message(event: str, text: str, environment: Mapping[str, str]) -> str:
 
 
 def inert(text: str) -> str:
-    """Foreign text that stays text: no mention, no link, no format.
+    """Escape foreign text: no mention, no link, no formatting.
 
-    A code span keeps formats and names of people out; `<!channel>` and `<url|text>` would work even
-    there, so the three characters that Slack gives a meaning are written as entities.
+    A code span disables formatting and names of people; `<!channel>` and `<url|text>` would work
+    even there, so the three special characters of Slack are written as entities.
     """
     line = "".join(letter if letter.isprintable() else " " for letter in text.replace("`", "ˋ"))
     line = line.strip()[:LONGEST] or " "
@@ -151,8 +151,8 @@ def _post(url: httpx.URL, text: str) -> None:
     try:
         answer = httpx.post(url, json={"text": text}, timeout=TIMEOUT)
     except httpx.HTTPError as error:
-        # What httpx says may hold the address.
-        raise _Failed(f"the webhook can not be reached ({type(error).__name__})") from None
+        # The text of httpx may contain the address.
+        raise _Failed(f"the webhook cannot be reached ({type(error).__name__})") from None
     if not answer.is_success:
         raise _Failed(f"the webhook answered {answer.status_code}")
 

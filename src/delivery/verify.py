@@ -1,9 +1,9 @@
-"""Command: dvc.lock, this commit and the DVC remote agree; nothing is released before.
+"""Command: verify that dvc.lock, this commit and the DVC remote agree, before a release.
 
-    python -m delivery.verify           every object is there, and the model byte by byte
+    python -m delivery.verify           every object exists; the model byte by byte
     python -m delivery.verify --data    the data byte by byte as well
 
-DVC's default takes an altered object for good. Here what lies in the remote is read and hashed.
+DVC by default trusts the objects of a remote. This command reads and hashes them.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ CHUNK = 1 << 20
 
 
 class Found(NamedTuple):
-    """How many objects of the remote were looked at."""
+    """Number of objects in the remote that were checked."""
 
     there: int
     read: int
@@ -28,7 +28,7 @@ class Found(NamedTuple):
 
 @command
 def main() -> None:
-    """Verify, and say what was looked at."""
+    """Verify, and report the number of objects."""
     parser = ArgumentParser(
         prog="python -m delivery.verify",
         description=__doc__,
@@ -44,10 +44,10 @@ def main() -> None:
 
 
 def require_current() -> None:
-    """Refuse a lock that does not belong to this commit.
+    """Refuse a dvc.lock that does not belong to this commit.
 
     Raises:
-        RemoteError: something has changed since.
+        RemoteError: files or parameters have changed since.
     """
     if found := stale():
         listed = "; ".join(found[:5])
@@ -55,10 +55,10 @@ def require_current() -> None:
 
 
 def require_remote(read: Sequence[str]) -> Found:
-    """Refuse a remote that lacks what is named here, or altered it; `read` are outputs to hash.
+    """Refuse a remote with missing or altered objects; `read` lists the outputs to hash.
 
     Raises:
-        RemoteError: with the names of what is missing or altered.
+        RemoteError: names a missing or altered object.
     """
     from dvc.repo import Repo
 
@@ -71,7 +71,7 @@ def require_remote(read: Sequence[str]) -> Found:
         }
         if MODEL not in wanted:
             raise RemoteError(f"dvc.lock names no {MODEL}: dvc repro, and commit dvc.lock")
-        # First what is read: to ask a remote on disk for an altered object deletes it there.
+        # Read first: a remote on disk deletes an altered object when DVC checks whether it exists.
         for name in read:
             _read(remote, name, wanted[name])
         for name in wanted.keys() - set(read):
@@ -84,14 +84,14 @@ def _refuse(name: str, what: str, objects: Iterable[str]) -> NoReturn:
     listed = sorted(objects)
     raise RemoteError(
         f"{len(listed)} objects of {name} {what} the DVC remote, such as {listed[0]}: dvc push "
-        "from where they are whole (delete the altered ones first), or dvc repro"
+        "from a machine that has them (delete the altered ones first), or dvc repro"
     )
 
 
 def _objects(remote: Any, name: str, oid: str | None) -> set[str]:
-    """All objects of an output: itself, and the files of a directory."""
+    """All objects of an output: itself, and the files of a folder."""
     if oid is None:
-        raise RemoteError(f"{name} was never recorded: dvc repro, and commit dvc.lock")
+        raise RemoteError(f"{name} is not in dvc.lock: dvc repro, and commit dvc.lock")
     if not oid.endswith(".dir"):
         return {oid}
     try:
@@ -104,7 +104,7 @@ def _objects(remote: Any, name: str, oid: str | None) -> set[str]:
 
 
 def _read(remote: Any, name: str, objects: Iterable[str]) -> None:
-    """Hash what lies in the remote."""
+    """Hash the objects in the remote."""
     for oid in objects:
         digest = hashlib.md5(usedforsecurity=False)
         try:

@@ -8,8 +8,9 @@ import pytest
 from delivery import comment
 from delivery.comment import compose, post
 from delivery.errors import ToolError
-from delivery.experiment import __main__ as experiment
-from delivery.experiment.__main__ import Experiment, estimate
+from delivery.experiment import experiment
+from delivery.experiment.__main__ import main
+from delivery.experiment.experiment import Experiment, estimate
 from delivery.git import Repository
 from tests.conftest import run
 
@@ -39,12 +40,12 @@ def test_minutes_stand_below_the_report(record: Callable[..., None]) -> None:
     assert "stale" not in text
 
 
-def test_nothing_trained_is_said(record: Callable[..., None]) -> None:
+def test_the_comment_reports_that_nothing_was_trained(record: Callable[..., None]) -> None:
     record(state="done", note="nothing to train: dvc.lock is current")
     assert "Nothing was trained" in compose(Repository(), "main")
 
 
-def test_a_base_that_has_moved_on_is_said(
+def test_the_comment_warns_of_a_stale_base(
     record: Callable[..., None], commit: Callable[[str], str]
 ) -> None:
     run("git", "branch", "mine")
@@ -75,11 +76,11 @@ def test_a_job_that_left_nothing_is_reported(repository: Path, content: str | No
     assert "No result" in compose(Repository(), "main")
 
 
-def test_without_cml_the_cure_is_said(
+def test_without_cml_the_error_says_how_to_install_it(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ToolError, match="cml is missing: npm install"):
+    with pytest.raises(ToolError, match="cml is not installed: npm install"):
         post()
 
 
@@ -95,12 +96,12 @@ def test_an_estimate_goes_by_the_epochs_of_the_last_experiment(repository: Path)
     assert estimate(Repository(), 0) == 0
 
 
-def test_what_fails_before_training_is_in_the_report_too(
+def test_errors_before_the_training_are_reported_too(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", ["experiment"])
     with pytest.raises(SystemExit, match="no default remote"):
-        experiment.main()
+        main()
     text = compose(Repository(), "main")
     assert "Training failed" in text
     assert "error: DVC has no default remote" in text

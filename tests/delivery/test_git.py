@@ -18,10 +18,10 @@ def test_a_commit_is_found_by_any_name_that_git_knows(project: Project) -> None:
         assert project.repository.commit(name) == head
 
 
-@pytest.mark.parametrize("text", ["v9", "main~99", "HEAD:data.dvc", *HOSTILE], ids=ascii)
-def test_what_names_no_commit_is_refused_and_nothing_runs(project: Project, text: str) -> None:
-    with pytest.raises(GitError, match="revision .* is not in this repository: git fetch"):
-        project.repository.commit(text)
+def test_unknown_and_hostile_revisions_are_refused_and_run_nothing(project: Project) -> None:
+    for text in ("v9", "main~99", "HEAD:data.dvc", *HOSTILE):
+        with pytest.raises(GitError, match="revision .* is not in this repository: git fetch"):
+            project.repository.commit(text)
     assert not list(project.folder.rglob("pwned"))
 
 
@@ -41,7 +41,7 @@ def test_a_project_in_a_subfolder_reads_its_own_files(project: Project) -> None:
     assert Repository(project.folder / "inner").show(commit, "data.dvc") == "inner"
 
 
-def test_a_file_that_is_no_utf8_does_not_end_the_command(project: Project) -> None:
+def test_a_file_of_invalid_utf8_is_read(project: Project) -> None:
     project.write("params.yaml", b"a: \xff\n")
     assert (
         project.repository.show(project.commit(), "params.yaml") == "a: \N{REPLACEMENT CHARACTER}\n"
@@ -74,7 +74,7 @@ def test_only_an_annotated_tag_has_a_message(project: Project) -> None:
     assert project.repository.message("landcover@v1.2.0") == ""
 
 
-def test_a_message_that_is_no_utf8_does_not_end_the_command(project: Project) -> None:
+def test_a_message_of_invalid_utf8_is_read(project: Project) -> None:
     head = project.git("rev-parse", "HEAD").encode()
     body = b"object " + head + b"\ntype commit\ntag x\ntagger A <a@b> 1 +0000\n\nna\xefve\n"
     command = ["git", "-C", str(project.folder), "hash-object", "-t", "tag", "-w", "--stdin"]
@@ -134,14 +134,14 @@ def test_a_push_goes_where_the_environment_says(
     assert "one" not in project.origin_tags()
 
 
-def test_a_push_url_is_no_option(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_push_url_is_never_an_option(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PUSH_URL", "--receive-pack=touch pwned")
     with pytest.raises(GitError):
         project.repository.push("HEAD")
     assert not list(project.folder.rglob("pwned"))
 
 
-def test_several_refs_are_pushed_all_or_none(project: Project, tmp_path: Path) -> None:
+def test_refs_are_pushed_atomically(project: Project, tmp_path: Path) -> None:
     other = project.clone(tmp_path / "other")
     other.git("tag", "taken")
     other.git("push", "--quiet", "origin", "taken")
@@ -153,7 +153,7 @@ def test_several_refs_are_pushed_all_or_none(project: Project, tmp_path: Path) -
     assert "free" not in project.origin_tags()
 
 
-def test_what_a_server_says_is_what_the_person_reads(project: Project, origin: Path) -> None:
+def test_the_message_of_the_server_is_shown(project: Project, origin: Path) -> None:
     said = "GitLab: You are not allowed to create this tag as it is protected."
     hook(origin, "pre-receive", f"echo '{said}' >&2; exit 1")
     project.git("tag", "one")
@@ -174,7 +174,7 @@ def test_files_are_committed_once(project: Project) -> None:
     assert not project.repository.commit_files(["reports/metrics.json"], "Train")
 
 
-def test_only_the_files_that_are_named_are_committed_and_what_was_staged_stays_staged(
+def test_only_the_named_files_are_committed_and_staged_ones_stay_staged(
     project: Project,
 ) -> None:
     project.write("dvc.lock", "old")
@@ -220,7 +220,7 @@ def test_messages_of_git_are_read_in_one_language(monkeypatch: pytest.MonkeyPatc
     assert environment()["LC_ALL"] == "C"
 
 
-def test_a_machine_without_git_is_told_so(
+def test_without_git_the_error_says_to_install_it(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -71,7 +71,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     notify.main()
 
 
-def test_a_message_says_what_happened_where_and_links_to_the_pipeline(
+def test_a_message_has_event_place_and_a_link_to_the_pipeline(
     webhook: Webhook, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     call(monkeypatch, "released", "--text", "landcover@v1.2.0 serves in production")
@@ -123,7 +123,7 @@ def test_a_hostile_text_stays_text(
     assert all(letter.isprintable() for letter in "".join(lines))
 
 
-def test_a_pipeline_address_that_is_none_is_left_out(
+def test_an_invalid_pipeline_address_is_left_out(
     webhook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CI_PIPELINE_URL", "https://x|<!channel>")
@@ -147,12 +147,12 @@ def test_a_long_text_is_cut(webhook: Webhook) -> None:
 
 def test_events_are_filtered(webhook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_EVENTS", "released, rolled-back")
-    assert "NOTIFY_EVENTS leaves it out" in notify.notify("retrained")
+    assert "NOTIFY_EVENTS does not list it" in notify.notify("retrained")
     notify.notify("rolled-back")
     assert len(webhook.messages) == 1
 
 
-def test_without_an_address_nothing_is_sent_and_that_is_said(
+def test_without_an_address_nothing_is_sent_and_the_output_reports_it(
     webhook: Webhook, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("NOTIFY_URL", "")
@@ -161,14 +161,14 @@ def test_without_an_address_nothing_is_sent_and_that_is_said(
     assert webhook.messages == []
 
 
-def test_a_webhook_that_stumbles_is_asked_once_more(webhook: Webhook) -> None:
+def test_a_failing_webhook_is_retried_once(webhook: Webhook) -> None:
     webhook.answers = [503]
     assert notify.notify("released") == "released is sent"
     assert len(webhook.messages) == 2
 
 
 @pytest.mark.parametrize("status", [302, 404, 500])
-def test_a_webhook_that_fails_is_said_and_does_not_fail_the_pipeline(
+def test_a_failing_webhook_is_reported_and_does_not_fail_the_pipeline(
     webhook: Webhook,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -182,13 +182,13 @@ def test_a_webhook_that_fails_is_said_and_does_not_fail_the_pipeline(
     assert "secret-of-the-channel" not in printed.out + printed.err
 
 
-def test_a_webhook_that_is_away_is_said_without_its_address(
+def test_an_unreachable_webhook_is_reported_without_its_address(
     webhook: Webhook, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("NOTIFY_URL", "http://127.0.0.1:1/hooks/secret-of-the-channel")
     call(monkeypatch, "released")
     printed = capsys.readouterr()
-    assert "can not be reached (ConnectError)" in printed.err
+    assert "cannot be reached (ConnectError)" in printed.err
     assert "secret-of-the-channel" not in printed.out + printed.err
 
 
@@ -203,13 +203,13 @@ def test_a_webhook_that_is_away_is_said_without_its_address(
         "https://example.com:port/secret",
     ],
 )
-def test_an_address_that_is_none_is_refused_without_showing_it(
+def test_an_invalid_address_is_refused_without_showing_it(
     webhook: Webhook, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
     monkeypatch.setenv("NOTIFY_URL", address)
     with pytest.raises(SystemExit) as ended:
         call(monkeypatch, "released")
-    assert "NOTIFY_URL: no http or https address" in str(ended.value.code)
+    assert "NOTIFY_URL: not an http or https address" in str(ended.value.code)
     assert address not in str(ended.value.code)
 
 
@@ -217,7 +217,7 @@ def test_a_misspelt_event_in_the_settings_is_refused(
     webhook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NOTIFY_EVENTS", "released,roled-back")
-    with pytest.raises(SystemExit, match="NOTIFY_EVENTS: 'roled-back' is no event"):
+    with pytest.raises(SystemExit, match="NOTIFY_EVENTS: 'roled-back' is not an event"):
         call(monkeypatch, "released")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from delivery.errors import RolloutError
-from delivery.smoke import Expected, Refused, Smoke, expectation, read_bundle
+from delivery.rollout.smoke_test import Expected, Refused, SmokeTest, expectation, read_bundle
 from service.auth.roles import new_key
 from tests.make.bundles import make_bundle
 from tests.make.server import Server, serving
@@ -39,18 +39,18 @@ def stage(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 
 def smoke(url: str, expected: Expected, token: str = TOKEN, limit: float = 0) -> list[str]:
     """Run it without a word."""
-    return Smoke(url, expected, token).run(limit, say=lambda line: None)
+    return SmokeTest(url, expected, token).run(limit, report=lambda line: None)
 
 
 def test_the_right_version_passes_every_check(stage: Server, bundle: Path) -> None:
     ready, version, golden = smoke(stage.url, read_bundle(TAG, bundle))
     assert ready == "ready: 200"
-    assert version == f"version: {TAG} in all of 2 workers, asked 6 times"
+    assert version == f"version: {TAG} in all of 2 workers, 6 requests"
     assert golden.startswith("golden: 2 chips within 0.001")
 
 
 def test_without_a_bundle_the_samples_of_the_service_are_predicted(stage: Server) -> None:
-    assert smoke(stage.url, Expected(TAG))[-1] == "samples: 2 answered right"
+    assert smoke(stage.url, Expected(TAG))[-1] == "samples: 2 correct"
 
 
 def test_another_tag_fails(stage: Server) -> None:
@@ -62,24 +62,24 @@ def test_another_model_under_the_right_tag_fails(stage: Server, tmp_path: Path) 
     other = read_bundle(TAG, make_bundle(tmp_path / "other", seed=2))
     with pytest.raises(RolloutError, match=f"{TAG} is the model"):
         smoke(stage.url, other)
-    with pytest.raises(RolloutError, match="golden: chip 0 is answered .* off"):
+    with pytest.raises(RolloutError, match="golden: chip 0 is .* off"):
         smoke(stage.url, other._replace(sha256=""))
 
 
 def test_a_model_with_other_classes_fails(stage: Server, tmp_path: Path) -> None:
     classes = [f"class-{number}" for number in range(10)]
     other = read_bundle(TAG, make_bundle(tmp_path / "other", seed=1, classes=classes))
-    with pytest.raises(RolloutError, match="golden: chip 0 is answered with other classes"):
+    with pytest.raises(RolloutError, match="golden: chip 0 got other classes"):
         smoke(stage.url, other)
 
 
 @pytest.mark.parametrize("token", ["", "cvy_unknown", VIEWER], ids=["none", "unknown", "viewer"])
 def test_refused_credentials_are_not_tried_again(stage: Server, bundle: Path, token: str) -> None:
-    with pytest.raises(Refused, match="SMOKE_TOKEN has to be a key"):
+    with pytest.raises(Refused, match="SMOKE_TOKEN must be a key"):
         smoke(stage.url, read_bundle(TAG, bundle), token, limit=1000)
 
 
-def test_what_does_not_serve_yet_is_waited_for(bundle: Path, tmp_path: Path) -> None:
+def test_the_smoke_test_waits_for_a_service_that_starts(bundle: Path, tmp_path: Path) -> None:
     said: list[str] = []
     threads: list[threading.Thread] = []
     server, url = imitation({"/readyz": 503})
@@ -94,7 +94,7 @@ def test_what_does_not_serve_yet_is_waited_for(bundle: Path, tmp_path: Path) -> 
 
     done = threading.Event()
     try:
-        Smoke(url, read_bundle(TAG, bundle), TOKEN).run(60, say)
+        SmokeTest(url, read_bundle(TAG, bundle), TOKEN).run(60, say)
     finally:
         done.set()
         for thread in threads:
@@ -113,17 +113,17 @@ def serve_until(url: str, bundle: Path, folder: Path, done: threading.Event) -> 
         done.wait(120)
 
 
-def test_nobody_there_is_an_error_that_names_the_address(bundle: Path) -> None:
-    with pytest.raises(RolloutError, match="no answer from http://127.0.0.1:9"):
+def test_an_unreachable_address_is_named(bundle: Path) -> None:
+    with pytest.raises(RolloutError, match="no response from http://127.0.0.1:9"):
         smoke("http://127.0.0.1:9", read_bundle(TAG, bundle))
 
 
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("<html>", "the answer is no JSON"),
-        ("[]", "does not answer as the service does"),
-        ('{"model": 1}', "does not answer as the service does"),
+        ("<html>", "the response is not JSON"),
+        ("[]", "does not respond like the service"),
+        ('{"model": 1}', "does not respond like the service"),
         ('{"model": null, "workers": []}', "version: None serves"),
         (json.dumps({"model": {"tag": TAG}, "workers": [{"tag": "local"}]}), "'local' serves"),
     ],
@@ -149,29 +149,29 @@ def test_a_redirect_is_not_followed() -> None:
 @pytest.mark.parametrize(
     "url", ["", "landcover.example.com", "file:///etc/passwd", "https://me:secret@example.com"]
 )
-def test_what_is_no_address_is_refused(url: str) -> None:
+def test_invalid_addresses_are_refused(url: str) -> None:
     with pytest.raises(Refused, match="url: "):
-        Smoke(url, Expected(TAG))
+        SmokeTest(url, Expected(TAG))
 
 
 def test_the_token_travels_encrypted_or_not_far() -> None:
     with pytest.raises(Refused, match="is not encrypted"):
-        Smoke("http://landcover.example.com", Expected(TAG), TOKEN)
+        SmokeTest("http://landcover.example.com", Expected(TAG), TOKEN)
     with pytest.raises(Refused, match="is not encrypted"):
-        Smoke("http://127.0.0.1.example.com", Expected(TAG), TOKEN)
-    Smoke("http://landcover.example.com", Expected(TAG))
+        SmokeTest("http://127.0.0.1.example.com", Expected(TAG), TOKEN)
+    SmokeTest("http://landcover.example.com", Expected(TAG))
     for host in ("127.0.0.1:8000", "localhost", "landcover.landcover-staging.svc", "[::1]:8000"):
-        Smoke(f"http://{host}", Expected(TAG), TOKEN)
+        SmokeTest(f"http://{host}", Expected(TAG), TOKEN)
 
 
 def test_a_token_that_no_header_can_carry_is_refused() -> None:
     with pytest.raises(Refused, match="SMOKE_TOKEN") as error:
-        Smoke("https://example.com", Expected(TAG), "secret\nx-role: deploy")
+        SmokeTest("https://example.com", Expected(TAG), "secret\nx-role: deploy")
     assert "secret" not in str(error.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"golden": [1]}', b'{"golden": 1}'])
-def test_a_bundle_that_can_not_be_read_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_an_unreadable_bundle_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.json").write_bytes(content)
     with pytest.raises(Refused, match="bundle: .* is not of schema 1"):
         read_bundle(TAG, tmp_path)
@@ -189,7 +189,7 @@ def test_digest_and_bundle_have_to_agree(bundle: Path) -> None:
     assert expectation(TAG, "", None) == Expected(TAG)
     with pytest.raises(Refused, match="sha256: the bundle in .* is"):
         expectation(TAG, "0" * 64, bundle)
-    with pytest.raises(Refused, match="sha256: 'abc' is none"):
+    with pytest.raises(Refused, match="sha256: 'abc' is not a SHA-256"):
         expectation(TAG, "abc", None)
 
 

@@ -1,6 +1,5 @@
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -13,12 +12,12 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from delivery import training_metrics
 from delivery.errors import TrainingFailed
-from delivery.metrics import gpu
-from delivery.training_metrics import NotPushed, push, watched
+from delivery.metrics import gpu, pipeline
+from delivery.metrics.pipeline import NotPushed, push, watched
 from tests.conftest import ROOT
 from tests.fakes.gitlab import server as gitlab
+from tests.make.ports import free_port
 
 pytestmark = pytest.mark.skipif(
     shutil.which("prometheus-pushgateway") is None, reason="no prometheus-pushgateway"
@@ -49,12 +48,6 @@ class Gateway:
         return self.series(name).get(())
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def running() -> Iterator[str]:
     port = free_port()
@@ -74,7 +67,7 @@ def running() -> Iterator[str]:
 
 @pytest.fixture
 def gateway(running: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
-    for name in ("CI_PIPELINE_CREATED_AT", "CI_SERVER_URL", *training_metrics.TOKENS):
+    for name in ("CI_PIPELINE_CREATED_AT", "CI_SERVER_URL", *pipeline.TOKENS):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PUSHGATEWAY_URL", running)
     yield Gateway(running)
@@ -156,7 +149,7 @@ def test_a_pipeline_replaces_its_own_figures_and_no_others(
     assert gateway.value("conveyor_training_seconds") == 99
 
 
-def test_what_was_trained_before_is_not_pushed_again(
+def test_an_older_training_is_not_pushed_again(
     gateway: Gateway, trained: Callable[..., None]
 ) -> None:
     trained(datetime.now(UTC) - timedelta(hours=3))
@@ -180,14 +173,12 @@ def test_the_time_of_a_pipeline_counts_from_its_creation(
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2026-01-01T00:00:00", "9999-01-01T00:00:00Z"])
-def test_a_creation_that_can_not_be_is_not_believed(
-    monkeypatch: pytest.MonkeyPatch, text: str
-) -> None:
+def test_an_impossible_creation_time_is_ignored(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("CI_PIPELINE_CREATED_AT", text)
-    assert training_metrics.created(1000.0) == 1000.0
+    assert pipeline.created(1000.0) == 1000.0
 
 
-def test_what_fails_keeps_its_error_and_pushes_no_figures(
+def test_a_failed_training_keeps_its_error_and_pushes_no_figures(
     gateway: Gateway, trained: Callable[..., None]
 ) -> None:
     with pytest.raises(TrainingFailed, match="a stage"), watched("request"):
@@ -208,7 +199,7 @@ def test_what_fails_keeps_its_error_and_pushes_no_figures(
         ("reports/training/metrics.json", '{"step": "many"}', "conveyor_training_epochs"),
     ],
 )
-def test_what_can_not_be_read_is_left_out(
+def test_unreadable_figures_are_left_out(
     gateway: Gateway, trained: Callable[..., None], path: str, content: str, lost: str
 ) -> None:
     with watched("request"):
@@ -241,9 +232,9 @@ def test_gpus_are_watched_while_it_trains(
 def test_only_the_time_of_the_training_counts() -> None:
     sampler = gpu.Sampler()
     sampler.samples = [gpu.Sample(when, when / 1000, 1.0) for when in (100.0, 500.0, 900.0)]
-    training = training_metrics.Training(finished=datetime.fromtimestamp(510, UTC), seconds=20)
+    training = pipeline.Training(finished=datetime.fromtimestamp(510, UTC), seconds=20)
 
-    found = training_metrics.figures(training, sampler)
+    found = pipeline.figures(training, sampler)
 
     assert found["conveyor_training_gpu_utilization_ratio"] == 0.5
 
@@ -295,7 +286,7 @@ def test_a_token_without_an_expiry_date_pushes_no_expiry(
     assert gateway.series("conveyor_token_expires_timestamp_seconds") == {}
 
 
-def test_a_token_that_was_pasted_with_its_line_end_costs_no_training(
+def test_a_token_with_a_line_break_fails_no_training(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CI_SERVER_URL", gateway.url)
@@ -304,16 +295,16 @@ def test_a_token_that_was_pasted_with_its_line_end_costs_no_training(
         pass
 
     said = capsys.readouterr().err
-    assert "metrics: not pushed: BOT_TOKEN: no token has spaces" in said and "secret" not in said
+    assert "metrics: not pushed: BOT_TOKEN: a token has no spaces" in said and "secret" not in said
 
 
-def test_what_nobody_thought_of_fails_nothing_and_is_told_by_its_kind_only(
+def test_an_unexpected_error_fails_nothing_and_only_its_type_is_reported(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def surprise(name: str, token: str) -> float:
         raise UnicodeError(f"{name} is {token}")
 
-    monkeypatch.setattr(training_metrics, "expiry", surprise)
+    monkeypatch.setattr(pipeline, "expiry", surprise)
     monkeypatch.setenv("BOT_TOKEN", "glpat-secret")
     with pytest.raises(TrainingFailed, match="see above"), watched("retrain"):
         raise TrainingFailed("see above")
@@ -335,14 +326,14 @@ def test_a_pushgateway_that_is_down_fails_nothing(
         trained()
 
     said = capsys.readouterr().err
-    assert "metrics: not pushed: the pushgateway can not be reached" in said
+    assert "metrics: not pushed: the pushgateway cannot be reached" in said
     assert "secret" not in said and str(port) not in said
 
 
 @pytest.mark.parametrize(
     "url", ["ftp://push.example.com", "http://", "http://[::1", "http://a:b:c"]
 )
-def test_an_address_that_is_none_fails_nothing(
+def test_an_invalid_address_fails_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], url: str
 ) -> None:
     monkeypatch.setenv("PUSHGATEWAY_URL", url)
@@ -364,8 +355,8 @@ def test_nothing_is_measured_without_a_pushgateway(
 
 
 @pytest.mark.parametrize("label", ["", "..", "a/b", "a\nb", 'x"} 1', "é", "\udcff", "x" * 65])
-def test_a_hostile_label_goes_nowhere(gateway: Gateway, label: str) -> None:
-    with pytest.raises(NotPushed, match="pipeline: .* is no label"):
+def test_a_hostile_label_is_not_pushed(gateway: Gateway, label: str) -> None:
+    with pytest.raises(NotPushed, match="pipeline: .* is not a label"):
         push({"conveyor_pipeline_seconds": 1}, {"pipeline": label})
 
     assert gateway.series("conveyor_pipeline_seconds") == {}

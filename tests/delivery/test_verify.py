@@ -1,5 +1,6 @@
-"""Verify: dvc.lock, the commit and the remote agree, or nothing is released."""
+"""Verify: a release requires that dvc.lock, the commit and the remote agree."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,20 +24,35 @@ stages:
 """
 
 
-@pytest.fixture
-def remote(repository: Path, tmp_path: Path) -> Path:
-    """The working directory is a trained project, pushed to a remote of its own."""
-    folder = tmp_path / "remote"
-    run("dvc", "remote", "add", "--default", "team", str(folder), cwd=repository)
-    Path("code.py").write_text("print(1)\n", encoding="utf-8")
-    Path("dvc.yaml").write_text(STAGES, encoding="utf-8")
-    Path("data").mkdir()
+@pytest.fixture(scope="module")
+def _pushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained project, pushed to a remote beside it."""
+    base = tmp_path_factory.mktemp("verify")
+    project = base / "project"
+    (project / "data").mkdir(parents=True)
     for name in "ab":
-        Path("data", name).write_text(name, encoding="utf-8")
-    run("dvc", "add", "--quiet", "data", cwd=repository)
-    run("dvc", "repro", "--quiet", cwd=repository)
-    run("dvc", "push", "--quiet", cwd=repository)
-    return folder
+        (project / "data" / name).write_text(name, encoding="utf-8")
+    (project / "code.py").write_text("print(1)\n", encoding="utf-8")
+    (project / "dvc.yaml").write_text(STAGES, encoding="utf-8")
+    (project / "params.yaml").write_text("train:\n  epochs: 1\n", encoding="utf-8")
+    for words in (
+        ("git", "init", "--quiet"),
+        ("dvc", "init", "--quiet"),
+        ("dvc", "remote", "add", "--quiet", "--default", "team", "../remote"),
+        ("dvc", "add", "--quiet", "data"),
+        ("dvc", "repro", "--quiet"),
+        ("dvc", "push", "--quiet"),
+    ):
+        run(*words, cwd=project)
+    return base
+
+
+@pytest.fixture
+def remote(_pushed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The remote of a copy of it, which is the working directory."""
+    shutil.copytree(_pushed, tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "there" / "project")
+    return tmp_path / "there" / "remote"
 
 
 def objects(remote: Path, text: bytes) -> list[Path]:
@@ -44,14 +60,14 @@ def objects(remote: Path, text: bytes) -> list[Path]:
     return [path for path in files if path.read_bytes() == text]
 
 
-def test_what_was_pushed_is_verified(remote: Path) -> None:
+def test_pushed_objects_are_verified(remote: Path) -> None:
     require_current()
     assert require_remote(["model", "data"]) == (6, 6)
     assert require_remote(["model"]) == (6, 3)
 
 
 @pytest.mark.parametrize("text", [b"print(1)\n", b"a"], ids=["model", "data"])
-def test_an_object_that_is_missing_is_named(remote: Path, text: bytes) -> None:
+def test_a_missing_object_is_named(remote: Path, text: bytes) -> None:
     (path,) = objects(remote, text)
     path.unlink()
     with pytest.raises(RemoteError, match=f"missing in the DVC remote.*{path.name[:8]}"):
@@ -66,7 +82,7 @@ def test_a_flipped_byte_is_found(remote: Path) -> None:
         require_remote(["model"])
 
 
-def test_a_list_of_files_that_is_broken_is_found(remote: Path) -> None:
+def test_a_broken_listing_of_a_folder_is_found(remote: Path) -> None:
     (path,) = [path for path in remote.rglob("*.dir") if b"model.onnx" in path.read_bytes()]
     path.chmod(0o644)
     path.write_bytes(b"[")
@@ -75,7 +91,9 @@ def test_a_list_of_files_that_is_broken_is_found(remote: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["code", "parameter", "data"])
-def test_a_lock_of_another_commit_is_refused_with_what_changed(remote: Path, change: str) -> None:
+def test_a_lock_of_another_commit_is_refused_and_the_change_named(
+    remote: Path, change: str
+) -> None:
     if change == "code":
         Path("code.py").write_text("print(3)\n", encoding="utf-8")
     elif change == "parameter":
@@ -91,7 +109,7 @@ def test_a_lock_of_another_commit_is_refused_with_what_changed(remote: Path, cha
         require_current()
 
 
-def test_a_project_without_a_lock_is_told(repository: Path) -> None:
+def test_a_project_without_a_lock_is_refused(repository: Path) -> None:
     with pytest.raises(RemoteError, match=r"dvc\.lock is missing or broken"):
         require_current()
 
@@ -99,8 +117,14 @@ def test_a_project_without_a_lock_is_told(repository: Path) -> None:
 def test_a_remote_inside_the_repository_is_refused(repository: Path) -> None:
     with pytest.raises(RemoteError, match="no default remote"):
         require_own_remote()
-    run("dvc", "remote", "add", "--default", "sample", "sample", cwd=repository)
-    with pytest.raises(RemoteError, match="'sample' lies in this repository"):
+    configure("sample")
+    with pytest.raises(RemoteError, match="'sample' is inside this repository"):
         require_own_remote()
-    run("dvc", "remote", "add", "--force", "--default", "sample", "../out", cwd=repository)
+    configure("../../out")
     require_own_remote()
+
+
+def configure(url: str) -> None:
+    """Set the default remote; its path is relative to .dvc/config."""
+    text = f"[core]\n    remote = sample\n['remote \"sample\"']\n    url = ../{url}\n"
+    Path(".dvc/config").write_text(text, encoding="utf-8")

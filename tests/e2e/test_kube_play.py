@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from delivery.rollout.manifests import Document, deployment_of, for_version, render, to_yaml
-from delivery.smoke import Smoke, read_bundle
+from delivery.rollout.smoke_test import SmokeTest, read_bundle
 from delivery.tags import parse_version
 from tests.conftest import ROOT
 from tests.e2e import containers
@@ -142,7 +142,7 @@ def inspect(pod: Container) -> Any:
 
 def test_the_pod_passes_the_smoke_test_of_a_rollout(pod: Container, project: Published) -> None:
     expected = read_bundle(images.V1, images.bundle_of(project, images.V1))
-    found = Smoke(pod.url, expected, KEY).run(0, say=lambda line: None)
+    found = SmokeTest(pod.url, expected, KEY).run(0, report=lambda line: None)
     assert found[1].startswith(f"version: {images.V1} in all of 2 workers")
 
 

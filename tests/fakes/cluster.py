@@ -232,7 +232,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def main() -> int:
+def main(kubectl: type[Kubectl]) -> int:
     """Be kubectl."""
     folder, words = Path(os.environ["CLUSTER"]).resolve(), sys.argv[1:]
     stdin = sys.stdin.read() if "--filename=-" in words else ""
@@ -241,8 +241,8 @@ def main() -> int:
             file.write(json.dumps({"argv": words, "stdin": stdin}) + "\n")
         if words[0] == "kustomize":
             return kustomize(folder, words[1])
-        return Kubectl(folder, words, stdin).run()
+        return kubectl(folder, words, stdin).run()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Kubectl))

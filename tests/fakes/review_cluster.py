@@ -5,7 +5,6 @@ their labels; `delete` by kind and selector. In config.json `stages` are Deploym
 """
 
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import yaml
 
 from tests.e2e.pods import Document, Stage, stop_pod
-from tests.fakes.cluster import Cluster, Kubectl, fail, kustomize, locked
+from tests.fakes.cluster import Cluster, Kubectl, fail, main
 
 
 class ReviewCluster(Cluster):
@@ -92,17 +91,5 @@ def labels(item: Document) -> dict[str, str]:
     return dict(item["metadata"].get("labels", {}))
 
 
-def main() -> int:
-    """Be kubectl."""
-    folder, words = Path(os.environ["CLUSTER"]).resolve(), sys.argv[1:]
-    stdin = sys.stdin.read() if "--filename=-" in words else ""
-    with locked(folder):
-        with (folder / "calls.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"argv": words, "stdin": stdin}) + "\n")
-        if words[0] == "kustomize":
-            return kustomize(folder, words[1])
-        return Namespace(folder, words, stdin).run()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Namespace))

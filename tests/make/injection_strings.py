@@ -25,3 +25,6 @@ HOSTILE = [
     "\x1b[2J",
     "\udc80",
 ]
+
+TWO_HOSTILE = ["$(touch pwned)", "--upload-pack=touch pwned"]
+"""Enough for a command whose parser is tested with all of them."""

@@ -13,8 +13,8 @@ import httpx
 import numpy as np
 import pytest
 
-from delivery import training_metrics
-from delivery.training_metrics import ABOUT, PIPELINES, TOKENS, VARIABLE
+from delivery.metrics import pipeline
+from delivery.metrics.pipeline import ABOUT, PIPELINES, TOKENS, VARIABLE
 from tests.make.monitored_bundles import watched_bundle
 from tests.make.projects import Published, contents
 from tests.make.server import Server
@@ -52,10 +52,10 @@ def push(gateway: str) -> None:
     now = time.time()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, gateway)
-        training_metrics.push(dict.fromkeys(trained, now), {})
-        training_metrics.push({"conveyor_pipeline_seconds": 480}, {"pipeline": PIPELINES[0]})
+        pipeline.push(dict.fromkeys(trained, now), {})
+        pipeline.push({"conveyor_pipeline_seconds": 480}, {"pipeline": PIPELINES[0]})
         expires = {"conveyor_token_expires_timestamp_seconds": now + 30 * 86400}
-        training_metrics.push(expires, {"token": TOKENS[0]})
+        pipeline.push(expires, {"token": TOKENS[0]})
 
 
 class Life:

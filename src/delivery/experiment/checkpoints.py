@@ -1,8 +1,8 @@
-"""Checkpoints that outlive their runner: copied to the DVC remote while a training runs.
+"""Checkpoints that survive their runner: copied to the DVC remote while a training runs.
 
-A preempted runner takes its disk along. The job that is tried again on another one finds the newest
-checkpoints here, and `pipeline.train` goes on from them; it takes none of another run, by its
-fingerprint. They lie in `checkpoints/<branch>` beside DVC's own objects, and go when the run ends.
+A preempted runner loses its disk. The job that is retried on another runner restores the newest
+checkpoints, and `pipeline.train` resumes from them; their fingerprint excludes those of other runs.
+They are stored in `checkpoints/<branch>` beside DVC's own objects until the run ends.
 """
 
 import hashlib
@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def kept() -> Iterator[None]:
-    """Bring the checkpoints of a run that was cut off, and copy new ones in this block."""
+def preserved() -> Iterator[None]:
+    """Restore the checkpoints of an interrupted run, and copy new ones during this block."""
     remote, folder = _place()
-    _bring(remote, folder)
+    _restore(remote, folder)
     ended = threading.Event()
     copier = threading.Thread(target=_copy_often, args=(remote, folder, ended), daemon=True)
     copier.start()
@@ -34,8 +34,8 @@ def kept() -> Iterator[None]:
         copier.join()
 
 
-def forget() -> None:
-    """Delete what was copied: the run has ended."""
+def delete() -> None:
+    """Delete the copies: the run has ended."""
     remote, folder = _place()
     if remote.exists(folder):
         remote.rm(folder, recursive=True)
@@ -53,7 +53,7 @@ def _place() -> tuple[Any, str]:
         return remote.fs, remote.fs.join(root, "checkpoints", name)
 
 
-def _bring(remote: Any, folder: str) -> None:
+def _restore(remote: Any, folder: str) -> None:
     if not remote.exists(folder):
         return
     for path in remote.find(folder):
@@ -61,7 +61,7 @@ def _bring(remote: Any, folder: str) -> None:
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             remote.get_file(path, str(target))
-            print(f"experiment: goes on from {target.name}, which another runner left")
+            print(f"experiment: resumes from {target.name}, saved by another runner")
 
 
 def _copy_often(remote: Any, folder: str, ended: threading.Event) -> None:
@@ -69,12 +69,12 @@ def _copy_often(remote: Any, folder: str, ended: threading.Event) -> None:
     while not ended.wait(MINUTES * 60):
         try:
             copied = _copy(remote, folder, copied)
-        except Exception:  # a remote that is away must not end a training
-            log.warning("checkpoints could not be copied; trying again", exc_info=True)
+        except Exception:  # an unreachable remote must not end a training
+            log.warning("checkpoints could not be copied; retrying", exc_info=True)
 
 
 def _copy(remote: Any, folder: str, copied: set[Path]) -> set[Path]:
-    """Copy what is new; what is gone here goes there too, afterwards."""
+    """Copy new checkpoints, then delete the copies of deleted ones."""
     now = set(LOCAL.glob("*/*.pt"))
     for path in sorted(now - copied):
         target = remote.join(folder, *path.relative_to(LOCAL).parts)

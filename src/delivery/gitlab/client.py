@@ -1,7 +1,6 @@
-"""GitLab's API as commands need it: a client, its errors, and the comments of a merge request.
+"""Client of GitLab's API: its errors become sentences with a cure; idempotent requests are retried.
 
-python-gitlab speaks to GitLab; here its errors become sentences with a cure, and a network that
-fails for a moment is tried again (not for what would then be made twice).
+python-gitlab sends the requests.
 """
 
 import json
@@ -17,42 +16,42 @@ from urllib3.util import Retry
 
 from delivery.errors import GitLabError
 
-TIMEOUT = 30.0  # seconds until GitLab must have begun to answer
+TIMEOUT = 30.0  # seconds until GitLab must have started its response
 RETRIES = Retry(3, backoff_factor=0.3, status_forcelist=(502, 503, 504), raise_on_status=False)
 TOKEN = re.compile(r"[!-~]+")
 
-BOT = "comes from `make gitlab-setup` (docs/gitlab-setup.md)"
 NOTES_SEEN_BY_CML = 20
-"""CML 0.20.6 looks for its comment on the first page of a merge request's notes, newest first."""
+"""CML 0.20.6 searches its comment on the first page of a merge request's notes, newest first."""
 
 
 class GitLab:
-    """One project on a GitLab. Every method raises GitLabError with what GitLab said."""
+    """One project on a GitLab. Every method raises GitLabError with GitLab's message."""
 
     def __init__(self, url: str, project: str, token: str, called: str = "the token") -> None:
         self._client = connect(url, token, called)
         self.project = self._client.projects.get(project, lazy=True)
 
     @classmethod
-    def from_environment(cls, token: str = "BOT_TOKEN", what: str = BOT) -> "GitLab":
-        """The project of the job, as the bot or whose token a variable has.
+    def from_environment(cls) -> "GitLab":
+        """The project of the job, as the bot.
 
         Raises:
-            GitLabError: a variable is missing; `what` says where the token comes from.
+            GitLabError: a variable is missing.
         """
-        names = ("CI_SERVER_URL", "CI_PROJECT_ID", token)
+        names = ("CI_SERVER_URL", "CI_PROJECT_ID", "BOT_TOKEN")
         missing = [name for name in names if not os.environ.get(name)]
         if missing:
             raise GitLabError(
-                f"{', '.join(missing)}: not set. GitLab sets CI_... in a job; {token} {what}"
+                f"{', '.join(missing)}: not set. GitLab sets CI_... in a job; BOT_TOKEN comes from "
+                "`make gitlab-setup` (docs/gitlab-setup.md)"
             )
         url, project, secret = (os.environ[name] for name in names)
-        return cls(url, project, secret, token)
+        return cls(url, project, secret, "BOT_TOKEN")
 
     def drop_buried_comment(self, iid: int, mark: str) -> int:
-        """Delete the comment with a mark when so many came after it that CML would miss it.
+        """Delete the comment with a mark if CML would no longer find it among newer ones.
 
-        CML would write a second one then; so it writes the only one. Returns how many went.
+        CML would write a second comment otherwise. Returns the number of deleted comments.
         """
         with asking(f"listing the comments of merge request !{iid}"):
             merge_request = self.project.mergerequests.get(iid, lazy=True)
@@ -65,7 +64,7 @@ class GitLab:
 
 
 class Refused(GitLabError):
-    """GitLab answered, and the answer was no."""
+    """GitLab responded with an error."""
 
     def __init__(self, message: str, status: int | None) -> None:
         super().__init__(message)
@@ -73,19 +72,21 @@ class Refused(GitLabError):
 
 
 def connect(url: str, token: str, called: str = "the token") -> gitlab.Gitlab:
-    """A client that tries again when a request can be repeated without harm.
+    """A client that retries idempotent requests.
 
     Args:
-        called: what a message calls the token, such as the name of its variable.
+        called: name of the token in messages, such as its variable.
 
     Raises:
-        GitLabError: the URL is none, or the token.
+        GitLabError: the URL or the token is malformed.
     """
     if not url.startswith(("http://", "https://")):
-        raise GitLabError(f"URL of GitLab: {url!a} is none: write https://gitlab.example.com")
-    if not TOKEN.fullmatch(token):  # no header takes it, and what says so would show it
+        raise GitLabError(f"URL of GitLab: {url!a} is not a URL: write https://gitlab.example.com")
+    if not TOKEN.fullmatch(
+        token
+    ):  # a header cannot carry it, and the error of the library would show it
         raise GitLabError(
-            f"{called}: no token has spaces, ends of lines or letters beyond ASCII "
+            f"{called}: a token has no spaces, line breaks or characters beyond ASCII "
             "(it is not shown): copy it again"
         )
     session = requests.Session()
@@ -98,11 +99,11 @@ def connect(url: str, token: str, called: str = "the token") -> gitlab.Gitlab:
 
 @contextmanager
 def asking(doing: str) -> Iterator[None]:
-    """Turn what goes wrong while asking GitLab into a sentence.
+    """Turn the errors of requests to GitLab into sentences.
 
     Raises:
-        Refused: GitLab's answer was no.
-        GitLabError: GitLab can not be reached.
+        Refused: GitLab responded with an error.
+        GitLabError: GitLab cannot be reached.
     """
     try:
         yield
@@ -110,26 +111,26 @@ def asking(doing: str) -> Iterator[None]:
         raise Refused(f"{doing}: {explained(error)}", error.response_code) from None
     except requests.RequestException as error:
         raise GitLabError(
-            f"{doing}: GitLab can not be reached ({type(error).__name__}): "
-            "look at its URL, the network and its certificate"
+            f"{doing}: GitLab cannot be reached ({type(error).__name__}): "
+            "check its URL, the network and its certificate"
         ) from None
 
 
 def explained(error: gitlab.exceptions.GitlabError) -> str:
-    """What GitLab's answer means, with the cure."""
+    """The meaning of GitLab's error, with the cure."""
     if isinstance(error, gitlab.exceptions.GitlabParsingError):
-        return "the answer is not that of a GitLab: check the address"
+        return "the response is not GitLab's: check the address"
     scope = _missing_scope(error.response_body)
     if scope:
-        return f"the token lacks the scope {scope!a}: make one that has it"
+        return f"the token lacks the scope {scope!a}: create one that has it"
     if error.response_code == 401:
-        return "GitLab does not know the token: it is wrong, expired or revoked; make a new one"
+        return "GitLab does not know the token: it is wrong, expired or revoked; create a new one"
     if error.response_code == 403:
         return "the token's role is too low: it needs Maintainer to set up, Developer in jobs"
     if error.response_code == 404:
-        return "there is no such thing, or the token can not see it: check project and token"
+        return "not found, or not visible to the token: check project and token"
     status = f"{error.response_code}: " if error.response_code else ""
-    return f"GitLab answered {status}{_plain(error.error_message)}"
+    return f"GitLab responded {status}{_plain(error.error_message)}"
 
 
 def _missing_scope(body: bytes | None) -> str:
@@ -138,17 +139,17 @@ def _missing_scope(body: bytes | None) -> str:
     except ValueError:
         return ""
     refused = isinstance(answer, dict) and answer.get("error") == "insufficient_scope"
-    # "api read_api": either would do, the first is what is needed to change something.
+    # "api read_api": either suffices to read, the first to write.
     return str(answer.get("scope") or "api").split()[0] if refused else ""
 
 
 def _plain(message: Any) -> str:
-    """An answer in one printable line; GitLab's messages are texts, lists or mappings."""
+    """A message as one printable line; GitLab's messages are texts, lists or mappings."""
     if isinstance(message, bytes):
         message = message.decode(errors="replace")
     if isinstance(message, list):
         message = "; ".join(map(str, message))
     if isinstance(message, dict):
-        message = "; ".join(f"{field}: {_plain(said)}" for field, said in message.items())
+        message = "; ".join(f"{field}: {_plain(text)}" for field, text in message.items())
     line = " ".join(str(message).split())
     return "".join(letter if letter.isprintable() else " " for letter in line)[:300]

@@ -1,8 +1,8 @@
-"""What a GitLab project needs for the loop, as tables; `delivery.gitlab_setup` makes it so.
+"""The desired state of a GitLab project, as tables; `delivery.gitlab_setup` applies it.
 
-Two tokens, because two kinds of pipelines push. Code on a branch can read every variable that is
-not protected, so the token that merge requests need is no more than a developer; releases are
-tagged with another one, which only pipelines of `main` and of the registry's tags see.
+There are two tokens because two kinds of pipelines push. Code on a branch can read every variable
+that is not protected, so the token of merge requests is only a developer; another one, available
+only to pipelines of `main` and of the registry's tags, tags releases.
 """
 
 from typing import NamedTuple
@@ -18,15 +18,21 @@ ROLES = {
 }
 
 OLDEST = (17, 2)
-"""The GitLab that this template is written for; what older ones lack is said, not hidden."""
+"""The oldest supported GitLab; the set-up reports the features that older ones lack."""
 
 SINCE = (
-    ((15, 2), "`git push -o ci.skip` skips no merge-request pipeline: the bot starts a second one"),
-    ((16, 0), "tokens can not be renewed: revoke them by hand before they end"),
-    ((17, 4), "variables can not be hidden: the bots' tokens are masked only"),
-    ((17, 10), "the cluster agent can not be kept from branches (protected_branches_only)"),
+    (
+        (15, 2),
+        "`git push -o ci.skip` does not skip merge-request pipelines: the bot starts a second one",
+    ),
+    ((16, 0), "tokens cannot be renewed: revoke them by hand before they expire"),
+    ((17, 4), "variables cannot be hidden: the bots' tokens are masked only"),
+    (
+        (17, 10),
+        "the cluster agent cannot be restricted to protected branches (protected_branches_only)",
+    ),
 )
-"""What does not work before a version."""
+"""Features that are missing before a version."""
 
 
 class Setting(NamedTuple):
@@ -36,13 +42,13 @@ class Setting(NamedTuple):
     value: bool | str
     why: str
     since: str = ""
-    """The GitLab that brought it, where one that this template meets may lack it."""
+    """The GitLab that introduced it, if supported ones may lack it."""
     also: tuple[str, ...] = ()
-    """Other values that do as well, and stay."""
+    """Other accepted values, which are not changed."""
 
 
 class Protection(NamedTuple):
-    """Who may do what with a branch, with tags or in an environment: verb -> role."""
+    """Protection of a branch, of tags or of an environment: verb -> role."""
 
     kind: str
     name: str
@@ -59,7 +65,7 @@ class Variable(NamedTuple):
     secret: bool = False
     protected: bool = False
     file: bool = False
-    """The value is the content of the file that is named; a job gets the path of a copy."""
+    """The value is the content of the named file; a job gets the path of a copy."""
     needed: bool = False
 
     @property
@@ -79,7 +85,7 @@ class BotToken(NamedTuple):
 
 
 TOKEN_DAYS, RENEW_DAYS = 180, 30
-"""How long a token lives, and how long before its end it is renewed; days."""
+"""Life time of a token, and the time before its end at which it is renewed; days."""
 
 MERGE_MESSAGE = """Merge branch '%{source_branch}' into '%{target_branch}'
 
@@ -119,7 +125,7 @@ SETTINGS = (
         "a retried job of an old pipeline does not deploy; `make rollback` does",
         "15.6",
     ),
-    Setting("ci_separated_caches", True, "a branch can not poison the cache of main", "15.0"),
+    Setting("ci_separated_caches", True, "a branch cannot poison the cache of main", "15.0"),
     Setting(
         "ci_allow_fork_pipelines_to_run_in_parent_project",
         False,
@@ -150,8 +156,8 @@ PROTECTIONS = (
         {"push": NO_ONE, "merge": MAINTAINER},
         "main changes by merge requests only",
     ),
-    # experiment/* stays free: developers' pipelines make these tags, and the pipeline of a
-    # protected tag would see the protected variables.
+    # experiment/* is not protected: developers' pipelines create these tags, and the pipeline of
+    # a protected tag gets the protected variables.
     Protection(
         "tag", "{model}@*", {"create": MAINTAINER}, "a version is registered by main, and stays"
     ),
@@ -178,8 +184,8 @@ VARIABLES = (
         protected=True,
         needed=True,
     ),
-    Variable("STAGING_URL", "Where the service of staging answers.", needed=True),
-    Variable("PRODUCTION_URL", "Where the service of production answers.", needed=True),
+    Variable("STAGING_URL", "Address of the service of staging.", needed=True),
+    Variable("PRODUCTION_URL", "Address of the service of production.", needed=True),
     Variable("SERVICE_AUDIENCE", "Audience of the OIDC tokens that jobs show to the service."),
     Variable(
         "SMOKE_TOKEN",
@@ -202,13 +208,15 @@ VARIABLES = (
         protected=True,
     ),
     Variable(
-        "PUSHGATEWAY_URL", "Where pipelines push their figures; nowhere when not set.", secret=True
+        "PUSHGATEWAY_URL",
+        "Address to which pipelines push metrics; none are pushed when not set.",
+        secret=True,
     ),
     Variable("PRODUCTION", "`manual`: production waits for a person; by itself when not set."),
     Variable("CANARY", "`argo` or `none`; found out from the cluster when not set."),
     Variable(
         "REVIEW_URL",
-        "Where review apps answer, `https://mr-{iid}.review.example.com`; none when not set.",
+        "Address of review apps, `https://mr-{iid}.review.example.com`; none when not set.",
     ),
     Variable(
         "REVIEW_KUBE_CONTEXT", "Context of the review apps' own agent; every branch may use it."
@@ -216,7 +224,7 @@ VARIABLES = (
     Variable("REVIEW_IMAGE", "`name@sha256:...` for review apps; staging's when not set."),
     Variable("AWS_ROLE_ARN", "Role that jobs take by OIDC, for a DVC remote on S3."),
     Variable("AWS_DEFAULT_REGION", "Region of the DVC remote on S3."),
-    Variable("AWS_ACCESS_KEY_ID", "Key for S3 where OIDC is not to be had.", secret=True),
+    Variable("AWS_ACCESS_KEY_ID", "Key for S3 where OIDC is not available.", secret=True),
     Variable("AWS_SECRET_ACCESS_KEY", "Its secret.", secret=True),
     Variable(
         "GDRIVE_CREDENTIALS_FILE",
@@ -229,7 +237,7 @@ RETIRED = ("REAP_TOKEN", "REAP_HOURS")
 """Variables of earlier versions. A file of values may still have them; they are ignored."""
 
 STORAGE = ("AWS_ROLE_ARN", "AWS_ACCESS_KEY_ID", "GDRIVE_CREDENTIALS_FILE")
-"""One of these gives access to the DVC remote."""
+"""Each of these gives access to the DVC remote."""
 
 TOKENS = (
     BotToken(
@@ -254,10 +262,10 @@ LABELS = ({"name": "retrain", "color": "#6699cc", "description": "Proposed by `m
 
 
 class Schedule(NamedTuple):
-    """A pipeline by the clock. Whether and when it runs is the team's choice afterwards."""
+    """A scheduled pipeline. The team decides later whether and when it runs."""
 
     task: str
-    """Value of its variable TASK, which the jobs ask for."""
+    """Value of its variable TASK, which the jobs' rules test."""
     cron: str
     why: str
 

@@ -1,4 +1,4 @@
-"""Holds a GitLab project against the tables of `gitlab_wanted`: settings, protections, labels."""
+"""Compares a GitLab project with the desired tables: settings, protections, labels."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 from gitlab.exceptions import GitlabError
 from gitlab.v4.objects import Project
 
-from delivery.gitlab import desired as wanted
+from delivery.gitlab import desired
 from delivery.gitlab.client import Refused, asking
 
 TASK = "TASK"
-"""The variable that tells the jobs which schedule started them."""
+"""The variable that names the job of a schedule."""
 
 
 class Change(NamedTuple):
-    """One difference, and what mends it."""
+    """One difference, and the function that fixes it."""
 
     sign: str
     """`+` adds something, `~` changes it."""
@@ -32,39 +32,39 @@ class Change(NamedTuple):
 
 @dataclass
 class Plan:
-    """What differs; finding it out changes nothing."""
+    """The differences; comparing changes nothing."""
 
     changes: list[Change] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
-    """What only a person can do."""
+    """Tasks that only a person can do."""
     unset: list[str] = field(default_factory=list)
-    """Variables that have no value, and need none."""
+    """Optional variables without a value."""
 
     def add(self, sign: str, kind: str, name: str, detail: str, why: str, do: Any) -> None:
-        """Note a difference, and the function that mends it."""
+        """Add a difference, and the function that fixes it."""
         self.changes.append(Change(sign, kind, name, detail, why, do))
 
 
 def compare_project(plan: Plan, project: Project, model: str) -> None:
-    """Find what differs, but for variables and tokens.
+    """Compare everything but variables and tokens.
 
     Raises:
-        GitLabError: GitLab refuses to show something.
+        GitLabError: GitLab refuses to show a part.
     """
     _settings(plan, project)
     _job_token_scope(plan, project)
-    for protection in wanted.PROTECTIONS:
+    for protection in desired.PROTECTIONS:
         _protection(plan, project, protection, protection.name.format(model=model))
-    _things(plan, "label", project.labels, "name", wanted.LABELS)
-    _things(plan, "trigger", project.triggers, "description", (wanted.TRIGGER,))
+    _things(plan, "label", project.labels, "name", desired.LABELS)
+    _things(plan, "trigger", project.triggers, "description", (desired.TRIGGER,))
     stored = {row.description: row for row in listed(project.pipelineschedules, "schedules")}
-    for schedule in wanted.SCHEDULES:
+    for schedule in desired.SCHEDULES:
         _schedule(plan, project, schedule, stored.get(schedule.task))
 
 
 def _settings(plan: Plan, project: Project) -> None:
     projects = project.manager.gitlab.projects
-    for name, value, why, since, also in wanted.SETTINGS:
+    for name, value, why, since, also in desired.SETTINGS:
         if name not in project.attributes:
             plan.left.append(f"setting {name}: GitLab {since or '(newer)'} is needed ({why})")
         elif project.attributes[name] not in (value, *also):
@@ -74,7 +74,7 @@ def _settings(plan: Plan, project: Project) -> None:
 
 
 def _job_token_scope(plan: Plan, project: Project) -> None:
-    with asking("reading what job tokens of other projects may do"):
+    with asking("reading the access of other projects' job tokens"):
         scope = project.job_token_scope.get()
     if not scope.inbound_enabled:
         do = partial(project.job_token_scope.update, None, {"enabled": True})
@@ -82,7 +82,7 @@ def _job_token_scope(plan: Plan, project: Project) -> None:
         plan.add("~", "setting", "job_token_scope", "everybody -> this project", why, do)
 
 
-def _protection(plan: Plan, project: Project, row: wanted.Protection, name: str) -> None:
+def _protection(plan: Plan, project: Project, row: desired.Protection, name: str) -> None:
     kind, manager = f"protected {row.kind}", _protections(project, row.kind)
     try:
         stored = listed(manager, kind)
@@ -113,8 +113,8 @@ def _protections(project: Project, kind: str) -> Any:
     return managers[kind]
 
 
-def _protect(manager: Any, row: wanted.Protection, name: str, old: Any | None = None) -> None:
-    # Every tier can make and delete a protection; only Premium can change one.
+def _protect(manager: Any, row: desired.Protection, name: str, old: Any | None = None) -> None:
+    # Every tier can create and delete a protection; only Premium can change one.
     fields: dict[str, Any] = {f"{verb}_access_level": role for verb, role in row.levels.items()}
     if row.kind == "environment":
         fields = {"deploy_access_levels": [{"access_level": row.levels["deploy"]}]}
@@ -128,9 +128,9 @@ def _protect(manager: Any, row: wanted.Protection, name: str, old: Any | None = 
         raise
 
 
-def _schedule(plan: Plan, project: Project, row: wanted.Schedule, found: Any) -> None:
+def _schedule(plan: Plan, project: Project, row: desired.Schedule, found: Any) -> None:
     if found is None:
-        detail = f"{row.cron} UTC, asleep until the team wakes it"
+        detail = f"{row.cron} UTC, inactive until the team activates it"
         make = partial(_make_schedule, project, row)
         plan.add("+", "schedule", row.task, detail, row.why, make)
         return
@@ -141,7 +141,7 @@ def _schedule(plan: Plan, project: Project, row: wanted.Schedule, found: Any) ->
         plan.add("~", "schedule", row.task, f"variable {TASK} {row.task}", row.why, do)
 
 
-def _make_schedule(project: Project, row: wanted.Schedule) -> None:
+def _make_schedule(project: Project, row: desired.Schedule) -> None:
     made = project.pipelineschedules.create(
         {
             "description": row.task,
@@ -155,7 +155,7 @@ def _make_schedule(project: Project, row: wanted.Schedule) -> None:
 
 
 def _things(plan: Plan, kind: str, manager: Any, key: str, rows: Iterable[dict[str, Any]]) -> None:
-    """Labels and the like, which are made when they are not there and left alone otherwise."""
+    """Labels and triggers: created if they are missing, and left alone otherwise."""
     stored = {item.attributes[key] for item in listed(manager, kind)}
     for row in rows:
         if row[key] not in stored:
@@ -166,7 +166,7 @@ def _things(plan: Plan, kind: str, manager: Any, key: str, rows: Iterable[dict[s
 
 
 def listed(manager: Any, kind: str) -> list[Any]:
-    """All things of a kind.
+    """All objects of a kind.
 
     Raises:
         Refused: GitLab does not show them.
@@ -177,7 +177,7 @@ def listed(manager: Any, kind: str) -> list[Any]:
 
 
 def shown(value: object) -> str:
-    """A value as people read it, in one short line."""
+    """A value for people, in one short line."""
     if isinstance(value, bool | None):
         return {True: "on", False: "off", None: "not set"}[value]
     text = " ".join(str(value).split())
@@ -189,7 +189,7 @@ def _single(levels: dict[str, int]) -> dict[str, list[int | None]]:
 
 
 def _levels(item: Any, verbs: Iterable[str]) -> dict[str, list[int | None]]:
-    """Roles by verb; None stands for a person, a group or a key that is named."""
+    """Roles by verb; None stands for a named person, group or key."""
     rows = {verb: item.attributes[f"{verb}_access_levels"] for verb in verbs}
     named = ("user_id", "group_id", "deploy_key_id")
     return {
@@ -201,11 +201,11 @@ def _levels(item: Any, verbs: Iterable[str]) -> dict[str, list[int | None]]:
 def _rights(levels: dict[str, list[int | None]]) -> str:
     parts = []
     for verb, roles in levels.items():
-        names = ["somebody named" if role is None else role_name(role) for role in roles]
+        names = ["a named account" if role is None else role_name(role) for role in roles]
         parts.append(f"{verb}: {' and '.join(names) or 'no one'}")
     return ", ".join(parts)
 
 
 def role_name(level: int) -> str:
-    """A role as people call it."""
-    return wanted.ROLES.get(level, f"level {level}")
+    """Name of a role."""
+    return desired.ROLES.get(level, f"level {level}")

@@ -1,4 +1,4 @@
-"""Holds variables, tokens and runners of a GitLab project against the tables of `gitlab_wanted`."""
+"""Compares variables, tokens and runners of a GitLab project with the desired tables."""
 
 import re
 from datetime import date, timedelta
@@ -10,7 +10,7 @@ from dotenv import dotenv_values
 from gitlab.v4.objects import Project
 
 from delivery.errors import GitLabError
-from delivery.gitlab import desired as wanted
+from delivery.gitlab import desired
 from delivery.gitlab.client import asking
 from delivery.gitlab.plan import Plan, listed, role_name, shown
 
@@ -19,24 +19,24 @@ Stored = dict[tuple[str, str], Any]
 
 
 def read_values(path: Path) -> dict[str, str]:
-    """Read the lines `KEY=VALUE` of a file; where the value is a key file, its content.
+    """Read the lines `KEY=VALUE` of a file; a key file is replaced by its content.
 
     Raises:
-        GitLabError: a file is missing, a key is unknown, or GitLab can not mask a secret. The
+        GitLabError: a file is missing, a key is unknown, or GitLab cannot mask a secret. The
             message has the key, never the value.
     """
     if not path.is_file():
-        raise GitLabError(f"values: {path} is no file")
-    rows = {row.source: row for row in wanted.VARIABLES}
+        raise GitLabError(f"values: {path} is not a file")
+    rows = {row.source: row for row in desired.VARIABLES}
     stored = dotenv_values(path, interpolate=False)
-    values = {key: text for key, text in stored.items() if text and key not in wanted.RETIRED}
+    values = {key: text for key, text in stored.items() if text and key not in desired.RETIRED}
     for key, value in values.items():
         if key not in rows:
             known = ", ".join(sorted(rows))
-            raise GitLabError(f"values: {key[:64]!a} is no variable of the pipeline: {known}")
+            raise GitLabError(f"values: {key[:64]!a} is not a variable of the pipeline: {known}")
         if rows[key].secret and not re.fullmatch(r"\S{8,}", value):
             need = "8 characters or more, no white space"
-            raise GitLabError(f"values: {key}: GitLab can not mask it, that takes {need}")
+            raise GitLabError(f"values: {key}: GitLab cannot mask it: it needs {need}")
         if rows[key].file:
             values[key] = _content(key, path.parent / Path(value).expanduser())
     return values
@@ -46,17 +46,17 @@ def _content(key: str, path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        raise GitLabError(f"values: {key}: {path} can not be read") from None
+        raise GitLabError(f"values: {key}: {path} cannot be read") from None
 
 
 def compare_variables(plan: Plan, project: Project, values: dict[str, str]) -> None:
-    """Find what differs in variables, tokens and runners.
+    """Compare variables, tokens and runners.
 
     Raises:
-        GitLabError: GitLab refuses to show something.
+        GitLabError: GitLab refuses to show a part.
     """
     stored = _stored(project)
-    for row in wanted.VARIABLES:
+    for row in desired.VARIABLES:
         now, value = stored.get((row.key, row.scope)), values.get(row.source)
         if now is not None:
             _differences(plan, project, row, now, value)
@@ -66,10 +66,10 @@ def compare_variables(plan: Plan, project: Project, values: dict[str, str]) -> N
             plan.add("+", "variable", _name(row), detail, row.about, do)
         elif row.needed:
             plan.left.append(f"variable {_name(row)}: give it in the values: {row.about}")
-        elif row.key not in [token.variable for token in wanted.TOKENS]:
+        elif row.key not in [token.variable for token in desired.TOKENS]:
             plan.unset.append(row.source)
     _storage(plan, stored, values)
-    for token in wanted.TOKENS:
+    for token in desired.TOKENS:
         if token.variable not in values:  # else the team brings its own
             _token(plan, project, token, stored)
     _runners(plan, project, stored, values)
@@ -81,7 +81,7 @@ def _stored(project: Project) -> Stored:
 
 
 def _differences(
-    plan: Plan, project: Project, row: wanted.Variable, now: Any, value: str | None
+    plan: Plan, project: Project, row: desired.Variable, now: Any, value: str | None
 ) -> None:
     fields, hidden = _fields(row), now.attributes.get("hidden")
     details = [
@@ -93,7 +93,7 @@ def _differences(
         details.append(f"value {_value(row, value)}")
     if value is not None and hidden:
         plan.left.append(
-            f"variable {_name(row)}: hidden, so its value can not be compared with the one given: "
+            f"variable {_name(row)}: hidden, so its value cannot be compared with the given one: "
             "delete it in GitLab to set it again"
         )
     if details:
@@ -101,8 +101,8 @@ def _differences(
         plan.add("~", "variable", _name(row), ", ".join(details), row.about, do)
 
 
-def _set(project: Project, row: wanted.Variable, value: str | None, hidden: bool = False) -> None:
-    """Make a variable, or change it; without a value its flags alone."""
+def _set(project: Project, row: desired.Variable, value: str | None, hidden: bool = False) -> None:
+    """Create or change a variable; without a value only its flags."""
     fields: dict[str, Any] = _fields(row) | ({} if value is None else {"value": value})
     if (row.key, row.scope) in _stored(project):
         scope = {"environment_scope": row.scope}
@@ -114,11 +114,11 @@ def _set(project: Project, row: wanted.Variable, value: str | None, hidden: bool
 
 def _storage(plan: Plan, stored: Stored, values: dict[str, str]) -> None:
     keys = {*values, *(key for key, _ in stored)}
-    if not keys & set(wanted.STORAGE):
-        plan.left.append(f"DVC remote: give one of {', '.join(wanted.STORAGE)} in the values")
+    if not keys & set(desired.STORAGE):
+        plan.left.append(f"DVC remote: give one of {', '.join(desired.STORAGE)} in the values")
 
 
-def _token(plan: Plan, project: Project, row: wanted.BotToken, stored: Stored) -> None:
+def _token(plan: Plan, project: Project, row: desired.BotToken, stored: Stored) -> None:
     tokens = listed(project.access_tokens, "access tokens")
     now = next((token for token in tokens if token.name == row.name and token.active), None)
     rights = f"{role_name(row.role)}, {' '.join(row.scopes)}"
@@ -133,15 +133,15 @@ def _token(plan: Plan, project: Project, row: wanted.BotToken, stored: Stored) -
         plan.add("~", "token", row.name, f"renewed: {reason}", row.why, do)
 
 
-def _renewal(row: wanted.BotToken, now: Any, stored: Stored) -> str:
-    """Why a token must be renewed; empty when it need not."""
+def _renewal(row: desired.BotToken, now: Any, stored: Stored) -> str:
+    """Why a token must be renewed; empty if it is still valid."""
     if (row.variable, "*") not in stored:
-        return f"its value is lost, {row.variable} is not there"
-    soon = now.expires_at and date.fromisoformat(now.expires_at) < _day(wanted.RENEW_DAYS)
+        return f"its value is lost, {row.variable} does not exist"
+    soon = now.expires_at and date.fromisoformat(now.expires_at) < _day(desired.RENEW_DAYS)
     return f"it ends on {now.expires_at}" if soon else ""
 
 
-def _make_token(project: Project, row: wanted.BotToken, old: Any | None = None) -> None:
+def _make_token(project: Project, row: desired.BotToken, old: Any | None = None) -> None:
     if old is not None:
         old.delete()
     made = project.access_tokens.create(
@@ -149,25 +149,25 @@ def _make_token(project: Project, row: wanted.BotToken, old: Any | None = None) 
             "name": row.name,
             "scopes": list(row.scopes),
             "access_level": row.role,
-            "expires_at": _day(wanted.TOKEN_DAYS).isoformat(),
+            "expires_at": _day(desired.TOKEN_DAYS).isoformat(),
         }
     )
     _set(project, _variable_of(row), made.token, hidden=True)
 
 
-def _renew_token(project: Project, row: wanted.BotToken, now: Any) -> None:
-    ends = _day(wanted.TOKEN_DAYS).isoformat()
+def _renew_token(project: Project, row: desired.BotToken, now: Any) -> None:
+    ends = _day(desired.TOKEN_DAYS).isoformat()
     made: Any = project.access_tokens.rotate(now.get_id(), expires_at=ends)
     _set(project, _variable_of(row), made["token"], hidden=True)
 
 
-def _variable_of(row: wanted.BotToken) -> wanted.Variable:
-    return next(variable for variable in wanted.VARIABLES if variable.key == row.variable)
+def _variable_of(row: desired.BotToken) -> desired.Variable:
+    return next(variable for variable in desired.VARIABLES if variable.key == row.variable)
 
 
 def _runners(plan: Plan, project: Project, stored: Stored, values: dict[str, str]) -> None:
     now = stored.get(("TRAIN_RUNNER_TAG", "*"))
-    tag = values.get("TRAIN_RUNNER_TAG") or (now.value if now else wanted.RUNNER_TAG)
+    tag = values.get("TRAIN_RUNNER_TAG") or (now.value if now else desired.RUNNER_TAG)
     with asking(f"listing runners with the tag {tag!a}"):
         runners = project.runners.list(tag_list=[tag], get_all=True)
     if not runners:
@@ -183,12 +183,12 @@ def _day(days: int) -> date:
     return date.today() + timedelta(days=days)
 
 
-def _name(row: wanted.Variable) -> str:
+def _name(row: desired.Variable) -> str:
     return row.key if row.scope == "*" else f"{row.key} ({row.scope})"
 
 
-def _fields(row: wanted.Variable) -> dict[str, Any]:
-    """What GitLab keeps beside the value. It can not mask a file; nothing is expanded."""
+def _fields(row: desired.Variable) -> dict[str, Any]:
+    """The flags of a variable. GitLab cannot mask a file; nothing is expanded."""
     return {
         "protected": row.protected,
         "masked": row.secret,
@@ -210,5 +210,5 @@ def _flags(fields: dict[str, Any]) -> str:
     return ", ".join(words[item] for item in fields.items())
 
 
-def _value(row: wanted.Variable, value: str) -> str:
+def _value(row: desired.Variable, value: str) -> str:
     return "(secret)" if row.secret or row.file else shown(value)

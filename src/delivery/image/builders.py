@@ -1,7 +1,7 @@
-"""The programs that build and move images: buildah with skopeo, or Docker where only that is there.
+"""The image builders: buildah with skopeo, or Docker where buildah is not installed.
 
-Both do the same for `delivery.image`. A name such as `localhost/landcover` means this machine
-alone; a registry on loopback is spoken to over plain HTTP, as Docker does it.
+A name such as `localhost/landcover` is local to this machine. A registry on loopback is accessed
+over plain HTTP, as Docker does.
 """
 
 import json
@@ -21,14 +21,14 @@ _LOOPBACK = re.compile(r"(localhost|127\.[0-9.]+|\[::1\]):[0-9]+/")
 
 
 TIME = 315532800
-"""Unix time that every image and every file in it gets, the start of 1980, before which zip files
-know none. The same for all commits: else a layer that has not changed would be another one with
-each release, and buildah, whose cache does not look at the time, would mix several. The time of the
-commit is a label."""
+"""Unix time of every image and every file in it: the start of 1980, the earliest that zip files
+support. It is the same for all commits; else an unchanged layer would get a new digest with each
+release, and buildah, whose cache ignores the time, would mix several. The commit's time is a
+label."""
 
 
 class Recipe(NamedTuple):
-    """What a build is made of."""
+    """The target and arguments of a build."""
 
     target: str
     arguments: Mapping[str, str]
@@ -39,7 +39,7 @@ class Built(NamedTuple):
 
     labels: Mapping[str, str]
     size: int
-    """Bytes that it takes, its base included."""
+    """Bytes, including the base image."""
 
 
 class Found(NamedTuple):
@@ -48,58 +48,58 @@ class Found(NamedTuple):
     digest: str
     labels: Mapping[str, str]
     size: int
-    """Bytes that are transferred: compressed."""
+    """Bytes, compressed."""
 
 
-class Engine(Protocol):
-    """What an image is built, looked at and pushed with."""
+class Builder(Protocol):
+    """Builds, inspects and pushes images."""
 
     def build(self, recipe: Recipe) -> str:
         """Build from the Dockerfile of the working directory; returns the image's id."""
 
     def inspect(self, image: str) -> Built:
-        """What a built image is."""
+        """Labels and size of a built image."""
 
     def save(self, image: str, archive: Path) -> None:
-        """Write a built image as the archive that scanners read."""
+        """Write a built image as an archive for scanners."""
 
     def push(self, image: str, name: str, tags: tuple[str, ...]) -> str:
         """Push a built image under several tags, the last one last; returns its digest."""
 
-    def look(self, name: str, tag: str) -> Found | None:
-        """What the registry has under a tag; None when it has nothing."""
+    def lookup(self, name: str, tag: str) -> Found | None:
+        """The image that the registry has under a tag; None if there is none."""
 
     def login(self, host: str, user: str, password: str) -> None:
         """Log in to a registry."""
 
 
-def choose_engine() -> Engine:
-    """Return what this machine has.
+def choose_builder() -> Builder:
+    """Return the builder of this machine.
 
     Raises:
-        ToolError: it has neither.
+        ToolError: neither is installed.
     """
     if shutil.which("buildah"):
         return Buildah()
     if shutil.which("docker"):
         return Docker()
-    raise ToolError("neither buildah nor docker is here: apt-get install buildah skopeo")
+    raise ToolError("neither buildah nor docker is installed: apt-get install buildah skopeo")
 
 
 def is_local(name: str) -> bool:
-    """Whether a name belongs to this machine, and to no registry."""
+    """Whether a name is local to this machine and names no registry."""
     return name.startswith("localhost/") or "/" not in name
 
 
 class Buildah:
-    """buildah builds without a daemon, skopeo talks to registries.
+    """buildah builds without a daemon, skopeo accesses registries.
 
-    BUILDAH_ISOLATION and STORAGE_DRIVER are theirs: a container without privileges needs `chroot`
-    and `vfs`.
+    They read BUILDAH_ISOLATION and STORAGE_DRIVER: an unprivileged container needs `chroot` and
+    `vfs`.
     """
 
     def build(self, recipe: Recipe) -> str:
-        """See Engine."""
+        """See Builder."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "id")
             words = ["--layers", f"--timestamp={TIME}", f"--target={recipe.target}"]
@@ -108,17 +108,17 @@ class Buildah:
             return file.read_text(encoding="ascii").strip()
 
     def inspect(self, image: str) -> Built:
-        """See Engine."""
-        said = json.loads(run("buildah", "inspect", "--type=image", image))
-        size = sum(int(layer["size"]) for layer in json.loads(said["Manifest"])["layers"])
-        return Built(said["OCIv1"]["config"].get("Labels") or {}, size)
+        """See Builder."""
+        found = json.loads(run("buildah", "inspect", "--type=image", image))
+        size = sum(int(layer["size"]) for layer in json.loads(found["Manifest"])["layers"])
+        return Built(found["OCIv1"]["config"].get("Labels") or {}, size)
 
     def save(self, image: str, archive: Path) -> None:
-        """See Engine."""
+        """See Builder."""
         stream("buildah", "push", "--quiet", image, f"docker-archive:{archive}")
 
     def push(self, image: str, name: str, tags: tuple[str, ...]) -> str:
-        """See Engine. Later tags are copies in the registry, so that all mean one digest."""
+        """See Builder. Later tags are copied in the registry, so that all have one digest."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "digest")
             first = f"docker://{name}:{tags[0]}"
@@ -131,21 +131,21 @@ class Buildah:
             stream("skopeo", "copy", "--quiet", *secure, source, target)
         return digest
 
-    def look(self, name: str, tag: str) -> Found | None:
-        """See Engine."""
+    def lookup(self, name: str, tag: str) -> Found | None:
+        """See Builder."""
         words = ("inspect", *_tls("tls-verify", name))
         try:
-            said = json.loads(run("skopeo", *words, "--no-tags", f"docker://{name}:{tag}"))
+            found = json.loads(run("skopeo", *words, "--no-tags", f"docker://{name}:{tag}"))
             manifest = json.loads(run("skopeo", *words, "--raw", f"docker://{name}:{tag}"))
         except ImageError as error:
             if _is_absence(error):
                 return None
             raise
         size = sum(int(layer["size"]) for layer in manifest.get("layers", ()))
-        return Found(said["Digest"], said.get("Labels") or {}, size)
+        return Found(found["Digest"], found.get("Labels") or {}, size)
 
     def login(self, host: str, user: str, password: str) -> None:
-        """See Engine. buildah and skopeo read the same file of credentials."""
+        """See Builder. buildah and skopeo read the same file of credentials."""
         run("skopeo", "login", f"--username={user}", "--password-stdin", host, stdin=password)
 
 
@@ -153,7 +153,7 @@ class Docker:
     """Docker with BuildKit."""
 
     def build(self, recipe: Recipe) -> str:
-        """See Engine. Docker sets the image's time; that of the files stays (docs/images.md)."""
+        """See Builder. Docker sets the time of the image, not of its files (docs/images.md)."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "id")
             arguments = {"SOURCE_DATE_EPOCH": str(TIME), **recipe.arguments}
@@ -163,23 +163,23 @@ class Docker:
             return file.read_text(encoding="ascii").strip()
 
     def inspect(self, image: str) -> Built:
-        """See Engine."""
-        said = self._inspect(image)
-        return Built(said["Config"].get("Labels") or {}, int(said["Size"]))
+        """See Builder."""
+        found = self._inspect(image)
+        return Built(found["Config"].get("Labels") or {}, int(found["Size"]))
 
     def save(self, image: str, archive: Path) -> None:
-        """See Engine."""
+        """See Builder."""
         stream("docker", "save", f"--output={archive}", image)
 
     def push(self, image: str, name: str, tags: tuple[str, ...]) -> str:
-        """See Engine."""
+        """See Builder."""
         for tag in tags:
             run("docker", "tag", image, f"{name}:{tag}")
             stream("docker", "push", "--quiet", f"{name}:{tag}")
         return self._digest(self._inspect(f"{name}:{tags[-1]}"), name)
 
-    def look(self, name: str, tag: str) -> Found | None:
-        """See Engine. Docker has to fetch the image for it."""
+    def lookup(self, name: str, tag: str) -> Found | None:
+        """See Builder. Docker has to pull the image to inspect it."""
         try:
             run("docker", "pull", "--quiet", f"{name}:{tag}")
         except ImageError as error:
@@ -191,7 +191,7 @@ class Docker:
         return Found(self._digest(found, name), labels, int(found["Size"]))
 
     def login(self, host: str, user: str, password: str) -> None:
-        """See Engine."""
+        """See Builder."""
         run("docker", "login", f"--username={user}", "--password-stdin", host, stdin=password)
 
     def _inspect(self, image: str) -> dict[str, Any]:
@@ -202,14 +202,14 @@ class Docker:
         for reference in found.get("RepoDigests", ()):
             if reference.startswith(f"{name}@"):
                 return str(reference).partition("@")[2]
-        raise ImageError(f"{name}: docker knows no digest of it in the registry: push it again")
+        raise ImageError(f"{name}: docker does not know its digest in the registry: push it again")
 
 
 def stream(program: str, *words: str) -> None:
-    """Run a program that tells of its progress, on stderr.
+    """Run a program that shows its progress on stderr.
 
     Raises:
-        ToolError: it is not here.
+        ToolError: it is not installed.
         ImageError: it failed.
     """
     done = _call(program, words, stdout=2, stderr=None)
@@ -218,16 +218,18 @@ def stream(program: str, *words: str) -> None:
 
 
 def run(program: str, *words: str, stdin: str | None = None) -> str:
-    """Run a program; returns what it wrote.
+    """Run a program; returns its output.
 
     Raises:
-        ToolError: it is not here.
+        ToolError: it is not installed.
         ImageError: it failed, with its last line.
     """
     done = _call(program, words, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     if done.returncode != 0:
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise ImageError(f"{program} {words[0]}: {lines[-1] if lines else 'failed without a word'}")
+        raise ImageError(
+            f"{program} {words[0]}: {lines[-1] if lines else 'failed without a message'}"
+        )
     return done.stdout
 
 
@@ -241,7 +243,7 @@ def _call(program: str, words: tuple[str, ...], **options: Any) -> subprocess.Co
 
 def _cure(program: str) -> str:
     if program == "trivy":
-        return "see https://trivy.dev; nothing is released that was not scanned"
+        return "see https://trivy.dev; nothing is released without a scan"
     return f"apt-get install {program}"
 
 

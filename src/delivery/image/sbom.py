@@ -1,7 +1,7 @@
-"""The parts of an image as CycloneDX: Debian's packages and Python's. Runs while it is built.
+"""Software bill of materials of an image, as CycloneDX. Runs in the build of the image.
 
-Written from what the image itself records, so that the list can not differ from the content, and
-without time or serial number, so that equal images have equal lists.
+Lists the packages of Debian and Python that the image itself records, so that it matches the
+content; without time or serial number, so that equal images have equal lists.
 
 Source: CycloneDX 1.5 (https://cyclonedx.org/docs/1.5/json/), package-url (purl-spec).
 """
@@ -19,7 +19,7 @@ STATUS = Path("/var/lib/dpkg/status")
 
 
 def python_component(found: Distribution) -> dict[str, Any]:
-    """One installed distribution of Python."""
+    """An installed distribution of Python."""
     name = re.sub(r"[-_.]+", "-", found.metadata["Name"]).lower()
     component: dict[str, Any] = {
         "type": "library",
@@ -55,7 +55,7 @@ def debian_components(status: str, distribution: str) -> list[dict[str, Any]]:
 
 
 def bill() -> dict[str, Any]:
-    """The whole document, of the environment and the system that this runs in."""
+    """The document of this environment and system."""
     release = platform.freedesktop_os_release()
     distribution = f"{release['ID']}-{release['VERSION_ID']}"
     debian = debian_components(STATUS.read_text(encoding="utf-8"), distribution)
@@ -71,7 +71,7 @@ def bill() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write it to standard output."""
+    """Write the document to standard output."""
     json.dump(bill(), sys.stdout, indent=1)
 
 

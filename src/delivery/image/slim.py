@@ -1,9 +1,9 @@
-"""What the serve image leaves out of its packages. Runs while the image is built; needs nothing.
+"""Delete unused files from the packages of the serve image. Runs in its build; needs only Python.
 
-`requirements` prints what `.[extra]` stands for, so that a change of code installs nothing again;
-`packages` deletes what is never used, `installers` what the base could install with; `compile`
-keeps byte code of what is used, since a read-only image could not. Deleted parts are named one by
-one, with the reason; a part that is missed shows in tests/e2e/test_image.py.
+`requirements` prints the requirements of `.[extra]`, so that a change of code does not reinstall
+them; `packages` deletes unused files, `installers` the installers of the base; `compile` writes the
+byte code of the used modules, which a read-only container cannot. Each deleted part is listed with
+the reason; tests/e2e/test_image.py fails if one is needed.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 SERVING = (
     "service.server.supervisor",
     "service.server.worker",
-    # Imported late, with the first prediction that is saved.
+    # Imported late, with the first stored prediction.
     "service.feedback.retention",
     "service.feedback.store",
     "alembic.command",
@@ -28,7 +28,7 @@ SERVING = (
     "sqlalchemy.dialects.sqlite.pysqlite",
     "opentelemetry.sdk.trace.export",
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
-    # The child process, and the remotes that it may read from.
+    # The child process, and the remotes that it reads.
     "service.registry.__main__",
     "service.registry.download",
     "dvc.repo",
@@ -39,15 +39,15 @@ SERVING = (
     "pydrive2.fs",
     "s3fs",
 )
-"""Modules whose imports, and theirs, are kept as byte code."""
+"""Modules that are compiled with all their imports."""
 
 UNUSED = {
-    "nothing is installed into an image": (
+    "an image installs nothing": (
         *("pip", "pip-*", "setuptools*", "pkg_resources"),
         *("_distutils_hack", "distutils-precedence.pth"),
     ),
-    # PyDrive2 takes no release that goes with a current cryptography; the one that it takes fails
-    # on import, and with it Google Drive. Without it, oauth2client signs with rsa.
+    # PyDrive2 requires a release that does not work with a current cryptography; it fails on
+    # import, and so does Google Drive. Without it, oauth2client signs with rsa.
     "broken": ("OpenSSL", "pyOpenSSL-*", "pyopenssl-*"),
     "tests": ("**/tests", "alembic/testing", "sqlalchemy/testing"),
     "templates for new migrations": ("alembic/templates",),
@@ -56,23 +56,21 @@ UNUSED = {
         *("onnxruntime/transformers", "onnxruntime/quantization", "onnxruntime/tools"),
         *("onnxruntime/backend", "onnxruntime/datasets"),
     ),
-    "the runtime for programs in C; Python's stands beside it": (
-        "onnxruntime/capi/libonnxruntime.so.*",
-    ),
+    "the runtime for programs in C; Python has its own": ("onnxruntime/capi/libonnxruntime.so.*",),
 }
-"""Why it can go -> patterns below site-packages."""
+"""Reason -> patterns below site-packages."""
 
 INSTALLERS = (
     *("{stdlib}/ensurepip", "{purelib}/pip", "{purelib}/pip-*", "{purelib}/setuptools*"),
     *("{purelib}/wheel*", "{purelib}/pkg_resources", "{purelib}/_distutils_hack"),
     *("{scripts}/pip*", "{scripts}/wheel", "/usr/share/python-wheels"),
 )
-"""Where Debian and the image of Python keep what installs packages."""
+"""Locations of the installers in Debian and in the image of Python."""
 
 DRIVE = ("drive.v2.json", "drive.v3.json")
 LOGINS = ("sts", "sso", "sso-oidc", "signin")
 TABLES = ("endpoints.json", "partitions.json", "_retry.json", "sdk-default-configuration.json")
-# Formats that decode.py and tiff.py take: LZW, PackBits and predictors; deflate; ZSTD.
+# Formats that decode.py and tiff.py accept: LZW, PackBits and predictors; deflate; ZSTD.
 CODECS = ("_imcd", "_shared", "_shared_cython", "_deflate", "_zlib", "_zstd")
 PICTURES = ("libXau", "libjpeg", "liblzma", "libopenjp2", "libtiff", "libxcb", "libzstd")
 KEPT = {
@@ -83,17 +81,17 @@ KEPT = {
     "PIL/_*.so": ("_imaging", "_imagingmath", "_imagingmorph"),
     "pillow.libs/*": PICTURES,
 }
-"""Pattern below site-packages -> what stays of it; a library counts up to its first `.` or `-`."""
+"""Pattern below site-packages -> names that stay; a library up to its first `.` or `-`."""
 
 
 def requirements(pyproject: Path, extra: str) -> list[str]:
-    """Return what a project needs, with one of its extras."""
+    """Return the requirements of a project with one of its extras."""
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
     return [*project["dependencies"], *project["optional-dependencies"][extra]]
 
 
 def slim(site: Path) -> dict[str, int]:
-    """Delete what is not used; returns the bytes that each pattern freed."""
+    """Delete unused files; returns the freed bytes of each pattern."""
     patterns = [pattern for group in UNUSED.values() for pattern in group]
     freed = {pattern: _delete(site.glob(pattern)) for pattern in patterns}
     for pattern, names in KEPT.items():
@@ -119,9 +117,9 @@ def _delete(paths: Iterable[Path]) -> int:
 
 
 def compile_imported(modules: Iterable[str]) -> list[Path]:
-    """Import modules and keep byte code of everything that this loads; returns the files.
+    """Import modules and compile every module that this loads; returns the files.
 
-    The code carries no time and is not compared with its source, which can not change.
+    The byte code has no time and is not compared with its source, which never changes.
     """
     for name in modules:
         importlib.import_module(name)
@@ -158,7 +156,7 @@ def _requirements(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run a subcommand."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(required=True)
 
@@ -167,9 +165,9 @@ def main() -> None:
         command.set_defaults(run=run)
         return command
 
-    asked = add("requirements", _requirements)
-    asked.add_argument("pyproject", type=Path)
-    asked.add_argument("extra")
+    command = add("requirements", _requirements)
+    command.add_argument("pyproject", type=Path)
+    command.add_argument("extra")
     add("packages", _packages)
     add("installers", _installers)
     add("compile", _compile)

@@ -1,6 +1,6 @@
-"""How busy the GPUs are while something runs, by asking nvidia-smi every two seconds.
+"""Samples the use of the GPUs with nvidia-smi, every two seconds.
 
-Without nvidia-smi there are no samples, which is no error: most machines have no GPU.
+Without nvidia-smi there are no samples and no error: most machines have no GPU.
 """
 
 import re
@@ -17,19 +17,19 @@ LINE = (
     "--format=csv,noheader,nounits",
 )
 INTERVAL = 2.0  # seconds between two samples
-PATIENCE = 10.0  # seconds that nvidia-smi may take
-FAILURES = 3  # in a row, after which it is not asked again
+PATIENCE = 10.0  # seconds, time limit of nvidia-smi
+FAILURES = 3  # in a row, after which sampling ends
 MEBIBYTE = 2**20
-ROW = re.compile(r"\s*([0-9]{1,3})\s*,\s*([0-9]{1,9})\s*")  # a card may say [N/A] instead
+ROW = re.compile(r"\s*([0-9]{1,3})\s*,\s*([0-9]{1,9})\s*")  # some cards print [N/A] instead
 
 
 class Sample(NamedTuple):
-    """The busiest GPU at a time: training uses one, and another may be somebody else's."""
+    """The busiest GPU: training uses one, others may run other jobs."""
 
     time: float
     """Unix seconds."""
     utilization: float
-    """Share of the time in which it computed, 0..1."""
+    """Share of the time in which it was busy, 0..1."""
     memory: float
     """Bytes in use."""
 
@@ -78,10 +78,10 @@ class Sampler:
 
 
 def take(patience: float) -> Sample | None:
-    """Ask once; None when nvidia-smi fails, hangs, or knows of no GPU.
+    """Take one sample; None if nvidia-smi fails, hangs, or lists no GPU.
 
     Raises:
-        FileNotFoundError: there is no nvidia-smi.
+        FileNotFoundError: nvidia-smi is not installed.
     """
     try:
         done = subprocess.run(
@@ -95,7 +95,7 @@ def take(patience: float) -> Sample | None:
 
 
 def read(lines: Sequence[str], when: float) -> Sample | None:
-    """The busiest of the GPUs that say something."""
+    """The busiest GPU with readable figures."""
     rows = [(int(row[1]), int(row[2])) for row in map(ROW.fullmatch, lines) if row]
     if not rows:
         return None

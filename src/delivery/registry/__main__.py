@@ -1,10 +1,9 @@
-"""What a person types: python -m delivery.registry models, promote, rollback, retire, lineage."""
+"""Command: list, register, promote, roll back and retire versions; see `--help`."""
 
 import json
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
-from typing import Any
 
 from tabulate import tabulate
 
@@ -22,7 +21,7 @@ MAIN_METRICS = ("accuracy", "macro_f1", "calibration_error", "latency_p95_ms")
 
 @command
 def main() -> None:
-    """Read the arguments, do it."""
+    """Run a subcommand."""
     arguments = _parser().parse_args()
     run: Callable[[Registry, Namespace], None] = arguments.run
     run(open_registry(), arguments)
@@ -33,7 +32,7 @@ def models(registry: Registry, arguments: Namespace) -> None:
     _refresh(registry)
     records = registry.versions()
     if arguments.json:
-        _print_json([record.entry() for record in records])
+        print(json.dumps([record.entry() for record in records], indent=2))
     elif records:
         shown = [name for name in MAIN_METRICS if any(name in it.metrics for it in records)]
         headers = ["version", "stages", "date", *shown, "commit", ""]
@@ -59,7 +58,7 @@ def promote(registry: Registry, arguments: Namespace) -> None:
 
 
 def rollback(registry: Registry, arguments: Namespace) -> None:
-    """Go back to what a stage served before."""
+    """Assign to a stage the version that it served before."""
     stage = parse_stage(arguments.stage)
     to = parse_version(arguments.to, registry.name) if arguments.to else None
     registry.sync()
@@ -68,35 +67,35 @@ def rollback(registry: Registry, arguments: Namespace) -> None:
     now = registry.serving(stage)
     print(f"{tag}: {stage} serves {now.tag if now else 'nothing'}")
     if before and before.tag == tag:
-        print(f"It was rolled back before. Further back: --to VERSION ({registry.name}@v1.2.0).")
+        print(f"It was rolled back already. Further back: --to VERSION ({registry.name}@v1.2.0).")
 
 
 def retire(registry: Registry, arguments: Namespace) -> None:
-    """Mark a version as one that goes nowhere any more."""
+    """Retire a version."""
     version = parse_version(arguments.version, registry.name)
     tag = registry.retire(version, arguments.reason)
     print(f"{tag}: {version.tag} is retired")
 
 
-def follow(registry: Registry, arguments: Namespace) -> None:
-    """Print where a version comes from and where it went."""
+def show_lineage(registry: Registry, arguments: Namespace) -> None:
+    """Print the lineage of a version."""
     version = parse_version(arguments.version, registry.name)
     _refresh(registry, "refs/tags/experiment/*:refs/tags/experiment/*")
     found = lineage(registry, registry.find(version.tag))
     if arguments.json:
-        _print_json(found)
+        print(json.dumps(found, indent=2))
     else:
         print(render(found))
 
 
 def _refresh(registry: Registry, *refs: str) -> None:
-    """Reading goes on with what is known here, when origin can not be reached."""
+    """Sync with origin; if it cannot be reached, warn and go on with the local tags."""
     try:
         registry.sync()
         if refs:
             registry.repository.fetch(*refs)
     except GitError as error:
-        print(f"warning: {error}; what follows is what is known here", file=sys.stderr)
+        print(f"warning: {error}; showing the local tags", file=sys.stderr)
 
 
 def _row(record: Record, shown: list[str]) -> list[str]:
@@ -108,10 +107,6 @@ def _row(record: Record, shown: list[str]) -> list[str]:
         record.commit[:12],
         "retired" if record.deprecated else "",
     ]
-
-
-def _print_json(document: Any) -> None:
-    print(json.dumps(document, indent=2))
 
 
 def _parser() -> ArgumentParser:
@@ -132,23 +127,29 @@ def _parser() -> ArgumentParser:
     one.add_argument("--json", action="store_true")
     one = add("register", register, "register a commit as the next version; prints the tag")
     one.add_argument("commit", nargs="?", default="HEAD")
-    one.add_argument("--message", default="", help="stands in the tag")
+    one.add_argument("--message", default="", help="recorded in the tag")
     one.add_argument("--ci-skip", action="store_true", help="start no pipeline")
     one = add("promote", promote, "assign a version to a stage; the tag starts the rollout")
     one.add_argument("version", help="v1.2.0 or landcover@v1.2.0")
     one.add_argument("stage", help=stages)
-    one.add_argument("--force", action="store_true", help="pass over a rule; needs --reason")
-    one.add_argument("--reason", default="", help="stands in the tag")
+    one.add_argument("--force", action="store_true", help="override the policy; needs --reason")
+    one.add_argument("--reason", default="", help="recorded in the tag")
     one.add_argument("--ci-skip", action="store_true", help="start no pipeline")
-    one = add("rollback", rollback, "assign what a stage served before; the tag starts the rollout")
+    one = add(
+        "rollback",
+        rollback,
+        "assign the version that a stage served before; the tag starts the rollout",
+    )
     one.add_argument("stage", help=stages)
     one.add_argument("--to", default="", help="the version to go back to")
-    one.add_argument("--reason", default="", help="stands in the tag")
+    one.add_argument("--reason", default="", help="recorded in the tag")
     one.add_argument("--ci-skip", action="store_true", help="start no pipeline")
-    one = add("retire", retire, "mark a version as one that goes nowhere any more")
+    one = add("retire", retire, "retire a version: no stage takes it any more")
     one.add_argument("version", help="v1.2.0 or landcover@v1.2.0")
-    one.add_argument("--reason", default="", help="stands in the tag")
-    one = add("lineage", follow, "follow a version to its data, metrics, merge request, approval")
+    one.add_argument("--reason", default="", help="recorded in the tag")
+    one = add(
+        "lineage", show_lineage, "show the data, metrics, merge request and approvals of a version"
+    )
     one.add_argument("version", help="v1.2.0 or landcover@v1.2.0")
     one.add_argument("--json", action="store_true")
     return parser

@@ -1,8 +1,8 @@
-"""What callers of a model rely on: its classes, and the chips that it takes.
+"""The interface of a model, which callers rely on: its classes, and the format of its chips.
 
-The bundle is not in Git, so a version's interface is written into the message of its tag. The next
-version is compared with that: a model with other classes or other bands breaks its callers, and
-gets a new major number.
+The bundle is not in Git, so the message of a version's tag contains the interface. The next version
+is compared with it: a model with other classes or bands breaks its callers, and gets a new major
+number.
 """
 
 import json
@@ -18,10 +18,10 @@ _LINE = re.compile(r"^Interface: (\{.*\})$", flags=re.MULTILINE)
 
 
 def read_interface(bundle: Path, digest: str) -> dict[str, Any]:
-    """Read the interface of a bundle that is what `dvc.lock` calls `digest`.
+    """Read the interface of the bundle with this digest in `dvc.lock`.
 
     Raises:
-        RegistryError: the folder is missing, another model, or no bundle.
+        RegistryError: the folder is missing, has another model, or is not a bundle.
     """
     if not bundle.is_dir() or folder_digest(bundle) != digest:
         raise RegistryError(
@@ -34,7 +34,7 @@ def read_interface(bundle: Path, digest: str) -> dict[str, Any]:
         return {name: document[name] for name in ("schema", "task", "classes")} | parts
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise RegistryError(
-            f"{bundle.name}/model.json is no manifest of a bundle: dvc repro writes one"
+            f"{bundle.name}/model.json is not the manifest of a bundle: dvc repro writes one"
         ) from None
 
 
@@ -44,7 +44,7 @@ def write_line(interface: dict[str, Any]) -> str:
 
 
 def read_line(message: str) -> dict[str, Any] | None:
-    """The interface that a tag's message keeps; None when it keeps none."""
+    """The interface in a tag's message; None if it has none."""
     try:
         found: dict[str, Any] = json.loads(_LINE.findall(message)[-1])
     except (IndexError, ValueError, RecursionError):
@@ -53,7 +53,7 @@ def read_line(message: str) -> dict[str, Any] | None:
 
 
 def changes(old: dict[str, Any] | None, new: dict[str, Any]) -> list[str]:
-    """Name what a caller has to mind; an unknown interface could have been any."""
+    """List the changed fields; an unknown interface counts as changed."""
     if old is None:
-        return ["an interface that nobody noted"]
+        return ["an unrecorded interface"]
     return [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]

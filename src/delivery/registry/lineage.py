@@ -1,12 +1,13 @@
-"""Where a version comes from and where it went: from its tag to everything that Git knows of it.
+"""The lineage of a version: its origin and its stages, followed from its tag through Git.
 
     tag -> commit -> dvc.lock -> model, data -> metrics, parameters
-                  -> the commit that brought the model to main -> merge request -> approval
-                                                               -> experiment that trained it
+                  -> the commit that added the model to main -> merge request -> approval
+                                                             -> experiment that trained it
     tag -> stages, over time
 
-A version can be registered on a later commit than the one that brought its model (a pipeline failed
-between), so merge request and experiment are looked up where `dvc.lock` first named the model.
+A version may be registered on a later commit than the one that added its model (if a pipeline
+failed in between), so merge request and experiment are those of the first commit whose `dvc.lock`
+names the model.
 """
 
 import hashlib
@@ -14,18 +15,16 @@ import json
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from contracts.commit import LOCK
 from contracts.tags import STAGES, Version
 from delivery.git import Repository
-from delivery.registry import state as records
+from delivery.registry import state as facts
 from delivery.registry.policy import clean
+from delivery.registry.registry import Registry
 from delivery.registry.state import Move, State, Tag
 from delivery.tags import parse_assignment
-
-if TYPE_CHECKING:
-    from delivery.registry.registry import Registry
 
 _REFERENCE = re.compile(r"^See merge request ([A-Za-z0-9_./-]{0,255})!([0-9]{1,18})$", re.MULTILINE)
 _APPROVAL = re.compile(r"^(Approved-by|Reviewed-by): *(\S.*)$", re.MULTILINE | re.IGNORECASE)
@@ -34,15 +33,15 @@ MISSING = "not recorded"
 _EMPTY = {"retired": "no", "stages": "none yet"}
 
 
-def lineage(registry: "Registry", version: Version) -> dict[str, Any]:
-    """Follow a registered version; None, or an empty list, stands for what was not recorded."""
+def lineage(registry: Registry, version: Version) -> dict[str, Any]:
+    """Follow a registered version; None or an empty list means not recorded."""
     repository, state = registry.repository, registry.state()
     tag = state.versions[version]
-    digest = records.model_digest(repository, tag.commit)
-    brought = _brought(repository, tag.commit, digest)
-    message = repository.git("log", "-1", "--format=%B", brought)
+    digest = facts.model_digest(repository, tag.commit)
+    added = _added(repository, tag.commit, digest)
+    message = repository.git("log", "-1", "--format=%B", added)
     merge_request = _merge_request(message)
-    experiment = _experiment(repository, brought, digest, merge_request)
+    experiment = _experiment(repository, added, digest, merge_request)
     if merge_request is None and experiment is not None:
         merge_request = f"!{experiment['merge_request']}"
     return {
@@ -52,12 +51,12 @@ def lineage(registry: "Registry", version: Version) -> dict[str, Any]:
         "commit": _commit(repository, tag.commit),
         "model": digest,
         "data": {
-            "version": records.data_version(repository, tag.commit),
-            "trained_on": records.trained_on(repository, tag.commit),
+            "version": facts.data_version(repository, tag.commit),
+            "trained_on": facts.trained_on(repository, tag.commit),
         },
-        "metrics": records.read_metrics(repository, tag.commit),
+        "metrics": facts.read_metrics(repository, tag.commit),
         "parameters": _parameters(repository, state, version),
-        "brought_by": _commit(repository, brought),
+        "brought_by": _commit(repository, added),
         "experiment": experiment,
         "merge_request": merge_request,
         "approvals": list(dict.fromkeys(f"{it[0]}: {it[1]}" for it in _approvals(message))),
@@ -70,17 +69,17 @@ def _event(tag: Tag) -> dict[str, str]:
 
 
 def _commit(repository: Repository, commit: str) -> dict[str, str]:
-    said = repository.git("log", "-1", "--format=%cI%x00%s", commit)
-    when, _, subject = said.partition("\0")
+    line = repository.git("log", "-1", "--format=%cI%x00%s", commit)
+    when, _, subject = line.partition("\0")
     return {"id": commit, "when": when, "subject": clean(subject)}
 
 
-def _brought(repository: Repository, commit: str, digest: str | None) -> str:
-    """The commit of main's own line where dvc.lock first named this model."""
+def _added(repository: Repository, commit: str, digest: str | None) -> str:
+    """The first commit on main's first-parent line whose dvc.lock names this model."""
     words = ("log", "--first-parent", "--format=%H", "--max-count=1000", commit)
     found = commit
     for older in repository.git(*words, "--", LOCK).split():
-        if records.model_digest(repository, older) != digest:
+        if facts.model_digest(repository, older) != digest:
             break
         found = older
     return found
@@ -96,15 +95,15 @@ def _approvals(message: str) -> list[tuple[str, str]]:
 
 
 def _experiment(
-    repository: Repository, brought: str, digest: str | None, merge_request: str | None
+    repository: Repository, added: str, digest: str | None, merge_request: str | None
 ) -> dict[str, str] | None:
-    """The newest experiment with this model that the commit brought, or of its merge request.
+    """The newest experiment with this model that the commit merged, or of its merge request.
 
-    A squash leaves the trained commit outside main: the number of the merge request leads to it.
+    A squash leaves the trained commit outside main: the number of the merge request finds it.
     """
     pattern = "refs/tags/experiment/"
-    words = ["for-each-ref", "--format=%(refname:strip=2)", f"--merged={brought}"]
-    parents = repository.git("log", "-1", "--format=%P", brought).split()
+    words = ["for-each-ref", "--format=%(refname:strip=2)", f"--merged={added}"]
+    parents = repository.git("log", "-1", "--format=%P", added).split()
     if parents:
         words.append(f"--no-merged={parents[0]}")
     names = repository.git(*words, pattern).split("\n")
@@ -114,17 +113,17 @@ def _experiment(
     found = {name: match for name in names if (match := _EXPERIMENT.fullmatch(name))}
     for name in sorted(found, key=lambda name: int(found[name][2]), reverse=True):
         commit = repository.commit(f"refs/tags/{name}")
-        if records.model_digest(repository, commit) == digest:
+        if facts.model_digest(repository, commit) == digest:
             numbers = {"merge_request": found[name][1], "pipeline": found[name][2]}
             return {"tag": name, "commit": commit, **numbers}
     return None
 
 
 def _parameters(repository: Repository, state: State, version: Version) -> dict[str, Any]:
-    """Digest of params.yaml, and what differs from the version before."""
-    mine = records.read_params(repository, state.versions[version].commit)
+    """Digest of params.yaml, and the differences from the version before."""
+    mine = facts.read_params(repository, state.versions[version].commit)
     before = max((it for it in state.versions if it < version), default=None)
-    theirs = records.read_params(repository, state.versions[before].commit) if before else mine
+    theirs = facts.read_params(repository, state.versions[before].commit) if before else mine
     text = json.dumps(mine, sort_keys=True, default=str)
     return {
         "digest": "sha256:" + hashlib.sha256(text.encode()).hexdigest() if mine else None,
@@ -138,7 +137,7 @@ def _parameters(repository: Repository, state: State, version: Version) -> dict[
 
 
 def _stages(state: State, version: Version) -> list[dict[str, Any]]:
-    """Every time that a stage took the version, oldest first, and until when it had it."""
+    """Every assignment of the version, oldest first, with the time at which it ended."""
     found = []
     for stage in STAGES:
         after: Move | None = None
@@ -152,7 +151,7 @@ def _stages(state: State, version: Version) -> list[dict[str, Any]]:
 
 
 def render(found: dict[str, Any]) -> str:
-    """The same for people, with the same names in the same order."""
+    """The lineage as text, with the same names in the same order."""
     lines = []
     for name, value in found.items():
         shown = _SHOW.get(name, _plain)(value) if value else [_EMPTY.get(name, MISSING)]
@@ -177,7 +176,7 @@ def _show_data(data: dict[str, str | None]) -> list[str]:
     version, used = data["version"], data["trained_on"]
     if version == used:
         return [version or MISSING]
-    return [f"{version or MISSING} in data.dvc, but dvc.lock says: trained on {used or MISSING}"]
+    return [f"{version or MISSING} in data.dvc, but dvc.lock: trained on {used or MISSING}"]
 
 
 def _show_metrics(metrics: dict[str, float]) -> list[str]:
@@ -201,14 +200,14 @@ def _show_stages(stages: list[dict[str, Any]]) -> list[str]:
     lines = []
     for entry in stages:
         end = f"until {_minute(entry['until'])}" if entry["until"] else ""
-        end = "taken back" if entry["withdrawn"] else "serves now" if entry["serving"] else end
+        end = "withdrawn" if entry["withdrawn"] else "serves now" if entry["serving"] else end
         lines.append(f"{entry['stage']} from {_minute(entry['when'])} {end} ({entry['tag']})")
         lines += _remarks(entry["message"])
     return lines
 
 
 def _remarks(message: str) -> list[str]:
-    """Lines of a tag's message that a person wants: not the title, not what stands elsewhere."""
+    """Lines of a tag's message for people, without the title and the repeated facts."""
     lines = [line for line in message.splitlines()[1:] if line.strip()]
     return [line for line in lines if not line.startswith(("Model: ", "Interface: "))]
 
@@ -216,7 +215,7 @@ def _remarks(message: str) -> list[str]:
 def _minute(when: str) -> str:
     try:
         return datetime.fromisoformat(when).astimezone(UTC).strftime("%Y-%m-%d %H:%M")
-    except (ValueError, OverflowError):  # Git takes commits from every year
+    except (ValueError, OverflowError):  # Git accepts commits from every year
         return when or MISSING
 
 

@@ -1,7 +1,7 @@
-"""The rules of the registry: what moves where, what comes next, and the message that says why.
+"""Promotion policy: allowed stage transitions, next version number, tag message.
 
-Stages move in order, a version that is older than what serves is outdated, and a version that
-breaks its callers gets a new major number. Nothing here asks Git.
+Versions pass the stages in order, a version older than the serving one is outdated, and a version
+that breaks its callers gets a new major number. Nothing here calls Git.
 """
 
 from collections.abc import Iterator
@@ -13,11 +13,11 @@ from delivery.registry.interface import changes, read_line
 from delivery.registry.state import Move, State
 
 FORCED = "Forced: "
-"""Begins the line of a tag's message that lets an assignment pass where a rule forbids it."""
+"""Starts the line of a tag's message that overrides the policy for an assignment."""
 
 
 def objections(state: State, version: Version, stage: str, allow_older: bool) -> Iterator[str]:
-    """Why a stage should not take a version."""
+    """Why a stage must not take a version."""
     if (place := STAGES.index(stage)) > 0:
         before = STAGES[place - 1]
         if version not in {move.version for move in state.served(before)}:
@@ -27,36 +27,36 @@ def objections(state: State, version: Version, stage: str, allow_older: bool) ->
     if version < now.version and not allow_older:
         yield f"it is outdated, {stage} serves {now.version.tag} (make rollback goes back)"
     if version > now.version and version in {move.version for move in state.served(stage)}:
-        # Else the next run of main's pipeline would undo what a person did in a hurry.
+        # Else the next run of main's pipeline would undo a rollback.
         yield f"{stage} was rolled back from it ({now.tag})"
 
 
 def is_forced(move: Move) -> bool:
-    """Whether the message of an assignment says that a rule was passed over."""
+    """Whether the message of an assignment overrides the policy."""
     return any(line.startswith(FORCED) for line in move.message.splitlines())
 
 
 def went_back(served: list[Move]) -> bool:
-    """Whether the last assignment of a stage, the first of the list, was a way back."""
+    """Whether the last assignment of a stage, the first of the list, was a rollback."""
     return len(served) > 1 and served[0].version < served[1].version
 
 
 def before(state: State, stage: str, now: Version) -> Version:
-    """What a stage served before, without what is retired.
+    """The version that a stage served before, without retired ones.
 
     Raises:
-        RegistryError: nothing.
+        RegistryError: there is none.
     """
     for move in state.served(stage):
         if move.version != now and move.version not in state.retired:
             return move.version
     raise RegistryError(
-        f"{stage} served nothing before {now.tag} that is not retired: promote another version"
+        f"{stage} served no other version before {now.tag} that is not retired: promote one"
     )
 
 
 def breakage(state: State, newest: Version | None, interface: dict[str, Any]) -> str:
-    """The line that says what callers of the newest version have to mind; empty for nothing."""
+    """The line that lists changes that break callers of the newest version; empty for none."""
     if newest is None:
         return ""
     changed = changes(read_line(state.versions[newest].message), interface)
@@ -64,7 +64,7 @@ def breakage(state: State, newest: Version | None, interface: dict[str, Any]) ->
 
 
 def next_version(name: str, newest: Version | None, breaks: bool) -> Version:
-    """The version after the newest one; that can be a retired one, whose number is used up."""
+    """The version after the newest one; the number of a retired version is not reused."""
     if newest is None:
         return Version(name, (1, 0, 0))
     major, minor, _ = newest.number
@@ -72,12 +72,12 @@ def next_version(name: str, newest: Version | None, breaks: bool) -> Version:
 
 
 def clean(text: str) -> str:
-    """A text of somebody as one line: it adds no line to a message, and steers no terminal."""
+    """Foreign text as one printable line: no line breaks, no control sequences."""
     return " ".join("".join(it if it.isprintable() else " " for it in text).split())
 
 
 def compose(title: str, *facts: str) -> str:
-    """The message of a tag: a title, and a line a fact."""
+    """The message of a tag: a title, and one line per fact."""
     return "\n".join([title, "", *filter(None, facts)]).strip()
 
 

@@ -7,7 +7,7 @@
     python -m delivery.registry retire VERSION
     python -m delivery.registry lineage VERSION
 
-The rules stand here. What a tag says is read in records.py, and written in ledger.py.
+state.py reads the tags, writer.py writes them, policy.py decides what is allowed.
 """
 
 import re
@@ -29,34 +29,34 @@ from delivery.registry.state import (
     read_metrics,
     read_state,
 )
-from delivery.registry.writer import Ledger
+from delivery.registry.writer import TagWriter
 from delivery.tags import parse_assignment, parse_stage, parse_version
 
 
 class Registry:
-    """The versions of one model. What writes brings the tags here in line with origin first.
+    """The versions of one model. Methods that write first sync the local tags with origin.
 
     Raises:
-        RegistryError: a rule forbids it, or somebody else was faster.
-        TagError: a text is no version, stage or tag.
-        GitError: origin can not be reached.
+        RegistryError: the policy forbids it, or another person pushed the same tag first.
+        TagError: a text is not a version, stage or tag.
+        GitError: origin cannot be reached.
     """
 
     def __init__(self, repository: Repository, name: str) -> None:
         if not re.fullmatch(NAME, name):
             raise RegistryError(
-                f"model.name: {name[:64]!a} names no model: write a-z, 0-9 and -, as in landcover"
+                f"model.name: {name[:64]!a} is not a name: write a-z, 0-9 and -, as in landcover"
             )
         self.repository = repository
         self.name = name
-        self._ledger = Ledger(repository, name)
+        self._writer = TagWriter(repository, name)
 
     def sync(self) -> None:
-        """Make the tags of this model here those of origin, which has the truth."""
-        self._ledger.sync()
+        """Replace the local tags of this model by those of origin, the source of truth."""
+        self._writer.sync()
 
     def state(self) -> State:
-        """What the tags here say."""
+        """The state according to the local tags."""
         return read_state(self.repository, self.name)
 
     def versions(self) -> list[Record]:
@@ -85,13 +85,16 @@ class Registry:
         return self.state().moves.get(parse_stage(stage), [])
 
     def find(self, text: str) -> Version:
-        """Read the text of a version, `v1.2.0` or `landcover@v1.2.0`, that is registered."""
+        """Parse a registered version, `v1.2.0` or `landcover@v1.2.0`."""
         version = parse_version(text, self.name)
         self._known(self.state(), version)
         return version
 
     def register(self, commit: str = "HEAD", message: str = "", ci_skip: bool = True) -> Version:
-        """Give a commit the next version; the one that it has, or whose model it has, is kept."""
+        """Register a commit as the next version.
+
+        A commit that is registered, or has the newest version's model, keeps that version.
+        """
         commit = self.repository.commit(commit)
         self.sync()
         state = self.state()
@@ -109,7 +112,7 @@ class Registry:
         broken = policy.breakage(state, newest, interface)
         version = policy.next_version(self.name, newest, bool(broken))
         facts = [policy.clean(message), f"Model: {digest}", broken, write_line(interface)]
-        self._ledger.register(version, commit, policy.compose(version.tag, *facts), ci_skip)
+        self._writer.register(version, commit, policy.compose(version.tag, *facts), ci_skip)
         return version
 
     def check(
@@ -120,22 +123,24 @@ class Registry:
         force: bool = False,
         allow_older: bool = False,
     ) -> str:
-        """Refuse what `assign` would refuse; returns which rules are passed over by force.
+        """Refuse what `assign` would refuse; returns the objections that force overrides.
 
-        Reads the tags here: sync() first.
+        Reads the local tags: sync() first.
         """
         parse_stage(stage)
         state = self.state()
         self._known(state, version)
         if version in state.retired:
-            raise RegistryError(f"{version.tag} is retired: it goes to no stage, also not by force")
+            raise RegistryError(f"{version.tag} is retired: no stage takes it, not even by force")
         objections = list(policy.objections(state, version, stage, allow_older))
         if objections and force and not policy.because(reason):
-            raise RegistryError("reason: it is empty; what is forced says why: REASON='...'")
+            raise RegistryError(
+                "reason: it is empty; give one to force an assignment: REASON='...'"
+            )
         if objections and not force:
             raise RegistryError(
                 f"{stage} does not take {version.tag}: {'; '.join(objections)} "
-                f"(or force it, with a reason that is kept in the tag)"
+                f"(or force it, with a reason that the tag records)"
             )
         return "; ".join(objections)
 
@@ -148,7 +153,7 @@ class Registry:
         allow_older: bool = False,
         ci_skip: bool = False,
     ) -> str:
-        """Make a stage serve a version; returns the tag that says so.
+        """Assign a version to a stage; returns the tag.
 
         Without `ci_skip` the tag starts a pipeline, which rolls the version out.
         """
@@ -157,18 +162,17 @@ class Registry:
         state = self.state()
         if state.serves(stage, version):
             return state.serving[stage].tag
-        passed_over = self.check(version, stage, reason, force, allow_older)
-        forced = policy.FORCED + passed_over if passed_over else ""
+        overridden = self.check(version, stage, reason, force, allow_older)
+        forced = policy.FORCED + overridden if overridden else ""
         message = policy.compose(f"{version.tag} to {stage}", policy.because(reason), forced)
-        return self._ledger.assign(state.versions[version].commit, stage, message, ci_skip)
+        return self._writer.assign(state.versions[version].commit, stage, message, ci_skip)
 
     def rollback(
         self, stage: str, to: Version | None = None, reason: str = "", ci_skip: bool = False
     ) -> str:
-        """Make a stage serve what it served before; returns the tag that says so.
+        """Assign to a stage the version that it served before; returns the tag.
 
-        A stage that was rolled back stays there, so that the same command twice ends the same; to
-        go further back, name the version.
+        Idempotent: a stage that was rolled back stays there. To go further back, name the version.
         """
         parse_stage(stage)
         self.sync()
@@ -186,7 +190,7 @@ class Registry:
         return self.assign(to, stage, why, force=True, allow_older=True, ci_skip=ci_skip)
 
     def retire(self, version: Version, reason: str = "", ci_skip: bool = True) -> str:
-        """Mark a version as one that goes nowhere any more; returns the tag that says so."""
+        """Retire a version, so that no stage takes it any more; returns the tag."""
         self.sync()
         state = self.state()
         self._known(state, version)
@@ -199,20 +203,20 @@ class Registry:
                     f"(make rollback STAGE={stage})"
                 )
         message = policy.compose(f"{version.tag} is retired", policy.because(reason))
-        return self._ledger.retire(version, message, ci_skip)
+        return self._writer.retire(version, message, ci_skip)
 
-    def wanted(self, tag: str) -> Move:
-        """The assignment that a pushed tag makes, after the rules that a tag by hand can break.
+    def requested(self, tag: str) -> Move:
+        """The assignment that a pushed tag requests, checked against the policy.
 
-        Reads the tags here: sync() first.
+        A tag that was created by hand may violate it. Reads the local tags: sync() first.
         """
         state = self.state()
         move = self._move(state, tag)
         if move.version in state.retired:
             raise RegistryError(f"tag {tag}: {move.version.tag} is retired: delete the tag")
         if (newest := state.serving.get(move.stage)) != move:
-            since = newest.tag if newest else "its end"
-            raise RegistryError(f"tag {tag} is outdated: {since} came since")
+            since = newest.tag if newest else "its withdrawal"
+            raise RegistryError(f"tag {tag} is outdated: {since} is newer")
         objections = list(policy.objections(state, move.version, move.stage, allow_older=True))
         if objections and not policy.is_forced(move):
             raise RegistryError(
@@ -222,7 +226,7 @@ class Registry:
         return move
 
     def withdraw(self, tag: str, reason: str = "", ci_skip: bool = True) -> str:
-        """Take an assignment back whose rollout failed: the one before it counts again."""
+        """Withdraw an assignment whose rollout failed: the one before it counts again."""
         self.sync()
         state = self.state()
         move = self._move(state, tag)
@@ -230,10 +234,12 @@ class Registry:
             return tag
         moves = state.served(move.stage)
         if any(it.version == move.version for it in moves[: moves.index(move)]):
-            raise RegistryError(f"tag {tag} is outdated: {move.stage} got the version once more")
+            raise RegistryError(
+                f"tag {tag} is outdated: the version was assigned to {move.stage} again"
+            )
         message = policy.compose(f"{move.version.tag} not to {move.stage}", policy.because(reason))
         commit = state.versions[move.version].commit
-        return self._ledger.unassign(commit, move.stage, message, ci_skip)
+        return self._writer.unassign(commit, move.stage, message, ci_skip)
 
     def _known(self, state: State, version: Version) -> None:
         if version not in state.versions:
@@ -245,15 +251,15 @@ class Registry:
             if move.tag == tag:
                 return move
         raise RegistryError(
-            f"tag {tag} is not here, or on a commit without a version: git fetch --tags origin, "
+            f"tag {tag} is missing, or on a commit without a version: git fetch --tags origin, "
             f"or register the commit first"
         )
 
     def _refuse_outdated(self, state: State, commit: str) -> None:
-        """An older pipeline that finishes last must not make the newest version."""
+        """An older pipeline that finishes last must not register the newest version."""
         if self.repository.git("rev-parse", "--is-shallow-repository") == "true":
             raise RegistryError(
-                "this clone is shallow and can not tell which commit is newer: "
+                "this clone is shallow and cannot order commits: "
                 "git fetch --unshallow origin (in GitLab CI: GIT_DEPTH: 0)"
             )
         pattern = f"refs/tags/{self.name}@*"
@@ -261,12 +267,12 @@ class Registry:
         newer = set(self.repository.git(*words).split("\n"))
         if found := max((it for it in state.versions if it.tag in newer), default=None):
             raise RegistryError(
-                f"commit {commit[:12]} is outdated: {found.tag} was made from a later one"
+                f"commit {commit[:12]} is outdated: {found.tag} was registered from a later one"
             )
 
 
 def open_registry(folder: Path = Path(".")) -> Registry:
-    """The registry of the model that `params.yaml` in a folder names."""
+    """The registry of the model named in a folder's `params.yaml`."""
     try:
         document = yaml.safe_load((folder / PARAMS).read_text(encoding="utf-8"))
         name = document["model"]["name"]

@@ -1,9 +1,8 @@
-"""What the registry's tags say, and what the commit behind a version says.
+"""The registry's state, read from its tags; and the facts of the commit behind a version.
 
-GTO writes the tags, but is not asked what they mean: it orders them by a time of whole seconds, so
-that two assignments in one second change places, and it does not see a tag without a message, which
-is what GitLab's page makes. The counter in the name orders them for sure. Where GTO can tell, both
-say the same; a test holds them together.
+GTO writes the tags but does not interpret them: it orders them by time in whole seconds, so that
+two assignments within one second may swap, and it ignores tags without a message, which GitLab's
+web page creates. The counter in the name gives the order. A test compares the two where GTO works.
 """
 
 from collections.abc import Callable
@@ -23,7 +22,7 @@ _FORM += "%(creatordate:unix)%00%(contents:subject)%00%(contents:body)%00"
 
 
 class Tag(NamedTuple):
-    """A tag of Git; `message` is empty for a tag that has none of its own."""
+    """A tag of Git; `message` is empty for a lightweight tag."""
 
     name: str
     commit: str
@@ -32,7 +31,7 @@ class Tag(NamedTuple):
 
 
 class Move(NamedTuple):
-    """A version was assigned to a stage; `withdrawn` when that was taken back."""
+    """The assignment of a version to a stage; `withdrawn` if it was withdrawn later."""
 
     version: Version
     stage: str
@@ -50,7 +49,7 @@ class Move(NamedTuple):
 
 @dataclass(frozen=True)
 class Record:
-    """A registered version, with what its commit says."""
+    """A registered version, with the facts of its commit."""
 
     version: Version
     commit: str
@@ -75,7 +74,7 @@ class Record:
 
 @dataclass
 class State:
-    """What the tags of one model say. `moves` are newest first."""
+    """The state of one model's registry. `moves` are newest first."""
 
     versions: dict[Version, Tag] = field(default_factory=dict)
     retired: dict[Version, Tag] = field(default_factory=dict)
@@ -83,7 +82,7 @@ class State:
     serving: dict[str, Move] = field(default_factory=dict)
 
     def at(self, commit: str) -> Version | None:
-        """The version on a commit; the highest, should somebody have made several."""
+        """The version on a commit; the highest if there are several."""
         found = (version for version, tag in self.versions.items() if tag.commit == commit)
         return max(found, default=None)
 
@@ -92,7 +91,7 @@ class State:
         return stage in self.serving and self.serving[stage].version == version
 
     def served(self, stage: str) -> list[Move]:
-        """What a stage has served, newest first; what was taken back never did."""
+        """The assignments of a stage, newest first, without withdrawn ones."""
         return [move for move in self.moves.get(stage, []) if not move.withdrawn]
 
 
@@ -103,7 +102,7 @@ class _Event(NamedTuple):
 
 
 def read_state(repository: Repository, name: str) -> State:
-    """Read the tags of a model; what the grammar does not know is passed over."""
+    """Read the tags of a model; tags outside the grammar are ignored."""
     state, events = State(), []
     for tag in _read_tags(repository, name):
         end = match_cancellation(tag.name)
@@ -133,7 +132,7 @@ def _read_tags(repository: Repository, name: str) -> list[Tag]:
 
 
 def _commit(repository: Repository, kind: str, peeled: str) -> str | None:
-    """The commit that an annotated tag stands on; Git looks through one tag on the way."""
+    """The commit of an annotated tag; Git itself peels only one nested tag."""
     if kind != "tag":
         return peeled if kind == "commit" else None
     try:
@@ -150,7 +149,7 @@ def _time(seconds: str) -> datetime:
 
 
 def _replay(state: State, stage: str, events: list[_Event]) -> None:
-    """Go through the events of a stage in their order; as in GTO, an end frees one version only."""
+    """Replay the events of a stage in order; as in GTO, a withdrawal affects one version only."""
     moves: list[Move] = []
     held: dict[Version, Move] = {}
     for assignment, cancels, tag in _in_order(events):
@@ -168,7 +167,7 @@ def _replay(state: State, stage: str, events: list[_Event]) -> None:
 
 
 def _in_order(events: list[_Event]) -> list[_Event]:
-    """Oldest first: by counter; a tag without one stands after those that were there before it."""
+    """Oldest first: by counter; a tag without one follows the tags that are older than it."""
     ordered = sorted(
         (event for event in events if event.assignment.counter),
         key=lambda event: (event.assignment.counter, event.cancels),
@@ -183,28 +182,28 @@ def _in_order(events: list[_Event]) -> list[_Event]:
 
 
 def model_digest(repository: Repository, commit: str) -> str | None:
-    """The md5 of the model that `dvc.lock` names at a commit; None when it names none."""
+    """The digest of the model in `dvc.lock` at a commit; None if it has none."""
     bundle = _read(repository, commit, LOCK, facts.read_bundle)
     return bundle and bundle.digest
 
 
 def trained_on(repository: Repository, commit: str) -> str | None:
-    """The md5 of the data that the pipeline read, as `dvc.lock` says."""
+    """The digest of the data that the model was trained on, according to `dvc.lock`."""
     return _read(repository, commit, LOCK, facts.read_trained_on)
 
 
 def data_version(repository: Repository, commit: str) -> str | None:
-    """The md5 of the raw data that `data.dvc` names at a commit."""
+    """The digest of the raw data in `data.dvc` at a commit."""
     return _read(repository, commit, DATA, facts.read_data)
 
 
 def read_metrics(repository: Repository, commit: str) -> dict[str, float]:
-    """The numbers of reports/metrics.json at a commit; empty when there are none."""
+    """The numbers of reports/metrics.json at a commit; empty if it cannot be read."""
     return _read(repository, commit, METRICS, facts.read_metrics) or {}
 
 
 def read_params(repository: Repository, commit: str) -> dict[str, Any]:
-    """The values of params.yaml at a commit, by `section.key`; empty when it cannot be read."""
+    """The values of params.yaml at a commit, by `section.key`; empty if it cannot be read."""
     sections = _read(repository, commit, PARAMS, facts.read_params) or {}
     return {
         f"{section}.{key}": value

@@ -1,7 +1,7 @@
-"""Writes the registry's tags through GTO; origin has the truth.
+"""Writes the registry's tags through GTO; origin is the source of truth.
 
-What origin does not have did not happen. So writing begins with what origin has, and a tag that
-could not be pushed does not stay here: a command that was killed at any point can be given again.
+Only tags on origin count. So each write starts from origin's tags, and a tag whose push failed is
+deleted: a command that was killed at any point can be repeated.
 """
 
 import logging
@@ -21,11 +21,11 @@ _IDENTITY = re.compile(r"(?P<author>.*) <(?P<author_email>.*)> [0-9]+ [+-][0-9]{
 _log = logging.getLogger(__name__)
 
 
-class Ledger:
-    """The tags of one model. What writes makes one annotated tag, pushes it and returns its name.
+class TagWriter:
+    """Writes the tags of one model: each method pushes one annotated tag and returns its name.
 
     Raises:
-        GitError: origin can not be reached, or Git does not know who writes.
+        GitError: origin cannot be reached, or Git has no identity.
         RegistryError: GTO or origin refuses the tag.
     """
 
@@ -34,10 +34,10 @@ class Ledger:
         self._name = name
 
     def sync(self) -> None:
-        """Make the tags of this model here those of origin.
+        """Replace the local tags of this model by those of origin.
 
-        A tag that a killed run left here, or that was made by hand and not pushed, goes with a
-        warning: it would be in the way of the one that gets there.
+        A tag that a killed run left behind, or that was created by hand and not pushed, is deleted
+        with a warning: it would block the one that is pushed.
         """
         before = self._tags()
         kinds = [f"refs/tags/{self._name}{sign}*" for sign in "@#"]
@@ -45,18 +45,26 @@ class Ledger:
         try:
             self._repository.git(*words, *(f"+{kind}:{kind}" for kind in kinds))
         except GitError as error:
-            raise GitError(f"{ORIGIN} has the registry, and can not be read: {error}") from None
+            raise GitError(f"{ORIGIN} has the registry, and cannot be read: {error}") from None
         after = self._tags()
         for tag, was in before.items():
             if tag not in after:
-                _log.warning("%s is not on %s, removed here; git tag %s %s", tag, ORIGIN, tag, was)
+                _log.warning(
+                    "%s is not on %s and was deleted locally; git tag %s %s restores it",
+                    tag,
+                    ORIGIN,
+                    tag,
+                    was,
+                )
             elif after[tag] != was:
-                _log.warning("%s is another one on %s, which counts (was %s)", tag, ORIGIN, was)
+                _log.warning(
+                    "%s differs on %s, which counts (the local one was %s)", tag, ORIGIN, was
+                )
 
     def register(self, version: Version, commit: str, message: str, ci_skip: bool) -> str:
         """Tag a commit as a version.
 
-        The number is given: GTO begins with v0.0.1, and takes that of a retired version again.
+        The number is explicit: GTO starts at v0.0.1, and reuses the number of a retired version.
         """
         from gto.api import register
 
@@ -65,8 +73,8 @@ class Ledger:
     def assign(self, commit: str, stage: str, message: str, ci_skip: bool) -> str:
         """Assign the version on a commit to a stage.
 
-        Forced, as GTO refuses a version that was in the stage before, also when another serves
-        there since: there would be no way back. By commit, as GTO does not see a version whose tag
+        Forced, because GTO refuses a version that the stage had before, even if it serves another
+        one now: a rollback would be impossible. By commit, because GTO ignores a version whose tag
         has no message.
         """
         from gto.api import assign
@@ -75,13 +83,13 @@ class Ledger:
         return self._write(assign, ci_skip, message=message, **details)
 
     def unassign(self, commit: str, stage: str, message: str, ci_skip: bool) -> str:
-        """Take the assignment of the version on a commit back."""
+        """Withdraw the assignment of the version on a commit."""
         from gto.api import unassign
 
         return self._write(unassign, ci_skip, stage=stage, ref=commit, message=message, force=True)
 
     def retire(self, version: Version, message: str, ci_skip: bool) -> str:
-        """End a version. To GTO that is deregister; its deprecate ends the whole model."""
+        """Retire a version. GTO calls this deregister; its deprecate retires the whole model."""
         from gto.api import deregister
 
         return self._write(deregister, ci_skip, version=version.text, message=message)
@@ -91,25 +99,25 @@ class Ledger:
         from scmrepo.exceptions import SCMError
 
         try:
-            event = make(str(self._repository.folder), self._name, **details, **self._who())
+            event = make(str(self._repository.folder), self._name, **details, **self._identity())
         except (GTOException, SCMError, ValueError, OSError, subprocess.SubprocessError) as error:
             raise RegistryError(
-                f"GTO refuses: {str(error).strip() or type(error).__name__}; it reads annotated "
-                f"tags alone: git tag --list '{self._name}*'"
+                f"GTO refuses: {str(error).strip() or type(error).__name__}; it reads only "
+                f"annotated tags: git tag --list '{self._name}*'"
             ) from None
         tag: str = event.ref
         self._publish(tag, ci_skip)
         return tag
 
-    def _who(self) -> dict[str, str]:
+    def _identity(self) -> dict[str, str]:
         try:
-            said = _IDENTITY.fullmatch(self._repository.git("var", "GIT_COMMITTER_IDENT"))
+            found = _IDENTITY.fullmatch(self._repository.git("var", "GIT_COMMITTER_IDENT"))
         except GitError as error:
             raise GitError(f"{error}: git config user.name NAME, user.email ADDRESS") from None
-        return said.groupdict() if said else {}
+        return found.groupdict() if found else {}
 
     def _publish(self, tag: str, ci_skip: bool) -> None:
-        """Push a tag. What does not arrive does not stay."""
+        """Push a tag; delete it locally if the push failed."""
         mine = self._tags()[tag]
         try:
             self._repository.push(f"refs/tags/{tag}", skip_ci=ci_skip)
@@ -121,10 +129,10 @@ class Ledger:
         theirs = self._tags().get(tag)
         if theirs is None:
             raise RegistryError(f"tag {tag} was not pushed, nothing has changed: {refused}")
-        if theirs != mine:  # else only the answer was lost
+        if theirs != mine:  # else only the response was lost
             raise RegistryError(
-                f"tag {tag} was pushed by somebody else at the same moment: look what serves now "
-                f"(make models), then run it again"
+                f"tag {tag} was pushed by another person at the same moment: check what serves now "
+                f"(make models), then retry"
             )
 
     def _tags(self) -> dict[str, str]:

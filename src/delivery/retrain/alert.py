@@ -1,10 +1,10 @@
-"""The alert that asks for a retraining, read as data and as nothing else.
+"""The alert payload of a trigger, parsed as untrusted data.
 
-GitLab hands the body of the request that triggered a pipeline to its jobs as a file, whose path is
-`TRIGGER_PAYLOAD`, and puts `id`, `ref` and `variables` beside what came. Who has the token of the
-trigger writes that body. So it is Alertmanager's webhook (version 4) in strict JSON, or it is
-refused; known fields are taken, as short printable text, and the rest is dropped; and what is said
-in Git and in GitLab is fixed text with names that match a pattern.
+GitLab passes the body of the request that triggered a pipeline to the jobs as a file, whose path is
+`TRIGGER_PAYLOAD`, and adds `id`, `ref` and `variables`. Whoever has the trigger's token can write
+the body. So it must be Alertmanager's webhook (version 4) in strict JSON; known fields are kept as
+short printable text, others are dropped; and texts in Git and GitLab are fixed words with names
+that match a pattern.
 """
 
 import json
@@ -33,35 +33,35 @@ LABELS = (
     "class",
     "reason",
 )
-"""Labels that are kept; names as the rules in monitoring/ have them."""
+"""Labels that are kept, as the rules in monitoring/ name them."""
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}")
-"""A name of an alert that is said aloud."""
+"""Names of alerts that may appear in texts."""
 
 _OWN = {"id", "ref", "variables", "inputs"}
-"""What GitLab's own parameters leave in the payload of a trigger that has no body."""
+"""GitLab's own fields, the whole payload of a trigger without a body."""
 
 
 class EvidenceError(DeliveryError):
-    """What came with the trigger can not be read."""
+    """The payload of the trigger is invalid."""
 
 
 class Evidence(Drift):
-    """What `reports/drift.json` holds, in words for Git and GitLab."""
+    """The content of `reports/drift.json`, with words for Git and GitLab."""
 
     @property
     def asks(self) -> bool:
-        """Whether there is something to do."""
+        """Whether an alert requests a retraining."""
         return bool(self.alerts)
 
     @property
     def names(self) -> list[str]:
-        """Names of the alerts that can be said aloud, each once."""
+        """Names of the alerts that match the pattern, each once."""
         return [name for name in dict.fromkeys(self._alertnames()) if NAME.fullmatch(name)]
 
     @property
     def version(self) -> str:
-        """The version that drifted, `landcover@v1.2.0`; empty when no alert names one."""
+        """The version that drifted, `landcover@v1.2.0`; empty if no alert names one."""
         for tag in (alert.labels.get("tag", "") for alert in self.alerts):
             with suppress(TagError):
                 if len(tag) <= 64:
@@ -70,7 +70,7 @@ class Evidence(Drift):
 
     @property
     def drift(self) -> str:
-        """Of what: `drift of landcover@v1.2.0`; safe to be said anywhere."""
+        """`drift of landcover@v1.2.0`; safe in every text."""
         return f"drift of {self.version}" if self.version else "drift"
 
     def _alertnames(self) -> list[str]:
@@ -89,11 +89,11 @@ class _Alert(BaseModel):
 
     @property
     def counts(self) -> bool:
-        """Whether it fires and asks for a retraining."""
+        """Whether it fires and requests a retraining."""
         return self.status == "firing" and self.labels.get("retrain") == "true"
 
     def taken(self) -> Alert:
-        """What is kept of it."""
+        """The part that is kept."""
         kept = {name: self.labels[name] for name in LABELS if name in self.labels}
         url = clean(self.generator_url)
         return Alert(
@@ -115,34 +115,35 @@ class _Webhook(BaseModel):
 
 
 def read_payload(path: Path) -> bytes:
-    """Content of the payload.
+    """Read the payload.
 
-    Who triggers a pipeline may set its variables, this one too: it has to name a plain file.
+    Whoever triggers a pipeline may set its variables, including this one, so it must name a plain
+    file.
 
     Raises:
-        EvidenceError: there is no such file, or it is too large.
+        EvidenceError: the file is missing, not a plain file, or too large.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe waits, and a device has no end
-            raise EvidenceError(f"{VARIABLE}: it names no file")
+            raise EvidenceError(f"{VARIABLE}: it is not a plain file")
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
     except (OSError, ValueError):
-        raise EvidenceError(f"{VARIABLE}: the file can not be read") from None
+        raise EvidenceError(f"{VARIABLE}: the file cannot be read") from None
     if len(content) > LARGEST:
-        raise EvidenceError(f"{VARIABLE}: more than {LARGEST >> 20} MiB: nothing is read of it")
+        raise EvidenceError(f"{VARIABLE}: more than {LARGEST >> 20} MiB: the payload is ignored")
     return content
 
 
 def read_evidence(payload: bytes, now: datetime | None = None) -> Evidence | None:
-    """What the payload says; None for a trigger that brought none, such as a person's `curl`.
+    """Parse the payload; None for a trigger without a body, such as a person's `curl`.
 
     Raises:
         EvidenceError: it is not strict JSON, not Alertmanager's, or it sets variables.
     """
     document = _strict(payload)
     if not isinstance(document, dict):
-        raise EvidenceError(f"{VARIABLE}: no object of JSON, so not Alertmanager's")
+        raise EvidenceError(f"{VARIABLE}: not a JSON object, so not Alertmanager's")
     if document.get("variables"):
         raise EvidenceError(f"{VARIABLE}: it sets variables; a trigger that retrains sets none")
     if not document.keys() - _OWN:
@@ -161,16 +162,16 @@ def read_evidence(payload: bytes, now: datetime | None = None) -> Evidence | Non
 
 
 def clean(text: str) -> str:
-    """One short line of printable letters: no control, no mark that turns the direction."""
+    """One short line of printable characters: no control characters, no direction marks."""
     letters = (letter if letter.isprintable() else " " for letter in text[: 2 * LONGEST])
     return " ".join("".join(letters).split())[:LONGEST]
 
 
 def _strict(payload: bytes) -> Any:
-    """Parse JSON as its standard has it; what Python takes beyond that is refused.
+    """Parse strict JSON, without Python's extensions.
 
     Raises:
-        EvidenceError: it is none, without a word of what it is.
+        EvidenceError: it is invalid; the message does not quote it.
     """
     try:
         return json.loads(

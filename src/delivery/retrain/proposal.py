@@ -1,8 +1,8 @@
-"""What a retrained model is proposed with: title, description and message, of fixed text.
+"""The texts of a proposal: title, description and commit message, of fixed words.
 
-A text of somebody else would be followed by GitLab: `/merge` at the beginning of a line merges,
-`@name` calls, a link is a link. So only numbers of our own, versions and names of alerts that match
-a pattern stand beside words that are written here. The evidence itself is in the report.
+GitLab acts on foreign text: `/merge` at the start of a line merges, `@name` notifies, a link is a
+link. So the texts contain only fixed words, our own numbers, versions, and names of alerts that
+match a pattern. The evidence itself is in the report.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from delivery.retrain.alert import Evidence
 
 
 class Challenge(reports.Challenge):
-    """The retrained model against the one of the target, in words."""
+    """The comparison of the retrained model with the target's, in words."""
 
     @property
     def is_loss(self) -> bool:
@@ -25,7 +25,7 @@ class Challenge(reports.Challenge):
 
     @property
     def sentence(self) -> str:
-        """The verdict, and what it is founded on."""
+        """The verdict with its figures."""
         duels = [
             _compared(duel, which)
             for which, duel in (("pinned", self.pinned), ("new", self.new))
@@ -46,10 +46,10 @@ def _compared(figures: Figures, which: str) -> str:
 
 
 def read_challenge(content: bytes) -> Challenge:
-    """Read what pipeline.challenge wrote.
+    """Read the result of pipeline.challenge.
 
     Raises:
-        ToolError: it is something else.
+        ToolError: it has another format.
     """
     try:
         return Challenge.model_validate_json(content)
@@ -65,19 +65,19 @@ class Proposal(NamedTuple):
 
     @property
     def title(self) -> str:
-        """Of the merge request; a model that is worse is a draft, which GitLab does not merge."""
+        """Title of the merge request; a worse model is a draft, which GitLab does not merge."""
         return f"{'Draft: ' if self.challenge.is_loss else ''}{self._title}"
 
     @property
     def message(self) -> str:
-        """Of the commit."""
+        """Message of the commit."""
         return "\n\n".join(
             part for part in (self._title, self._alerts, self.challenge.sentence) if part
         )
 
     @property
     def description(self) -> str:
-        """Of the merge request, one line."""
+        """Description of the merge request, one line."""
         begin = "Proposed by the retraining." if self._alerts else "Proposed by `make retrain`."
         end = "The report below has the evidence, the change of the data and the comparison."
         return " ".join(
@@ -86,7 +86,7 @@ class Proposal(NamedTuple):
 
     @property
     def news(self) -> str:
-        """For the chat."""
+        """Text for the chat."""
         return f"{self.title}\n{self.challenge.sentence}"
 
     @property

@@ -1,4 +1,4 @@
-"""Which model a merge request proposes: the tag that names it, and its bundle if it is at hand."""
+"""The candidate of a merge request: its tag, and its bundle if the checkout has it."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from contracts.commit import BUNDLE, folder_digest
 from delivery.dvc import read_lock
 from delivery.errors import RegistryError, TrainingFailed
-from delivery.experiment.__main__ import RECORD, Experiment
+from delivery.experiment.experiment import RECORD, Experiment
 from delivery.git import ORIGIN, Repository
 from delivery.registry.registry import Registry
 from delivery.registry.state import model_digest
@@ -20,14 +20,14 @@ class Candidate(NamedTuple):
 
     tag: str
     bundle: Path | None
-    """The folder model/, when it is this model."""
+    """The folder model/, if it contains this model."""
 
 
 def find_candidate(registry: Registry, iid: str) -> Candidate:
-    """Find it.
+    """Find the candidate of a merge request.
 
     Raises:
-        DeliveryError: nothing was trained, or it was not pushed.
+        DeliveryError: no model was trained, or its tag was not pushed.
     """
     tag = _find_tag(registry, iid)
     repository, folder = registry.repository, registry.repository.folder / BUNDLE
@@ -37,7 +37,7 @@ def find_candidate(registry: Registry, iid: str) -> Candidate:
 
 
 def published(repository: Repository, iid: str) -> dict[str, str]:
-    """Tags of the merge request's experiments at origin with their commits, the newest first."""
+    """Tags of the merge request's experiments on origin with their commits, newest first."""
     refs = f"refs/tags/experiment/{iid}-*"
     words = ("fetch", "--quiet", "--no-tags", "--prune", "--end-of-options", ORIGIN)
     repository.git(*words, f"+{refs}:{refs}")
@@ -52,11 +52,13 @@ def _find_tag(registry: Registry, iid: str) -> str:
     tags = published(registry.repository, iid)
     experiment = _read_experiment()
     if experiment.state != "done":
-        raise TrainingFailed("the training of this pipeline has not ended well: see the job train")
+        raise TrainingFailed(
+            "the training of this pipeline failed or was cancelled: see the job train"
+        )
     if experiment.tag:
         if experiment.tag not in tags:
             raise RegistryError(
-                f"{experiment.tag[:64]!a} is no tag of merge request {iid} at {ORIGIN}: "
+                f"{experiment.tag[:64]!a} is not a tag of merge request {iid} on {ORIGIN}: "
                 f"{experiment.note or 'see the job train'}"
             )
         return experiment.tag
@@ -74,10 +76,10 @@ def _find_tag(registry: Registry, iid: str) -> str:
 
 
 def _read_experiment() -> Experiment:
-    """What the job `train` left; where it left nothing, nothing was trained."""
+    """The record of the job `train`; without one, nothing was trained."""
     try:
         return Experiment.model_validate_json(RECORD.read_bytes())
     except FileNotFoundError:
         return Experiment(state="done")
     except ValidationError:
-        raise TrainingFailed(f"{RECORD} is not what the job train writes: run it again") from None
+        raise TrainingFailed(f"{RECORD} is not a record of the job train: run it again") from None

@@ -1,7 +1,7 @@
-"""One namespace of a cluster, through kubectl: what runs there, and the few changes that are made.
+"""One namespace of a cluster, through kubectl: its state, and the few changes that a rollout makes.
 
-Arguments are lists and every value stands behind a `=` or in a document on stdin, so that none is
-read as an option or by a shell.
+Arguments are lists, and every value follows a `=` or is part of a document on stdin, so that no
+value is read as an option or by a shell.
 """
 
 import json
@@ -18,44 +18,44 @@ from delivery.tags import parse_version
 GOOD = "conveyor/good"
 """Annotation of the Deployment: hash of the last pod template that passed its smoke test."""
 REVISION = "deployment.kubernetes.io/revision"
-WANTED = "wanted-model"
-"""The ConfigMap in which the pods of each release keep what they were told to serve instead."""
-SHORT = 60  # seconds for a call that waits for nothing
-SPARE = 30  # seconds that kubectl has to end, above its own time limit
-OBSERVED = 60  # seconds that a controller may take to notice a change
+SWAPS = "wanted-model"
+"""The ConfigMap in which the pods of each release store the tag that they were swapped to."""
+SHORT = 60  # seconds for a call that does not wait for the cluster
+SPARE = 30  # seconds that kubectl gets beyond its own time limit
+OBSERVED = 60  # seconds that a controller may take to observe a change
 PAUSE = 1.0
 
 
 class Running(NamedTuple):
-    """What a stage runs."""
+    """The state of a stage."""
 
     version: Version | None
     image: str
     applied: str
-    """Digest of what was applied with it; empty if somebody else did."""
+    """Digest of the objects applied with it; empty if another tool applied them."""
     good: str
     """Hash of the last pod template that passed its smoke test; empty if none did."""
     revision: str
     complete: bool
-    """Every pod is of this template, and available."""
+    """Every pod has this template and is available."""
 
 
 class Cluster:
     """kubectl, for one namespace."""
 
     def __init__(self, namespace: str, context: str = "") -> None:
-        """Take the context of kubectl; its default one if empty."""
-        # Behind the words: kubectl takes no option before the name of a plugin.
+        """With an empty context, kubectl uses its current one."""
+        # They follow the words: kubectl accepts no option before the name of a plugin.
         self._where = [f"--namespace={namespace}", *([f"--context={context}"] if context else [])]
 
     def call(
         self, *words: str, stdin: str | None = None, timeout: float = SHORT, show: bool = False
     ) -> str:
-        """Run kubectl; gives what it printed, or with `show` prints it.
+        """Run kubectl; returns its output, or with `show` prints it.
 
         Raises:
             RolloutError: it failed; the message has its last line.
-            ToolError: it is not there.
+            ToolError: it is not installed.
         """
         command = ["kubectl", *words, *self._where]
         sys.stdout.flush()
@@ -72,31 +72,31 @@ class Cluster:
         except FileNotFoundError:
             raise ToolError("kubectl: not found: install kubectl 1.21 or newer") from None
         except subprocess.TimeoutExpired:
-            raise RolloutError(f"kubectl {words[0]}: no end after {timeout:g} s") from None
+            raise RolloutError(f"kubectl {words[0]}: did not end within {timeout:g} s") from None
         if done.returncode != 0:
-            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            raise RolloutError(f"kubectl {words[0]}: {said[-1]}")
+            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            raise RolloutError(f"kubectl {words[0]}: {lines[-1]}")
         return done.stdout or ""
 
     def get(self, *what: str) -> Any:
-        """An object, or a list of them; None when there is none of this name."""
+        """An object, or a list of them; None if it does not exist."""
         found = self.call("get", *what, "--ignore-not-found", "--output=json")
         return json.loads(found) if found.strip() else None
 
     def knows(self, group: str, plural: str) -> bool:
-        """Whether the cluster has a kind that is not built in."""
+        """Whether the cluster knows a kind that is not built in."""
         found = self.call("api-resources", f"--api-group={group}", "--output=name")
         return f"{plural}.{group}" in found.split()
 
     def running(self, canary: bool = False) -> Running | None:
-        """What the stage runs; None when it has no Deployment yet."""
+        """The state of the stage; None if it has no Deployment yet."""
         deployment = self.get(f"deployment/{APP}")
         if deployment is None:
             return None
         annotations = deployment["metadata"].get("annotations", {})
         container = _container(deployment)
         if canary:
-            complete = self._phase() == "Healthy" and self._seen(deployment)
+            complete = self._phase() == "Healthy" and self._is_observed_by_argo(deployment)
         else:
             complete = _is_complete(deployment)
         return Running(
@@ -109,49 +109,49 @@ class Cluster:
         )
 
     def apply(self, text: str) -> None:
-        """Create or change what a stream of documents describes."""
+        """Create or change the objects of a stream of documents."""
         self.call("apply", "--filename=-", stdin=text, timeout=2 * SHORT, show=True)
 
-    def wanted(self, release: str) -> str:
-        """Tag that the pods of a release were told to serve instead of their own; or nothing."""
-        record = self._wanted().get(release, "")
+    def desired_tag(self, release: str) -> str:
+        """Tag that the pods of a release were swapped to; empty if they serve their own."""
+        record = self._swaps().get(release, "")
         try:
             return str(json.loads(record)["tag"]) if record else ""
         except (ValueError, KeyError, TypeError):
             return ""
 
-    def forget_swap(self, release: str) -> bool:
-        """Let a release serve its own model again; whether somebody had told it another."""
-        if release not in self._wanted():
+    def clear_swap(self, release: str) -> bool:
+        """Let a release serve its own model again; False if it was not swapped."""
+        if release not in self._swaps():
             return False
         patch = json.dumps({"data": {release: None}})
-        self.call("patch", f"configmap/{WANTED}", "--type=merge", f"--patch={patch}")
+        self.call("patch", f"configmap/{SWAPS}", "--type=merge", f"--patch={patch}")
         return True
 
     def restart(self) -> None:
-        """Start new pods of the same template, in turn."""
+        """Replace the pods one by one, by the same template."""
         self.call("rollout", "restart", f"deployment/{APP}")
 
     def wait(self, seconds: float, canary: bool) -> None:
-        """Until every pod is new and available.
+        """Wait until every pod is new and available.
 
         Raises:
-            RolloutError: it takes longer, or the controller has given up.
+            RolloutError: it takes longer, or the controller gave up.
         """
         if canary:
-            self._until_observed()
+            self._wait_until_observed()
             words = ["argo", "rollouts", "status", APP, f"--timeout={seconds:g}s"]
         else:
             words = ["rollout", "status", f"deployment/{APP}", f"--timeout={seconds:g}s"]
         self.call(*words, timeout=seconds + SPARE, show=True)
 
     def mark_good(self) -> None:
-        """Remember the template that runs now as one that passed its smoke test."""
+        """Record that the running template has passed its smoke test."""
         if current := self._template(self._revision()):
             self.call("annotate", f"deployment/{APP}", f"{GOOD}={current}", "--overwrite")
 
     def undo(self, before: Running, canary: bool) -> bool:
-        """Bring back the last good template; whether there was something to undo."""
+        """Restore the last good template; False if it is the current one."""
         if canary and self._phase() not in ("", "Healthy"):
             self.call("argo", "rollouts", "abort", APP)
         current = self._revision()
@@ -162,8 +162,8 @@ class Cluster:
         self.call("rollout", "undo", f"deployment/{APP}", *words)
         return True
 
-    def trouble(self) -> str:
-        """Why pods do not start, in a few words; empty when nothing is known."""
+    def pod_errors(self) -> str:
+        """Why pods do not start, in a few words; empty if kubectl does not know."""
         pods = self.get("pods", f"--selector={NAME_LABEL}={APP}") or {}
         found: list[str] = []
         for pod in pods.get("items", []):
@@ -175,11 +175,11 @@ class Cluster:
                         found.append(fact)
         return "; ".join(found)[:500]
 
-    def _wanted(self) -> dict[str, str]:
-        return dict((self.get(f"configmap/{WANTED}") or {}).get("data") or {})
+    def _swaps(self) -> dict[str, str]:
+        return dict((self.get(f"configmap/{SWAPS}") or {}).get("data") or {})
 
     def _revision(self) -> str:
-        """Revision of the Deployment, when its controller has noticed the last change."""
+        """Revision of the Deployment, once its controller has observed the last change."""
         deadline = time.monotonic() + OBSERVED
         while True:
             found = self.get(f"deployment/{APP}") or {"metadata": {}}
@@ -188,7 +188,7 @@ class Cluster:
             time.sleep(PAUSE)
 
     def _template(self, revision: str) -> str:
-        """Hash of the pod template of a revision; a hash lasts, a revision is renumbered."""
+        """Hash of the pod template of a revision: a hash is stable, revisions are renumbered."""
         for item in self._replica_sets():
             if item["metadata"].get("annotations", {}).get(REVISION) == revision:
                 return str(item["metadata"].get("labels", {}).get("pod-template-hash", ""))
@@ -204,27 +204,27 @@ class Cluster:
         found = self.get("replicasets", f"--selector={NAME_LABEL}={APP}") or {}
         return list(found.get("items", []))
 
-    def _until_observed(self) -> None:
-        """Until Argo Rollouts has seen the Deployment's change; before, its status is the old."""
+    def _wait_until_observed(self) -> None:
+        """Wait until Argo Rollouts has observed the change; until then its status is outdated."""
         deadline = time.monotonic() + OBSERVED
         while time.monotonic() < deadline:
             deployment = self.get(f"deployment/{APP}")
-            if deployment and self._seen(deployment):
+            if deployment and self._is_observed_by_argo(deployment):
                 return
             time.sleep(PAUSE)
         raise RolloutError(
-            f"Argo Rollouts has not noticed the change after {OBSERVED} s: is it up?"
+            f"Argo Rollouts has not observed the change after {OBSERVED} s: is it running?"
         )
 
     def _phase(self) -> str:
         return str(self._rollout().get("phase", ""))
 
-    def _seen(self, deployment: Document) -> bool:
-        seen = str(self._rollout().get("workloadObservedGeneration", ""))
-        return seen == str(deployment["metadata"].get("generation"))
+    def _is_observed_by_argo(self, deployment: Document) -> bool:
+        observed = str(self._rollout().get("workloadObservedGeneration", ""))
+        return observed == str(deployment["metadata"].get("generation"))
 
     def _rollout(self) -> Document:
-        """Status of the Rollout of Argo; empty when there is none."""
+        """Status of Argo's Rollout; empty if it does not exist."""
         return dict((self.get(f"rollouts.argoproj.io/{APP}") or {}).get("status", {}))
 
 
@@ -236,7 +236,7 @@ def _container(deployment: Document) -> Document:
 
 
 def _version(container: Document) -> Version | None:
-    """The version that a pod was made for; None when somebody else made it."""
+    """The version that a pod was created for; None for a pod of another tool."""
     values = {item["name"]: item.get("value", "") for item in container.get("env", [])}
     try:
         return parse_version(values.get(TAG, ""))
@@ -245,12 +245,12 @@ def _version(container: Document) -> Version | None:
 
 
 def _is_observed(deployment: Document) -> bool:
-    seen = deployment.get("status", {}).get("observedGeneration", 0)
-    return bool(seen >= deployment["metadata"].get("generation", 0))
+    observed = deployment.get("status", {}).get("observedGeneration", 0)
+    return bool(observed >= deployment["metadata"].get("generation", 0))
 
 
 def _is_complete(deployment: Document) -> bool:
     status = deployment.get("status", {})
-    wanted = deployment["spec"].get("replicas", 1)
+    desired = deployment["spec"].get("replicas", 1)
     counts = {status.get(f"{kind}eplicas", 0) for kind in ("r", "updatedR", "availableR")}
-    return _is_observed(deployment) and wanted > 0 and counts == {wanted}
+    return _is_observed(deployment) and desired > 0 and counts == {desired}

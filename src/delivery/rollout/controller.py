@@ -1,28 +1,44 @@
-"""Moving a stage to a version, and back when it does not serve it.
+"""Move a stage to a version, and back if it does not serve it.
 
-    look -> forget swaps -> apply -> wait -> smoke test -> remember as good
-                              any failure -> undo -> wait -> smoke test of what is back
+    inspect -> clear swaps -> apply -> wait -> smoke test -> mark as good
+                           any failure -> undo -> wait -> smoke test of the restored version
 
-Killed anywhere, it converges when it runs again: what is remembered as good changes last.
+A rollout that was killed at any point converges when it runs again: marking as good comes last.
 """
 
+import json
+import os
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from contracts.tags import Version
-from delivery.errors import DeliveryError, RolloutError
+from delivery.errors import DeliveryError, RolloutError, ToolError
 from delivery.rollout.cluster import Cluster, Running
-from delivery.rollout.manifests import APPLIED, Document, deployment_of, to_yaml
-from delivery.smoke import Expected, Refused, Smoke
+from delivery.rollout.manifests import (
+    APPLIED,
+    Document,
+    deployment_of,
+    for_version,
+    has_canary,
+    render,
+    to_yaml,
+)
+from delivery.rollout.smoke_test import Expected, Refused, SmokeTest
 
+RESULTS = Path("artifacts/rollout")
 ROLLING, CANARY = "rolling", "canary"
-TIMEOUTS = {ROLLING: 600.0, CANARY: 2400.0}  # seconds; a canary is watched for a while
-AT_ONCE = 5.0  # seconds that a stage which should serve already has to show it
+TIMEOUTS = {ROLLING: 600.0, CANARY: 2400.0}  # seconds; a canary is observed for a while
+IMMEDIATE = 5.0  # seconds in which a stage that should already serve has to prove it
+# Kinds that not every cluster knows: their API group and plural. Unknown ones are left out.
+OPTIONAL = {"ServiceMonitor": ("monitoring.coreos.com", "servicemonitors")}
+ARGO = ("argoproj.io", "rollouts")
 
 
-class Wish(NamedTuple):
-    """What a stage is to serve."""
+class RolloutRequest(NamedTuple):
+    """Which version a stage should serve, and how to verify it."""
 
     stage: str
     version: Version
@@ -39,7 +55,7 @@ class Wish(NamedTuple):
 
 @dataclass
 class Outcome:
-    """What happened, as artifacts/rollout/<stage>.json says it."""
+    """The content of artifacts/rollout/<stage>.json."""
 
     stage: str
     version: str
@@ -48,116 +64,194 @@ class Outcome:
     """unfinished, unchanged, rolled-out, rolled-back or failed."""
     strategy: str = ROLLING
     before: str | None = None
-    """The version that the stage ran before; None for none, or one that was not ours."""
+    """The version that the stage ran before; None if it ran none of ours."""
     serving: str | None = None
-    """The version that it serves now, as far as it was seen."""
+    """The version that it serves now, as far as it was observed."""
     reason: str = ""
     seconds: float = 0.0
 
+    def write(self) -> None:
+        """Write the file."""
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(asdict(self), indent=2) + "\n"
+        (RESULTS / f"{self.stage}.json").write_text(text, encoding="utf-8")
 
-class RollOut:
-    """One rollout."""
 
-    def __init__(self, wish: Wish, documents: list[Document], cluster: Cluster, canary: bool):
-        """Bring `documents` to a cluster."""
-        self._wish = wish
+def roll_out(request: RolloutRequest, context: str = "") -> Outcome:
+    """Roll out a version to a stage; the outcome is also written if it fails.
+
+    Raises:
+        DeliveryError: the stage does not serve the version.
+    """
+    plain = render(request.stage)
+    cluster = Cluster(deployment_of(plain)["metadata"]["namespace"], context)
+    canary = uses_canary(request.stage, cluster)
+    objects = render(request.stage, canary) if canary else plain
+    documents = without_unknown(for_version(objects, request.version, request.image), cluster)
+    rollout = Rollout(request, documents, cluster, canary)
+    started = time.monotonic()
+    rollout.outcome.write()  # a killed rollout leaves "unfinished" behind
+    try:
+        rollout.run()
+    except DeliveryError as error:
+        if rollout.outcome.result == "unfinished":  # before anything was changed
+            rollout.outcome.result, rollout.outcome.reason = "failed", str(error)
+        raise
+    finally:
+        rollout.outcome.seconds = round(time.monotonic() - started, 1)
+        rollout.outcome.write()
+    return rollout.outcome
+
+
+def uses_canary(stage: str, cluster: Cluster) -> bool:
+    """Whether Argo Rollouts moves a stage: there is an overlay for it, and the cluster has it.
+
+    Raises:
+        ToolError: the cluster has Argo Rollouts and kubectl lacks its plugin.
+    """
+    strategy = os.environ.get("CANARY", "")
+    if strategy not in ("", "argo", "none"):
+        raise RolloutError(
+            f"CANARY: {strategy[:32]!a} is not a strategy: write argo or none, or leave it unset"
+        )
+    if strategy == "none" or not has_canary(stage):
+        return False
+    if strategy == "" and not cluster.knows(*ARGO):
+        return False
+    try:
+        cluster.call("argo", "rollouts", "version")
+    except RolloutError:
+        raise ToolError(
+            "kubectl: the plugin `argo rollouts` is missing: install kubectl-argo-rollouts, or "
+            "set CANARY=none where Argo Rollouts does not run this stage"
+        ) from None
+    return True
+
+
+def without_unknown(documents: list[Document], cluster: Cluster) -> list[Document]:
+    """Leave out optional objects whose kind the cluster does not know, and report them."""
+    found = []
+    for document in documents:
+        kind = document["kind"]
+        if kind in OPTIONAL and not cluster.knows(*OPTIONAL[kind]):
+            name = document["metadata"]["name"]
+            print(f"left out: {kind} {name}, the cluster does not know this kind")
+            continue
+        found.append(document)
+    return found
+
+
+class Rollout:
+    """One rollout of a set of objects to a cluster."""
+
+    def __init__(
+        self, request: RolloutRequest, documents: list[Document], cluster: Cluster, canary: bool
+    ) -> None:
+        self._request = request
         self._documents = documents
         self._cluster = cluster
         self._canary = canary
-        self.outcome = Outcome(wish.stage, wish.version.tag, wish.image)
+        self.outcome = Outcome(request.stage, request.version.tag, request.image)
         self.outcome.strategy = CANARY if canary else ROLLING
 
     def run(self) -> None:
-        """Do it.
+        """Roll out, and roll back on failure.
 
         Raises:
-            RolloutError: the stage does not serve the version; the message says what it serves.
+            RolloutError: the stage does not serve the version; the message names what it serves.
         """
+        request = self._request
         before = self._cluster.running(self._canary)
         if before is not None and before.version is not None:
             self.outcome.before = before.version.tag
             self._refuse_older(before.version)
         if before is not None and self._serves_already(before):
-            self.outcome.result, self.outcome.serving = "unchanged", self._wish.version.tag
-            print(f"{self._wish.stage} serves {self._wish.version.tag} already: nothing is done")
+            self.outcome.result, self.outcome.serving = "unchanged", request.version.tag
+            print(f"{request.stage} serves {request.version.tag} already: nothing to do")
             return
         try:
             self._advance(before)
         except DeliveryError as error:
-            self._go_back(before, self._with_trouble(str(error)))
-        self.outcome.result, self.outcome.serving = "rolled-out", self._wish.version.tag
-        print(f"{self._wish.stage} serves {self._wish.version.tag}")
+            self._roll_back(before, self._with_pod_errors(str(error)))
+        self.outcome.result, self.outcome.serving = "rolled-out", request.version.tag
+        print(f"{request.stage} serves {request.version.tag}")
 
     def _refuse_older(self, running: Version) -> None:
-        wish = self._wish
-        if running.name == wish.version.name and running > wish.version and not wish.allow_older:
+        request, version = self._request, self._request.version
+        if running.name == version.name and running > version and not request.allow_older:
             raise RolloutError(
-                f"outdated: {wish.stage} runs {running.tag}, which is newer than "
-                f"{wish.version.tag}: to go back, `make rollback STAGE={wish.stage}`"
+                f"outdated: {request.stage} runs {running.tag}, which is newer than "
+                f"{version.tag}: to go back, `make rollback STAGE={request.stage}`"
             )
 
     def _serves_already(self, before: Running) -> bool:
-        wish = self._wish
+        request = self._request
         applied = deployment_of(self._documents)["metadata"]["annotations"][APPLIED]
-        wanted = (wish.version, wish.image, applied)
-        if (before.version, before.image, before.applied) != wanted or not before.complete:
+        desired = (request.version, request.image, applied)
+        if (before.version, before.image, before.applied) != desired or not before.complete:
             return False
         try:
-            self._smoke(wish.expected, min(wish.limit, AT_ONCE), lambda line: None)
+            self._smoke_test(request.expected, min(request.limit, IMMEDIATE), lambda line: None)
         except Refused:
             raise
         except RolloutError as error:
-            print(f"{wish.stage} should serve {wish.version.tag} and does not: {error}")
+            print(f"{request.stage} should serve {request.version.tag} and does not: {error}")
             return False
-        self._cluster.mark_good()  # one that was killed may have come as far as here
+        self._cluster.mark_good()  # a rollout may have been killed just before this step
         return True
 
     def _advance(self, before: Running | None) -> None:
-        wish = self._wish
-        print(f"{wish.stage}: {self.outcome.before or 'nothing'} -> {wish.version.tag}", flush=True)
-        # First of all: a release that was told to serve another model would do so again.
-        swapped = self._cluster.forget_swap(wish.version.release)
+        request = self._request
+        was = self.outcome.before or "nothing"
+        print(f"{request.stage}: {was} -> {request.version.tag}", flush=True)
+        # First of all: new pods of a release that was swapped to another model would swap again.
+        swapped = self._cluster.clear_swap(request.version.release)
         self._cluster.apply(to_yaml(self._documents))
-        if swapped and before is not None and before.version == wish.version:
+        if swapped and before is not None and before.version == request.version:
             self._cluster.restart()
-        self._cluster.wait(wish.timeout or TIMEOUTS[self.outcome.strategy], self._canary)
-        self._smoke(wish.expected, wish.limit)
+        self._cluster.wait(request.timeout or TIMEOUTS[self.outcome.strategy], self._canary)
+        self._smoke_test(request.expected, request.limit)
         self._cluster.mark_good()
 
-    def _go_back(self, before: Running | None, reason: str) -> NoReturn:
-        """Bring back what served, and say so."""
+    def _roll_back(self, before: Running | None, reason: str) -> NoReturn:
+        """Restore the version that served before, and report it."""
         self.outcome.result, self.outcome.reason = "failed", reason
         print(f"failed: {reason}", flush=True)
-        failed = f"{self._wish.stage} does not serve {self._wish.version.tag}: {reason}"
+        failed = f"{self._request.stage} does not serve {self._request.version.tag}: {reason}"
         if before is None:
             raise RolloutError(f"{failed}; there is nothing to go back to")
         try:
             undone = self._cluster.undo(before, self._canary)
             if undone:
                 self._cluster.wait(TIMEOUTS[ROLLING], self._canary)
-            self.outcome.serving = serving = self._what_serves()
+            self.outcome.serving = serving = self._restored()
         except DeliveryError as error:
             raise RolloutError(f"{failed}; going back failed as well: {error}") from None
         if not undone:
-            raise RolloutError(f"{failed}; nothing was changed, {serving or 'what ran'} serves on")
+            raise RolloutError(
+                f"{failed}; nothing was changed, {serving or 'the version before'} still serves"
+            )
         self.outcome.result = "rolled-back"
-        raise RolloutError(f"{failed}; rolled back, {serving or 'what ran before'} serves again")
+        raise RolloutError(f"{failed}; rolled back, {serving or 'the version before'} serves again")
 
-    def _what_serves(self) -> str | None:
+    def _restored(self) -> str | None:
+        """The tag that the stage serves after going back; None if the pods are not ours."""
         found = self._cluster.running(self._canary)
         if found is None or found.version is None:
             return None
-        tag = self._cluster.wanted(found.version.release) or found.version.tag
-        self._smoke(Expected(tag), self._wish.limit)
+        tag = self._cluster.desired_tag(found.version.release) or found.version.tag
+        self._smoke_test(Expected(tag), self._request.limit)
         return tag
 
-    def _smoke(self, expected: Expected, limit: float, say: Callable[[str], None] = print) -> None:
-        Smoke(self._wish.url, expected, self._wish.token).run(limit, say)
+    def _smoke_test(
+        self, expected: Expected, limit: float, report: Callable[[str], None] = print
+    ) -> None:
+        SmokeTest(self._request.url, expected, self._request.token).run(limit, report)
 
-    def _with_trouble(self, reason: str) -> str:
+    def _with_pod_errors(self, reason: str) -> str:
         """A reason, with what kubectl knows of pods that do not start."""
         try:
-            trouble = self._cluster.trouble()
+            errors = self._cluster.pod_errors()
         except DeliveryError:
-            trouble = ""
-        return f"{reason} ({trouble})" if trouble else reason
+            errors = ""
+        return f"{reason} ({errors})" if errors else reason

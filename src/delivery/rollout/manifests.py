@@ -1,7 +1,7 @@
-"""The objects of a stage: `k8s/overlays/<stage>` rendered by kustomize, then made one version's.
+"""The objects of a stage: `k8s/overlays/<stage>`, rendered by kustomize, with image and version.
 
-The overlay names neither image nor version; both are written into the rendered Deployment here, as
-values of a document, so that no text of theirs is read as YAML or by a shell.
+The overlay contains neither. Both are set in the rendered Deployment here, as values of a document,
+so that their text is never parsed as YAML or by a shell.
 """
 
 import copy
@@ -26,10 +26,10 @@ CONTAINER = "service"
 RELEASE, TAG = "SERVICE_RELEASE", "SERVICE_TAG"
 NAME_LABEL, VERSION_LABEL = "app.kubernetes.io/name", "app.kubernetes.io/version"
 APPLIED = "conveyor/applied"
-"""Annotation of the Deployment: digest of everything that was applied with it."""
+"""Annotation of the Deployment: digest of all objects applied with it."""
 OVERLAYS = Path("k8s/overlays")
 CANARY = "-canary"
-"""An overlay of this suffix is the stage's where the cluster has Argo Rollouts."""
+"""Suffix of the overlay that a stage uses where the cluster has Argo Rollouts."""
 
 _HOST = r"[a-z0-9]+(?:[.-][a-z0-9]+)*(?::[0-9]{1,5})?"
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
@@ -40,7 +40,7 @@ Document = dict[str, Any]
 
 
 def parse_image(text: str) -> str:
-    """Check that an image is named by its digest, so that what is tested is what runs.
+    """Check that an image is named by its digest, so that the tested image is the one that runs.
 
     Raises:
         RolloutError: it is not `name@sha256:<64 hexadecimal digits>`.
@@ -54,21 +54,21 @@ def parse_image(text: str) -> str:
 
 
 def render(stage: str, canary: bool = False, overlays: Path = OVERLAYS) -> list[Document]:
-    """Render the overlay of a stage; with `canary` that for Argo Rollouts, where there is one.
+    """Render the overlay of a stage; with `canary` the one for Argo Rollouts, if it exists.
 
     Raises:
         RolloutError: kustomize refuses it.
-        ToolError: there is no kustomize.
+        ToolError: kustomize is not installed.
     """
     folder = overlays / parse_stage(stage)
     if canary and has_canary(stage, overlays):
         folder = folder.with_name(folder.name + CANARY)
     done = subprocess.run([*_kustomize(), str(folder)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        said = done.stderr.strip().splitlines()
-        raise RolloutError(f"{folder}: {said[-1] if said else 'kustomize failed without a word'}")
+        lines = done.stderr.strip().splitlines() or ["kustomize failed without a message"]
+        raise RolloutError(f"{folder}: {lines[-1]}")
     found = [document for document in yaml.safe_load_all(done.stdout) if document]
-    # A namespace before what lies in it; kustomize's order else.
+    # A namespace first, then its objects in kustomize's order.
     return sorted(found, key=lambda document: document["kind"] != "Namespace")
 
 
@@ -78,10 +78,10 @@ def has_canary(stage: str, overlays: Path = OVERLAYS) -> bool:
 
 
 def for_version(documents: Iterable[Document], version: Version, image: str) -> list[Document]:
-    """Write a version into copies of a stage's objects.
+    """Set image and version in copies of a stage's objects.
 
     Raises:
-        RolloutError: the Deployment is not there, or lacks the container or its variables.
+        RolloutError: the Deployment is missing, or lacks the container or its variables.
     """
     found = copy.deepcopy(list(documents))
     deployment = deployment_of(found)
@@ -102,7 +102,7 @@ def deployment_of(documents: Iterable[Document]) -> Document:
     """The Deployment among a stage's objects.
 
     Raises:
-        RolloutError: it is not there.
+        RolloutError: it is missing.
     """
     for document in documents:
         if (document["kind"], document["metadata"]["name"]) == ("Deployment", APP):
@@ -116,12 +116,12 @@ def to_yaml(documents: Iterable[Document]) -> str:
 
 
 def _kustomize() -> list[str]:
-    """`kubectl` has a kustomize in it; alone it does as well."""
+    """`kubectl` contains kustomize; kustomize alone is sufficient."""
     if shutil.which("kubectl"):
         return ["kubectl", "kustomize"]
     if shutil.which("kustomize"):
         return ["kustomize", "build"]
-    raise ToolError("kubectl: not found, and no kustomize either: install kubectl 1.21 or newer")
+    raise ToolError("kubectl: not found, nor kustomize: install kubectl 1.21 or newer")
 
 
 def _named(items: list[Document], name: str) -> Document:

@@ -32,7 +32,7 @@ def lab(api: FakeGitLab, monkeypatch: pytest.MonkeyPatch) -> GitLab:
     return GitLab.from_environment()
 
 
-def test_outside_of_a_job_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_of_a_job_missing_variables_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CI_SERVER_URL", "CI_PROJECT_ID", "BOT_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(GitLabError, match="CI_SERVER_URL, CI_PROJECT_ID, BOT_TOKEN: not set"):
@@ -46,12 +46,12 @@ def test_a_token_that_no_header_takes_is_refused_and_not_shown(
     monkeypatch.setenv("BOT_TOKEN", token)
     with pytest.raises(GitLabError) as refused:
         GitLab.from_environment()
-    assert str(refused.value).startswith("BOT_TOKEN: no token has spaces")
+    assert str(refused.value).startswith("BOT_TOKEN: a token has no spaces")
     assert "glpat" not in str(refused.value) and str(refused.value).isprintable()
     assert api.requests == []
 
 
-def test_a_network_that_stumbles_is_asked_again(api: FakeGitLab, lab: GitLab) -> None:
+def test_a_failed_connection_is_retried(api: FakeGitLab, lab: GitLab) -> None:
     api.open_merge_request("wide")
     api.broken[("GET", "notes")] = (503, b"")
 
@@ -68,10 +68,10 @@ def test_a_network_that_stumbles_is_asked_again(api: FakeGitLab, lab: GitLab) ->
     ("token", "said"),
     [
         ({"scopes": ("read_api",)}, "lacks the scope 'api'"),
-        ({"level": 0}, "there is no such thing, or the token can not see it"),
+        ({"level": 0}, "not found, or not visible to the token"),
     ],
 )
-def test_a_token_that_may_not_says_what_it_lacks(
+def test_an_insufficient_token_error_names_the_missing_scope(
     api: FakeGitLab, token: dict[str, object], said: str
 ) -> None:
     api.open_merge_request("wide")

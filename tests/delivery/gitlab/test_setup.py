@@ -194,7 +194,7 @@ def test_tokens_that_the_team_brings_are_taken(api: FakeGitLab, setup: Run, tmp_
     assert "Nothing to do" in setup("--values", "own.env")
 
 
-def test_where_gitlab_makes_no_project_tokens_the_way_out_is_said(
+def test_without_project_tokens_the_error_names_the_alternative(
     api: FakeGitLab, setup: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GITLAB_TOKEN", api.admit(personal=False))
@@ -203,7 +203,9 @@ def test_where_gitlab_makes_no_project_tokens_the_way_out_is_said(
     assert api.variable("KUBE_CONTEXT")  # tokens come last, so that the rest is done
 
 
-def test_variables_are_masked_and_protected_as_the_table_says(api: FakeGitLab, setup: Run) -> None:
+def test_variables_are_masked_and_protected_according_to_the_table(
+    api: FakeGitLab, setup: Run
+) -> None:
     setup("--apply", "--values", "values.env")
     made = [token.variable for token in desired.TOKENS]
     for row in desired.VARIABLES:
@@ -226,9 +228,7 @@ def test_one_of_two_variables_with_the_same_key_is_mended(api: FakeGitLab, setup
     assert api.variable("SMOKE_TOKEN", "production")["value"] == "key-of-production"
 
 
-def test_flags_are_mended_without_touching_a_value_that_nobody_gave(
-    api: FakeGitLab, setup: Run
-) -> None:
+def test_flags_are_corrected_without_changing_other_values(api: FakeGitLab, setup: Run) -> None:
     setup("--apply", "--values", "values.env")
     bot, hook = api.variable("RELEASE_TOKEN"), api.variable("NOTIFY_URL")
     values = bot["value"], hook["value"]
@@ -238,7 +238,7 @@ def test_flags_are_mended_without_touching_a_value_that_nobody_gave(
     assert (bot["value"], hook["value"]) == values
 
 
-def test_a_changed_value_is_brought_and_no_secret_is_printed(
+def test_a_changed_value_is_applied_and_no_secret_is_printed(
     api: FakeGitLab, setup: Run, tmp_path: Path
 ) -> None:
     first = setup("--apply", "--values", "values.env")
@@ -256,13 +256,13 @@ def test_a_changed_value_is_brought_and_no_secret_is_printed(
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("TRAIN_RUNER_TAG=cpu", "'TRAIN_RUNER_TAG' is no variable of the pipeline"),
-        ("NOTIFY_URL=short", "NOTIFY_URL: GitLab can not mask it"),
-        ("NOTIFY_URL='https://chat.example.com/with space'", "NOTIFY_URL: GitLab can not mask it"),
-        ("GDRIVE_CREDENTIALS_FILE=missing.json", "missing.json can not be read"),
+        ("TRAIN_RUNER_TAG=cpu", "'TRAIN_RUNER_TAG' is not a variable of the pipeline"),
+        ("NOTIFY_URL=short", "NOTIFY_URL: GitLab cannot mask it"),
+        ("NOTIFY_URL='https://chat.example.com/with space'", "NOTIFY_URL: GitLab cannot mask it"),
+        ("GDRIVE_CREDENTIALS_FILE=missing.json", "missing.json cannot be read"),
     ],
 )
-def test_values_that_can_not_be_used_are_refused_before_anything_is_asked(
+def test_invalid_values_are_refused_before_any_request(
     api: FakeGitLab, setup: Run, tmp_path: Path, line: str, said: str
 ) -> None:
     (tmp_path / "bad.env").write_text(line + "\n")
@@ -277,10 +277,10 @@ def test_variables_of_earlier_versions_are_ignored(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_of_values_is_reported(setup: Run) -> None:
-    assert "nowhere.env is no file" in refused(setup, "--values", "nowhere.env")
+    assert "nowhere.env is not a file" in refused(setup, "--values", "nowhere.env")
 
 
-def test_what_only_a_person_can_do_is_listed(api: FakeGitLab, setup: Run) -> None:
+def test_tasks_for_a_person_are_listed(api: FakeGitLab, setup: Run) -> None:
     api.runners = []
     printed = setup("--apply")
     assert "variable KUBE_CONTEXT: give it in the values" in printed
@@ -316,7 +316,7 @@ def test_a_protection_that_is_too_wide_is_replaced(api: FakeGitLab, setup: Run) 
     ]
     printed = setup("--apply")
     assert "create: developers -> create: maintainers" in printed
-    assert "push: no one and somebody named" in printed
+    assert "push: no one and a named account" in printed
     assert "Nothing to do" in setup()
 
 
@@ -325,7 +325,7 @@ def test_a_branch_that_lost_its_protection_on_the_way_is_named(api: FakeGitLab, 
     assert "main is now without protection" in refused(setup, "--apply")
 
 
-def test_what_is_stricter_stays(api: FakeGitLab, setup: Run) -> None:
+def test_stricter_settings_stay(api: FakeGitLab, setup: Run) -> None:
     api.project |= {
         "ci_pipeline_variables_minimum_override_role": "no_one_allowed",
         "container_registry_access_level": "private",
@@ -339,12 +339,12 @@ def test_what_is_stricter_stays(api: FakeGitLab, setup: Run) -> None:
     assert "Nothing to do" in setup()
 
 
-def test_what_should_stay_can_be_kept(api: FakeGitLab, setup: Run) -> None:
+def test_rows_can_be_kept(api: FakeGitLab, setup: Run) -> None:
     setup("--apply", "--keep", "public_jobs", "--keep", "main", "--keep", "landcover@*")
     assert api.project["public_jobs"] is True
     assert api.protected_branches[0]["push_access_levels"] == [{"id": 1, "access_level": 40}]
     assert [row["name"] for row in api.protected_tags] == ["landcover#*"]
-    assert "there is no such row" in refused(setup, "--keep", "mian")
+    assert "not a row" in refused(setup, "--keep", "mian")
 
 
 def test_schedules_are_made_asleep_and_stay_as_the_team_sets_them(
@@ -385,7 +385,7 @@ def test_a_token_without_the_scope_says_which(
     assert "the token lacks the scope 'api'" in refused(setup, "--apply")
 
 
-def test_a_wrong_token_or_none_is_said(
+def test_a_wrong_or_missing_token_is_reported(
     api: FakeGitLab, setup: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GITLAB_TOKEN", "glpat-wrong")
@@ -395,19 +395,21 @@ def test_a_wrong_token_or_none_is_said(
     assert "GITLAB_TOKEN: not set" in refused(setup)
 
 
-def test_a_role_that_is_too_low_is_said(
+def test_an_insufficient_role_is_reported(
     api: FakeGitLab, setup: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GITLAB_TOKEN", api.admit(level=30))
     assert "among the developers of team/landcover: be a Maintainer" in refused(setup)
 
 
-def test_a_project_that_is_not_there_is_said(api: FakeGitLab, setup: Run) -> None:
+def test_a_missing_project_is_reported(api: FakeGitLab, setup: Run) -> None:
     said = refused(setup, "--project", "team/nothing")
-    assert "opening the project 'team/nothing': there is no such thing" in said
+    assert "opening the project 'team/nothing': not found" in said
 
 
-def test_an_empty_project_and_another_default_branch_are_said(api: FakeGitLab, setup: Run) -> None:
+def test_an_empty_project_and_another_default_branch_are_reported(
+    api: FakeGitLab, setup: Run
+) -> None:
     api.project["empty_repo"] = True
     assert "git push origin main" in refused(setup, "--apply")
     api.project |= {"empty_repo": False, "default_branch": "master"}
@@ -415,29 +417,29 @@ def test_an_empty_project_and_another_default_branch_are_said(api: FakeGitLab, s
     assert api.changes() == []
 
 
-def test_an_old_gitlab_says_what_does_not_work(api: FakeGitLab, setup: Run) -> None:
+def test_missing_features_of_an_old_gitlab_are_reported(api: FakeGitLab, setup: Run) -> None:
     api.version = "16.11.3"
     del api.project["ci_push_repository_for_job_token_allowed"]
     del api.project["ci_pipeline_variables_minimum_override_role"]
     printed = setup("--apply")
     assert "older than 17.2" in printed
     assert "setting ci_pipeline_variables_minimum_override_role: GitLab 17.1 is needed" in printed
-    assert "variables can not be hidden" in printed
+    assert "variables cannot be hidden" in printed
     assert api.project["merge_method"] == "merge"
     api.version = "18.4.0"
     assert "older than" not in setup()
 
 
-def test_a_gitlab_that_does_not_answer_is_said(setup: Run) -> None:
+def test_an_unreachable_gitlab_is_reported(setup: Run) -> None:
     said = refused(setup, "--url", "http://127.0.0.1:1")
-    assert "GitLab can not be reached (ConnectionError)" in said
+    assert "GitLab cannot be reached (ConnectionError)" in said
 
 
-def test_what_is_no_gitlab_is_said(api: FakeGitLab, setup: Run) -> None:
+def test_another_server_is_reported(api: FakeGitLab, setup: Run) -> None:
     api.broken[("GET", "version")] = (200, b"<html>")
-    assert "the answer is not that of a GitLab" in refused(setup)
+    assert "the response is not GitLab's" in refused(setup)
     api.broken[("GET", "version")] = (200, b"[]")
-    assert "does not say its version" in refused(setup)
+    assert "does not report its version" in refused(setup)
     assert "write https://gitlab.example.com" in refused(setup, "--url", "gitlab.example.com")
 
 
@@ -462,7 +464,7 @@ def test_the_remote_says_where_gitlab_is(
     assert gitlab_setup.where(gitlab_setup.parse()) == (where, "team/landcover")
 
 
-def test_a_remote_that_is_no_gitlab_is_said(
+def test_a_remote_of_another_kind_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("git", "init", "--quiet", cwd=tmp_path)

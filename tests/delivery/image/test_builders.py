@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from delivery.errors import ImageError, ToolError
-from delivery.image import __main__ as image
-from delivery.image.__main__ import Image
-from delivery.image.builders import Buildah, Built, Docker, Found, Recipe, choose_engine, is_local
+from delivery.image import image
+from delivery.image.builders import Buildah, Built, Docker, Found, Recipe, choose_builder, is_local
+from delivery.image.image import Image
 from tests.make.versions import GRAPH_SHA256, V1
 
 NAME = "registry.example.org/group/landcover"
@@ -69,28 +69,28 @@ def test_an_image_from_the_registry_is_scanned_there(path: Path, tmp_path: Path)
     assert calls.read_text().split()[-1] == f"{NAME}@{DIGEST}"
 
 
-def test_without_any_builder_the_cure_is_said(path: Path) -> None:
+def test_without_a_builder_the_error_names_one(path: Path) -> None:
     with pytest.raises(ToolError, match="apt-get install buildah skopeo"):
-        choose_engine()
+        choose_builder()
 
 
-def test_docker_builds_where_there_is_no_buildah(path: Path) -> None:
+def test_docker_builds_without_buildah(path: Path) -> None:
     program(path, "docker", "")
-    assert isinstance(choose_engine(), Docker)
+    assert isinstance(choose_builder(), Docker)
     program(path, "buildah", "")
-    assert isinstance(choose_engine(), Buildah)
+    assert isinstance(choose_builder(), Buildah)
 
 
 def test_a_registry_that_is_down_is_not_one_without_the_image(path: Path) -> None:
     program(path, "skopeo", "echo 'level=fatal msg=\"connection refused\"' >&2; exit 1")
     with pytest.raises(ImageError, match="skopeo inspect: .*connection refused"):
-        Buildah().look(NAME, "v1.0.0")
+        Buildah().lookup(NAME, "v1.0.0")
 
 
 @pytest.mark.parametrize("said", ["manifest unknown: manifest unknown", "name unknown: not known"])
-def test_an_image_that_the_registry_has_not_is_none(path: Path, said: str) -> None:
+def test_an_image_missing_in_the_registry_is_none(path: Path, said: str) -> None:
     program(path, "skopeo", f"echo 'reading manifest v1.0.0: {said}' >&2; exit 1")
-    assert Buildah().look(NAME, "v1.0.0") is None
+    assert Buildah().lookup(NAME, "v1.0.0") is None
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_an_image_that_the_registry_has_not_is_none(path: Path, said: str) -> No
 def test_only_a_registry_on_loopback_goes_without_tls(path: Path, name: str, plain: bool) -> None:
     answer = json.dumps({"Digest": DIGEST, "Labels": None})
     calls = program(path, "skopeo", f"echo '{answer}'")
-    assert Buildah().look(name, "v1.0.0") == Found(DIGEST, {}, 0)
+    assert Buildah().lookup(name, "v1.0.0") == Found(DIGEST, {}, 0)
     assert ("--tls-verify=false" in calls.read_text()) is plain
 
 
@@ -116,14 +116,14 @@ def test_docker_does_the_same(path: Path, tmp_path: Path) -> None:
     assert docker.build(Recipe("serve", {"VERSION": V1.tag})) == "sha256:made"
     assert docker.inspect("sha256:made") == Built({"a": "b"}, 7)
     assert docker.push("sha256:made", NAME, ("one", "two")) == DIGEST
-    assert docker.look(NAME, "two") == Found(DIGEST, {"a": "b"}, 7)
+    assert docker.lookup(NAME, "two") == Found(DIGEST, {"a": "b"}, 7)
     docker.save("sha256:made", tmp_path / "image.tar")
     made = calls.read_text()
     assert "build --build-arg=SOURCE_DATE_EPOCH=315532800 --build-arg=VERSION=" in made
     assert f"push --quiet {NAME}:one\n" in made and f"push --quiet {NAME}:two\n" in made
 
 
-def test_a_password_is_no_argument(path: Path) -> None:
+def test_a_password_is_never_an_argument(path: Path) -> None:
     calls = program(path, "skopeo", f"cat > {path}/given")
     Buildah().login("registry.example.org", "ci", "secret")
     assert "secret" not in calls.read_text()

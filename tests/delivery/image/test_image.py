@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from delivery.image import __main__ as image
-from delivery.image.__main__ import BUNDLE, REVISION, VERSION
+from delivery.image import image
+from delivery.image.__main__ import main
 from delivery.image.builders import Built, Found, Recipe
+from delivery.image.image import BUNDLE, REVISION, VERSION
 from tests.delivery.conftest import Project
 from tests.make.versions import GRAPH_SHA256, V1, train_version
 
@@ -49,7 +50,7 @@ class FakeEngine:
             self.pushed[f"{name}:{tag}"] = Found(DIGEST, dict(self.labels), 100)
         return DIGEST
 
-    def look(self, name: str, tag: str) -> Found | None:
+    def lookup(self, name: str, tag: str) -> Found | None:
         return self.pushed.get(f"{name}:{tag}")
 
     def login(self, host: str, user: str, password: str) -> None:
@@ -59,7 +60,7 @@ class FakeEngine:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     found = FakeEngine()
-    monkeypatch.setattr(image, "choose_engine", lambda: found)
+    monkeypatch.setattr(image, "choose_builder", lambda: found)
     for name in [name for name in os.environ if name.startswith(("CI_REGISTRY", "IMAGE"))]:
         monkeypatch.delenv(name)
     return found
@@ -86,7 +87,7 @@ def command(*words: str) -> None:
     """Run `python -m delivery.image`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["image", *words])
-        image.main()
+        main()
 
 
 def record() -> dict[str, Any]:
@@ -94,7 +95,7 @@ def record() -> dict[str, Any]:
     return found
 
 
-def test_a_build_is_told_what_its_labels_say(trained: Project, engine: FakeEngine) -> None:
+def test_a_build_gets_the_values_of_its_labels(trained: Project, engine: FakeEngine) -> None:
     command("build", "--version", V1.tag, "--build-arg", "PYTHON_BASE=localhost/base")
     commit = trained.git("rev-parse", "HEAD")
     [recipe] = engine.built
@@ -130,7 +131,7 @@ def test_build_arguments_come_from_the_environment_too(
     assert engine.built[0].arguments["CML"] == ""
 
 
-def test_a_build_argument_can_not_change_a_label(trained: Project, engine: FakeEngine) -> None:
+def test_a_build_argument_cannot_change_a_label(trained: Project, engine: FakeEngine) -> None:
     command("build", "--version", V1.tag, "--build-arg=VERSION=landcover@v9.0.0")
     assert engine.built[0].arguments["VERSION"] == V1.tag
 
@@ -144,7 +145,7 @@ def test_a_build_argument_can_not_change_a_label(trained: Project, engine: FakeE
         (("--version", V1.tag, "--build-arg", "A"), "write NAME=value"),
     ],
 )
-def test_a_build_that_is_asked_for_wrongly_is_refused(
+def test_invalid_build_arguments_are_refused(
     trained: Project,
     engine: FakeEngine,
     capsys: pytest.CaptureFixture[str],
@@ -175,7 +176,7 @@ def test_a_pushed_image_is_named_by_its_digest(
     assert image.find(V1, NAME).bundle_sha256 == GRAPH_SHA256
 
 
-def test_what_the_registry_has_is_neither_built_nor_pushed_again(
+def test_an_image_in_the_registry_is_neither_built_nor_pushed_again(
     trained: Project, engine: FakeEngine
 ) -> None:
     for _ in range(2):
@@ -246,7 +247,7 @@ def test_an_image_of_this_machine_is_not_pushed(
 ) -> None:
     command("build", "--version", V1.tag)
     capsys.readouterr()
-    assert "belongs to this machine" in refusal(capsys, "push")
+    assert "is local to this machine" in refusal(capsys, "push")
 
 
 @pytest.mark.parametrize("what", ["scan", "push"])

@@ -24,11 +24,11 @@ def trained(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     return train_version(project)
 
 
-def test_a_bundle_is_what_tag_lock_files_and_manifest_agree_on(trained: Project) -> None:
+def test_a_bundle_passes_if_tag_lock_files_and_manifest_agree(trained: Project) -> None:
     assert check_bundle(Repository(), V1) == GRAPH_SHA256
 
 
-def test_a_version_that_is_not_registered_has_no_image(trained: Project) -> None:
+def test_an_unregistered_version_gets_no_image(trained: Project) -> None:
     with pytest.raises(ImageError, match=r"landcover@v2\.0\.0 is not registered: make register"):
         check_bundle(Repository(), parse_version("landcover@v2.0.0"))
 
@@ -42,13 +42,13 @@ def test_a_commit_with_another_model_is_not_the_version(trained: Project) -> Non
 
 def test_a_changed_bundle_is_refused_with_the_cure(trained: Project) -> None:
     Path("model/model.onnx").write_text("tampered", encoding="ascii")
-    with pytest.raises(ImageError, match="md5 .* dvc.lock says .*: dvc checkout model"):
+    with pytest.raises(ImageError, match="md5 .* dvc.lock has .*: dvc checkout model"):
         check_bundle(Repository(), V1)
 
 
 def test_a_stray_file_beside_the_bundle_is_refused(trained: Project) -> None:
     Path("model/notes.txt").write_text("x", encoding="ascii")
-    with pytest.raises(ImageError, match="dvc.lock says"):
+    with pytest.raises(ImageError, match="dvc.lock has"):
         check_bundle(Repository(), V1)
 
 
@@ -60,7 +60,7 @@ def test_a_missing_bundle_is_refused_with_the_cure(trained: Project) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"sha256": "0" * 64}, "model.json says 0000"), ({"sha256": None}, "model.json says None")],
+    [({"sha256": "0" * 64}, "model.json has 0000"), ({"sha256": None}, "model.json has None")],
 )
 def test_a_manifest_that_names_another_graph_is_refused(
     trained: Project, changes: dict[str, Any], said: str
@@ -71,7 +71,7 @@ def test_a_manifest_that_names_another_graph_is_refused(
         check_bundle(Repository(), V1)
 
 
-def test_a_manifest_that_is_none_is_refused(trained: Project) -> None:
+def test_an_invalid_manifest_is_refused(trained: Project) -> None:
     trained.write("model/model.json", "[")
     outs = [{"path": "model", "md5": folder_digest(trained.folder / "model")}]
     trained.write("dvc.lock", yaml.safe_dump({"stages": {"train": {"outs": outs}}}))
@@ -81,13 +81,13 @@ def test_a_manifest_that_is_none_is_refused(trained: Project) -> None:
 
 
 @pytest.mark.parametrize("name", ["service/new.py", "Dockerfile"])
-def test_what_is_not_committed_gets_into_no_image(trained: Project, name: str) -> None:
+def test_uncommitted_files_are_refused(trained: Project, name: str) -> None:
     trained.write(name, "changed")
-    with pytest.raises(ImageError, match=f"1 files differ .* such as {name}: commit them"):
+    with pytest.raises(ImageError, match=f"1 files differ .* such as {name}: commit or stash them"):
         clean_revision(Repository())
 
 
-def test_what_no_image_holds_may_differ(trained: Project) -> None:
+def test_files_outside_the_image_may_differ(trained: Project) -> None:
     trained.write("docs/new.md", "changed")
     assert clean_revision(Repository()) == trained.git("rev-parse", "HEAD")
 

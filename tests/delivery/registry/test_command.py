@@ -13,7 +13,7 @@ from delivery.registry.state import read_state
 from delivery.tags import parse_assignment, parse_version
 from tests.conftest import ROOT, run
 from tests.delivery.conftest import Project
-from tests.make.injection_strings import HOSTILE
+from tests.make.injection_strings import TWO_HOSTILE
 
 Type = Callable[..., str]
 
@@ -130,19 +130,19 @@ def test_lineage_brings_the_experiments_from_origin(project: Project, typed: Typ
     assert "experiment/12-345" in typed("lineage", "v1.1.0")
 
 
-def test_reading_goes_on_without_origin_and_says_so(project: Project, typed: Type) -> None:
+def test_reading_works_without_origin_and_warns(project: Project, typed: Type) -> None:
     project.release("one")
     project.origin.rename(project.origin.with_suffix(".away"))
     for words in (("models",), ("lineage", "v1.0.0")):
         said = typed(*words)
         assert "landcover@v1.0.0" in said
-        assert "warning: origin has the registry, and can not be read" in said
+        assert "warning: origin has the registry, and cannot be read" in said
     assert "origin has the registry" in error(typed, "promote", "v1.0.0", "staging")
 
 
 def test_hostile_words_end_in_one_line_and_run_nothing(project: Project, typed: Type) -> None:
     project.release("one")
-    for text in HOSTILE:
+    for text in TWO_HOSTILE:
         words = [("promote", text, "staging"), ("promote", "v1.0.0", text), ("rollback", text)]
         words += [("retire", text), ("lineage", text)]
         for command in words:
@@ -153,7 +153,7 @@ def test_hostile_words_end_in_one_line_and_run_nothing(project: Project, typed: 
     assert not list(project.folder.rglob("pwned")) + list(project.origin.rglob("pwned"))
 
 
-def test_a_folder_that_is_no_project_is_told_so(typed: Type) -> None:
+def test_a_folder_without_a_project_is_refused(typed: Type) -> None:
     assert "params.yaml: it is missing or has no model.name" in error(typed, "models")
 
 

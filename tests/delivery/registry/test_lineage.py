@@ -54,7 +54,7 @@ def test_a_merged_version_is_followed_from_tag_to_approval(project: Project) -> 
     assert "Reason: Looks good" in stage["message"]
 
 
-def test_stages_are_told_over_time(project: Project) -> None:
+def test_stages_are_listed_over_time(project: Project) -> None:
     project.release("one", "staging", "production")
     project.release("two", "staging", "production")
     project.registry.rollback("production", reason="Too dark")
@@ -77,7 +77,7 @@ def test_an_assignment_that_was_taken_back_ended_nothing(project: Project) -> No
     assert before["serving"] and before["until"] is None
     (failed,) = follow(project, "v1.1.0")["stages"]
     assert failed["withdrawn"] and not failed["serving"] and failed["until"] is None
-    assert "taken back (landcover#staging#2)" in render(follow(project, "v1.1.0"))
+    assert "withdrawn (landcover#staging#2)" in render(follow(project, "v1.1.0"))
 
 
 def test_a_retired_version_says_when_and_why(project: Project) -> None:
@@ -89,7 +89,7 @@ def test_a_retired_version_says_when_and_why(project: Project) -> None:
     assert "Reason: Clouds were rivers" in render(found)
 
 
-def test_a_version_on_a_later_commit_leads_to_the_merge_that_brought_its_model(
+def test_a_version_on_a_later_commit_leads_to_the_merge_of_its_model(
     project: Project,
 ) -> None:
     project.release("one")
@@ -103,7 +103,7 @@ def test_a_version_on_a_later_commit_leads_to_the_merge_that_brought_its_model(
     assert found["experiment"]["tag"] == "experiment/12-345"
 
 
-def test_a_model_that_came_back_leads_to_the_merge_that_brought_it_back(project: Project) -> None:
+def test_a_restored_model_leads_to_the_merge_that_restored_it(project: Project) -> None:
     project.release("one")
     project.release("two")
     back = project.merge("one", 14, 400)
@@ -148,7 +148,7 @@ def test_experiments_of_other_merge_requests_are_not_this_ones(project: Project)
     assert follow(project, "v1.1.0")["experiment"]["tag"] == "experiment/12-345"
 
 
-def test_what_was_not_recorded_is_said_to_be_so(project: Project) -> None:
+def test_missing_facts_are_shown_as_not_recorded(project: Project) -> None:
     project.git("tag", "landcover@v1.0.0")
     found = follow(project, "v1.0.0")
     absent = ("model", "experiment", "merge_request", "retired")
@@ -170,7 +170,7 @@ def test_data_that_the_model_was_not_trained_on_stand_out(project: Project) -> N
     project.registry.register()
     found = follow(project, "v1.0.0")
     assert found["data"] == {"version": other, "trained_on": DATA}
-    assert f"{other} in data.dvc, but dvc.lock says: trained on {DATA}" in render(found)
+    assert f"{other} in data.dvc, but dvc.lock: trained on {DATA}" in render(found)
 
 
 def test_parameters_have_a_digest_that_follows_their_values_not_their_order(
@@ -212,7 +212,7 @@ def test_a_message_that_is_not_gitlabs_names_no_merge_request(
     assert not list(project.folder.rglob("pwned"))
 
 
-def test_hostile_messages_can_not_steer_the_terminal(project: Project) -> None:
+def test_hostile_messages_cannot_control_the_terminal(project: Project) -> None:
     project.train("one", "Title \x1b[2J\n\nApproved-by: \x1b]0;owned\x07 $(touch pwned)\n")
     project.git("tag", "--annotate", "--message=x\n\nReason: \x1b[31m", "landcover@v1.0.0")
     found = follow(project, "v1.0.0")

@@ -31,7 +31,7 @@ def tag(project: Project, name: str, commit: str = "HEAD", message: str | None =
     project.git("tag", *words, name, f"{commit}^{{commit}}")
 
 
-def test_a_record_says_what_tag_and_commit_say(project: Project) -> None:
+def test_a_record_has_the_facts_of_tag_and_commit(project: Project) -> None:
     project.release("one", "staging", "production")
     digest = project.write_model("two", accuracy=0.97)
     project.commit()
@@ -65,7 +65,7 @@ def test_the_history_of_a_stage_is_newest_first_with_time_and_message(project: P
     assert history[0].when >= history[1].when
 
 
-def test_counters_order_what_happened_in_one_second(project: Project) -> None:
+def test_counters_order_events_of_one_second(project: Project) -> None:
     for model in ("one", "two", "three"):
         project.release(model)
     for counter, minor in enumerate((2, 0, 1), 9):

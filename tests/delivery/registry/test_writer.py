@@ -41,14 +41,12 @@ def run(project: Project, *words: str) -> subprocess.CompletedProcess[str]:
 # Two at once
 
 
-def test_of_two_who_promote_at_the_same_moment_one_is_told_to_look_again(
-    released: Project, tmp_path: Path
-) -> None:
+def test_of_two_simultaneous_promotions_one_is_refused(released: Project, tmp_path: Path) -> None:
     other = released.clone(tmp_path / "other")
     _while_pushing(released, other, "landcover#staging#1", "landcover@v1.1.0")
     with pytest.raises(RegistryError) as refused:
         released.registry.assign(V1, "staging")
-    assert "landcover#staging#1 was pushed by somebody else at the same moment" in str(
+    assert "landcover#staging#1 was pushed by another person at the same moment" in str(
         refused.value
     )
     assert released.registry.serving("staging") == V2
@@ -57,22 +55,20 @@ def test_of_two_who_promote_at_the_same_moment_one_is_told_to_look_again(
     assert released.registry.serving("staging") == V1
 
 
-def test_of_two_who_register_at_the_same_moment_one_is_told_to_look_again(
+def test_of_two_simultaneous_registrations_one_is_refused(
     released: Project, tmp_path: Path
 ) -> None:
     other = released.clone(tmp_path / "other")
     other.commit("Another change", push=False)
     commit = released.train("three")
     _while_pushing(released, other, "landcover@v1.2.0", "HEAD")
-    with pytest.raises(RegistryError, match="landcover@v1.2.0 was pushed by somebody else"):
+    with pytest.raises(RegistryError, match="landcover@v1.2.0 was pushed by another person"):
         released.registry.register(commit)
     # The other's tag notes no interface, so the next number is a major one.
     assert released.registry.register(commit).text == "v2.0.0"
 
 
-def test_one_who_does_not_know_of_the_other_yet_sees_what_was_done(
-    released: Project, tmp_path: Path
-) -> None:
+def test_an_outdated_clone_sees_the_tags_of_others(released: Project, tmp_path: Path) -> None:
     other = released.clone(tmp_path / "other")
     other.registry.assign(V2, "staging")
     with pytest.raises(RegistryError, match="outdated"):
@@ -92,7 +88,7 @@ def test_a_run_that_is_killed_before_the_push_changed_nothing_and_can_be_given_a
     (released.folder / ".git" / "hooks" / "pre-push").unlink()
     again = run(released, "promote", "v1.1.0", "staging")
     assert again.stdout == f"{STAGED}: staging serves landcover@v1.1.0\n"
-    assert f"{STAGED} is not on origin, removed here; git tag {STAGED}" in again.stderr
+    assert f"{STAGED} is not on origin and was deleted locally; git tag {STAGED}" in again.stderr
     assert STAGED in released.origin_tags()
 
 
@@ -106,13 +102,13 @@ def test_a_run_that_is_killed_after_the_push_has_done_it(released: Project) -> N
     assert released.origin_tags() == before
 
 
-def test_what_a_killed_run_left_is_not_in_the_way_of_another_command(released: Project) -> None:
+def test_tags_of_a_killed_run_do_not_block_another_command(released: Project) -> None:
     released.git("tag", "--annotate", "--message=left", STAGED, "landcover@v1.1.0^{commit}")
     assert released.registry.assign(V1, "staging") == STAGED
     assert released.registry.serving("staging") == V1
 
 
-def test_what_a_killed_run_left_is_not_in_the_way_of_what_came_since(
+def test_tags_of_a_killed_run_do_not_block_newer_tags(
     released: Project, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     commit = released.train("three")
@@ -123,10 +119,13 @@ def test_what_a_killed_run_left_is_not_in_the_way_of_what_came_since(
     assert other.registry.register(commit).tag == "landcover@v1.2.0"
     assert released.registry.register(commit).tag == "landcover@v1.2.0"
     assert released.repository.commit("landcover@v1.2.0") == commit
-    assert f"landcover@v1.2.0 is another one on origin, which counts (was {left})" in caplog.text
+    assert (
+        f"landcover@v1.2.0 differs on origin, which counts (the local one was {left})"
+        in caplog.text
+    )
 
 
-def test_a_tag_that_is_missing_here_is_brought_from_origin(released: Project) -> None:
+def test_a_locally_missing_tag_is_fetched_from_origin(released: Project) -> None:
     released.registry.assign(V2, "staging")
     released.git("tag", "--delete", STAGED, "landcover@v1.1.0")
     assert released.registry.assign(V2, "staging") == STAGED
@@ -165,11 +164,11 @@ def test_a_push_whose_answer_was_lost_has_done_it(released: Project) -> None:
     assert STAGED in released.origin_tags() and STAGED in released.repository.tags("*")
 
 
-def test_an_origin_that_can_not_be_reached_is_named_and_nothing_is_tagged(
+def test_an_unreachable_origin_is_reported_and_nothing_is_tagged(
     released: Project,
 ) -> None:
     released.origin.rename(released.origin.with_suffix(".away"))
-    with pytest.raises(GitError, match="origin has the registry, and can not be read: git fetch"):
+    with pytest.raises(GitError, match="origin has the registry, and cannot be read: git fetch"):
         released.registry.assign(V1, "staging")
     assert list(released.repository.tags("landcover#*")) == []
     assert released.registry.serving("staging") is None
@@ -223,7 +222,7 @@ def test_a_version_whose_tag_has_no_message_can_be_assigned(
     project.git("push", "--quiet", "origin", "landcover@v1.0.0")
     assert project.registry.assign(V1, "staging") == STAGED
     assert project.registry.serving("staging") == V1
-    with pytest.raises(RegistryError, match="GTO refuses: .* it reads annotated tags alone"):
+    with pytest.raises(RegistryError, match="GTO refuses: .* it reads only annotated tags"):
         project.registry.withdraw(STAGED)
 
 
@@ -236,7 +235,7 @@ def test_an_assignment_without_a_message_as_gitlabs_page_makes_it_can_be_taken_b
     assert released.registry.serving("staging") is None
 
 
-def test_what_gto_refuses_is_said_in_one_line(project: Project) -> None:
+def test_a_refusal_of_gto_is_reported_in_one_line(project: Project) -> None:
     project.train("one")
     for tag in ("landcover@v1.0.0", "landcover@v1.1.0", "landcover#production#1"):
         project.git("tag", "--annotate", "--message=by hand", tag)
@@ -250,7 +249,7 @@ def test_what_gto_refuses_is_said_in_one_line(project: Project) -> None:
     assert message.endswith("git tag --list 'landcover*'") and "\n" not in message
 
 
-def test_a_tag_that_gto_can_not_read_is_no_stack_trace(released: Project) -> None:
+def test_a_tag_unreadable_for_gto_gives_a_sentence(released: Project) -> None:
     head = released.git("rev-parse", "HEAD").encode()
     body = b"object " + head + b"\ntype commit\ntag x\ntagger A <a@b> 1 +0000\n\nna\xefve\n"
     command = ["git", "-C", str(released.folder), "hash-object", "-t", "tag", "-w", "--stdin"]

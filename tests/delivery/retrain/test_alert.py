@@ -44,13 +44,13 @@ def test_an_alert_is_taken_with_its_labels_number_and_times() -> None:
     }
 
 
-def test_what_drifted_is_the_version_that_an_alert_names() -> None:
+def test_the_drifted_version_is_the_one_of_the_alert() -> None:
     evidence = read(payload(alert(tag=None), alert(alertname="ClassVanished"), alert()))
     assert evidence.drift == "drift of landcover@v1.2.0"
     assert evidence.names == ["ModelDrift", "ClassVanished"]
 
 
-def test_a_trigger_by_hand_brings_no_evidence() -> None:
+def test_a_manual_trigger_has_no_evidence() -> None:
     assert read_evidence(BARE) is None
     assert read_evidence(b"{}") is None
 
@@ -65,18 +65,18 @@ def test_a_trigger_by_hand_brings_no_evidence() -> None:
     ],
     ids=["ended", "without the label", "with another value", "no alert"],
 )
-def test_alerts_that_ended_or_do_not_ask_for_a_retraining_count_for_nothing(content: bytes) -> None:
+def test_ended_alerts_and_alerts_without_the_label_do_not_count(content: bytes) -> None:
     assert not read(content).asks
 
 
-def test_of_many_alerts_fifty_that_count_are_kept() -> None:
+def test_fifty_alerts_are_kept() -> None:
     calm = [alert(retrain=None) for _ in range(60)]
     evidence = read(payload(*calm, *(alert(signal=f"mean/{band}") for band in range(80))))
     assert len(evidence.alerts) == 50
     assert evidence.alerts[0].labels["signal"] == "mean/0"
 
 
-def test_keys_that_nobody_knows_are_dropped() -> None:
+def test_unknown_keys_are_dropped() -> None:
     strange = payload(
         alert(PUSH_URL="https://evil.example.com"),
         **{"variables[PUSH_URL]": "x", "__proto__": {}, "inputs": {"a": 1}},
@@ -84,50 +84,45 @@ def test_keys_that_nobody_knows_are_dropped() -> None:
     assert read(strange) == read(payload())
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_what_is_not_alertmanagers_is_refused_with_a_sentence(name: str, tmp_path: Path) -> None:
+def test_payloads_of_others_are_refused_with_a_short_sentence(tmp_path: Path) -> None:
     file = tmp_path / "payload"
-    file.write_bytes(HOSTILE[name])
-    with pytest.raises(EvidenceError, match=r"^TRIGGER_PAYLOAD: \w+") as refused:
-        read_evidence(read_payload(file))
-    said = str(refused.value)
-    assert said.isprintable() and len(said) < 200
-    assert "evil" not in said
+    for name, content in HOSTILE.items():
+        file.write_bytes(content)
+        with pytest.raises(EvidenceError, match=r"^TRIGGER_PAYLOAD: \w+") as refused:
+            read_evidence(read_payload(file))
+        sentence = str(refused.value)
+        assert sentence.isprintable() and len(sentence) < 200, name
+        assert "evil" not in sentence, name
 
 
-@pytest.mark.parametrize("text", BITES, ids=ascii)
-def test_texts_that_bite_are_one_short_printable_line_each(text: str) -> None:
-    bitten = alert(alertname=text, tag=text, signal=text) | {
-        "annotations": {"summary": text},
-        "startsAt": text,
-        "generatorURL": text,
-    }
-    evidence = read(payload(bitten))
-    (found,) = evidence.alerts
-    for kept in (found.alertname, found.summary, found.starts_at, *found.labels.values()):
-        assert kept.isprintable() and len(kept) <= LONGEST
-    assert found.generator_url == ""
-    assert (evidence.names, evidence.drift) == ([], "drift"), "such a text is said nowhere"
+def test_hostile_texts_become_short_printable_lines_and_no_message_has_them() -> None:
+    for text in BITES:
+        bitten = alert(alertname=text, tag=text, signal=text) | {
+            "annotations": {"summary": text},
+            "startsAt": text,
+            "generatorURL": text,
+        }
+        evidence = read(payload(bitten))
+        (found,) = evidence.alerts
+        for kept in (found.alertname, found.summary, found.starts_at, *found.labels.values()):
+            assert kept.isprintable() and len(kept) <= LONGEST, ascii(text)
+        assert found.generator_url == ""
+        assert (evidence.names, evidence.drift) == ([], "drift"), ascii(text)
 
 
-@pytest.mark.parametrize(
-    "name", ["Model Drift", "1Drift", "drift-now", "Drift!1", "x" * 65, "Дрейф", ""]
-)
-def test_a_name_that_is_none_of_prometheus_is_not_said(name: str) -> None:
-    assert read(payload(alert(alertname=name))).names == []
+def test_only_names_of_the_grammar_reach_messages() -> None:
+    for name in ("Model Drift", "1Drift", "drift-now", "Drift!1", "x" * 65, "Дрейф", ""):
+        assert read(payload(alert(alertname=name))).names == [], name
+    for tag in ("local", "landcover#staging#1", "@root", f"{'x' * 80}@v1.0.0"):
+        assert read(payload(alert(tag=tag))).drift == "drift", tag
 
 
-@pytest.mark.parametrize("tag", ["local", "landcover#staging#1", "@root", f"{'x' * 80}@v1.0.0"])
-def test_a_tag_that_is_no_version_is_not_said(tag: str) -> None:
-    assert read(payload(alert(tag=tag))).drift == "drift"
-
-
-def test_letters_that_can_not_be_seen_are_left_out() -> None:
+def test_invisible_characters_are_removed() -> None:
     assert clean("a\u202eb\u2066c\x00d\n\n e\ufeff") == "a b c d e"
     assert clean("é 水 🙂") == "é 水 🙂"
 
 
-def test_the_largest_payload_is_read_and_a_larger_one_is_not(tmp_path: Path) -> None:
+def test_the_largest_payload_is_accepted_and_a_larger_one_refused(tmp_path: Path) -> None:
     file = tmp_path / "payload"
     file.write_bytes(b" " * (LARGEST - len(payload())) + payload())
     assert read(read_payload(file)).asks
@@ -136,10 +131,10 @@ def test_the_largest_payload_is_read_and_a_larger_one_is_not(tmp_path: Path) -> 
         read_payload(file)
 
 
-def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+def test_only_plain_files_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path, tmp_path / "missing", Path("/dev/zero")):
-        with pytest.raises(EvidenceError, match="can not be read|names no file"):
+        with pytest.raises(EvidenceError, match="cannot be read|not a plain file"):
             read_payload(path)
-    with pytest.raises(EvidenceError, match="can not be read"):
+    with pytest.raises(EvidenceError, match="cannot be read"):
         read_payload(Path("a\0b"))

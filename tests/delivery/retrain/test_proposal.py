@@ -1,4 +1,4 @@
-"""What a retrained model is proposed with."""
+"""Title, description and message of a proposal."""
 
 import json
 from typing import Any
@@ -28,7 +28,7 @@ def written(**fields: Any) -> bytes:
     return found.model_dump_json().encode()
 
 
-def test_the_verdict_is_told_with_its_numbers() -> None:
+def test_the_verdict_has_its_numbers() -> None:
     both = read_challenge(written(verdict="better", new=FIGURES.model_copy(update={"chips": 7})))
     interval = "+2.00% accuracy (95 % interval -1.00% to +5.00%)"
     assert both.sentence == (
@@ -49,24 +49,24 @@ def test_the_first_model_is_proposed_without_a_comparison() -> None:
     assert "could not be compared" in Proposal(None, first).description
 
 
-@pytest.mark.parametrize("text", BITES, ids=ascii)
-def test_what_bites_in_the_files_is_said_nowhere(text: str) -> None:
-    evidence = read_evidence(payload(alert(), alert(alertname=text, tag=text)))
-    said = text.replace("\ud800", "")  # which no file of JSON in UTF-8 can hold
-    challenge = json.loads(written()) | {"note": said, "against": said}
-    found = Proposal(evidence, read_challenge(json.dumps(challenge).encode()))
+def test_hostile_texts_reach_no_message() -> None:
     plain = Proposal(read_evidence(payload(alert())), read_challenge(written()))
-    for part in ("title", "description", "message", "news"):
-        assert getattr(found, part) == getattr(plain, part)
-    for line in (found.title, found.description):
+    for line in (plain.title, plain.description):
         assert line.isprintable(), "a push option is one line"
+    for text in BITES:
+        evidence = read_evidence(payload(alert(), alert(alertname=text, tag=text)))
+        valid = text.replace("\ud800", "")  # which no file of JSON in UTF-8 can contain
+        challenge = json.loads(written()) | {"note": valid, "against": valid}
+        found = Proposal(evidence, read_challenge(json.dumps(challenge).encode()))
+        for part in ("title", "description", "message", "news"):
+            assert getattr(found, part) == getattr(plain, part), ascii(text)
 
 
 @pytest.mark.parametrize(
     "content",
     [b"", b"[]", b"{}", written().replace(b"no worse", b"/merge"), written()[:-9], b"\xff"],
 )
-def test_what_pipeline_challenge_does_not_write_is_refused(content: bytes) -> None:
+def test_a_challenge_of_another_format_is_refused(content: bytes) -> None:
     with pytest.raises(ToolError, match="not what pipeline.challenge writes"):
         read_challenge(content)
 

@@ -1,4 +1,4 @@
-"""From a trigger to a merge request: a real origin, a real DVC remote, a training of no time."""
+"""From a trigger to a merge request: a real origin, a real DVC remote, an instant training."""
 
 import json
 import os
@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from delivery import notify
-from delivery.retrain import __main__ as retrain
-from delivery.retrain import cooldown
+from delivery.retrain import cooldown, retraining
+from delivery.retrain.__main__ import main
 from tests.conftest import run, write_images
 from tests.delivery.conftest import Project, _identify, hook, run_git
 from tests.make.alerts import BARE, BITES, HOSTILE, alert, payload
@@ -28,8 +28,10 @@ DVC = {
     },
 }
 FIGURES = {"chips": 100, "champion": 0.9, "challenger": 0.92, "low": -0.01, "high": 0.05}
+FIGURES |= {"fixed": 4, "broken": 2}
 CHALLENGE = {"pinned": FIGURES, "new": None, "verdict": "no worse", "against": "x", "note": "@root"}
-WORSE = {
+CHALLENGE |= {"champion": "0" * 64, "challenger": "1" * 64}
+WORSE = CHALLENGE | {
     "pinned": FIGURES | {"challenger": 0.7, "low": -0.26, "high": -0.14},
     "new": FIGURES | {"chips": 9},
     "verdict": "worse",
@@ -91,7 +93,7 @@ def news(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         heard.append((event, text))
         return f"{event} is sent"
 
-    monkeypatch.setattr(retrain, "notify", notify)
+    monkeypatch.setattr(retraining, "notify", notify)
     return heard
 
 
@@ -113,9 +115,9 @@ def command(
         if content is not None:
             (shop.folder.parent / "payload").write_bytes(content)
             monkeypatch.setenv("TRIGGER_PAYLOAD", str(shop.folder.parent / "payload"))
-        monkeypatch.setattr(retrain, "_challenge", found)
+        monkeypatch.setattr(retraining, "_challenge", found)
         monkeypatch.setattr(sys, "argv", ["retrain", *words])
-        retrain.main()
+        main()
         printed = capsys.readouterr()
         return printed.out + printed.err
 
@@ -137,42 +139,40 @@ def heads(project: Project) -> set[str]:
     return set(project.git("ls-remote", "--heads", "origin").split()[1::2])
 
 
-def test_a_drift_with_new_data_becomes_one_merge_request_with_its_evidence(
+def test_drift_with_new_data_becomes_one_merge_request_with_its_evidence(
     shop: Project, command: Retrain, news: list[tuple[str, str]]
 ) -> None:
-    printed = command(payload(), *INGEST)
-    assert "drift of landcover@v1.2.0, 1 alerts: kept in artifacts/retrain" in printed
+    hostile = [
+        alert(alertname=text, tag=text, signal=text) | {"annotations": {"summary": text}}
+        for text in BITES
+    ]
+    content = payload(*hostile, alert())
+    printed = command(content, *INGEST, challenge=WORSE)
+    count = len(BITES) + 1
+    assert f"drift of landcover@v1.2.0, {count} alerts: kept in artifacts/retrain" in printed
     assert heads(shop) == {"refs/heads/main", "refs/heads/retrain"}
     changed = shop.git("diff", "--name-only", "origin/main", "retrain").split()
     assert {"data.dvc", "dvc.lock", "reports/drift.json", "reports/challenge.json"} <= set(changed)
     evidence = json.loads(shop.git("show", "retrain:reports/drift.json"))
-    assert evidence["alerts"][0]["labels"]["signal"] == "mean/B08"
-    wishes = options(shop)
-    assert wishes["title"] == "Retrain the model: drift of landcover@v1.2.0"
+    assert len(evidence["alerts"]) == count
+    assert evidence["alerts"][-1]["labels"]["signal"] == "mean/B08"
+    wishes, message = options(shop), shop.git("log", "-1", "--format=%B", "retrain")
+    assert wishes["title"] == "Draft: Retrain the model: drift of landcover@v1.2.0"
     assert (wishes["target"], wishes["label"]) == ("main", "retrain")
-    assert "Alerts: ModelDrift." in wishes["description"]
-    said = "The new model is no worse: on 100 pinned test chips +2.00% accuracy"
-    assert said in wishes["description"]
-    assert said in shop.git("log", "-1", "--format=%B", "retrain")
-    assert [event for event, _ in news] == ["retrained"] and said in news[0][1]
+    assert wishes["description"].startswith("Proposed by the retraining. Alerts: ModelDrift. ")
+    verdict = "The new model is worse, and should not be merged: on 100 pinned test chips"
+    assert verdict in wishes["description"] and verdict in message
+    assert [event for event, _ in news] == ["retrained"] and verdict in news[0][1]
+    for text in (wishes["title"], wishes["description"], message, *news[0]):
+        assert not any(bite.strip()[:12] in text for bite in BITES if bite.strip())
+        assert not any(line.startswith("/") for line in text.splitlines())
     assert len(shop.origin_tags()) == 1
     kept = shop.folder / "artifacts" / "retrain"
-    assert (kept / "payload.json").read_bytes() == payload()
+    assert (kept / "payload.json").read_bytes() == content
     assert json.loads((kept / "evidence.json").read_text()) == evidence
 
 
-def test_a_worse_model_is_a_draft_that_says_so(
-    shop: Project, command: Retrain, news: list[tuple[str, str]]
-) -> None:
-    command(payload(), *INGEST, challenge=WORSE)
-    wishes = options(shop)
-    assert wishes["title"] == "Draft: Retrain the model: drift of landcover@v1.2.0"
-    assert "The new model is worse, and should not be merged" in wishes["description"]
-    assert "on 9 new test chips" in wishes["description"]
-    assert "worse, and should not be merged" in news[0][1]
-
-
-def test_a_drift_without_new_data_is_told_and_nothing_is_proposed(
+def test_drift_without_new_data_notifies_and_proposes_nothing(
     shop: Project, command: Retrain, news: list[tuple[str, str]]
 ) -> None:
     assert "nothing is new" in command(payload())
@@ -185,7 +185,7 @@ def test_a_drift_without_new_data_is_told_and_nothing_is_proposed(
     assert "alerts wait" in command(payload())
 
 
-def test_a_training_that_fails_proposes_nothing_and_alerts_wait_all_the_same(
+def test_a_failed_training_proposes_nothing_and_starts_the_cool_down(
     shop: Project, command: Retrain
 ) -> None:
     shop.write("params.yaml", "train:\n  fail: true\n")
@@ -196,7 +196,7 @@ def test_a_training_that_fails_proposes_nothing_and_alerts_wait_all_the_same(
     assert "alerts wait" in command(payload(), *INGEST)
 
 
-def test_a_job_whose_runner_was_lost_can_be_tried_again(
+def test_a_retried_job_need_not_wait_for_its_first_attempt(
     shop: Project, command: Retrain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CI_PIPELINE_ID", "345")
@@ -206,7 +206,7 @@ def test_a_job_whose_runner_was_lost_can_be_tried_again(
     assert "alerts wait" in command(payload())
 
 
-def test_a_schedule_need_not_wait_and_brings_no_evidence(
+def test_a_schedule_does_not_wait_and_has_no_evidence(
     shop: Project, command: Retrain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CI_PIPELINE_SOURCE", "schedule")
@@ -217,7 +217,7 @@ def test_a_schedule_need_not_wait_and_brings_no_evidence(
     assert len(shop.origin_tags()) == 1
 
 
-def test_a_trigger_that_calls_itself_a_schedule_is_read_and_waits_like_any_other(
+def test_a_trigger_that_poses_as_a_schedule_waits_like_any_trigger(
     shop: Project, command: Retrain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Who triggers a pipeline may set its variables, where GitLab lets them.
@@ -247,7 +247,7 @@ def test_unfinished_work_is_not_proposed(
     assert shop.git("branch", "--show-current") == "main"
 
 
-def test_a_branch_whose_name_leaves_no_room_for_the_proposal_is_told_before_the_training(
+def test_a_branch_that_blocks_the_proposal_is_reported_before_the_training(
     shop: Project, command: Retrain
 ) -> None:
     shop.git("push", "--quiet", "origin", "HEAD:refs/heads/retrain/new-labels")
@@ -257,20 +257,20 @@ def test_a_branch_whose_name_leaves_no_room_for_the_proposal_is_told_before_the_
         command(payload(), *INGEST)
     assert shop.origin_tags() == {}
     shop.git("push", "--quiet", "origin", ":refs/heads/retrain/new-labels", "HEAD:retraining")
-    assert "nothing is new" in command(payload()), "another name is in nobody's way"
+    assert "nothing is new" in command(payload()), "another name blocks nothing"
 
 
-def test_a_typing_error_in_the_settings_of_the_chat_costs_no_proposal(
+def test_a_wrong_setting_of_the_chat_fails_no_retraining(
     shop: Project, command: Retrain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retrain, "notify", notify.notify)
+    monkeypatch.setattr(retraining, "notify", notify.notify)
     monkeypatch.setenv("NOTIFY_EVENTS", "releasd")
-    said = command(payload(), *INGEST)
-    assert "warning: nobody was told: NOTIFY_EVENTS: 'releasd' is no event" in said
-    assert "retrain: the branch retrain is pushed, with a merge request into main" in said
+    printed = command(payload())
+    assert "warning: no notification was sent: NOTIFY_EVENTS: 'releasd' is not an event" in printed
+    assert "retrain: nothing is new" in printed
 
 
-def test_while_a_proposal_is_open_the_evidence_is_kept_and_nothing_trained(
+def test_while_a_proposal_is_open_the_evidence_is_stored_and_nothing_trained(
     shop: Project, command: Retrain
 ) -> None:
     shop.git("push", "--quiet", "origin", "HEAD:refs/heads/retrain")
@@ -292,9 +292,9 @@ def test_within_the_cool_down_nothing_is_trained(shop: Project, command: Retrain
 @pytest.mark.parametrize(
     "content",
     [payload(alert() | {"status": "resolved"}, status="resolved"), payload(alert(retrain=None))],
-    ids=["ended", "asks for nothing"],
+    ids=["ended", "without the label"],
 )
-def test_alerts_that_ask_for_nothing_do_nothing(
+def test_alerts_that_request_no_retraining_start_none(
     shop: Project, command: Retrain, content: bytes
 ) -> None:
     assert "nothing to do" in command(content, *INGEST)
@@ -306,12 +306,14 @@ def test_a_trigger_by_hand_retrains_without_evidence(
     shop: Project, command: Retrain, news: list[tuple[str, str]], content: bytes | None
 ) -> None:
     said = command(content)
-    assert "the trigger brought no evidence" in said and "nothing is new" in said
-    assert news == [], "nothing drifted, so nobody waits for an answer"
+    assert "the trigger has no payload" in said and "nothing is new" in said
+    assert news == [], "without drift there is nothing to report"
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_what_can_not_be_read_starts_nothing(shop: Project, command: Retrain, name: str) -> None:
+@pytest.mark.parametrize("name", ["no JSON", "variables"])  # test_alert.py has all
+def test_an_unreadable_payload_starts_no_retraining(
+    shop: Project, command: Retrain, name: str
+) -> None:
     before = dict(os.environ)
     with pytest.raises(SystemExit, match="^error: TRIGGER_PAYLOAD: "):
         command(HOSTILE[name], *INGEST)
@@ -321,28 +323,8 @@ def test_what_can_not_be_read_starts_nothing(shop: Project, command: Retrain, na
     assert {variable for variable, _ in changed} <= {"TRIGGER_PAYLOAD"}
 
 
-def test_what_bites_in_an_alert_reaches_no_message_and_is_harmless_in_the_evidence(
-    shop: Project, command: Retrain, news: list[tuple[str, str]]
-) -> None:
-    bitten = [
-        alert(alertname=text, tag=text, signal=text) | {"annotations": {"summary": text}}
-        for text in BITES
-    ]
-    command(payload(*bitten, alert(alertname="ClassVanished")), *INGEST)
-    wishes = options(shop)
-    assert wishes["title"] == "Retrain the model: drift of landcover@v1.2.0"
-    assert wishes["description"].startswith("Proposed by the retraining. Alerts: ClassVanished. ")
-    message = shop.git("log", "-1", "--format=%B", "retrain")
-    texts = (wishes["title"], wishes["description"], message, *news[0])
-    for text in texts:
-        assert not any(bite.strip()[:9] in text for bite in BITES if bite.strip()[:9])
-        assert not any(line.startswith("/") for line in text.splitlines())
-    evidence = json.loads(shop.git("show", "retrain:reports/drift.json"))
-    assert len(evidence["alerts"]) == len(BITES) + 1
-
-
 @pytest.mark.parametrize("text", ["nan", "-1", "$(touch pwned)", "24h"])
-def test_a_cool_down_that_is_none_is_refused(
+def test_an_invalid_cool_down_is_refused(
     command: Retrain, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -350,17 +332,17 @@ def test_a_cool_down_that_is_none_is_refused(
     assert "hours, from 0 to 8760" in capsys.readouterr().err
 
 
-def test_what_is_ingested_stands_in_a_file(tmp_path: Path) -> None:
+def test_the_arguments_of_ingest_are_read_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "ingest.txt"
     file.write_text(
         "# feedback --url x\n  # the same, indented\nfolder --path 'my images #2'  # by hand\n"
     )
-    assert retrain.read_ingest(file) == ["folder", "--path", "my images #2"]
-    assert retrain.read_ingest(tmp_path / "missing") == []
+    assert retraining.read_ingest(file) == ["folder", "--path", "my images #2"]
+    assert retraining.read_ingest(tmp_path / "missing") == []
 
 
 @pytest.mark.parametrize("line", [b"folder --path /mnt/team's-images", b"folder --path \xff"])
-def test_a_line_that_can_not_be_read_is_named(shop: Project, command: Retrain, line: bytes) -> None:
+def test_an_unparsable_line_is_named(shop: Project, command: Retrain, line: bytes) -> None:
     shop.write("ci/ingest.txt", b"# What users have labelled\n\n" + line + b"\n")
     with pytest.raises(SystemExit, match="^error: ci/ingest.txt line 3: "):
         command(payload())

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from delivery.errors import DeliveryError, RegistryError, TrainingFailed
-from delivery.experiment.__main__ import RECORD
+from delivery.experiment.experiment import RECORD
 from delivery.review.candidate import find_candidate, published
 from tests.delivery.conftest import Project
 
@@ -28,7 +28,7 @@ def push(project: Project, tag: str, commit: str = "HEAD") -> None:
     project.git("push", "--quiet", "origin", f"{commit}:refs/tags/{tag}")
 
 
-def test_what_this_pipeline_has_tagged_is_the_candidate(project: Project) -> None:
+def test_the_tag_of_this_pipeline_is_the_candidate(project: Project) -> None:
     project.train("first")
     push(project, "experiment/12-7")
     project.write_model("second")
@@ -40,7 +40,7 @@ def test_what_this_pipeline_has_tagged_is_the_candidate(project: Project) -> Non
     assert found.bundle == project.folder / "model"
 
 
-def test_a_folder_with_another_model_is_not_taken_for_it(project: Project) -> None:
+def test_a_folder_with_another_model_is_not_used(project: Project) -> None:
     project.train("first")
     push(project, "experiment/12-7")
     trained(tag="experiment/12-7", trained=True)
@@ -48,7 +48,7 @@ def test_a_folder_with_another_model_is_not_taken_for_it(project: Project) -> No
     assert find_candidate(project.registry, "12").bundle is None
 
 
-def test_when_nothing_was_trained_the_newest_experiment_with_the_model_is(
+def test_without_training_the_newest_experiment_with_the_model_is_the_candidate(
     project: Project,
 ) -> None:
     first = project.train("first")
@@ -62,42 +62,46 @@ def test_when_nothing_was_trained_the_newest_experiment_with_the_model_is(
     assert find_candidate(project.registry, "12").tag == "experiment/12-10"
 
 
-def test_without_an_experiment_the_version_with_the_model_is(project: Project) -> None:
+def test_without_an_experiment_the_version_with_the_model_is_the_candidate(
+    project: Project,
+) -> None:
     version = project.register("first")
     project.register("second")
     project.write_model("first")
     assert find_candidate(project.registry, "12").tag == version
 
 
-def test_a_model_that_nobody_tagged_can_not_be_served(project: Project) -> None:
+def test_a_model_without_a_tag_is_not_a_candidate(project: Project) -> None:
     project.train("first")
     with pytest.raises(RegistryError, match="no tag has the model that dvc.lock names"):
         find_candidate(project.registry, "12")
 
 
-def test_a_tag_that_was_not_pushed_is_none_and_the_reason_is_told(project: Project) -> None:
+def test_an_unpushed_tag_is_refused_with_the_reason(project: Project) -> None:
     project.train("first")
     project.git("tag", "experiment/12-7")
     trained(tag="experiment/12-7", note="BOT_TOKEN may not push")
-    with pytest.raises(RegistryError, match="no tag of merge request 12 .*BOT_TOKEN may not push"):
+    with pytest.raises(
+        RegistryError, match="not a tag of merge request 12 .*BOT_TOKEN may not push"
+    ):
         find_candidate(project.registry, "12")
 
 
 @pytest.mark.parametrize("tag", ["experiment/13-7", "landcover@v1.0.0", "$(touch pwned)", "-x"])
-def test_a_tag_of_something_else_is_no_candidate(project: Project, tag: str) -> None:
+def test_a_tag_of_another_kind_is_not_a_candidate(project: Project, tag: str) -> None:
     project.train("first")
     push(project, "experiment/13-7")
     trained(tag=tag)
-    with pytest.raises(RegistryError, match="no tag of merge request 12"):
+    with pytest.raises(RegistryError, match="not a tag of merge request 12"):
         find_candidate(project.registry, "12")
 
 
 @pytest.mark.parametrize("state", ["running", "failed"])
-def test_a_training_that_did_not_end_well_has_no_candidate(project: Project, state: str) -> None:
+def test_a_failed_training_has_no_candidate(project: Project, state: str) -> None:
     project.train("first")
     push(project, "experiment/12-7")
     trained(state=state)
-    with pytest.raises(TrainingFailed, match="has not ended well"):
+    with pytest.raises(TrainingFailed, match="failed or was cancelled"):
         find_candidate(project.registry, "12")
 
 
@@ -106,7 +110,7 @@ def test_a_broken_record_is_an_error_with_a_sentence(project: Project, content: 
     project.train("first")
     trained()
     Path(RECORD).write_text(content)
-    with pytest.raises(TrainingFailed, match="is not what the job train writes"):
+    with pytest.raises(TrainingFailed, match="is not a record of the job train"):
         find_candidate(project.registry, "12")
 
 
@@ -116,7 +120,7 @@ def test_a_broken_lock_is_an_error_with_a_sentence(project: Project) -> None:
         find_candidate(project.registry, "12")
 
 
-def test_tags_that_git_takes_and_gitlab_never_makes_are_passed_over(project: Project) -> None:
+def test_tags_outside_the_grammar_are_ignored(project: Project) -> None:
     commit = project.train("first")
     for tag in ("experiment/12-$(id)", "experiment/12-7", "experiment/12-7-8", "experiment/12-"):
         push(project, tag, commit)

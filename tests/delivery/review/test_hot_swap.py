@@ -54,8 +54,8 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[Address]:
             thread.join()
 
 
-def replace(url: str, limit: float = 60) -> None:
-    hot_swap.replace(url, "secret", TAG, "settings.env", limit)
+def swap(url: str, limit: float = 60) -> None:
+    hot_swap.swap(url, "secret", TAG, "settings.env", limit)
 
 
 def detail(text: str) -> str:
@@ -63,11 +63,11 @@ def detail(text: str) -> str:
 
 
 def test_it_asks_with_its_token_for_the_tag(address: Address) -> None:
-    replace(address.url)
+    swap(address.url)
     assert address.asked == [("/replace_ml_model", "Bearer secret", {"tag": TAG})]
 
 
-def test_what_passes_is_waited_for(address: Address, capsys: pytest.CaptureFixture[str]) -> None:
+def test_transient_errors_are_retried(address: Address, capsys: pytest.CaptureFixture[str]) -> None:
     address.answers = [
         (404, "default backend - 404"),
         (302, ""),
@@ -76,36 +76,36 @@ def test_what_passes_is_waited_for(address: Address, capsys: pytest.CaptureFixtu
         (409, detail("another swap is under way")),
         (200, "{}"),
     ]
-    replace(address.url)
+    swap(address.url)
     said = capsys.readouterr().out
     assert said.count("wait  ") == 5 and "Git can not be reached" in said
-    assert "404 from something that is not the service" in said
+    assert "404 from another server, not the service" in said
     assert {path for path, _, _ in address.asked} == {"/replace_ml_model"}  # nowhere else
 
 
 @pytest.mark.parametrize("status", [400, 404, 422, 500, 507])
-def test_what_the_service_refuses_is_not_asked_again(address: Address, status: int) -> None:
+def test_a_refusal_of_the_service_is_not_retried(address: Address, status: int) -> None:
     address.answers = [(status, detail("there is no such tag"))]
     with pytest.raises(RolloutError, match=f"/replace_ml_model: {status} there is no such tag"):
-        replace(address.url)
+        swap(address.url)
     assert len(address.asked) == 1
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_token_that_is_refused_is_told_where_that_is_set(address: Address, status: int) -> None:
+def test_a_refused_token_error_names_the_setting(address: Address, status: int) -> None:
     address.answers = [(status, detail("no"))]
-    with pytest.raises(RolloutError, match="settings.env says whose tokens may deploy") as error:
-        replace(address.url)
+    with pytest.raises(RolloutError, match="settings.env sets whose tokens may deploy") as error:
+        swap(address.url)
     assert "secret" not in str(error.value) and len(address.asked) == 1
 
 
-def test_what_never_answers_is_an_error_that_names_the_address() -> None:
-    with pytest.raises(RolloutError, match="no answer from http://127.0.0.1:9"):
-        replace("http://127.0.0.1:9", 0)
+def test_an_unreachable_address_is_named() -> None:
+    with pytest.raises(RolloutError, match="no response from http://127.0.0.1:9"):
+        swap("http://127.0.0.1:9", 0)
 
 
 @pytest.mark.parametrize("body", ["", "[]", "null", '{"detail": 1}', "\u0000", "[" * 5000])
 def test_an_answer_of_any_kind_is_a_sentence(address: Address, body: str) -> None:
     address.answers = [(500, body)]
     with pytest.raises(RolloutError, match="/replace_ml_model: 500 "):
-        replace(address.url, 0)
+        swap(address.url, 0)

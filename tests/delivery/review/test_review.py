@@ -14,21 +14,24 @@ import pytest
 import yaml
 
 from delivery.errors import RegistryError, RolloutError
-from delivery.image.__main__ import Image
+from delivery.image.image import Image
 from delivery.registry.registry import open_registry
-from delivery.review import __main__ as module
-from delivery.review.__main__ import KINDS, Base, Review, describe, find_base, read_iid, read_url
+from delivery.review import app, hot_swap
+from delivery.review.__main__ import main
+from delivery.review.app import KINDS, Base, ReviewApp, describe, find_base, read_iid, read_url
+from delivery.rollout import smoke_test
 from delivery.rollout.manifests import to_yaml
 from delivery.tags import parse_version
 from service.auth.roles import new_key
 from service.settings import read_settings
 from tests.conftest import ROOT
-from tests.delivery.rollout.test_rollout import free_port
 from tests.e2e.pods import read_pod
 from tests.fakes.oidc import AUDIENCE, ISSUER, Issuer, issuing, token
 from tests.fakes.review_cluster import ReviewCluster
 from tests.k8s.conftest import Run, check
+from tests.make.commands import run_command
 from tests.make.injection_strings import HOSTILE
+from tests.make.ports import free_port
 from tests.make.projects import Published
 
 IMAGE = "registry.example.com/group/landcover/service@sha256:" + "ab" * 32
@@ -89,9 +92,12 @@ class World:
         return tag
 
     def run(self, action: str, **changes: str) -> subprocess.CompletedProcess[str]:
-        """Run the command as the job does."""
+        """Run the command with the environment of the job."""
+        return run_command(main, [action], self.folder, self.environment() | changes)
+
+    def environment(self) -> dict[str, str]:
         path = f"{self.cluster.bin}{os.pathsep}{os.environ['PATH']}"
-        environment = os.environ | {
+        return os.environ | {
             "PATH": path,
             "CI_MERGE_REQUEST_IID": self.iid,
             "REVIEW_URL": "http://127.0.0.1:{iid}",
@@ -99,14 +105,6 @@ class World:
             "REVIEW_IMAGE": IMAGE,
             "SERVICE_ID_TOKEN": self.token(),
         }
-        return subprocess.run(
-            [sys.executable, "-m", "delivery.review", action],
-            cwd=self.folder,
-            env=environment | changes,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
 
     def token(self, **claims: str) -> str:
         """What GitLab gives the job, on a branch that is not protected."""
@@ -128,6 +126,13 @@ def issuer() -> Iterator[Issuer]:
         yield running
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry after hundredths of a second."""
+    monkeypatch.setattr(hot_swap, "PAUSE", 0.05)
+    monkeypatch.setattr(smoke_test, "PAUSE", 0.05)
+
+
 @pytest.fixture
 def world(tmp_path: Path, issuer: Issuer) -> Iterator[World]:
     found = World(tmp_path, issuer)
@@ -137,7 +142,7 @@ def world(tmp_path: Path, issuer: Issuer) -> Iterator[World]:
         found.cluster.stop()
 
 
-def test_a_candidate_is_served_renewed_and_taken_away(world: World) -> None:
+def test_a_candidate_is_served_updated_and_deleted(world: World) -> None:
     tag = world.train(7, seed=2)
     done = world.run("start")
     assert done.returncode == 0, done.stderr
@@ -153,14 +158,20 @@ def test_a_candidate_is_served_renewed_and_taken_away(world: World) -> None:
     assert world.serving()["tag"] == newer and world.serving()["sha256"] != before
     assert world.pod() == pod  # it was swapped in
 
-    other = describe(Review("9"), Base(IMAGE, "local"), "mr-9.review.example.com")
+    other = describe(ReviewApp("9"), Base(IMAGE, "local"), "mr-9.review.example.com")
     apply(world, [item | {"kind": item["kind"].lower()} for item in other])
     done = world.run("stop")
     assert done.returncode == 0, done.stderr
     assert len(world.cluster.objects()) == len(other)
     assert all(names_of(item, "mr-9") for item in world.cluster.objects().values())
     assert world.pod() is None
-    again = world.run("stop", REVIEW_URL="", SERVICE_ID_TOKEN="", REVIEW_IMAGE="")
+    unset = {"REVIEW_URL": "", "SERVICE_ID_TOKEN": "", "REVIEW_IMAGE": ""}
+    again = subprocess.run(
+        [sys.executable, "-m", "delivery.review", "stop"],
+        cwd=world.folder,
+        env=world.environment() | unset,
+        check=False,
+    )
     assert again.returncode == 0 and len(world.cluster.objects()) == len(other)
     for call in world.cluster.calls():
         if "--namespace=x" not in call["argv"] and call["argv"][0] != "kustomize":
@@ -180,7 +191,7 @@ def names_of(item: Any, label: str) -> bool:
     return label in item["metadata"]["name"] and item["metadata"]["labels"][LABEL] == label
 
 
-def test_the_job_of_another_merge_request_may_not_change_it(world: World) -> None:
+def test_the_job_of_another_merge_request_cannot_change_the_review_app(world: World) -> None:
     tag = world.train(7, seed=2)
     assert world.run("start").returncode == 0
     world.train(8, seed=3)
@@ -190,7 +201,7 @@ def test_the_job_of_another_merge_request_may_not_change_it(world: World) -> Non
     assert world.serving()["tag"] == tag  # what served before serves on
 
 
-def test_a_candidate_that_the_service_refuses_leaves_nothing_behind(world: World) -> None:
+def test_a_candidate_that_the_service_refuses_leaves_no_objects(world: World) -> None:
     world.train(7, seed=2, bands=("B02", "B03", "B04"))
     done = world.run("start")
     assert done.returncode == 1 and done.stderr.count("error: ") == 1
@@ -198,40 +209,36 @@ def test_a_candidate_that_the_service_refuses_leaves_nothing_behind(world: World
     assert world.cluster.objects() == {} and world.pod() is None
 
 
-def test_a_pod_that_does_not_start_is_explained_and_taken_away(world: World) -> None:
+def test_a_pod_that_does_not_start_is_explained_and_deleted(world: World) -> None:
     world.train(7, seed=2)
     done = world.run("start", REVIEW_IMAGE=IMAGE.replace("ab", "cd"))
     assert done.returncode == 1 and "ErrImagePull" in done.stderr
     assert world.cluster.objects() == {}
 
 
-@pytest.mark.parametrize(
-    ("variable", "value", "said"),
-    [
+def test_invalid_settings_are_refused_before_anything_changes(world: World) -> None:
+    cases = [
         ("SERVICE_ID_TOKEN", "", "SERVICE_ID_TOKEN is not set"),
         ("SERVICE_ID_TOKEN", "a b\nx: y", "SMOKE_TOKEN"),
-        ("REVIEW_KUBE_CONTEXT", "", "REVIEW_KUBE_CONTEXT: '' is no context of its own"),
-        ("KUBE_CONTEXT", "team/agents:review", "is no context of its own"),
+        ("REVIEW_KUBE_CONTEXT", "", "REVIEW_KUBE_CONTEXT: '' is not a separate context"),
+        ("KUBE_CONTEXT", "team/agents:review", "is not a separate context"),
         ("REVIEW_URL", "http://mr-{iid}.example.com", "is not encrypted"),
         ("REVIEW_IMAGE", "registry.example.com/landcover:v1.0.0", "not named by its digest"),
-        ("CI_MERGE_REQUEST_IID", "", "CI_MERGE_REQUEST_IID: '' is no merge request"),
-    ],
-)
-def test_what_can_not_be_used_is_refused_before_anything_is_done(
-    world: World, variable: str, value: str, said: str
-) -> None:
+        ("CI_MERGE_REQUEST_IID", "", "CI_MERGE_REQUEST_IID: '' is not the number"),
+    ]
     world.train(7, seed=2)
-    done = world.run("start", **{variable: value})
-    assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
-    assert done.stderr.count("error: ") == 1
+    for variable, value, reason in cases:
+        done = world.run("start", **{variable: value})
+        assert done.returncode == 1 and reason in done.stderr, variable
+        assert done.stderr.count("error: ") == 1, variable
     assert {call["argv"][0] for call in world.cluster.calls()} <= {"kustomize"}
 
 
-@pytest.mark.parametrize("text", [*HOSTILE, "0", "-1", "012", "1" * 10, "12\n", "١٢"])
-def test_only_a_number_is_a_merge_request(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "environ", {"CI_MERGE_REQUEST_IID": text})
-    with pytest.raises(RolloutError, match="CI_MERGE_REQUEST_IID: "):
-        read_iid()
+def test_only_numbers_are_merge_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in (*HOSTILE, "0", "-1", "012", "1" * 10, "12\n", "١٢"):
+        monkeypatch.setattr(os, "environ", {"CI_MERGE_REQUEST_IID": text})
+        with pytest.raises(RolloutError, match="CI_MERGE_REQUEST_IID: "):
+            read_iid()
 
 
 @pytest.mark.parametrize(
@@ -246,28 +253,26 @@ def test_only_a_number_is_a_merge_request(text: str, monkeypatch: pytest.MonkeyP
         "https://mr-{iid}.example.com?{iid}",
     ],
 )
-def test_each_merge_request_needs_a_host_of_its_own(
+def test_a_url_that_is_not_one_host_per_merge_request_is_refused(
     pattern: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REVIEW_URL", pattern)
-    with pytest.raises(RolloutError, match="REVIEW_URL: .* a host of its own"):
+    with pytest.raises(RolloutError, match="REVIEW_URL: .* one host per merge request"):
         read_url("12")
 
 
-def test_the_pattern_gives_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_url_contains_the_number_of_the_merge_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REVIEW_URL", "https://mr-{iid}.review.example.com/")
     assert read_url("12") == "https://mr-12.review.example.com"
 
 
-def test_the_image_is_that_of_the_version_that_staging_serves(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_image_is_that_of_staging(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REVIEW_IMAGE", raising=False)
     monkeypatch.chdir(world.folder)
     version = parse_version("landcover@v1.0.0")
     name, digest = IMAGE.split("@")
     pushed = {version: Image(name, version.tag, "0" * 40, "0" * 64, 1, digest=digest)}
-    monkeypatch.setattr(module, "find", pushed.__getitem__)
+    monkeypatch.setattr(app, "find", pushed.__getitem__)
     registry = open_registry()
     assert find_base(registry) == Base(IMAGE, "landcover@v1.0.0")
     world.origin.git("tag", "--delete", "landcover#staging#1")
@@ -281,7 +286,7 @@ def objects(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The objects of merge request 12 by kind; settings and the wanted model under their names."""
     monkeypatch.chdir(ROOT)
     base = Base(IMAGE, "landcover@v1.0.0")
-    documents = describe(Review("12"), base, "mr-12.review.example.org")
+    documents = describe(ReviewApp("12"), base, "mr-12.review.example.org")
     found = {item["kind"]: item for item in documents if item["kind"] != "ConfigMap"}
     maps = [item for item in documents if item["kind"] == "ConfigMap"]
     return found | {item["metadata"]["name"].rsplit("-mr-12")[0]: item for item in maps}
@@ -340,7 +345,7 @@ def namespace() -> dict[tuple[str, str], Any]:
     return found
 
 
-def test_the_jobs_may_make_and_delete_what_the_overlay_has_and_nothing_else() -> None:
+def test_the_jobs_may_create_and_delete_the_kinds_of_the_overlay_and_nothing_else() -> None:
     rights: dict[str, set[str]] = {}
     for rule in namespace()["Role", "landcover-reviewer"]["rules"]:
         for resource in rule["resources"]:
@@ -354,7 +359,7 @@ def test_the_jobs_may_make_and_delete_what_the_overlay_has_and_nothing_else() ->
     assert not {"*", "escalate", "bind", "impersonate"} & set().union(*rights.values())
 
 
-def test_everything_that_is_shared_belongs_to_the_namespace_of_the_review_apps() -> None:
+def test_shared_objects_belong_to_the_namespace_of_the_review_apps() -> None:
     cluster = {"Namespace", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
     for (kind, _), item in namespace().items():
         if kind not in cluster:

@@ -1,0 +1,206 @@
+"""Build, scan, push and find the image of a version: the service and its model bundle."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from contracts.tags import Version
+from delivery.errors import GitError, ImageError
+from delivery.git import Repository
+from delivery.image.builders import Recipe, choose_builder, is_local, stream
+from delivery.image.preflight import check_bundle, clean_revision
+from delivery.tags import parse_version
+
+RECORD = Path("artifacts/image/image.json")
+VERSION = "org.opencontainers.image.version"
+REVISION = "org.opencontainers.image.revision"
+BUNDLE = "io.conveyor.bundle.sha256"
+_SET_IMAGE = "set IMAGE=registry/group/name"
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image, built on this machine or found in the registry.
+
+    `id` is empty for a found image, `digest` for one that was not pushed. `size` is in bytes:
+    uncompressed for a built image, compressed for a found one.
+    """
+
+    image: str
+    version: str
+    revision: str
+    bundle_sha256: str
+    size: int
+    id: str = ""
+    digest: str = ""
+
+    @property
+    def reference(self) -> str:
+        """The name that deployments use: by digest."""
+        return f"{self.image}@{self.digest}"
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tag that never moves, then the one that moves; `train` has the first only."""
+        commit = self.revision[:12]
+        if not self.version:
+            return (commit,)
+        text = parse_version(self.version).text
+        return f"{text}-{commit}", text
+
+
+def build(version: Version, name: str, arguments: Mapping[str, str]) -> Image:
+    """Build the image of a version from HEAD, unless the registry has it.
+
+    Raises:
+        ImageError: its inputs do not match HEAD and the version.
+        ToolError: no builder is installed.
+    """
+    repository = Repository()
+    revision = clean_revision(repository)
+    sha256 = check_bundle(repository, version)
+    pushed = None if is_local(name) else _lookup(name, version)
+    if pushed and (pushed.revision, pushed.bundle_sha256) == (revision, sha256):
+        return pushed
+    facts = {"VERSION": version.tag, "REVISION": revision, "BUNDLE_SHA256": sha256}
+    labels = {VERSION: version.tag, REVISION: revision, BUNDLE: sha256}
+    made, size = _build(repository, "serve", {**arguments, **facts}, labels)
+    return Image(name, version.tag, revision, sha256, size, made)
+
+
+def build_train(name: str, arguments: Mapping[str, str]) -> Image:
+    """Build the image that jobs run in. It contains no code, which could be of another commit."""
+    repository = Repository()
+    revision = clean_revision(repository)
+    facts = {**arguments, "REVISION": revision}
+    made, size = _build(repository, "train", facts, {REVISION: revision})
+    return Image(name, "", revision, "", size, made)
+
+
+def _build(
+    repository: Repository, target: str, arguments: Mapping[str, str], labels: Mapping[str, str]
+) -> tuple[str, int]:
+    """Build; returns id and size. A stale cache could yield other labels, so they are checked."""
+    builder = choose_builder()
+    created = repository.git("show", "--no-patch", "--format=%cI", "HEAD")
+    made = builder.build(Recipe(target, {**arguments, "CREATED": created}))
+    found = builder.inspect(made)
+    for name, value in labels.items():
+        if (actual := found.labels.get(name)) != value:
+            raise ImageError(
+                f"the image's label {name} is {actual!a}, not {value}: build without a cache"
+            )
+    return made, found.size
+
+
+def scan(image: Image, folder: Path) -> None:
+    """Scan for known vulnerabilities that have a fix.
+
+    Raises:
+        ImageError: trivy found some, or failed.
+        ToolError: trivy is not installed.
+    """
+    words = ["--exit-code=1", "--severity=HIGH,CRITICAL", "--ignore-unfixed", "--scanners=vuln"]
+    if not image.id:
+        stream("trivy", "image", *words, image.reference)
+        return
+    archive = folder / "image.tar"
+    try:
+        choose_builder().save(image.id, archive)
+        stream("trivy", "image", *words, f"--input={archive}")
+    finally:
+        archive.unlink(missing_ok=True)
+
+
+def push(image: Image) -> Image:
+    """Push a built image; one that was found in the registry is returned unchanged.
+
+    Raises:
+        ImageError: the registry refuses, or already has the image of a later commit.
+    """
+    if image.digest:
+        return image
+    if is_local(image.image):
+        raise ImageError(f"{image.image} is local to this machine: {_SET_IMAGE}")
+    _login(image.image)
+    pushed = _lookup(image.image, parse_version(image.version)) if image.version else None
+    if pushed and _is_later(pushed.revision, image.revision):
+        raise ImageError(
+            f"{image.revision[:12]} is outdated: the registry has the image of {image.version} "
+            f"from {pushed.revision[:12]}, which is later"
+        )
+    digest = choose_builder().push(image.id, image.image, image.tags)
+    return replace(image, digest=digest)
+
+
+def _is_later(pushed: str, ours: str) -> bool:
+    try:
+        return pushed != ours and Repository().is_ancestor(ours, pushed)
+    except GitError:  # this clone does not have the commit: it is of another branch
+        return False
+
+
+def find(version: Version, name: str = "") -> Image:
+    """Return the pushed image of a version, for a rollout or a rollback.
+
+    Raises:
+        ImageError: it does not exist, or the registry cannot be reached.
+    """
+    name = name or image_name()
+    if is_local(name):
+        raise ImageError(f"{name} is local to this machine: {_SET_IMAGE}")
+    if (found := _lookup(name, version)) is None:
+        raise ImageError(
+            f"{name} has no image of {version.tag}: at its commit run make image "
+            f"VERSION={version.tag}"
+        )
+    return found
+
+
+def _lookup(name: str, version: Version) -> Image | None:
+    _login(name)
+    found = choose_builder().lookup(name, version.text)
+    if found is None:
+        return None
+    labels = found.labels
+    if labels.get(VERSION) != version.tag:
+        raise ImageError(
+            f"{name}:{version.text} is labelled {labels.get(VERSION, '')[:64]!a}, not "
+            f"{version.tag}: another image was pushed there; delete it in the registry"
+        )
+    revision, sha256 = labels.get(REVISION, ""), labels.get(BUNDLE, "")
+    return Image(name, version.tag, revision, sha256, found.size, digest=found.digest)
+
+
+def _login(name: str) -> None:
+    host = os.environ.get("CI_REGISTRY", "")
+    user, password = (os.environ.get(f"CI_REGISTRY_{what}", "") for what in ("USER", "PASSWORD"))
+    if password and host and name.startswith(f"{host}/"):
+        choose_builder().login(host, user, password)
+
+
+def image_name() -> str:
+    """The repository of the images, from the environment."""
+    return os.environ.get("IMAGE") or "localhost/landcover"
+
+
+def read_record(path: Path) -> Image:
+    """Read the record of a build.
+
+    Raises:
+        ImageError: there is no record.
+    """
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        return Image(**{key: value for key, value in entry.items() if key != "reference"})
+    except (OSError, ValueError, TypeError):
+        raise ImageError(f"{path} is missing or broken: python -m delivery.image build") from None
+
+
+def write_record(image: Image, path: Path) -> None:
+    """Write the record of a build or a push."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    entry = asdict(image) | {"reference": image.reference if image.digest else ""}
+    path.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
