@@ -129,11 +129,15 @@ test-fast: setup ## run the tests that start no program and train nothing, in a 
 e2e: setup ## run the whole story: merge request, report, merge, release, rollout
 	@pytest --numprocesses 2 --dist loadfile --durations 15 tests/e2e
 
+# Held to ci/words.txt and to the spelling; a page joins when it is rewritten.
+PROSE := README.md CONTRIBUTING.md $(addprefix docs/,architecture.md benchmarks.md how-to-add-a-source.md monitoring.md)
+
 lint: setup ## check format, style, types, spelling, and who imports whom
 	@black --check --quiet . || (echo "error: not formatted: make format"; exit 1)
 	@flake8
 	@mypy
 	@lint-imports --no-cache
+	@codespell $(PROSE)
 
 audit: $(CHECKS) ## look for known holes in what is installed, and lint the Dockerfile
 	@.venv-checks/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
