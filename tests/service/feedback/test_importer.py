@@ -15,7 +15,7 @@ from service.feedback.importer import FeedbackImporter, RetentionLimits
 from service.feedback.journal import FOLDER, REFUSED, REFUSED_KEPT, Journal
 from service.feedback.recorder import JournalRecorder
 from service.feedback.service import FeedbackService
-from tests.service.feedback.test_store import NOW, everything, names, seen
+from tests.make.predictions import NOW, everything, names, seen
 
 DAYS = 90
 YEAR = timedelta(days=365)

@@ -164,12 +164,12 @@ def test_a_file_is_locked_as_long_as_its_process_appends_to_it(tmp_path: Path) -
     code = """
 import sys, time
 from pathlib import Path
-from tests.service.feedback.test_journal import Journal, seen
-Journal(Path(sys.argv[1])).append(seen(7))
+from service.feedback.journal import Journal, ModelRecord, PredictionRecord
+Journal(Path(sys.argv[1])).append(eval(sys.argv[2]))
 print("written", flush=True)
 time.sleep(600)
 """
-    command = [sys.executable, "-c", code, str(tmp_path)]
+    command = [sys.executable, "-c", code, str(tmp_path), repr(seen(7))]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"written\n"

@@ -14,6 +14,7 @@ import pytest
 from service.auth.roles import new_key
 from tests.make.bundles import CLASSES, make_bundle, make_chip
 from tests.make.databases import Postgres
+from tests.make.feedback import everything, give, metrics, predict, waiting
 from tests.make.images import npy
 from tests.make.processes import until
 from tests.make.server import Server, serving
@@ -41,36 +42,6 @@ def site(
     folder = tmp_path_factory.mktemp("feedback")
     with serving(floored, folder, feedback=url, keep_images=8) as running:
         yield running
-
-
-def predict(server: Server, seed: int = 3, **headers: str) -> dict[str, Any]:
-    answer = httpx.post(
-        server.url + "/predict",
-        content=npy(make_chip(seed)),
-        headers={"content-type": "application/octet-stream", **headers},
-        timeout=60,
-    )
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
-
-
-def give(server: Server, request_id: str, label: str) -> httpx.Response:
-    body = {"request_id": request_id, "label": label}
-    return httpx.post(server.url + "/feedback", json=body, timeout=60)
-
-
-def everything(server: Server, **query: Any) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    after: str | None = None
-    while True:
-        given = query | ({"after": after} if after else {})
-        page = httpx.get(server.url + "/feedback", params=given, timeout=60)
-        assert page.status_code == 200, page.text
-        found += page.json()["answers"]
-        after = page.json()["next"]
-        if after is None:
-            return found
 
 
 def wrong(predicted: str) -> str:
@@ -214,14 +185,6 @@ def test_the_metrics_say_how_good_the_model_is(floored: Path, tmp_path: Path) ->
         until(lambda: "feedback_spool_bytes 0.0" in metrics(server))
         assert 'feedback_images{kind="certain"} 0.0' in found  # none is kept by default
         assert not any(row["image"] for row in everything(server))
-
-
-def metrics(server: Server) -> str:
-    return httpx.get(server.url + "/metrics", timeout=60).text
-
-
-def waiting(server: Server) -> list[Path]:
-    return list((server.log.parent / "state" / "spool").glob("*.spool"))
 
 
 def test_images_stay_below_the_cap_and_corrected_ones_stay_longest(

@@ -21,7 +21,7 @@ from service.feedback.service import THREADS, FeedbackService
 from service.feedback.store import Store
 from service.http.feedback import add_feedback
 from tests.make.databases import Postgres, Proxy, proxy
-from tests.service.feedback.test_store import seen
+from tests.make.predictions import seen
 
 ENDS_WITHIN = 60.0  # seconds; generous, the machine may be busy
 NOW = datetime(2026, 11, 21, tzinfo=UTC)

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +13,16 @@ from sqlalchemy.exc import DataError
 
 from service.errors import FeedbackUnavailable, Unprocessable
 from service.feedback.database import Database
-from service.feedback.journal import ModelRecord, PredictionRecord
+from service.feedback.journal import ModelRecord
 from service.feedback.retention import Retention
 from service.feedback.store import LabelResult, PredictionRow, Store
 from service.feedback.tables import Kind, images, models, predictions
 from tests.make.bundles import CLASSES, make_chip
 from tests.make.databases import Postgres
+from tests.make.predictions import FOREST, NOW, SHAPE, everything, names, seen
 
-NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
-SHAPE = (4, 64, 64)
-MODEL = ModelRecord("landcover@v1.0.0", "0" * 64, CLASSES, 0.8, "<u2", SHAPE)
 SAME_TAG = ModelRecord("landcover@v1.0.0", "1" * 64, ("no", "yes"), 0.9, "<u2", SHAPE)
-FOREST, RIVER = CLASSES.index("Forest"), CLASSES.index("River")
+RIVER = CLASSES.index("River")
 
 
 @pytest.fixture
@@ -32,32 +30,6 @@ def store(url: str, tmp_path: Path) -> Iterator[Store]:
     database = Database(url, tmp_path)
     yield Store(database, keep_below=0.6)
     database.close()
-
-
-def seen(
-    name: str,
-    best: int = FOREST,
-    probability: float = 0.9,
-    chip: int | None = None,
-    days: float = 0,
-    model: ModelRecord = MODEL,
-) -> PredictionRecord:
-    moment = round((NOW - timedelta(days=days)).timestamp() * 1_000_000)
-    image = b"" if chip is None else make_chip(chip).tobytes()
-    return PredictionRecord(name, model, best, probability, moment, image)
-
-
-def everything(
-    store: Store, labelled: bool | None = None, limit: int = 1000
-) -> list[PredictionRow]:
-    found: list[PredictionRow] = []
-    while page := store.page(found[-1].number if found else 0, limit, labelled):
-        found += page
-    return found
-
-
-def names(rows: list[PredictionRow]) -> list[str]:
-    return [row.request_id for row in rows]
 
 
 def test_what_is_saved_is_listed_with_its_model(store: Store) -> None:

@@ -16,7 +16,7 @@ from tests.make.databases import PASSWORD, QUOTED, Postgres
 from tests.make.processes import until
 from tests.make.server import Server, serving
 from tests.make.wire import next_is_right, refusal
-from tests.service.feedback.test_service import everything, give, metrics, predict, waiting
+from tests.make.feedback import everything, give, metrics, predict, waiting
 
 MODEL = ModelRecord("local", "0" * 64, CLASSES, None, "<u2", (4, 64, 64))
 

@@ -16,7 +16,7 @@ from service.telemetry.multiprocess import multiprocess_dir
 from tests.conftest import run
 from tests.make.bundles import make_chip
 from tests.make.server import Server, serving, spawn
-from tests.service.http.test_predict import npy
+from tests.make.images import npy
 
 BODY = npy(make_chip(5))
 

@@ -10,8 +10,9 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from tests.make.bundles import make_chip
+from tests.make.images import npy
 from tests.make.server import serving
-from tests.service.http.test_gateway import chip
 
 
 class Collector(ThreadingHTTPServer):
@@ -56,7 +57,9 @@ def test_a_prediction_is_a_trace_below_that_of_the_caller(
     caller = "0af7651916cd43dd8448eb211c80319c"
     with serving(bundle, tmp_path, workers=1) as server:
         headers = {"traceparent": f"00-{caller}-b7ad6b7169203331-01", "x-request-id": "mine"}
-        answer = httpx.post(server.url + "/predict", files={"file": chip()}, headers=headers)
+        answer = httpx.post(
+            server.url + "/predict", files={"file": npy(make_chip(1))}, headers=headers
+        )
         assert answer.status_code == 200
     # Stopping sends what is left.
     spans = {span.name: span for span in collector.spans if span.trace_id.hex() == caller}
