@@ -29,7 +29,7 @@ INSTALLER ?= uv
 # The name of this file holds what was installed.
 INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS) $(TORCH); cat pyproject.toml poetry.lock ci/environment.py) | sha256sum | cut -c1-16)
 
-.PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge test test-fast e2e lint audit format \
+.PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge test test-fast mutants e2e lint audit format \
   models promote rollback retire lineage gitlab-setup \
   experiment comment verify register image deploy review review-stop retrain notify \
   monitor demo-drift alertmanager dashboards rules figures \
@@ -125,6 +125,10 @@ test: setup ## run the tests
 
 test-fast: setup ## run the tests that start no program and train nothing, in a minute
 	@pytest --numprocesses auto --dist loadfile --durations 10 --ignore tests/e2e -m "not system"
+
+mutants: setup ## change core modules in small ways, and show the changes that no test notices
+	@command -v mutmut >/dev/null || { echo "error: mutmut is not installed: pip install mutmut==3.8.1"; exit 1; }
+	@mutmut run --max-children 1 && mutmut results
 
 e2e: setup ## run the whole story: merge request, report, merge, release, rollout
 	@pytest --numprocesses 2 --dist loadfile --durations 15 tests/e2e

@@ -3,34 +3,27 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from contracts.commit import folder_digest
 from delivery.image.builders import TIME
-from tests.conftest import ROOT
 from tests.e2e import containers
 from tests.e2e.containers import Container
-from tests.make.bundles import CLASSES, expected, make_bundle
+from tests.e2e.images import V1, V2, bundle_of, deliver, image, project, record
+from tests.make.bundles import CLASSES, expected
 from tests.make.images import CHIP, CHIPS, picture
 from tests.make.processes import until
-from tests.make.projects import Published, contents, digest_of
+from tests.make.projects import Published, digest_of
 
+__all__ = ["image", "project"]  # fixtures
 pytestmark = containers.needed
 
-V1, V2 = "landcover@v1.0.0", "landcover@v1.1.0"
 MOST = 400 * 2**20  # bytes of the whole image
-SOURCES = (
-    *("Dockerfile", ".dockerignore", "Makefile", "README.md", "constraints.txt"),
-    *("ci/environment.py", "poetry.lock"),
-)
 FORBIDDEN = {
     *("torch", "pip", "pip3", "setuptools", "ensurepip", "wheel", "git-daemon"),
     *("gcc", "cc", "g++", "make", ".git", ".dvc", "pipeline", "delivery"),
@@ -49,73 +42,9 @@ print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Published:
-    """A repository with the sources of the image and two versions; the first is checked out."""
-    project = Published(tmp_path_factory.mktemp("image") / "project")
-    for name in (*SOURCES, "pyproject.toml", "params.yaml"):
-        (project.folder / name).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, project.folder / name)
-    for name in ("service", "src"):
-        kept = shutil.ignore_patterns("__pycache__", "*.egg-info")
-        shutil.copytree(ROOT / name, project.folder / name, ignore=kept)
-    project.write(".gitignore", "/model\n/artifacts\n")
-    for seed, tag in enumerate((V1, V2), 1):
-        publish(project, tag, seed)
-    check_out(project, V1)
-    return project
-
-
-def publish(project: Published, tag: str, seed: int) -> None:
-    bundle = make_bundle(bundle_of(project, tag), seed=seed)
-    project.publish(tag, dict(sorted(contents(bundle).items())))
-
-
-def bundle_of(project: Published, tag: str) -> Path:
-    """Where the bundle of a version is kept beside the project."""
-    return project.folder.with_name(tag.replace("@", "-"))
-
-
-def check_out(project: Published, tag: str) -> None:
-    """What `git switch --detach` and `dvc checkout` do."""
-    project.git("switch", "--quiet", "--detach", tag)
-    shutil.rmtree(project.folder / "model", ignore_errors=True)
-    shutil.copytree(bundle_of(project, tag), project.folder / "model")
-
-
-@pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with containers.registry(tmp_path_factory.mktemp("registry")) as address:
         yield address
-
-
-def deliver(project: Published, *words: str, check: bool = True) -> tuple[int, str, str]:
-    """Run `python -m delivery.image` in the project."""
-    done = subprocess.run(
-        [sys.executable, "-m", "delivery.image", *words],
-        cwd=project.folder,
-        env=containers.environment(),
-        text=True,
-        capture_output=True,
-        check=False,
-    )
-    assert not check or done.returncode == 0, done.stdout[-2000:] + done.stderr[-8000:]
-    return done.returncode, done.stdout, done.stderr
-
-
-def record(project: Published) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((project.folder / "artifacts/image/image.json").read_bytes())
-    return found
-
-
-@pytest.fixture(scope="module")
-def image(project: Published) -> str:
-    """Id of the image of the first version, built by the command."""
-    containers.base()
-    begun = time.monotonic()
-    with containers.alone():
-        deliver(project, "build", "--version", V1, "--image", "localhost/landcover")
-    print(f"\nbuilt in {time.monotonic() - begun:.1f} s")
-    return str(record(project)["id"])
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,7 @@ from delivery.rollout.manifests import Document, deployment_of, for_version, ren
 from delivery.rollout.smoke_test import SmokeTest, read_bundle
 from delivery.tags import parse_version
 from tests.conftest import ROOT
-from tests.e2e import containers
-from tests.e2e import test_image as images
+from tests.e2e import containers, images
 from tests.e2e.containers import HASH, KEY, Container
 from tests.k8s.conftest import IMAGE
 from tests.make.projects import Published
