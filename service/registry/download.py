@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from contracts import commit as facts
+from contracts.git import commit_of
 from contracts.tags import Tag
 from service.errors import BundleRefused, NotFound, RegistryUnavailable, StorageFull
 from service.registry import git
@@ -65,9 +66,8 @@ def _commit(repository: str, cache: Path, tag: Tag) -> str:
         if "find remote ref" in error.log:
             raise absent from None
         raise
-    words = ("rev-parse", "--verify", "--quiet", "--end-of-options")
     try:
-        return git.run(folder, *words, f"refs/tags/{tag.tag}^{{commit}}").decode().strip()
+        return git.run(folder, *commit_of(f"refs/tags/{tag.tag}")).decode().strip()
     except git.GitError as error:
         if error.log:
             raise

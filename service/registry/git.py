@@ -6,7 +6,6 @@ look-up of a `.git` in the folders above, which could be another repository.
 """
 
 import fcntl
-import os
 import re
 import subprocess
 import tempfile
@@ -14,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from contracts import git as safe
 
 MIRROR = "repository.git"
 STAMP = "refreshed"
@@ -23,7 +24,6 @@ REMOTE_SECONDS = 90.0  # longest fetch from another machine
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://|[^/:\s]+@[^/:\s]+:")
 _CREDENTIALS = re.compile(r"//[^/@\s]*@")
-_INHERITED = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_NAMESPACE")
 # What git says -> what to do about it. The first that is found counts.
 _CURES = {
     "could not read Username": "it wants credentials and has none; give the service a token",
@@ -65,14 +65,7 @@ def git_dir(repository: str, cache: Path) -> Path:
 
 def environment() -> dict[str, str]:
     """Return this process's environment, so that git asks nobody and touches nothing else."""
-    kept = {name: value for name, value in os.environ.items() if name not in _INHERITED}
-    kept.setdefault("GIT_SSH_COMMAND", "ssh -oBatchMode=yes -oConnectTimeout=10")
-    return kept | {
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_OPTIONAL_LOCKS": "0",
-        "GIT_ALLOW_PROTOCOL": "file:http:https:ssh",
-        "LC_ALL": "C",
-    }
+    return {"GIT_SSH_COMMAND": "ssh -oBatchMode=yes -oConnectTimeout=10"} | safe.environment()
 
 
 def arguments(folder: Path, *words: str) -> list[str]:

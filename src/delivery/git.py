@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from contracts import git as safe
 from delivery.errors import GitError
 
 ORIGIN = "origin"
@@ -27,8 +28,7 @@ class Repository:
 
     def commit(self, revision: str) -> str:
         """Full hash of the commit of a revision."""
-        words = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-        done = None if "\0" in revision else self._run(words)
+        done = None if "\0" in revision else self._run(safe.commit_of(revision))
         if done is None or done.returncode != 0:
             raise GitError(
                 f"revision {revision[:128]!a} is not in this repository: git fetch --tags origin"
@@ -37,7 +37,7 @@ class Repository:
 
     def show(self, commit: str, path: PurePosixPath | str) -> str | None:
         """Text of a file at a commit; None if it did not exist."""
-        done = self._run(("show", "--end-of-options", f"{commit}:./{path}"))
+        done = self._run(safe.content_of(commit, path))
         return done.stdout if done.returncode == 0 else None
 
     def tags(self, pattern: str) -> dict[str, str]:
@@ -135,7 +135,7 @@ def environment() -> dict[str, str]:
     Git gets the token from a credential helper, which it calls only for http: `RELEASE_TOKEN`,
     which only pipelines of main and of tags have, else `BOT_TOKEN`.
     """
-    found = os.environ | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+    found = safe.environment()
     if "CI" in os.environ:
         for role in ("AUTHOR", "COMMITTER"):
             found |= {f"GIT_{role}_NAME": BOT_NAME, f"GIT_{role}_EMAIL": BOT_EMAIL}

@@ -1,8 +1,9 @@
 """What the Git repository says. Arguments are lists and names stand behind `--end-of-options`."""
 
 import subprocess
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from contracts import git as safe
 from contracts.commit import Unreadable, read_data
 from pipeline import paths
 from pipeline.errors import RevisionError
@@ -24,9 +25,7 @@ def resolve(name: str) -> str:
         RevisionError: there is no such commit.
     """
     try:
-        return _git(
-            "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"
-        ).strip()
+        return _git(*safe.commit_of(name)).strip()
     except RevisionError:
         raise RevisionError(
             f"revision {name!r} is not in this repository: fetch it (git fetch origin), "
@@ -37,7 +36,7 @@ def resolve(name: str) -> str:
 def show(commit: str, path: Path) -> str | None:
     """Text of a file as it was at a commit; None when it was not there."""
     try:
-        return _git("show", "--end-of-options", f"{commit}:./{PurePosixPath(path)}")
+        return _git(*safe.content_of(commit, path))
     except RevisionError:
         return None
 
@@ -54,7 +53,13 @@ def data_version(commit: str | None = None) -> str:
 
 def _git(*arguments: str) -> str:
     try:
-        result = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+        result = subprocess.run(
+            ["git", *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=safe.environment(),
+        )
     except (OSError, subprocess.CalledProcessError) as error:
         raise RevisionError(f"git {arguments[0]} failed: {error}") from None
     return result.stdout
