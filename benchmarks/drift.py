@@ -18,10 +18,11 @@ from scipy.ndimage import gaussian_filter
 
 from benchmarks import machine
 from benchmarks.eurosat import prepare, run
+from contracts.bundle import Manifest
 from pipeline import paths
 from pipeline.bundle.inference import Predictions, predict, session
 from pipeline.data.prepared import Split, read_chips
-from service.inference.bundle import Manifest, read_bundle
+from service.inference.bundle import read_bundle
 from service.settings import read_settings
 from service.telemetry import drift
 

@@ -1,7 +1,4 @@
-"""The service's own reader of the model bundle; src/pipeline/bundle/manifest.py writes it.
-
-A folder with exactly two files, `model.onnx` and `model.json`. Nothing in it executes on load.
-"""
+"""Reads and verifies the model bundle, whose schema is `contracts.bundle`."""
 
 import base64
 import hashlib
@@ -9,99 +6,20 @@ import os
 import stat
 import zlib
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
+from contracts import bundle as schema
+from contracts.bundle import GRAPH, MANIFEST, Input, Manifest
 from service.errors import BundleRefused
 
-GRAPH = "model.onnx"
-MANIFEST = "model.json"
 MAX_MANIFEST = 16 << 20  # bytes; golden chips are most of it
 MAX_GRAPH = 2 << 30  # bytes; what protobuf can hold
 
 Array = npt.NDArray[Any]
-
-
-class Part(BaseModel):
-    """Frozen. Fields that a newer pipeline adds within one schema are ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Input(Part):
-    """What a chip must be."""
-
-    dtype: Literal["uint8", "uint16"]
-    bands: tuple[str, ...] = Field(min_length=1, max_length=4096)
-    height: int = Field(ge=1, le=65536)
-    width: int = Field(ge=1, le=65536)
-    scale: float
-    units: str
-    nodata: int | None
-    valid_max: int
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Bands, height, width."""
-        return len(self.bands), self.height, self.width
-
-
-class Golden(Part):
-    """One chip with its right answer."""
-
-    chip: str
-    probabilities: tuple[float, ...]
-
-
-class Histogram(Part):
-    """Reference distribution of one signal."""
-
-    edges: tuple[float, ...]
-    counts: tuple[int, ...]
-
-
-class Reference(Part):
-    """How unseen data looked at training; drift is measured against it."""
-
-    samples: int
-    signals: dict[str, Histogram]
-    classes: dict[str, int]
-
-
-class Training(Part):
-    """Where the model comes from."""
-
-    finished: str
-    git_revision: str
-    data_version: str
-    params: Any = None
-
-    @property
-    def min_accuracy(self) -> float | None:
-        """The gate's floor of the accuracy, 0 to 1; None when the manifest does not say one."""
-        gate = self.params.get("gate") if isinstance(self.params, dict) else None
-        floor = gate.get("min_accuracy") if isinstance(gate, dict) else None
-        if isinstance(floor, bool) or not isinstance(floor, int | float):
-            return None
-        return float(floor) if 0 <= floor <= 1 else None
-
-
-class Manifest(Part):
-    """What the service needs of model.json, schema 1."""
-
-    schema_version: Literal[1] = Field(alias="schema")
-    name: str
-    task: Literal["classification"]
-    classes: tuple[str, ...] = Field(min_length=2, max_length=65536)
-    input: Input
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    training: Training
-    statistics: tuple[str, ...]
-    reference: Reference
-    golden: tuple[Golden, ...] = Field(min_length=1)
 
 
 class Bundle(NamedTuple):
@@ -149,7 +67,7 @@ def parse_manifest(document: bytes) -> Manifest:
         BundleRefused: it is of another schema, or a field can not be used.
     """
     try:
-        return Manifest.model_validate_json(document)
+        return schema.parse_manifest(document)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the file"

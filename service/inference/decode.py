@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from contracts.bundle import Input
 from service.errors import BadRequest, TooLarge, Unprocessable, UnsupportedMedia
-from service.inference.bundle import Input
 from service.inference.tiff import read_any, read_plain
 
 TAKEN = "GeoTIFF, TIFF, PNG, JPEG or NPY"

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from contracts.bundle import Manifest
 from service.errors import InvalidOutput, Unavailable
-from service.inference.bundle import Bundle, Manifest
+from service.inference.bundle import Bundle
 from service.inference.engine import Answer, Engine
 from service.schemas import ModelInfo
 

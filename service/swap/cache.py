@@ -10,8 +10,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from contracts.bundle import GRAPH, MANIFEST
 from service.errors import BundleRefused, NotFound, StorageFull, Unavailable
-from service.inference.bundle import GRAPH, MANIFEST, Bundle, read_bundle
+from service.inference.bundle import Bundle, read_bundle
 
 KEPT = 5  # bundles beside those in use; the last ones that served
 INCOMING = "incoming-"

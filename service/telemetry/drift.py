@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from service.inference.bundle import Histogram, Manifest
+from contracts.bundle import Histogram, Manifest
 
 CHANCE = 1e-7
 """Of one signal, in one window, to exceed its threshold without a drift: about twenty signals and a

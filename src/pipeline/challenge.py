@@ -22,10 +22,11 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 import numpy as np
 from tabulate import tabulate
 
+from contracts.bundle import Manifest
 from contracts.reports import CHALLENGE, Challenge, Figures, Verdict
 from pipeline import paths, repository
 from pipeline.bundle.inference import predict, session
-from pipeline.bundle.manifest import Manifest, read_bundle
+from pipeline.bundle.manifest import read_bundle
 from pipeline.data.chip_table import read_manifest
 from pipeline.data.prepared import Split, read_chips
 from pipeline.errors import BundleError, DataError, command

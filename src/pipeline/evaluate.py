@@ -20,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from contracts.bundle import Manifest
 from pipeline import paths
 from pipeline.bundle.inference import predict, session
-from pipeline.bundle.manifest import Manifest, read_bundle
+from pipeline.bundle.manifest import read_bundle
 from pipeline.data.prepared import Split, read_chips
 from pipeline.errors import BundleError, command
 from pipeline.evaluation import measures, plots

@@ -13,9 +13,10 @@ from typing import Any
 
 import yaml
 
+from contracts.bundle import Manifest
 from contracts.reports import DRIFT, larger_is_better
 from pipeline import paths, repository
-from pipeline.bundle.manifest import Manifest, read_bundle
+from pipeline.bundle.manifest import read_bundle
 from pipeline.errors import GateError, command
 from pipeline.evaluation.comparison import Comparison
 from pipeline.files import write_text

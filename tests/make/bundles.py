@@ -68,8 +68,12 @@ def make_bundle(
         "sha256": hashlib.sha256(graph).hexdigest(),
         "training": {
             "finished": "2026-11-01T12:00:00+00:00",
+            "seconds": 9.0,
+            "hardware": "2 cores",
             "git_revision": f"{seed:040x}",
             "data_version": "0123456789abcdef0123456789abcdef.dir",
+            "params": {},
+            "libraries": {},
         },
         "statistics": STATISTICS,
         "reference": (

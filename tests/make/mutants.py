@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from contracts.bundle import Input
 from service.errors import ServiceError
-from service.inference.bundle import Input
 from service.inference.decode import decode
 from tests.make import images
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from contracts.bundle import Golden, Histogram, Reference
 from pipeline.bundle.inference import STATISTICS, Predictions
-from pipeline.bundle.manifest import Golden, Histogram, Reference
 from pipeline.data.dataset import Dataset
 from pipeline.data.prepared import Split
 

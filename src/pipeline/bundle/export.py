@@ -3,11 +3,11 @@
 import importlib.metadata
 from datetime import UTC, datetime
 
+from contracts.bundle import Input, Manifest, Training
 from pipeline import repository
 from pipeline.bundle import manifest as bundle
 from pipeline.bundle.drift_reference import golden, reference
 from pipeline.bundle.inference import STATISTICS, predict, session
-from pipeline.bundle.manifest import Input, Manifest, Training
 from pipeline.bundle.onnx_graph import check_parity, to_onnx
 from pipeline.data.dataset import Dataset
 from pipeline.data.prepared import Chips

@@ -11,8 +11,9 @@ from dvc.api import DVCFileSystem
 from dvc.exceptions import DvcException
 from dvc_data.index import DataIndexError
 
+from contracts.bundle import Manifest
 from pipeline import paths, repository
-from pipeline.bundle.manifest import Manifest, read_bundle
+from pipeline.bundle.manifest import read_bundle
 from pipeline.data.chip_table import Row
 from pipeline.data.dataset import FILE_NAME
 from pipeline.data.images import decode, digest

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pipeline.bundle.manifest import Input
+from contracts.bundle import Input
 from pipeline.data.prepared import Split
 from pipeline.evaluation.measures import Labels, Probabilities, Reliability
 

@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 from scipy.spatial.distance import jensenshannon
 
-from service.inference.bundle import Manifest, parse_manifest
+from contracts.bundle import Manifest
+from service.inference.bundle import parse_manifest
 from service.telemetry import drift
 from service.telemetry.drift import Insufficient, Score, Signal, judge, signals
 from tests.conftest import ROOT
