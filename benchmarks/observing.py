@@ -30,7 +30,7 @@ from benchmarks import machine  # noqa: E402
 from service.feedback.journal import Journal  # noqa: E402
 from service.feedback.recorder import JournalRecorder, NoRecorder, Recorder  # noqa: E402
 from service.inference.bundle import decode_chip, read_bundle  # noqa: E402
-from service.inference.engine import Answer  # noqa: E402
+from service.inference.tasks import Output  # noqa: E402
 from service.inference.model import Model, Serving  # noqa: E402
 from service.telemetry.counters import SECONDS, SHARES  # noqa: E402
 from service.telemetry.exposition import (  # noqa: E402
@@ -48,7 +48,7 @@ SCRAPES = 20  # a round
 WORKERS = 2
 BATCHES = (1, 16, BUFFERED)  # requests that are counted at once
 
-Note = tuple[Model, int, Answer, float, float]
+Note = tuple[Model, int, Output, float, float]
 
 
 def main() -> None:
@@ -109,7 +109,7 @@ def make_notes(model: Model) -> list[Note]:
     for _ in range(BUFFERED):
         noise = generator.uniform(0.7, 1.3, (len(golden), 1, 1))
         chip = (golden * noise).clip(0, model.manifest.input.valid_max).astype(golden.dtype)
-        answer = model.classify(chip)
+        answer = model.infer(chip)
         seconds = float(generator.uniform(0.0002, 0.002))
         best = int(answer.probabilities[0].argmax())
         notes.append((model, best, answer, seconds, seconds / 10))

@@ -36,8 +36,9 @@ def main() -> None:
 
 def _serve(with_key: bool) -> None:
     from service.auth.roles import Role, new_key
+    from service.errors import UnsafeSettings
     from service.server.supervisor import serve
-    from service.settings import UnsafeSettings, read_settings
+    from service.settings import read_settings
 
     try:
         settings = read_settings()
@@ -53,8 +54,8 @@ def _serve(with_key: bool) -> None:
 
 
 def _migrate() -> None:
-    from service.errors import ServiceError
-    from service.settings import OFF, UnsafeSettings, read_settings
+    from service.errors import ServiceError, UnsafeSettings
+    from service.settings import OFF, read_settings
 
     try:
         settings = read_settings()

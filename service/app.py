@@ -1,26 +1,17 @@
 """`create_app`: the application that a server runs, made from what the container holds."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from service.container import Container
-from service.errors import (
-    INTERNAL,
-    MEDIA_TYPE,
-    BadRequest,
-    ServiceError,
-    Unprocessable,
-    problem,
-)
-from service.http.gateway import GONE, Door
-from service.http.predict import Disconnected
+from service.errors import INTERNAL, BadRequest, ServiceError, Unprocessable
+from service.http.body import Disconnected
+from service.http.gateway import GONE, Gateway
+from service.http.problem import MEDIA_TYPE, problem
 from service.http.routes import add_routes
+from service.runtime import running
 
 DESCRIPTION = "Predictions by HTTP, experiments by Git tag, hot swap without a restart."
 
@@ -30,38 +21,14 @@ EXAMPLES = {
 }
 
 
-def create_app(container: Container) -> Door:
-    """Build the application: routes inside, the door outside."""
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        # In the background: fetching a model can take minutes, in which /healthz has to answer.
-        interval = container.settings().reconcile
-        tasks = [
-            asyncio.create_task(container.follower().run(interval)),
-            asyncio.create_task(container.observations().run()),
-        ]
-        if (feedback_importer := container.feedback_importer()) is not None:
-            tasks.append(asyncio.create_task(feedback_importer.run()))
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            for task in tasks:
-                with suppress(asyncio.CancelledError):
-                    await task
-            container.observations().flush()
-            if feedback_importer is not None:
-                await feedback_importer.close()
-            container.replica().leave()
-            await container.registry().close()
-            await container.store().close()
-            container.tracing().close()
-            container.access_log().flush()
-
+def create_app(container: Container) -> Gateway:
+    """Build the application: routes inside, the gateway outside."""
     app = FastAPI(
-        title="Conveyor", description=DESCRIPTION, version="1", lifespan=lifespan, redoc_url=None
+        title="Conveyor",
+        description=DESCRIPTION,
+        version="1",
+        lifespan=lambda _: running(container),
+        redoc_url=None,
     )
     app.add_exception_handler(ServiceError, _service_error)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]
@@ -77,7 +44,7 @@ def create_app(container: Container) -> Door:
         """Everything that is measured, for Prometheus."""
         return await exposition.answer()
 
-    return Door(
+    return Gateway(
         app,
         {("POST", "/predict"): parts.predict},
         container.guard(),
@@ -109,7 +76,7 @@ async def _invalid(request: Request, error: RequestValidationError) -> Response:
 
 
 async def _refused(request: Request, error: HTTPException) -> Response:
-    """What FastAPI itself raises: a body that is not even text."""
+    """Answer what FastAPI itself raises: the body is not even text."""
     return answer(request, BadRequest(f"{error.detail}: {_cure(request)}"))
 
 
@@ -119,10 +86,10 @@ def _cure(request: Request) -> str:
 
 
 async def _gone(request: Request, error: Exception) -> Response:
-    """Nobody will read this; it is not an error of the server, and must not be counted as one."""
+    """The client has gone: not an error of the server, and not counted as one."""
     return Response(status_code=GONE)
 
 
 async def _bug(request: Request, error: Exception) -> Response:
-    """The door logs what comes after this with its stack; the client learns the id to ask for."""
+    """Answer with the id to ask for; the gateway logs the stack."""
     return answer(request, ServiceError(INTERNAL))

@@ -12,19 +12,22 @@ from service.feedback.importer import FeedbackImporter, RetentionLimits
 from service.feedback.journal import FOLDER, Journal
 from service.feedback.recorder import JournalRecorder, NoRecorder, Recorder
 from service.feedback.service import FeedbackService
-from service.http.predict import Limits, Predict, Uploads
+from service.http.body import Uploads
+from service.http.predict import Predict
 from service.http.routes import Parts
+from service.inference.memory import ImageMemory
 from service.inference.model import Serving
-from service.inference.queue import Turns
+from service.inference.queue import InferenceQueue
+from service.prediction import Predictor
 from service.registry.client import RegistryClient
 from service.settings import OFF, Settings, read_settings
 from service.swap.cache import BundleCache
 from service.swap.configmap import ConfigMapStore
 from service.swap.desired import FileStore
-from service.swap.loader import Loader
-from service.swap.reconciler import Follower
+from service.swap.loader import ModelLoader
+from service.swap.reconciler import Reconciler
 from service.swap.swapper import Swapper
-from service.swap.workers import Replica
+from service.swap.workers import WorkerRegistry
 from service.telemetry.exposition import DriftCollector, DriftPolicy, Exposition, TotalsCollector
 from service.telemetry.logs import AccessLog
 from service.telemetry.metrics import Metrics
@@ -64,12 +67,6 @@ def _guard(settings: Settings) -> Guard:
             settings.jwt_roles,
         )
     return Guard(settings.api_keys, settings.roles_open_to_everybody(), tokens)
-
-
-def _limits(settings: Settings) -> Limits:
-    return Limits(
-        settings.max_upload, settings.max_pixels, settings.upload_timeout, settings.upload_memory
-    )
 
 
 def _recorder(settings: Settings, journal: Journal, counts: FeedbackCounters) -> Recorder:
@@ -117,8 +114,8 @@ class Container(containers.DeclarativeContainer):
     serving = providers.Singleton(Serving)
     access_log = providers.Singleton(AccessLog)
     guard = providers.Singleton(_guard, settings)
-    store: providers.Provider[FileStore | ConfigMapStore] = providers.Singleton(_store, settings)
-    replica = providers.Singleton(Replica, settings.provided.state)
+    desired: providers.Provider[FileStore | ConfigMapStore] = providers.Singleton(_store, settings)
+    workers = providers.Singleton(WorkerRegistry, settings.provided.state)
     cache = providers.Singleton(_cache, settings)
     registry = providers.Singleton(
         RegistryClient,
@@ -128,14 +125,19 @@ class Container(containers.DeclarativeContainer):
         settings.provided.fetch_timeout,
     )
     loader = providers.Singleton(
-        Loader, registry, cache, settings.provided.bundle, settings.provided.tag
+        ModelLoader, registry, cache, settings.provided.bundle, settings.provided.tag
     )
-    swapper = providers.Singleton(Swapper, serving, loader, store, replica, cache, metrics, tracing)
-    follower = providers.Singleton(
-        Follower, swapper, serving, loader, store, replica, metrics, tracing
+    swapper = providers.Singleton(
+        Swapper, serving, loader, desired, workers, cache, metrics, tracing
     )
-    turns = providers.Singleton(Turns, settings.provided.queue)
-    uploads = providers.Singleton(Uploads, providers.Callable(_limits, settings))
+    reconciler = providers.Singleton(
+        Reconciler, swapper, serving, loader, desired, workers, metrics, tracing
+    )
+    queue = providers.Singleton(InferenceQueue, settings.provided.queue)
+    memory = providers.Singleton(ImageMemory, settings.provided.upload_memory)
+    uploads = providers.Singleton(
+        Uploads, settings.provided.max_upload, settings.provided.upload_timeout, memory
+    )
     observations = providers.Singleton(Observations, serving, settings.provided.drift_window)
     journal_folder = providers.Callable(_journal_folder, settings)
     journal = providers.Singleton(Journal, journal_folder)
@@ -146,9 +148,18 @@ class Container(containers.DeclarativeContainer):
     feedback_importer = providers.Singleton(
         _feedback_importer, settings, journal, recorder, answers, accuracy_file, feedback_counters
     )
-    predict = providers.Singleton(
-        Predict, serving, uploads, turns, metrics, tracing, observations, recorder
+    predictor = providers.Singleton(
+        Predictor,
+        serving,
+        queue,
+        memory,
+        settings.provided.max_pixels,
+        metrics,
+        tracing,
+        observations,
+        recorder,
     )
+    predict = providers.Singleton(Predict, uploads, predictor, metrics)
     drift_policy = providers.Factory(
         DriftPolicy, settings.provided.drift_samples, settings.provided.drift_floor
     )
@@ -159,7 +170,7 @@ class Container(containers.DeclarativeContainer):
         providers.List(
             providers.Factory(TotalsCollector, observations),
             providers.Factory(DriftCollector, observations, serving, drift_policy),
-            providers.Factory(ProcessesCollector, replica.provided.processes),
+            providers.Factory(ProcessesCollector, workers.provided.pids),
             providers.Factory(AccuracyCollector, accuracy_file, serving),
         ),
     )
@@ -167,10 +178,11 @@ class Container(containers.DeclarativeContainer):
         Parts,
         serving=serving,
         uploads=uploads,
+        memory=memory,
         predict=predict,
         registry=registry,
-        replica=replica,
-        store=store,
+        workers=workers,
+        desired=desired,
         swapper=swapper,
         answers=answers,
         max_pixels=settings.provided.max_pixels,

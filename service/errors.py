@@ -1,7 +1,7 @@
 """What can go wrong, as one tree. A message says field, value, cure; never a path of the server.
 
 ServiceError
-├── BadRequest           400  the request can not be understood
+├── BadRequest           400  the request cannot be understood
 ├── Unauthorized         401  no credentials, or wrong ones
 ├── Forbidden            403  credentials without the role that the route needs
 ├── NotFound             404  no such thing
@@ -10,20 +10,20 @@ ServiceError
 ├── Conflict             409  somebody else is changing the same thing
 ├── TooLarge             413  more bytes or pixels than are taken
 ├── UnsupportedMedia     415  not one of the image formats that are taken
-├── Unprocessable        422  understood, and can not be used
+├── Unprocessable        422  understood, and cannot be used
 │   └── BundleRefused         a model bundle that must not serve
 ├── Unavailable          503  not now; try again
 │   ├── Overloaded            too much is waiting
-│   ├── FeedbackUnavailable   the database of the answers can not be used
-│   └── RegistryUnavailable   Git or the DVC remote can not be reached
+│   ├── FeedbackUnavailable   the database of the answers cannot be used
+│   └── RegistryUnavailable   Git or the DVC remote cannot be reached
 ├── InvalidOutput        500  the model returned something that is no prediction
 └── StorageFull          507  the server's disk is full
+
+UnsafeSettings                the service must not start like this
 """
 
-from http import HTTPStatus
 from typing import ClassVar
 
-MEDIA_TYPE = "application/problem+json"
 INTERNAL = "something is wrong here; the log says more under the id of this request"
 
 
@@ -45,7 +45,7 @@ class ServiceError(Exception):
 
 
 class BadRequest(ServiceError):
-    """The request can not be understood."""
+    """The request cannot be understood."""
 
     status = 400
 
@@ -129,7 +129,7 @@ class UnsupportedMedia(ServiceError):
 
 
 class Unprocessable(ServiceError):
-    """Understood, and can not be used."""
+    """Understood, and cannot be used."""
 
     status = 422
 
@@ -154,11 +154,11 @@ class Overloaded(Unavailable):
 
 
 class FeedbackUnavailable(Unavailable):
-    """The database of the answers can not be used."""
+    """The database of the answers cannot be used."""
 
 
 class RegistryUnavailable(Unavailable):
-    """Git or the DVC remote can not be reached."""
+    """Git or the DVC remote cannot be reached."""
 
 
 class InvalidOutput(ServiceError):
@@ -171,15 +171,5 @@ class StorageFull(ServiceError):
     status = 507
 
 
-def problem(status: int, detail: str, instance: str, step: str | None = None) -> dict[str, object]:
-    """Build the body of an error (RFC 9457)."""
-    body: dict[str, object] = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        "instance": instance,
-    }
-    if step is not None:
-        body["step"] = step
-    return body
+class UnsafeSettings(Exception):
+    """The service must not start like this; the message says why and what to do."""

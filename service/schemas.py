@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from contracts import tags
 
-REQUEST_ID = "^[A-Za-z0-9._-]{1,64}$"  # what the door takes as one; older predictions have it
+REQUEST_ID = "^[A-Za-z0-9._-]{1,64}$"  # what the gateway takes as one; older predictions have it
 CURSOR = "^[0-7][0-9a-f]{15}$"
 
 

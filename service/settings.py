@@ -15,16 +15,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from contracts.tags import LOCAL, match_tag
 from service.auth.addresses import is_loopback
 from service.auth.roles import Role
+from service.errors import UnsafeSettings
 
 PREFIX = "SERVICE_"
 DIGEST = re.compile(r"[0-9a-f]{64}")
 DATABASE = re.compile(r"(postgres|postgresql|postgresql\+psycopg)://.|sqlite:///.")
 OFF = "off"  # of SERVICE_FEEDBACK
-FEEDBACK_FILE = "feedback.db"  # in SERVICE_STATE, without a URL
-
-
-class UnsafeSettings(Exception):
-    """The service must not start like this; the message says why and what to do."""
 
 
 def cores() -> int:
@@ -190,7 +186,7 @@ def read_settings(**overrides: Any) -> Settings:
     """Read the environment.
 
     Raises:
-        UnsafeSettings: a variable has a value that can not be used, or the whole is unsafe.
+        UnsafeSettings: a variable has a value that cannot be used, or the whole is unsafe.
     """
     _refuse_unknown()
     try:
@@ -202,7 +198,7 @@ def read_settings(**overrides: Any) -> Settings:
 
 
 def _refuse_unknown() -> None:
-    """A misspelt key would leave the door open, a misspelt limit would not limit."""
+    """A misspelt key would admit everybody, a misspelt limit would not limit."""
     known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
     for name in os.environ:
         if name.startswith(PREFIX) and name not in known:

@@ -5,7 +5,6 @@ others read what it has found. A scrape never waits for a database.
 """
 
 import math
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from prometheus_client.registry import Collector
 from pydantic import TypeAdapter
 
 from service.feedback.recorder import REASONS
+from service.files import replace_file
 from service.inference.model import Serving
 
 FILE = "live.json"
@@ -78,9 +78,7 @@ class AccuracyFile:
 
     def write(self, live: AccuracySnapshot) -> None:
         """Leave the numbers; raises OSError."""
-        fresh = self._path.with_name(f".{FILE}.{os.getpid()}")
-        fresh.write_bytes(SAVED.dump_json((time.time(), live)))
-        fresh.replace(self._path)
+        replace_file(self._path, SAVED.dump_json((time.time(), live)), durable=False)
 
     def refresh(self) -> None:
         """Read them if there are new ones."""

@@ -21,9 +21,9 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from service.errors import FeedbackUnavailable, StorageFull
+from service.feedback import FEEDBACK_FILE
 from service.feedback.tables import HEAD, REVISIONS
 from service.files import StillLocked, locked
-from service.settings import FEEDBACK_FILE
 
 WAIT_SECONDS = 5.0  # for a lock of another process, for a connection, or for a sign of life
 SKIP_SECONDS = 5.0  # in which a server that did not answer is not asked again

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.feedback.journal import Journal, JournalFull, ModelRecord, PredictionRecord
+from service.files import is_full
 from service.inference.model import Model
 
 Array = npt.NDArray[Any]
@@ -79,7 +80,7 @@ class JournalRecorder:
         except JournalFull:
             self._lose("spool_full")
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            full = is_full(error) or error.errno == errno.EFBIG
             self._lose("disk_full" if full else "disk_error")
         except Exception:  # whatever it is: the prediction is right, and is answered
             self._lose("bug", exc_info=True)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from service.errors import FeedbackUnavailable, NotFound, Overloaded
+from service.feedback import FEEDBACK_FILE
 from service.feedback.accuracy import FeedbackCounters
 from service.feedback.journal import find
-from service.settings import FEEDBACK_FILE
 
 if TYPE_CHECKING:
     from service.feedback.retention import Retention

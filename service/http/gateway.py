@@ -1,7 +1,7 @@
-"""What every request passes: its id, its route, its rights, its error, its log line, its metrics.
+"""The gateway: id, route, rights, errors, log line and metrics of every request.
 
 Pure ASGI: a framework's base class for middleware costs 0.2 ms a request. The whole application
-lies behind it, so nothing is answered that is not authorised, counted and logged here.
+lies behind it, so every response is authorised, counted and logged here.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import json
 import logging
 import random
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from time import perf_counter
 from typing import Any
@@ -17,17 +17,9 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.auth.roles import ROLES, Guard, role_of
-from service.errors import (
-    INTERNAL,
-    MEDIA_TYPE,
-    MethodNotAllowed,
-    NotFound,
-    ServiceError,
-    SlowUpload,
-    TooLarge,
-    problem,
-)
-from service.http.predict import Disconnected
+from service.errors import INTERNAL, MethodNotAllowed, NotFound, ServiceError, TooLarge
+from service.http.body import Disconnected, read_small
+from service.http.problem import MEDIA_TYPE, problem
 from service.telemetry.logs import AccessLog
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
@@ -37,34 +29,35 @@ METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 NO_STORE = (b"cache-control", b"no-store")
 UPLOADS = frozenset(("/predict", "/preview"))  # routes that limit their bodies themselves
-SMALL = 64 << 10  # bytes that any other body may have
-SMALL_SECONDS = 10.0  # and how long it may take
-LINGER = 5.0  # seconds that an upload which is too large may go on
-GONE = 499  # what logs call an answer that nobody waited for
+LINGER = 5.0  # seconds to drain an oversized upload before closing
+GONE = 499  # status in logs of an answer that nobody waited for
 PARAMETER = re.compile(r"\\{[a-z]+\\}")
+
+FastRoute = Callable[[Scope, Receive, Send], Awaitable[str]]
+"""An ASGI application that returns the tag of the model that answered."""
 
 log = logging.getLogger("service")
 
 
-class Door:
+class Gateway:
     """The outermost application."""
 
     def __init__(
         self,
         app: ASGIApp,
-        straight: Mapping[tuple[str, str], ASGIApp],
+        fast_routes: Mapping[tuple[str, str], FastRoute],
         guard: Guard,
         metrics: Metrics,
         access: AccessLog,
         tracing: Tracing,
     ) -> None:
-        """Stand before `app`; routes in `straight` do without its layers."""
-        self._app = app
-        self._straight = dict(straight)
-        self._guard = guard
-        self._metrics = metrics
-        self._access = access
-        self._tracing = tracing
+        """Stand before `app`; requests of `fast_routes` bypass its layers."""
+        self.app = app
+        self.fast_routes = dict(fast_routes)
+        self.guard = guard
+        self.metrics = metrics
+        self.access = access
+        self.tracing = tracing
         templates = {template for _, template in ROLES}
         self.methods = {template: tuple(sorted(_methods(template))) for template in templates}
         self._exact = frozenset(item for item in templates if "{" not in item)
@@ -77,9 +70,9 @@ class Door:
         """Answer one request (ASGI)."""
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
-                await self._app(scope, receive, send)
+                await self.app(scope, receive, send)
             return  # a WebSocket that is not accepted is refused by the server
-        await _Passage(self, scope, send).run(receive)
+        await _Exchange(self, scope, send).run(receive)
 
     def template(self, path: str) -> str:
         """Find the route of a path; `none` for all that do not exist, so that metrics stay few."""
@@ -88,18 +81,19 @@ class Door:
         return next((item for pattern, item in self._patterns if pattern.fullmatch(path)), "none")
 
 
-class _Passage:
-    """One request on its way."""
+class _Exchange:
+    """One request and its response."""
 
-    def __init__(self, door: Door, scope: Scope, send: Send) -> None:
-        self._door = door
+    def __init__(self, gateway: Gateway, scope: Scope, send: Send) -> None:
+        self._gateway = gateway
         self._scope = scope
         self._send = send
         self._started = perf_counter()
         self._status = 0
         self._bytes_out = 0
         self._complete = False
-        self._route = door.template(scope["path"])
+        self._tag = ""  # of the model that answered
+        self._route = gateway.template(scope["path"])
         self._state = state = scope.setdefault("state", {})
         # To tell requests apart; no secret. A caller may name several of them alike, as proxies and
         # batches do, but not predictions: answers are held against those.
@@ -107,10 +101,10 @@ class _Passage:
         self._id = state["request_id"] = _callers_id(scope["headers"]) or fresh
 
     async def run(self, receive: Receive) -> None:
-        """Let it through, or say why not; log and count it either way."""
+        """Dispatch the request, or refuse it; log and count it either way."""
         try:
             with self._span():
-                await self._enter(receive)
+                await self._dispatch(receive)
         except TooLarge as error:
             unread = receive if error.unread else None
             await self._refuse(error.status, error.detail, None, error.headers, unread)
@@ -127,24 +121,25 @@ class _Passage:
         finally:
             self._count()
 
-    async def _enter(self, receive: Receive) -> None:
-        door, method = self._door, self._scope["method"]
+    async def _dispatch(self, receive: Receive) -> None:
+        gateway, method = self._gateway, self._scope["method"]
         if self._route == "none":
             raise NotFound("there is no such route: /docs lists them")
-        allowed = door.methods[self._route]
+        allowed = gateway.methods[self._route]
         if method not in allowed:
             raise MethodNotAllowed(f"{self._route} takes {' and '.join(allowed)}", allowed)
         role = role_of(method, self._route)
-        if role is not None and not door._guard.is_open(role):
-            await door._guard.check(role, self._scope["headers"])
-        app = door._straight.get((method, self._route))
-        if app is None:
-            app = door._app
-            if method == "POST" and self._route not in UPLOADS:
-                receive = await _read_small(receive, self._state)
+        if role is not None and not gateway.guard.is_open(role):
+            await gateway.guard.check(role, self._scope["headers"])
+        fast = gateway.fast_routes.get((method, self._route))
+        if fast is not None:
+            self._tag = await fast(self._scope, receive, self._forward)
+            return
+        if method == "POST" and self._route not in UPLOADS:
+            receive = await read_small(receive, self._state)
         # The server drops the body of an answer to HEAD; the routes need not know.
         scope = self._scope if method != "HEAD" else {**self._scope, "method": "GET"}
-        await app(scope, receive, self._forward)
+        await gateway.app(scope, receive, self._forward)
 
     async def _forward(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -180,7 +175,7 @@ class _Passage:
         await self._forward({"type": "http.response.body", "body": body})
 
     def _span(self) -> AbstractContextManager[Any]:
-        tracing = self._door._tracing
+        tracing = self._gateway.tracing
         if not tracing.enabled:
             return tracing.span("")
         name = f"{self._scope['method']} {self._route}"
@@ -190,17 +185,16 @@ class _Passage:
         seconds = perf_counter() - self._started
         method = self._scope["method"] if self._scope["method"] in METHODS else "other"
         status = self._status or 500
-        state = self._state
-        tag = state.get("tag", "")  # that of a prediction
+        state, tag, gateway = self._state, self._tag, self._gateway
         prediction = state["prediction_id"] if tag else ""
-        self._door._access.write(self._id, method, self._route, status, seconds, tag, prediction)
+        gateway.access.write(self._id, method, self._route, status, seconds, tag, prediction)
         # What was read, not what a caller declares: anybody could declare nine exabytes.
         sizes = (state.get("bytes_in", 0), self._bytes_out)
-        self._door._metrics.count_request(sizes, method, self._route, status, seconds)
+        gateway.metrics.count_request(sizes, method, self._route, status, seconds)
 
 
 async def _discard(receive: Receive, state: dict[str, Any]) -> None:
-    """Read on for a while: closed now, the connection would be reset before the answer is read."""
+    """Drain the rest for a while: a connection closed now is reset before the client reads."""
     more = True
     with suppress(TimeoutError):
         async with asyncio.timeout(LINGER):
@@ -210,40 +204,8 @@ async def _discard(receive: Receive, state: dict[str, Any]) -> None:
                 more = message.get("more_body", False)
 
 
-async def _read_small(receive: Receive, state: dict[str, Any]) -> Receive:
-    """Read a body that is no upload, before FastAPI does, which has no limits.
-
-    `state["bytes_in"]` is what came of it.
-
-    Raises:
-        TooLarge, SlowUpload: it is larger than any such body, or takes too long.
-    """
-    body, more = b"", True
-    try:
-        async with asyncio.timeout(SMALL_SECONDS):
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise Disconnected
-                body += message.get("body", b"")
-                state["bytes_in"] = len(body)
-                more = message.get("more_body", False)
-                if len(body) > SMALL:
-                    raise TooLarge(
-                        f"the body has more than {SMALL} bytes: /docs says what to send", more
-                    )
-    except TimeoutError:
-        raise SlowUpload(f"the body took longer than {SMALL_SECONDS:g} s: send it again") from None
-    pending = iter([{"type": "http.request", "body": body, "more_body": False}])
-
-    async def replay() -> Message:
-        return next(pending, None) or await receive()
-
-    return replay
-
-
 def _callers_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """What the caller calls the request, where that can stand in a log; else empty."""
+    """The caller's `X-Request-Id` if a log can hold it, else empty."""
     for name, value in headers:
         if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
             return value.decode()

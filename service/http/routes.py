@@ -1,23 +1,27 @@
-"""The HTTP interface; `/predict` itself is predict.py, what stands before all is door.py."""
+"""The HTTP routes; `/predict` itself is predict.py, the gateway before them is gateway.py."""
 
 import io
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 from fastapi import FastAPI, Query, Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from contracts.reports import larger_is_better
-from service.errors import MEDIA_TYPE, NotFound, ServiceError, Unavailable, Unprocessable
+from service.errors import NotFound, ServiceError, Unavailable, Unprocessable
 from service.feedback.service import FeedbackService
+from service.http.body import Uploads
 from service.http.feedback import add_feedback
 from service.http.page import add_page
-from service.http.predict import Predict, Uploads
+from service.http.predict import Predict
+from service.http.problem import MEDIA_TYPE
 from service.inference.bundle import decode_chip
 from service.inference.decode import read_image
+from service.inference.memory import ImageMemory
 from service.inference.model import Serving
 from service.inference.preview import true_colour
 from service.registry.client import RegistryClient
@@ -33,9 +37,9 @@ from service.schemas import (
     Version,
     problems,
 )
-from service.swap.desired import WantedStore
+from service.swap.desired import DesiredStore
 from service.swap.swapper import Swapper
-from service.swap.workers import Replica
+from service.swap.workers import WorkerRegistry
 
 PNG = "image/png"
 JSON = "application/json"
@@ -62,25 +66,26 @@ UPLOAD_ERRORS = (400, 401, 403, 408, 413, 415, 422, 503)
 
 @dataclass(frozen=True)
 class Parts:
-    """What the routes need."""
+    """Objects that the routes call."""
 
     serving: Serving
     uploads: Uploads
+    memory: ImageMemory
     predict: Predict
     registry: RegistryClient
-    replica: Replica
-    store: WantedStore
+    workers: WorkerRegistry
+    desired: DesiredStore
     swapper: Swapper
     answers: FeedbackService | None
     max_pixels: int
 
 
-class StraightRoute(APIRoute):
+class DocumentedRoute(APIRoute):
     """A route whose endpoint is an ASGI application; its signature is for the OpenAPI document."""
 
-    def straight(self, app: Predict) -> None:
-        """Answer with this application."""
-        self.app = app
+    def answer_with(self, app: Predict) -> None:
+        """Replace the endpoint."""
+        self.app = cast(ASGIApp, app)  # the returned tag is for the gateway
 
 
 def add_routes(app: FastAPI, parts: Parts) -> None:
@@ -92,10 +97,10 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
     add_feedback(app, parts.answers)
     _add_health(app, parts)
     add_page(app)
-    _describeproblems(app)
+    _describe_problems(app)
 
 
-def _describeproblems(app: FastAPI) -> None:
+def _describe_problems(app: FastAPI) -> None:
     """FastAPI documents every model as application/json; an error is application/problem+json."""
     generate = app.openapi
 
@@ -117,7 +122,7 @@ def _add_predictions(app: FastAPI, parts: Parts) -> None:
         """Classify one chip: GeoTIFF, TIFF, PNG, JPEG or NPY, with the bands and size that
         `/version` names. `fit=resize` resamples an image of another size."""
 
-    route = StraightRoute(
+    route = DocumentedRoute(
         "/predict",
         predict,
         methods=["POST"],
@@ -126,7 +131,7 @@ def _add_predictions(app: FastAPI, parts: Parts) -> None:
         openapi_extra=UPLOAD,
         tags=["predictions"],
     )
-    route.straight(parts.predict)
+    route.answer_with(parts.predict)
     app.router.routes.append(route)
 
     @app.post(
@@ -144,7 +149,7 @@ def _add_predictions(app: FastAPI, parts: Parts) -> None:
         def render() -> bytes:
             return true_colour(read_image(content, parts.max_pixels), bands)
 
-        return Response(await parts.uploads.apart(content, render), media_type=PNG)
+        return Response(await parts.memory.run_in_thread(content, render), media_type=PNG)
 
 
 def _add_samples(app: FastAPI, parts: Parts) -> None:
@@ -157,10 +162,10 @@ def _add_samples(app: FastAPI, parts: Parts) -> None:
     @app.get("/samples", tags=["predictions"], responses=problems(401, 403, 503))
     async def samples() -> list[Sample]:
         """List the sample images that the model carries, with its answers."""
-        manifest = parts.serving.model().manifest
+        model = parts.serving.model()
         return [
-            Sample(index=index, answer=manifest.classes[int(np.argmax(golden.probabilities))])
-            for index, golden in enumerate(manifest.golden)
+            Sample(index=index, answer=model.task.golden_label(golden))
+            for index, golden in enumerate(model.manifest.golden)
         ]
 
     @app.get(
@@ -212,6 +217,7 @@ def _add_experiments(app: FastAPI, parts: Parts) -> None:
             checked=listing.checked,
         )
 
+    # Both names are in use; one of them is described.
     for path in ("/get_experiments_metas", "/get_experiment_metas"):
         app.add_api_route(
             path,
@@ -220,6 +226,7 @@ def _add_experiments(app: FastAPI, parts: Parts) -> None:
             tags=["experiments"],
             responses=problems(401, 403, 422, 503, 507),
             name=path.strip("/"),
+            include_in_schema=path == "/get_experiments_metas",
         )
 
 
@@ -272,13 +279,13 @@ def _add_health(app: FastAPI, parts: Parts) -> None:
         """What this replica really serves, what it should serve, and how the last swap went."""
         current, previous = parts.serving.current, parts.serving.previous
         try:
-            wanted = await parts.store.read()
+            desired = await parts.desired.read()
         except ServiceError:
-            wanted = None
+            desired = None
         return Version(
             model=current.info() if current else None,
             previous=ModelRef(tag=previous.tag, sha256=previous.sha256) if previous else None,
-            wanted=ModelRef(tag=wanted.tag, sha256=wanted.sha256) if wanted else None,
-            workers=parts.replica.workers(),
-            swap=parts.replica.last_swap(),
+            wanted=ModelRef(tag=desired.tag, sha256=desired.sha256) if desired else None,
+            workers=parts.workers.served(),
+            swap=parts.workers.last_swap(),
         )

@@ -1,32 +1,32 @@
-"""A model that serves: bundle, label and session; and the one place that says which it is."""
+"""A model that serves: bundle, tag, task and session; and the one place that says which it is."""
 
 from collections.abc import Callable
-from math import isfinite
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import orjson
 
 from contracts.bundle import Manifest
-from service.errors import InvalidOutput, Unavailable
+from service.errors import Unavailable
 from service.inference.bundle import Bundle
-from service.inference.engine import Answer, Engine
+from service.inference.engine import Engine
+from service.inference.tasks import Outcome, Output, Task, task_of
 from service.schemas import ModelInfo
 
 
 class Model:
-    """One model, loaded. Not changed after it is made, so that an answer can not mix two."""
+    """One model, loaded. Not changed after it is made, so that an answer cannot mix two."""
 
     def __init__(self, tag: str, bundle: Bundle) -> None:
         """Open the session.
 
         Raises:
-            BundleRefused: the graph can not be opened, or is not what the manifest says.
+            BundleRefused: the graph cannot be opened, or does not match the manifest.
         """
         self.tag = tag
         self.manifest: Manifest = bundle.manifest
-        self.engine = Engine(bundle)
+        self.task: Task = task_of(self.manifest)
+        self.engine = Engine(bundle, self.task)
         label = {"name": self.manifest.name, "tag": tag, "sha256": self.manifest.sha256}
         self._label = orjson.Fragment(orjson.dumps(label))
 
@@ -35,36 +35,19 @@ class Model:
         """Digest of the graph: what identifies the model."""
         return self.manifest.sha256
 
-    def classify(self, chip: npt.NDArray[Any]) -> Answer:
-        """Run one chip (bands, height, width)."""
-        return self.engine.run(chip[None])  # (1, bands, H, W)
+    def infer(self, chip: npt.NDArray[Any]) -> Output:
+        """Run the graph on one chip (bands, height, width)."""
+        return self.engine.infer(chip[None])  # (1, bands, H, W)
 
-    def render(self, probabilities: npt.NDArray[np.float32], request_id: str) -> tuple[int, bytes]:
-        """Give the index of the likeliest class, and the body of the answer as JSON.
-
-        Raises:
-            InvalidOutput: a probability is NaN or infinite. The likeliest class of NaN would be the
-                first one: a broken model must not look like a prediction.
-        """
-        values = probabilities.tolist()
-        if not isfinite(sum(values)):
-            raise InvalidOutput(
-                f"model: {self.tag} returned probabilities that are NaN or infinite for this "
-                "image: serve another model, or train this one again"
-            )
-        best = int(probabilities.argmax())
-        classes = self.manifest.classes
-        answer = {
-            "class": classes[best],
-            "probability": values[best],
-            "probabilities": dict(zip(classes, values, strict=True)),
-            "request_id": request_id,
-            "model": self._label,
-        }
-        return best, orjson.dumps(answer)
+    def render(self, outcome: Outcome, request_id: str) -> bytes:
+        """Write an answer as JSON; takes its fields over."""
+        fields = outcome.fields
+        fields["request_id"] = request_id
+        fields["model"] = self._label
+        return orjson.dumps(fields)
 
     def info(self) -> ModelInfo:
-        """What `/version` says about it."""
+        """Describe it for `/version`."""
         manifest = self.manifest
         return ModelInfo(
             name=manifest.name,
@@ -82,18 +65,18 @@ class Serving:
     """The model that serves in this process, and the one before it. Switching is one assignment."""
 
     def __init__(self) -> None:
-        """Begin with no model: not ready."""
+        """Begin without a model: not ready."""
         self.current: Model | None = None
         self.previous: Model | None = None
         self.draining = False
         self.when_ready: Callable[[], None] | None = None
-        """Called at each switch: tells the parent that connections may come."""
+        """Called at each switch: reports to the parent process that connections may come."""
 
     def model(self) -> Model:
-        """Give the model that serves now.
+        """Return the model that serves now.
 
         Raises:
-            Unavailable: none is loaded yet.
+            Unavailable: no model is loaded yet.
         """
         if self.current is None:
             raise Unavailable("no model is loaded yet: ask /readyz")

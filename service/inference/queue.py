@@ -1,8 +1,8 @@
-"""One chip at a time in a process, first come, first served; a bounded line.
+"""A bounded first-in, first-out queue of inferences on the event loop.
 
 Inference runs on the event loop: with one thread a worker and one worker a core, a thread pool
-only adds hops. Between two chips the loop reads and answers, so that a health check waits for one
-chip, not for all of them, and what can not be served in time is told at once.
+only adds hops. Between two images the loop reads and writes, so that a health check waits for one
+image, not for the whole queue; a request that does not fit into the queue is refused at once.
 """
 
 import asyncio
@@ -15,29 +15,29 @@ from service.errors import Overloaded
 T = TypeVar("T")
 
 
-class Turns:
-    """Runs jobs one a turn of the event loop."""
+class InferenceQueue:
+    """Runs one job in each iteration of the event loop."""
 
     def __init__(self, limit: int) -> None:
         """Let at most `limit` jobs wait."""
         self._limit = limit
         self._waiting: deque[tuple[asyncio.Future[object], Callable[[], object]]] = deque()
-        self._taken = False
+        self._busy = False
 
     def __len__(self) -> int:
-        """How many wait."""
+        """Count the jobs that wait."""
         return len(self._waiting)
 
-    async def run(self, job: Callable[[], T]) -> T:
-        """Run a job when it is its turn; at once when nobody waits.
+    async def submit(self, job: Callable[[], T]) -> T:
+        """Run a job: at once when the queue is empty, else after the jobs before it.
 
         Raises:
-            Overloaded: too many wait.
+            Overloaded: the queue is full.
         """
         loop = asyncio.get_running_loop()
-        if not self._taken:
-            self._taken = True
-            loop.call_soon(self._next)
+        if not self._busy:
+            self._busy = True
+            loop.call_soon(self._run_next)
             return job()
         if len(self._waiting) >= self._limit:
             raise Overloaded(f"{self._limit} chips are waiting: try again in a second")
@@ -45,15 +45,15 @@ class Turns:
         self._waiting.append((future, job))  # type: ignore[arg-type]
         return await future
 
-    def _next(self) -> None:
+    def _run_next(self) -> None:
         while self._waiting:
             future, job = self._waiting.popleft()
             if future.done():  # the client has left
                 continue
-            asyncio.get_running_loop().call_soon(self._next)
+            asyncio.get_running_loop().call_soon(self._run_next)
             try:
                 future.set_result(job())
             except Exception as error:
                 future.set_exception(error)
             return
-        self._taken = False
+        self._busy = False

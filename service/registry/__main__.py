@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import BundleRefused, NotFound, RegistryUnavailable, ServiceError, StorageFull
+from service.files import DISK_FULL, FULL
 from service.registry import git
 from service.registry.protocol import FETCHED, Response, load, save
 from service.tags import parse_tag
@@ -106,8 +107,8 @@ def explain(error: BaseException) -> ServiceError:
         chain.append(current)
         current = current.__cause__ or current.__context__
     codes = {one.errno for one in chain if isinstance(one, OSError)}
-    if codes & {errno.ENOSPC, errno.EDQUOT}:
-        return StorageFull("model: the server's disk is full; free some space and try again")
+    if codes & set(FULL):
+        return StorageFull(f"model: {DISK_FULL}")
     if errno.EFBIG in codes:
         return BundleRefused("model: a file in the DVC remote is larger than is taken")
     if isinstance(error, ImportError):

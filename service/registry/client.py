@@ -9,7 +9,6 @@ tags, once a second at most, and lets them be read again when they changed.
 """
 
 import asyncio
-import errno
 import logging
 import os
 import secrets
@@ -25,7 +24,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from contracts.tags import Tag
-from service.errors import RegistryUnavailable, ServiceError, StorageFull
+from service.errors import RegistryUnavailable, ServiceError
+from service.files import birth, disk_error, is_alive
 from service.registry import git
 from service.registry.protocol import (
     FETCHED,
@@ -104,7 +104,7 @@ class RegistryClient:
             StorageFull: the disk is full.
         """
         base = self._cache / FETCHED
-        name = f"{os.getpid()}-{secrets.token_hex(8)}"
+        name = f"{os.getpid()}-{birth(os.getpid())}-{secrets.token_hex(8)}"
         work = base / f"{name}.work"
         try:
             await asyncio.to_thread(_remove_leftovers, base)
@@ -265,10 +265,11 @@ def _ending(code: int) -> str:
 
 
 def _unwritable(error: OSError) -> ServiceError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageFull("The server's disk is full; free some space and try again.")
-    return RegistryUnavailable(
-        "The server can not write its state; check the setting state and the rights on it."
+    return disk_error(
+        error,
+        RegistryUnavailable(
+            "The server can not write its state; check the setting state and the rights on it."
+        ),
     )
 
 
@@ -277,15 +278,6 @@ def _remove_leftovers(base: Path) -> None:
     for folder in base.glob("*-*"):
         with suppress(OSError, ValueError):
             old = time.time() - folder.stat().st_mtime > LEFTOVER_SECONDS
-            if old or not _is_alive(int(folder.name.partition("-")[0])):
+            owner = folder.name.split("-")  # pid, birth, and a random part
+            if old or not is_alive(int(owner[0]), owner[1]):
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

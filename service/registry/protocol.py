@@ -4,13 +4,13 @@ The server imports this and not what parses: PyYAML and DVC belong to the child 
 """
 
 import hashlib
-import os
 from datetime import datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
 from service.errors import BundleRefused, NotFound, RegistryUnavailable, StorageFull
+from service.files import replace_file
 from service.schemas import Experiment
 
 KEPT = "experiments.json"
@@ -68,9 +68,4 @@ def load(cache: Path, repository: str) -> Snapshot | None:
 
 def save(snapshot: Snapshot, cache: Path) -> None:
     """Keep a listing; readers find the one before or this one, never half of it."""
-    fresh = cache / f"{KEPT}.{os.getpid()}"
-    try:
-        fresh.write_text(snapshot.model_dump_json(), encoding="utf-8")
-        fresh.replace(cache / KEPT)
-    finally:
-        fresh.unlink(missing_ok=True)
+    replace_file(cache / KEPT, snapshot.model_dump_json())

@@ -19,8 +19,9 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 
+from service.errors import UnsafeSettings
 from service.server.shared import WorkerTable
-from service.settings import Settings, UnsafeSettings
+from service.settings import Settings
 from service.telemetry.logs import configure
 from service.telemetry.multiprocess import MultiprocessDir, multiprocess_dir
 

@@ -22,7 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.app import create_app
 from service.container import Container
-from service.errors import MEDIA_TYPE, problem
+from service.http.problem import MEDIA_TYPE, problem
 from service.server.shared import WorkerTable
 from service.settings import Settings
 from service.telemetry.metrics import use_slot

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from contracts.bundle import GRAPH, MANIFEST
-from service.errors import BundleRefused, NotFound, StorageFull, Unavailable
+from service.errors import BundleRefused, NotFound, Unavailable
+from service.files import disk_error, reason
 from service.inference.bundle import Bundle, read_bundle
 
 KEPT = 5  # bundles beside those in use; the last ones that served
@@ -53,7 +54,7 @@ class BundleCache:
 
         Raises:
             StorageFull: the disk is full.
-            Unavailable: it can not be written for another reason.
+            Unavailable: it cannot be written for another reason.
         """
         with disk_errors():
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -105,16 +106,14 @@ def _put(fresh: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def disk_errors() -> Iterator[None]:
-    """Turn a disk that can not be written into an error of the service."""
+    """Turn a disk that cannot be written into an error of the service."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull(
-                "the server's disk is full: free some space, then try again"
-            ) from None
-        reason = os.strerror(error.errno) if error.errno else "no reason was given"
-        raise Unavailable(
-            f"the service's state can not be written ({reason}): it needs a folder of its own, "
-            "SERVICE_STATE"
+        raise disk_error(
+            error,
+            Unavailable(
+                f"the service's state can not be written ({reason(error)}): it needs a folder of "
+                "its own, SERVICE_STATE"
+            ),
         ) from error

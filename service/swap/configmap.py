@@ -1,4 +1,4 @@
-"""The wanted model in a Kubernetes ConfigMap, for replicas that share no disk."""
+"""The desired model in a Kubernetes ConfigMap, for replicas that share no disk."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from service.auth.addresses import check_url
 from service.errors import Conflict, Unavailable
-from service.swap.desired import CHANGED, Wanted, parse_wanted, require_next
+from service.swap.desired import CHANGED, DesiredModel, parse_desired, require_next
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")  # RFC 1123, as Kubernetes takes it
 KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
@@ -26,7 +26,7 @@ NO_CREDENTIALS = (
 
 
 class ConfigMapStore:
-    """Keeps the wanted model in a key of a ConfigMap.
+    """Keeps the desired model in a key of a ConfigMap.
 
     The service account needs the verbs get and patch on that ConfigMap, and create where it does
     not exist yet. A store belongs to one event loop: `close` it before that loop ends.
@@ -59,15 +59,15 @@ class ConfigMapStore:
         self._account = _Account(credentials, encrypted=api.startswith("https:"))
         self._client: httpx.AsyncClient | None = None
 
-    async def read(self) -> Wanted | None:
-        """Answer what is wanted, asking the API. Raises Unavailable."""
-        return (await self._get()).wanted
+    async def read(self) -> DesiredModel | None:
+        """Ask the API for the desired model. Raises Unavailable."""
+        return (await self._get()).model
 
-    async def write(self, wanted: Wanted) -> None:
+    async def write(self, model: DesiredModel) -> None:
         """Compare and set by the resourceVersion. Raises Conflict or Unavailable."""
         stored = await self._get()
-        require_next(stored.wanted, wanted)
-        data = {self._key: wanted.model_dump_json()}
+        require_next(stored.model, model)
+        data = {self._key: model.model_dump_json()}
         if stored.resource_version is None:
             answer = await self._create(data)
         else:
@@ -152,7 +152,7 @@ class _Account:
         self._loaded: tuple[int, int] | None = None  # inode and time of the ca.crt in the context
 
     def token(self) -> str:
-        """Answer the token. Raises Unavailable when it can not be sent."""
+        """Answer the token. Raises Unavailable when it cannot be sent."""
         # Read each time, some microseconds: tokens of service accounts rotate within the hour.
         try:
             token = (self._folder / "token").read_text("ascii").strip()
@@ -177,7 +177,7 @@ class _Account:
 
 
 class _Stored(NamedTuple):
-    wanted: Wanted | None
+    model: DesiredModel | None
     resource_version: str | None  # None: there is no ConfigMap
 
 
@@ -206,8 +206,8 @@ def _stored(answer: httpx.Response, name: str, key: str) -> _Stored:
         ) from error
     text = (found.data or {}).get(key)
     place = f"key `{key}` of the ConfigMap {name}"
-    wanted = None if text is None else parse_wanted(text, place)
-    return _Stored(wanted, found.metadata.resource_version)
+    model = None if text is None else parse_desired(text, place)
+    return _Stored(model, found.metadata.resource_version)
 
 
 def _is_absent(answer: httpx.Response) -> bool:

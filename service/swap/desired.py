@@ -1,8 +1,9 @@
-"""The wanted model: one record, written by a swap, read by every worker of every replica.
+"""The desired model: one record, written by a swap, read by every worker of every replica.
 
 Two stores keep it: a file for one machine (here), a Kubernetes ConfigMap for a cluster
-(`configmap.py`). Both answer alike, both write by compare-and-set, and neither ever answers with a
-record that it is not sure of.
+(`configmap.py`). Both return the same, both write by compare-and-set, and neither returns a record
+that it is not sure of. Outside of the code it is called the wanted model: in `/version`, in
+`wanted.json`, in the metric `model_wanted_mismatch`.
 """
 
 import asyncio
@@ -15,8 +16,8 @@ from typing import Annotated, Protocol, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from service.errors import Conflict, ServiceError, StorageFull, Unavailable
-from service.files import StillLocked, locked
+from service.errors import Conflict, ServiceError, Unavailable
+from service.files import StillLocked, disk_error, locked, reason, replace_file
 
 MAX_BYTES = 64 * 1024  # of a record; a real one has about 300
 LOCK_SECONDS = 10.0  # a writer holds the lock for the time of two fsyncs
@@ -29,7 +30,7 @@ Tag = Annotated[str, Field(min_length=1, max_length=128)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Wanted(BaseModel):
+class DesiredModel(BaseModel):
     """The model that every worker should serve, and the one before it for a rollback.
 
     `version` counts the changes from 1; `sha256` are digests of `model.onnx`. Unknown fields are
@@ -52,14 +53,14 @@ class Wanted(BaseModel):
         return self
 
 
-class WantedStore(Protocol):
-    """Keeps one `Wanted`."""
+class DesiredStore(Protocol):
+    """Keeps one `DesiredModel`."""
 
-    async def read(self) -> Wanted | None:
-        """Answer what is wanted, or None when nothing ever was. Raises Unavailable."""
+    async def read(self) -> DesiredModel | None:
+        """Return the desired model, None before the first write. Raises Unavailable."""
 
-    async def write(self, wanted: Wanted) -> None:
-        """Replace version `wanted.version - 1`, where nothing stored counts as version 0.
+    async def write(self, model: DesiredModel) -> None:
+        """Replace version `model.version - 1`, where nothing stored counts as version 0.
 
         Raises Conflict when another version is stored, StorageFull, or Unavailable. After
         Unavailable the record may have been written all the same: read it to know.
@@ -67,49 +68,48 @@ class WantedStore(Protocol):
 
 
 class FileStore:
-    """Keeps the wanted model in a file that the processes of one machine share."""
+    """Keeps the desired model in a file that the processes of one machine share."""
 
     def __init__(self, path: Path) -> None:
         """Take the path of the file; its folder is made when it is first written."""
         self._path = path
-        self._seen: tuple[int, ...] | None = None  # fingerprint of what `_wanted` was read from
-        self._wanted: Wanted | None = None
+        self._seen: tuple[int, ...] | None = None  # fingerprint of what `_model` was read from
+        self._model: DesiredModel | None = None
 
-    async def read(self) -> Wanted | None:
-        """Answer what is wanted; an unchanged file costs one stat. Raises Unavailable."""
+    async def read(self) -> DesiredModel | None:
+        """Return the desired model; an unchanged file costs one stat. Raises Unavailable."""
         try:
             if self._seen is None or _fingerprint(os.stat(self._path)) != self._seen:
-                self._wanted, self._seen = _load(self._path)
+                self._model, self._seen = _load(self._path)
         except FileNotFoundError:
-            self._wanted = self._seen = None
+            self._model = self._seen = None
         except OSError as error:
             raise _failed("read", error) from error
-        return self._wanted
+        return self._model
 
-    async def write(self, wanted: Wanted) -> None:
+    async def write(self, model: DesiredModel) -> None:
         """Compare and set, durable when it returns. Raises Conflict, StorageFull, Unavailable."""
-        await asyncio.to_thread(self._write, wanted)
+        await asyncio.to_thread(self._write, model)
 
     async def close(self) -> None:
-        """Nothing stays open; both stores have it, so that the caller need not ask which."""
+        """Do nothing: no file stays open. Both stores have this method."""
 
-    def _write(self, wanted: Wanted) -> None:
+    def _write(self, model: DesiredModel) -> None:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             with locked(self._path.with_name(f".{self._path.name}.lock"), LOCK_SECONDS):
                 stored = _load(self._path)[0] if self._path.exists() else None
-                require_next(stored, wanted)
-                _replace(self._path, wanted.model_dump_json(indent=2) + "\n")
+                require_next(stored, model)
+                replace_file(self._path, model.model_dump_json(indent=2) + "\n")
         except StillLocked:
             raise Conflict(CHANGED) from None
         except OSError as error:
             raise _failed("written", error) from error
 
 
-def parse_wanted(text: str | bytes, place: str) -> Wanted:
+def parse_desired(text: str | bytes, place: str) -> DesiredModel:
     """Read a record that was found at `place` of a store. Raises Unavailable for anything else."""
     try:
-        return Wanted.model_validate_json(text, strict=True)
+        return DesiredModel.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise Unavailable(
             f"The {place} holds no whole record of a wanted model. Delete it, then choose the "
@@ -117,9 +117,9 @@ def parse_wanted(text: str | bytes, place: str) -> Wanted:
         ) from error
 
 
-def require_next(stored: Wanted | None, wanted: Wanted) -> None:
-    """Raise Conflict unless `wanted` is the version after `stored`."""
-    if (stored.version if stored else 0) != wanted.version - 1:
+def require_next(stored: DesiredModel | None, model: DesiredModel) -> None:
+    """Raise Conflict unless `model` is the version after `stored`."""
+    if (stored.version if stored else 0) != model.version - 1:
         raise Conflict(CHANGED)
 
 
@@ -127,7 +127,7 @@ def _fingerprint(found: os.stat_result) -> tuple[int, ...]:
     return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def _load(path: Path) -> tuple[Wanted, tuple[int, ...] | None]:
+def _load(path: Path) -> tuple[DesiredModel, tuple[int, ...] | None]:
     """Read the record, with its fingerprint if that can be relied on."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
         raise OSError(errno.EINVAL, "not a regular file")
@@ -139,34 +139,14 @@ def _load(path: Path) -> tuple[Wanted, tuple[int, ...] | None]:
     # A file's times advance in steps of some milliseconds and a freed inode is used again, so two
     # quick writes could look alike: until the file has settled it is read each time.
     settled = time.time_ns() - found.st_mtime_ns > SETTLED_NS
-    return parse_wanted(text, f"file {path.name}"), _fingerprint(found) if settled else None
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write in one step that outlives a power cut: the old record or the new one, never a part."""
-    fresh = path.with_name(f".{path.name}.new")
-    try:
-        with fresh.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    return parse_desired(text, f"file {path.name}"), _fingerprint(found) if settled else None
 
 
 def _failed(what: str, error: OSError) -> ServiceError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageFull(
-            "The wanted model can not be written: the disk of the state directory is full. "
-            "Make room there, then try again."
-        )
-    return Unavailable(
-        f"The wanted model can not be {what} ({os.strerror(error.errno or errno.EIO)}). Check that "
-        "the service may read and write its state directory."
+    return disk_error(
+        error,
+        Unavailable(
+            f"The wanted model can not be {what} ({reason(error)}). Check that the service may "
+            "read and write its state directory."
+        ),
     )

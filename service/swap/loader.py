@@ -3,8 +3,6 @@
 import asyncio
 import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from contracts.tags import LOCAL
@@ -13,43 +11,13 @@ from service.inference.bundle import Bundle, read_bundle
 from service.inference.model import Model
 from service.registry.client import RegistryClient
 from service.swap.cache import BundleCache
-from service.swap.workers import Replica, now
+from service.swap.progress import ProgressTracker
 from service.tags import parse_tag
-from service.telemetry.tracing import Tracing
 
 log = logging.getLogger("service.swap.loader")
 
 
-class Steps:
-    """Follows one change through its steps: for the page, the traces, and the error's `step`."""
-
-    def __init__(self, tag: str, tracing: Tracing, replica: Replica | None = None) -> None:
-        """Nothing has been done yet. Without a replica nobody is told."""
-        self.tag = tag
-        self.current = "lock"
-        self.switched = False
-        self.started = now()
-        self._replica = replica
-        self._tracing = tracing
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Do one step."""
-        self.current = name
-        self._tell("running", None)
-        with self._tracing.span(f"swap.{name}", tag=self.tag):
-            yield
-
-    def end(self, detail: str | None) -> None:
-        """Say how it ended; a sentence means that it failed."""
-        self._tell("done" if detail is None else "failed", detail)
-
-    def _tell(self, state: str, detail: str | None) -> None:
-        if self._replica is not None:
-            self._replica.progress(self.tag, self.current, state, detail, self.started)
-
-
-class Loader:
+class ModelLoader:
     """From a tag to a model that has passed its self-test."""
 
     def __init__(
@@ -61,20 +29,20 @@ class Loader:
         self._folder = folder
         self.local_tag = local_tag
 
-    async def fetch(self, tag: str, steps: Steps) -> Bundle:
-        """Bring the bundle of a tag, verified, into the cache."""
-        with steps.step("fetch"):
+    async def fetch(self, tag: str, progress: ProgressTracker) -> Bundle:
+        """Fetch the bundle of a tag, verified, into the cache."""
+        with progress.step("fetch"):
             folder = await self._registry.fetch(parse_tag(tag))
         try:
-            with steps.step("verify"):
+            with progress.step("verify"):
                 bundle = await asyncio.to_thread(read_bundle, folder)
                 await asyncio.to_thread(self._cache.keep, bundle)
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, True)
         return bundle
 
-    async def find(self, tag: str, sha256: str, steps: Steps) -> Bundle:
-        """Give a bundle by its digest: from the cache, the local folder, or by fetching the tag.
+    async def find(self, tag: str, sha256: str, progress: ProgressTracker) -> Bundle:
+        """Find a bundle by its digest: from the cache, the local folder, or by fetching the tag.
 
         Raises:
             BundleRefused: the tag has come to name another model.
@@ -86,7 +54,7 @@ class Loader:
         if tag == self.local_tag:
             bundle = await asyncio.to_thread(read_bundle, self._folder)
         else:
-            bundle = await self.fetch(tag, steps)
+            bundle = await self.fetch(tag, progress)
         if bundle.manifest.sha256 != sha256:
             raise BundleRefused(f"{tag} has come to name another model: set it again")
         return bundle
@@ -113,12 +81,12 @@ class Loader:
             log.warning("the local bundle is not kept", extra={"detail": error.detail})
         return bundle
 
-    async def load(self, tag: str, bundle: Bundle, steps: Steps) -> Model:
+    async def load(self, tag: str, bundle: Bundle, progress: ProgressTracker) -> Model:
         """Open, warm up and test a model, beside the one that serves."""
-        with steps.step("load"):
+        with progress.step("load"):
             model = await asyncio.to_thread(Model, tag, bundle)
-        with steps.step("warm-up"):
+        with progress.step("warm-up"):
             await asyncio.to_thread(model.engine.warm_up)
-        with steps.step("self-test"):
+        with progress.step("self-test"):
             await asyncio.to_thread(model.engine.self_test)
         return model

@@ -4,7 +4,7 @@
 
 Everything before the switch happens beside the model that serves; a failure anywhere leaves it
 serving and says which step failed. The wanted tag is written once and for all replicas, by
-compare-and-set; every other worker follows it (follow.py).
+compare-and-set; every other worker reconciles with it (reconciler.py).
 """
 
 import asyncio
@@ -18,9 +18,10 @@ from service.inference.bundle import Bundle
 from service.inference.model import Model, Serving
 from service.schemas import ModelRef, SwapAnswer
 from service.swap.cache import BundleCache
-from service.swap.desired import CHANGED, Wanted, WantedStore
-from service.swap.loader import Loader, Steps
-from service.swap.workers import Replica
+from service.swap.desired import CHANGED, DesiredModel, DesiredStore
+from service.swap.loader import ModelLoader
+from service.swap.progress import ProgressTracker
+from service.swap.workers import WorkerRegistry
 from service.tags import parse_tag
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
@@ -34,9 +35,9 @@ class Swapper:
     def __init__(
         self,
         serving: Serving,
-        loader: Loader,
-        store: WantedStore,
-        replica: Replica,
+        loader: ModelLoader,
+        store: DesiredStore,
+        workers: WorkerRegistry,
         cache: BundleCache,
         metrics: Metrics,
         tracing: Tracing,
@@ -45,7 +46,7 @@ class Swapper:
         self._serving = serving
         self._loader = loader
         self._store = store
-        self._replica = replica
+        self._workers = workers
         self._cache = cache
         self._metrics = metrics
         self._tracing = tracing
@@ -57,13 +58,13 @@ class Swapper:
             ServiceError: with the step that failed; the old model serves on.
         """
         parse_tag(tag)
-        with self._guarded(tag) as steps:
+        with self._guarded(tag) as progress:
             stored = await self._store.read()
-            bundle = await self._loader.fetch(tag, steps)
-            with steps.step("verify"):
+            bundle = await self._loader.fetch(tag, progress)
+            with progress.step("verify"):
                 _check_compatible(bundle, self._serving.current)
-            model = await self._loader.load(tag, bundle, steps)
-            return await self._commit(model, stored, steps)
+            model = await self._loader.load(tag, bundle, progress)
+            return await self._commit(model, stored, progress)
 
     async def rollback(self) -> SwapAnswer:
         """Serve the model that served before; it is still loaded, or else in the cache.
@@ -71,35 +72,37 @@ class Swapper:
         Raises:
             Conflict: there is none.
         """
-        with self._guarded("rollback") as steps:
+        with self._guarded("rollback") as progress:
             stored = await self._store.read()
             model = self._serving.previous
             if stored is not None and stored.previous_tag and stored.previous_sha256:
-                steps.tag = stored.previous_tag
+                progress.tag = stored.previous_tag
                 label = (stored.previous_tag, stored.previous_sha256)
                 if model is None or (model.tag, model.sha256) != label:
-                    bundle = await self._loader.find(*label, steps)
-                    model = await self._loader.load(label[0], bundle, steps)
+                    bundle = await self._loader.find(*label, progress)
+                    model = await self._loader.load(label[0], bundle, progress)
             if model is None:
                 raise Conflict("there is no model before this one: replace it by tag instead")
-            return await self._commit(model, stored, steps)
+            return await self._commit(model, stored, progress)
 
-    async def _commit(self, model: Model, stored: Wanted | None, steps: Steps) -> SwapAnswer:
-        started = datetime.fromisoformat(steps.started)
-        with steps.step("switch"):
-            wanted = await self._write(model, stored)
+    async def _commit(
+        self, model: Model, stored: DesiredModel | None, progress: ProgressTracker
+    ) -> SwapAnswer:
+        started = datetime.fromisoformat(progress.started)
+        with progress.step("switch"):
+            desired = await self._write(model, stored)
             self.switch(model)
-            steps.switched = True
+            progress.switched = True
             await self._settle(model)
-        tag, sha256 = wanted.previous_tag, wanted.previous_sha256
+        tag, sha256 = desired.previous_tag, desired.previous_sha256
         return SwapAnswer(
             model=model.info(),
             previous=ModelRef(tag=tag, sha256=sha256) if tag and sha256 else None,
-            workers=self._replica.workers(),
+            workers=self._workers.served(),
             seconds=round((datetime.now(UTC) - started).total_seconds(), 3),
         )
 
-    async def _write(self, model: Model, stored: Wanted | None) -> Wanted:
+    async def _write(self, model: Model, stored: DesiredModel | None) -> DesiredModel:
         """Make it the wanted model of all replicas, if nobody else wrote since `stored` was read.
 
         Raises:
@@ -110,7 +113,7 @@ class Swapper:
                 raise Conflict(CHANGED)
             return stored
         tag, sha256 = _before(stored, self._serving.current, self._loader.local_tag)
-        wanted = Wanted(
+        desired = DesiredModel(
             tag=model.tag,
             sha256=model.sha256,
             previous_tag=tag,
@@ -119,15 +122,15 @@ class Swapper:
             changed=datetime.now(UTC),
         )
         try:
-            await self._store.write(wanted)
+            await self._store.write(desired)
         except Unavailable:  # the answer may have been lost on its way, and not the record
-            if not await self._is_stored(wanted):
+            if not await self._is_stored(desired):
                 raise
-        return wanted
+        return desired
 
-    async def _is_stored(self, wanted: Wanted) -> bool:
+    async def _is_stored(self, desired: DesiredModel) -> bool:
         try:
-            return await self._store.read() == wanted
+            return await self._store.read() == desired
         except Unavailable:
             return False
 
@@ -138,51 +141,53 @@ class Swapper:
             return
         self._serving.switch(model)
         self._metrics.serves(model, before)
-        self._replica.serves(model)
+        self._workers.write_model(model)
         self._cache.prune({model.sha256, before.sha256 if before else ""})
 
     async def _settle(self, model: Model) -> None:
         """Wait until the other workers of this replica have followed: the answer is to be true."""
         deadline = time.monotonic() + SETTLE
         while time.monotonic() < deadline:
-            found = {(worker.tag, worker.sha256) for worker in self._replica.workers()}
+            found = {(worker.tag, worker.sha256) for worker in self._workers.served()}
             if found <= {(model.tag, model.sha256)}:
                 return
             await asyncio.sleep(0.02)
 
     @contextmanager
-    def _guarded(self, tag: str) -> Iterator[Steps]:
-        steps = Steps(tag, self._tracing, self._replica)
+    def _guarded(self, tag: str) -> Iterator[ProgressTracker]:
+        progress = ProgressTracker(tag, self._tracing, self._workers)
         with self._locked():
             try:
-                yield steps
+                yield progress
             except ServiceError as error:
-                error.step = error.step or steps.current
-                self._end(steps, error.detail)
+                error.step = error.step or progress.current
+                self._end(progress, error.detail)
                 raise
             except BaseException:  # a cancelled request, or a bug
-                self._end(steps, None if steps.switched else "it was stopped before it had ended")
+                self._end(
+                    progress, None if progress.switched else "it was stopped before it had ended"
+                )
                 raise
-            self._end(steps, None)
+            self._end(progress, None)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         with ExitStack() as stack:
             try:
-                stack.enter_context(self._replica.swapping())
+                stack.enter_context(self._workers.lock())
             except ServiceError as error:
                 error.step = "lock"
                 self._metrics.swaps.labels("failed", "lock").inc()
                 raise
             yield
 
-    def _end(self, steps: Steps, detail: str | None) -> None:
-        self._metrics.swaps.labels("done" if detail is None else "failed", steps.current).inc()
-        steps.end(detail)
+    def _end(self, progress: ProgressTracker, detail: str | None) -> None:
+        self._metrics.swaps.labels("done" if detail is None else "failed", progress.current).inc()
+        progress.end(detail)
 
 
 def _before(
-    stored: Wanted | None, current: Model | None, local: str
+    stored: DesiredModel | None, current: Model | None, local: str
 ) -> tuple[str | None, str | None]:
     """What a rollback brings back: what was wanted. Here it may not serve yet, elsewhere it does.
 

@@ -1,4 +1,4 @@
-"""What the workers of one replica tell each other, through small files in the state folder.
+"""The registry of the workers of one replica: small files in the state folder.
 
 workers/<pid>.json   what each worker serves
 swap.json            how far the running swap is, or how the last one ended
@@ -7,7 +7,6 @@ served.json          the last model that served here
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from service.errors import Conflict
+from service.files import StillLocked, birth, is_alive, locked, reason, replace_file
 from service.inference.model import Model
 from service.schemas import ModelRef, SwapProgress, WorkerInfo
 from service.swap.cache import disk_errors
@@ -26,38 +26,32 @@ from service.swap.cache import disk_errors
 log = logging.getLogger("service.swap.workers")
 
 
-class Replica:
-    """The shared files of the workers behind one port."""
+class WorkerRegistry:
+    """Files that the workers behind one port share."""
 
     def __init__(self, folder: Path) -> None:
-        """Share files below a folder."""
+        """Use files below a folder."""
         self._folder = folder
         self._own = folder / "workers" / f"{os.getpid()}.json"
 
     @contextlib.contextmanager
-    def swapping(self, name: str = "swap") -> Iterator[None]:
+    def lock(self, name: str = "swap") -> Iterator[None]:
         """Hold the lock of a swap; of several processes and requests one has it.
 
         Raises:
             Conflict: another one has it.
         """
-        with disk_errors():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(
-                self._folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
-        try:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                with disk_errors():
+                    stack.enter_context(locked(self._folder / f"{name}.lock"))
+            except StillLocked:
                 detail = "another swap is running: wait until it has ended"
                 raise Conflict(detail, "lock") from None
             yield
-        finally:
-            os.close(handle)
 
-    def progress(self, tag: str, step: str, state: str, detail: str | None, started: str) -> None:
-        """Say how far a swap is, if that can be written; it goes on all the same."""
+    def write_swap(self, tag: str, step: str, state: str, detail: str | None, started: str) -> None:
+        """Write how far a swap is, if that is possible; it goes on all the same."""
         line = {"tag": tag, "step": step, "state": state, "detail": detail, "started": started}
         _write(self._folder / "swap.json", line | _self())
 
@@ -72,8 +66,8 @@ class Replica:
             return SwapProgress.model_validate(found)
         return None
 
-    def serves(self, model: Model) -> None:
-        """Say what this worker serves, and remember it for a restart, if that can be written."""
+    def write_model(self, model: Model) -> None:
+        """Write what this worker serves, also for a restart, if that is possible."""
         label = {"tag": model.tag, "sha256": model.sha256}
         _write(self._own, _self() | label | {"parent": os.getppid()})
         _write(self._folder / "served.json", label)
@@ -86,21 +80,21 @@ class Replica:
             return label.tag, label.sha256
         return None
 
-    def workers(self) -> list[WorkerInfo]:
-        """What each living worker serves."""
+    def served(self) -> list[WorkerInfo]:
+        """List what each living worker serves."""
         found = []
         for content in self._living():
             with contextlib.suppress(ValidationError):
                 found.append(WorkerInfo.model_validate(content))
         return found
 
-    def processes(self) -> list[int]:
-        """Process ids of the living workers of the same service, this one included."""
+    def pids(self) -> list[int]:
+        """List the process ids of the living workers of the same service, this one included."""
         parent = os.getppid()
         return [item["pid"] for item in self._living() if item.get("parent") == parent]
 
-    def beside(self, tag: str) -> str:
-        """Digest of what another worker of the same service serves under a label; "" if none."""
+    def sha256_of(self, tag: str) -> str:
+        """Digest that another worker of the same service serves under a tag; "" if none does."""
         for content in self._living():
             if content.get("parent") == os.getppid() and content.get("tag") == tag:
                 return str(content.get("sha256"))
@@ -116,7 +110,7 @@ class Replica:
                 path.unlink()
 
     def leave(self) -> None:
-        """This worker stops."""
+        """Remove this worker."""
         with contextlib.suppress(OSError):
             self._own.unlink()
 
@@ -126,42 +120,26 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _born(pid: int) -> str:
-    """When a process started, in ticks since the machine did; empty when there is no such process.
-
-    With its number this names a process for good: in a container that starts again, a new worker
-    has the number of an old one.
-    """
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return ""
-    state, *rest = status.rpartition(")")[2].split()  # the name before it may hold anything
-    return "" if state in "ZX" else rest[18]
-
-
 def _self() -> dict[str, Any]:
     pid = os.getpid()
-    return {"pid": pid, "born": _born(pid)}
+    return {"pid": pid, "born": birth(pid)}
 
 
 def _is_alive(content: dict[str, Any]) -> bool:
     pid, born = content.get("pid"), content.get("born")
-    return isinstance(pid, int) and bool(born) and born == _born(pid)
+    return isinstance(pid, int) and isinstance(born, str) and is_alive(pid, born)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    """Write in one step. What can not be written is logged: a full disk must not end a service."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write, and log what cannot be written: a full disk must not end a service.
+
+    Not durable: after a power cut no worker is alive, and the event loop must not wait for a disk.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(fresh, path)
+        replace_file(path, json.dumps(content), durable=False)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            fresh.unlink()
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        log.warning("can not be written", extra={"file": path.name, "detail": reason})
+        log.warning("can not be written", extra={"file": path.name, "detail": reason(error)})
 
 
 def _read(path: Path) -> dict[str, Any] | None:

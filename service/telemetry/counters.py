@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from service.files import replace_file
+
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 SHARES = tuple(step / 20 for step in range(1, 20))  # of a probability
 SLICES = 60  # that a window consists of
@@ -191,10 +193,7 @@ def _write_description(path: Path, names: CounterLayout) -> None:
     try:
         os.utime(path, ns=(moment, moment))  # a full disk does not prevent it
     except FileNotFoundError:
-        fresh = path.with_suffix(f".{os.getpid()}.part")
-        fresh.write_text(json.dumps(names), encoding="utf-8")
-        os.utime(fresh, ns=(moment, moment))
-        os.replace(fresh, path)
+        replace_file(path, json.dumps(names), durable=False, modified=moment)
     for _, old in _descriptions(path.parent)[MODELS:]:
         if old != path:
             _remove_model(old)

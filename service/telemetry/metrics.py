@@ -120,7 +120,7 @@ class Metrics:
         """Give a request to the instrumentator; `sizes` are bytes in and out.
 
         Its metrics are used without its middleware, which would take 37 us more to find out what
-        the door already knows.
+        the gateway already knows.
         """
         request: Any = _Sized({"Content-Length": sizes[0]})
         response: Any = _Sized({"Content-Length": sizes[1]})

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from service.settings import UnsafeSettings
+from service.errors import UnsafeSettings
 
 PREFIX = "conveyor-metrics-"
 # Bytes of a file, by the name that prometheus_client gives it. Series come with routes, methods and

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.inference.engine import Answer
+from service.inference.tasks import Output
 from service.inference.model import Model, Serving
 from service.telemetry import drift
 from service.telemetry.counters import (
@@ -69,7 +69,7 @@ class Observations:
         self._folder: Path | None = None
         self._failing = False
 
-    def add(self, model: Model, best: int, answer: Answer, inference: float, queue: float) -> None:
+    def add(self, model: Model, best: int, answer: Output, inference: float, queue: float) -> None:
         """Buffer one prediction: `model` gave class `best` to one chip.
 
         Args:
@@ -133,7 +133,7 @@ class Observations:
         best, probabilities, statistics, inference, queue = (
             buffer[field::FIELDS] for field in range(FIELDS)
         )
-        answers = Answer(np.concatenate(probabilities), np.concatenate(statistics))
+        answers = Output(np.concatenate(probabilities), np.concatenate(statistics))
         self._accumulator(model).count(
             np.array(best), answers, np.array(inference), self._slice_number()
         )
@@ -186,7 +186,7 @@ class _Accumulator:
         self._ends = np.cumsum(self.counters.names.bins)
 
     def count(
-        self, best: npt.NDArray[np.int64], answers: Answer, inference: Floats, number: int
+        self, best: npt.NDArray[np.int64], answers: Output, inference: Floats, number: int
     ) -> None:
         """Add N predictions, to the totals and to a slice of time."""
         shares = answers.probabilities.astype(np.float64)  # (N, K)

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from service.swap.configmap import ConfigMapStore
-from service.swap.desired import FileStore, Wanted
+from service.swap.desired import DesiredModel, FileStore
 from tests.fakes.kubernetes import FakeKubernetes
 
 Store = FileStore | ConfigMapStore
 
 
-def model(version: int, tag: str = "landcover@v1.0.0") -> Wanted:
+def model(version: int, tag: str = "landcover@v1.0.0") -> DesiredModel:
     """A wanted model of this version."""
-    return Wanted(
+    return DesiredModel(
         tag=tag,
         sha256=f"{version:064x}",
         previous_tag="local" if version > 1 else None,
@@ -65,11 +65,11 @@ class Place:
 
         return asyncio.run(steps())
 
-    def read(self) -> Wanted | None:
+    def read(self) -> DesiredModel | None:
         """Read with a new store."""
-        found: Wanted | None = self.run(lambda store: store.read())
+        found: DesiredModel | None = self.run(lambda store: store.read())
         return found
 
-    def write(self, wanted: Wanted) -> None:
+    def write(self, wanted: DesiredModel) -> None:
         """Write with a new store."""
         self.run(lambda store: store.write(wanted))

@@ -9,7 +9,8 @@ from pydantic_core import PydanticUndefined
 
 from service.auth.roles import Role, new_key
 from service.auth.addresses import is_loopback
-from service.settings import Settings, UnsafeSettings, read_settings
+from service.errors import UnsafeSettings
+from service.settings import Settings, read_settings
 from tests.conftest import ROOT
 
 DOCUMENT = ROOT / "docs" / "service.md"

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from service.auth.roles import ROLES
-from service.settings import UnsafeSettings
+from service.errors import UnsafeSettings
 from service.telemetry.multiprocess import multiprocess_dir
 from tests.make.images import CHIPS
 from tests.make.processes import until

@@ -72,7 +72,7 @@ def describe() -> dict[str, Any]:
     """The OpenAPI document; making it starts nothing."""
     container = Container()
     container.settings.override(read_settings(state=Path("unused")))
-    app: Any = create_app(container)._app
+    app: Any = create_app(container).app
     document: dict[str, Any] = app.openapi()
     return document
 

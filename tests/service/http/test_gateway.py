@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 from service.app import create_app
 from service.auth.roles import ROLES, Role, new_key
 from service.container import Container
-from service.http.gateway import Door
+from service.http.gateway import Gateway
 from service.settings import read_settings
 from tests.conftest import ROOT
 from tests.make.bundles import CLASSES, make_chip
@@ -73,20 +73,20 @@ def test_every_route_times_every_role_is_let_in_or_kept_out(closed: Server) -> N
 def test_every_route_of_the_application_is_in_the_table_of_roles(tmp_path: Path) -> None:
     container = Container()
     container.settings.override(read_settings(state=tmp_path))
-    door = create_app(container)
+    gateway = create_app(container)
     routes = {
         (method, route.path)
-        for route in application(door).routes
+        for route in application(gateway).routes
         if hasattr(route, "path")
         for method in getattr(route, "methods", set()) - {"HEAD"}
     }
     assert ("POST", "/predict") in routes
     unlisted = routes - set(ROLES) - {("GET", "/docs/oauth2-redirect")}
-    assert not unlisted, "the door does not open to routes that security.py does not list"
+    assert not unlisted, "the gateway admits no route that the table of roles does not list"
 
 
-def application(door: Door) -> Any:
-    return door._app
+def application(gateway: Gateway) -> Any:
+    return gateway.app
 
 
 def test_an_unlisted_route_is_not_reached_even_where_it_exists(closed: Server) -> None:
@@ -275,7 +275,7 @@ def test_a_bug_is_answered_with_an_id_and_logged_with_its_stack(
     container = Container()
     container.settings.override(read_settings(state=tmp_path))
     container.predict.override(broken)
-    door = create_app(container)
+    gateway = create_app(container)
     scope = {
         "type": "http",
         "method": "POST",
@@ -283,7 +283,7 @@ def test_a_bug_is_answered_with_an_id_and_logged_with_its_stack(
         "headers": [],
         "query_string": b"",
     }
-    asyncio.run(door(scope, receive, send))
+    asyncio.run(gateway(scope, receive, send))
     assert sent[0]["status"] == 500
     assert b"secret" not in sent[1]["body"]
     assert "a secret detail" in caplog.text

@@ -198,7 +198,7 @@ def test_a_model_that_answers_nan_fails_the_request_and_predicts_nothing(tmp_pat
         failed = client.post("/predict", files={"file": npy(bright)})
         assert failed.status_code == 500
         assert failed.headers["content-type"] == "application/problem+json"
-        assert "model: local returned probabilities that are NaN" in failed.json()["detail"]
+        assert "local: the model returned probabilities that are NaN" in failed.json()["detail"]
         assert client.post("/predict", files={"file": npy(CHIP)}).status_code == 200
         metrics = client.get("/metrics").text.splitlines()
         listed: list[dict[str, Any]] = []

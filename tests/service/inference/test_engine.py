@@ -17,8 +17,9 @@ from onnx import TensorProto, helper
 from contracts.bundle import Manifest
 from service.errors import BundleRefused, InvalidOutput
 from service.inference.bundle import Array, Bundle, decode_chip, parse_manifest, read_bundle
-from service.inference.engine import WARM_UP_RUNS, Answer, Engine
+from service.inference.engine import WARM_UP_RUNS, Engine
 from service.inference.model import Model, Serving
+from service.inference.tasks import Output, task_of
 from tests.conftest import ROOT
 from tests.make.bundles import CLASSES, expected, make_bundle, make_chip, make_graph
 
@@ -238,7 +239,8 @@ def opened(folder: Path, **changes: Any) -> Engine:
     document = json.loads(bundle.document)
     document["input"] |= changes.pop("input", {})
     text = json.dumps(document | changes).encode()
-    return Engine(Bundle(parse_manifest(text), bundle.graph, text))
+    manifest = parse_manifest(text)
+    return Engine(Bundle(manifest, bundle.graph, text), task_of(manifest))
 
 
 def test_the_engine_answers_as_the_runtime_does(folder: Path) -> None:
@@ -246,7 +248,7 @@ def test_the_engine_answers_as_the_runtime_does(folder: Path) -> None:
     engine.warm_up()
     engine.self_test()
     chips = np.stack([make_chip(number) for number in range(3)])
-    answer = engine.run(chips)
+    answer = engine.infer(chips)
     assert answer.statistics.shape == (3, 4, 5)
     for number, chip in enumerate(chips):
         assert np.allclose(answer.probabilities[number], expected(folder, chip), atol=1e-7)
@@ -316,7 +318,7 @@ def graph_of(nodes: list[Any], outputs: list[str], **options: Any) -> bytes:
 
 def with_graph(folder: Path, graph: bytes) -> Engine:
     bundle = read_bundle(folder)
-    return Engine(bundle._replace(graph=graph))
+    return Engine(bundle._replace(graph=graph), task_of(bundle.manifest))
 
 
 @pytest.mark.parametrize(
@@ -370,13 +372,13 @@ def test_a_graph_reads_no_file_of_the_server(
 
 def test_warming_up_runs_the_graph(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, runs = opened(folder), []
-    really = engine.run
+    really = engine.infer
 
-    def run(chips: Array) -> Answer:
+    def run(chips: Array) -> Output:
         runs.append(chips.shape)
         return really(chips)
 
-    monkeypatch.setattr(engine, "run", run)
+    monkeypatch.setattr(engine, "infer", run)
     engine.warm_up()
     assert runs == [(1, 4, 64, 64)] * WARM_UP_RUNS
 
@@ -399,9 +401,8 @@ def test_names_of_any_kind_make_a_whole_answer(tmp_path: Path) -> None:
         "landcover@v1.0.0",
         read_bundle(make_bundle(tmp_path / "model", classes=names, name="100 %s")),
     )
-    answer = model.classify(make_chip(1))
-    best, body = model.render(answer.probabilities[0], "abc")
-    found = json.loads(body)
+    outcome = model.task.read(model.infer(make_chip(1)))
+    best, found = outcome.best, json.loads(model.render(outcome, "abc"))
     assert tuple(found["probabilities"]) == names
     assert (
         found["class"] == names[best] == max(found["probabilities"], key=found["probabilities"].get)
@@ -415,7 +416,8 @@ def test_probabilities_that_are_not_finite_are_no_answer(
     folder: Path, value: float, place: int
 ) -> None:
     model = Model("landcover@v1.0.0", read_bundle(folder))
-    probabilities = model.classify(make_chip(1)).probabilities[0].copy()
-    probabilities[place] = value
-    with pytest.raises(InvalidOutput, match="landcover@v1.0.0 returned probabilities that are NaN"):
-        model.render(probabilities, "abc")
+    output = model.infer(make_chip(1))
+    probabilities = output.probabilities.copy()
+    probabilities[0, place] = value
+    with pytest.raises(InvalidOutput, match="probabilities that are NaN or infinite"):
+        model.task.read(output._replace(probabilities=probabilities))

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from service.errors import BundleRefused, RegistryUnavailable, ServiceError, StorageFull
+from service.files import birth
 from service.registry import __main__ as child
 from service.registry import client, git
 from service.registry.client import RegistryClient
@@ -313,14 +314,16 @@ def test_what_a_dead_server_left_is_removed_and_what_a_living_one_has_is_kept(
 ) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
-    for name in (f"{gone.pid}-a", f"{gone.pid}-a.work", "1-b", "1-old", "strange-name"):
+    reused = f"1-{int(birth(1)) + 1}-d"  # another process has the number now
+    mine, old = f"1-{birth(1)}-b", f"1-{birth(1)}-old"
+    for name in (f"{gone.pid}-7-a", f"{gone.pid}-7-a.work", reused, mine, old, "strange-name"):
         folder = cache / "fetched" / name
         folder.mkdir(parents=True)
         (folder / "model.onnx").write_bytes(b"x")
-    os.utime(cache / "fetched" / "1-old", (1, 1))
+    os.utime(cache / "fetched" / old, (1, 1))
     folder = fetch(trained, cache)
     left = {path.name for path in (cache / "fetched").iterdir()}
-    assert left == {"1-b", "strange-name", folder.name}
+    assert left == {mine, "strange-name", folder.name}
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])

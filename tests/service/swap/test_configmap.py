@@ -2,7 +2,6 @@
 
 import asyncio
 import ssl
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -16,25 +15,6 @@ from service.errors import Conflict, Unavailable
 from service.swap.configmap import ConfigMapStore
 from tests.fakes.kubernetes import FakeKubernetes, serving
 from tests.make.stores import Place, Store, model
-
-
-@pytest.fixture
-def api() -> Iterator[FakeKubernetes]:
-    with serving() as found:
-        yield found
-
-
-@pytest.fixture
-def credentials(tmp_path: Path) -> Path:
-    folder = tmp_path / "serviceaccount"
-    folder.mkdir()
-    (folder / "token").write_text("token-1\n")
-    return folder
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "state" / "wanted.json"
 
 
 @pytest.fixture
@@ -106,34 +86,32 @@ def test_a_missing_verb_is_named(
         cluster.write(model(2 if method == "PATCH" else 1))
 
 
-@pytest.mark.parametrize(
-    ("status", "body"),
-    [
-        (200, b""),
-        (200, b"<html>sign in</html>"),
-        (200, b"[]"),
-        (200, b"{}"),
-        (200, b'{"kind":"ConfigMap","metadata":{}}'),
-        (200, b'{"kind":"ConfigMap","metadata":{"resourceVersion":"1"},"data":[]}'),
-        (200, b'{"kind":"ConfigMap","metadata":{"resourceVersion":"1"},"data":{"wanted":1}}'),
-        (200, b"[" * 100_000),
-        (200, b"\xff\xfe\x00"),
-        (302, b""),
-        (404, b"404 page not found"),
-        (404, b'{"kind":"Status","reason":"Other"}'),
-        (422, b'{"kind":"Status","reason":"Invalid"}'),
-        (429, b""),
-        (500, b"{}"),
-        (503, b""),
-    ],
+NONSENSE = (
+    (200, b""),
+    (200, b"<html>sign in</html>"),
+    (200, b"[]"),
+    (200, b"{}"),
+    (200, b'{"kind":"ConfigMap","metadata":{}}'),
+    (200, b'{"kind":"ConfigMap","metadata":{"resourceVersion":"1"},"data":[]}'),
+    (200, b'{"kind":"ConfigMap","metadata":{"resourceVersion":"1"},"data":{"wanted":1}}'),
+    (200, b"[" * 100_000),
+    (200, b"\xff\xfe\x00"),
+    (302, b""),
+    (404, b"404 page not found"),
+    (404, b'{"kind":"Status","reason":"Other"}'),
+    (422, b'{"kind":"Status","reason":"Invalid"}'),
+    (429, b""),
+    (500, b"{}"),
+    (503, b""),
 )
-def test_an_api_that_answers_nonsense_is_unavailable(
-    cluster: Place, api: FakeKubernetes, status: int, body: bytes
-) -> None:
-    api.broken = (status, body)
-    for work in (cluster.read, lambda: cluster.write(model(1))):
-        with pytest.raises(Unavailable, match="Try again|Check the setting"):
-            work()
+
+
+def test_an_api_that_answers_nonsense_is_unavailable(cluster: Place, api: FakeKubernetes) -> None:
+    for answer in NONSENSE:
+        api.broken = answer
+        for work in (cluster.read, lambda: cluster.write(model(1))):
+            with pytest.raises(Unavailable, match="Try again|Check the setting"):
+                pytest.fail(f"{answer} was taken: {work()}")
     assert {method for method, _ in api.requests} == {"GET"}
 
 

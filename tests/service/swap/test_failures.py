@@ -22,11 +22,11 @@ from service.errors import Conflict, ServiceError, StorageFull, Unavailable
 from service.inference.model import Serving
 from service.registry.client import RegistryClient
 from service.swap.cache import BundleCache
-from service.swap.desired import FileStore, Wanted
-from service.swap.loader import Loader
-from service.swap.reconciler import Follower
+from service.swap.desired import DesiredModel, FileStore
+from service.swap.loader import ModelLoader
+from service.swap.reconciler import Reconciler
 from service.swap.swapper import Swapper
-from service.swap.workers import Replica
+from service.swap.workers import WorkerRegistry
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
 from tests.make.bundles import CLASSES, make_bundle, make_graph
@@ -441,7 +441,7 @@ class Store(FileStore):
         self.error = error
         self.written = written
 
-    async def write(self, wanted: Wanted) -> None:
+    async def write(self, wanted: DesiredModel) -> None:
         if self.written:
             await super().write(wanted)
         raise self.error
@@ -470,15 +470,15 @@ class Parts:
 
     def __init__(self, local: Path, other: Path, folder: Path, store: FileStore) -> None:
         self.serving, self.metrics, self.store = Serving(), Metrics(), store
-        self.replica, self.cache = Replica(folder), BundleCache(folder / "bundles")
+        self.workers, self.cache = WorkerRegistry(folder), BundleCache(folder / "bundles")
         self.registry = Nearby(other, folder)
-        loader = Loader(self.registry, self.cache, local)
+        loader = ModelLoader(self.registry, self.cache, local)
         tracing = Tracing()
         self.swapper = Swapper(
-            self.serving, loader, store, self.replica, self.cache, self.metrics, tracing
+            self.serving, loader, store, self.workers, self.cache, self.metrics, tracing
         )
-        self.follower = Follower(
-            self.swapper, self.serving, loader, store, self.replica, self.metrics, tracing
+        self.reconciler = Reconciler(
+            self.swapper, self.serving, loader, store, self.workers, self.metrics, tracing
         )
 
     def label(self) -> str:
@@ -497,17 +497,17 @@ def test_a_store_that_does_not_take_the_tag_keeps_the_old_model(
     parts = Parts(bundle, other, tmp_path, Store(tmp_path / "wanted.json", error, written=False))
 
     async def steps() -> None:
-        await parts.follower.start()
+        await parts.reconciler.start()
         with pytest.raises(type(error)) as caught:
             await parts.swapper.replace(GOOD)
         assert caught.value.step == "switch"
-        await parts.follower.look()
+        await parts.reconciler.reconcile()
 
     asyncio.run(steps())
     assert parts.label() == "local"
-    swap = parts.replica.last_swap()
+    swap = parts.workers.last_swap()
     assert swap is not None and (swap.step, swap.state) == ("switch", "failed")
-    with parts.replica.swapping():
+    with parts.workers.lock():
         pass
 
 
@@ -518,7 +518,7 @@ def test_a_tag_that_was_written_although_the_answer_was_lost_serves(
     parts = Parts(bundle, other, tmp_path, store)
 
     async def steps() -> None:
-        await parts.follower.start()
+        await parts.reconciler.start()
         answer = await parts.swapper.replace(GOOD)
         assert (answer.model.tag, answer.previous and answer.previous.tag) == (GOOD, "local")
 
@@ -531,7 +531,7 @@ def test_a_tag_that_somebody_else_set_meanwhile_wins(
 ) -> None:
     store = FileStore(tmp_path / "wanted.json")
     parts = Parts(bundle, other, tmp_path, store)
-    theirs = Wanted(
+    theirs = DesiredModel(
         tag="landcover@v2.0.0",
         sha256=digest_of(other),
         previous_tag=None,
@@ -542,12 +542,12 @@ def test_a_tag_that_somebody_else_set_meanwhile_wins(
     parts.registry.meanwhile = lambda: store._write(theirs)
 
     async def steps() -> None:
-        await parts.follower.start()
+        await parts.reconciler.start()
         with pytest.raises(Conflict) as caught:
             await parts.swapper.replace(GOOD)
         assert caught.value.step == "switch"
         assert parts.label() == "local"
-        await parts.follower.look()
+        await parts.reconciler.reconcile()
 
     asyncio.run(steps())
     assert parts.label() == "landcover@v2.0.0"
@@ -559,12 +559,12 @@ def test_a_swap_that_is_stopped_says_so_and_frees_the_lock(
     parts = Parts(bundle, other, tmp_path, FileStore(tmp_path / "wanted.json"))
 
     async def steps() -> None:
-        await parts.follower.start()
+        await parts.reconciler.start()
         swap = asyncio.create_task(parts.swapper.replace(GOOD))
         parts.registry.meanwhile = lambda: swap.cancel() and None
         with pytest.raises(asyncio.CancelledError):
             await swap
-        swapped = parts.replica.last_swap()
+        swapped = parts.workers.last_swap()
         assert swapped is not None and (swapped.step, swapped.state) == ("verify", "failed")
         assert parts.label() == "local"
         parts.registry.meanwhile = lambda: None
@@ -582,7 +582,7 @@ def test_a_slow_follower_does_not_undo_a_faster_swap(
     third = make_bundle(tmp_path / "third", seed=6)
 
     async def steps() -> None:
-        await parts.follower.start()
+        await parts.reconciler.start()
         await parts.swapper.replace(GOOD)
         parts.serving.previous = None  # what it would find at once
         parts.registry.bundle = third
@@ -590,11 +590,11 @@ def test_a_slow_follower_does_not_undo_a_faster_swap(
         assert old is not None
         before = old.model_copy(update={"tag": "local", "sha256": digest_of(bundle), "version": 2})
         await store.write(before)
-        looking = asyncio.create_task(parts.follower.look())
+        looking = asyncio.create_task(parts.reconciler.reconcile())
         await asyncio.sleep(0)
         await parts.swapper.replace("landcover@v3.0.0")
         await looking
 
     asyncio.run(steps())
     assert parts.label() == "landcover@v3.0.0"
-    assert np.isfinite(parts.serving.model().classify(CHIPS[0]).probabilities).all()
+    assert np.isfinite(parts.serving.model().infer(CHIPS[0]).probabilities).all()

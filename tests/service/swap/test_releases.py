@@ -6,7 +6,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.settings import UnsafeSettings, read_settings
+from service.errors import UnsafeSettings
+from service.settings import read_settings
 from tests.fakes import kubernetes
 from tests.fakes.kubernetes import FakeKubernetes
 from tests.make.bundles import make_bundle

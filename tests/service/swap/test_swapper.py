@@ -21,7 +21,7 @@ from tests.make.server import DEPLOY_KEY, Server, serving
 V1, V2, STAGE = "landcover@v1.0.0", "landcover@v1.1.0", "landcover#production"
 EXPERIMENTS = [f"experiment/7-{number}" for number in range(32)]
 QUICKLY = {"reconcile": 0.05}  # seconds; the tests need not wait for half a second a swap
-FETCHED, ROLLED_BACK = 20, 80  # swaps under load: a fetch by DVC takes a second
+FETCHED, ROLLED_BACK = 4, 96  # swaps under load: a fetch by DVC costs seconds of a core
 GROWTH = 16 << 10  # KiB that a worker may grow by in a hundred swaps, each of which opens a session
 
 

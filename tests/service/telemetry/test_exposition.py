@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.inference.bundle import read_bundle
-from service.inference.engine import Answer
+from service.inference.tasks import Output
 from service.inference.model import Model, Serving
 from service.telemetry.counters import SECONDS, SHARES
 from service.telemetry.exposition import DriftCollector, DriftPolicy, Exposition, TotalsCollector
@@ -58,9 +58,9 @@ class Worker:
 
     def see(self, chip: np.ndarray[Any, Any]) -> None:
         model = self.serving.model()
-        self.note(model.classify(chip))
+        self.note(model.infer(chip))
 
-    def note(self, answer: Answer) -> None:
+    def note(self, answer: Output) -> None:
         model = self.serving.model()
         self.observations.add(model, int(answer.probabilities.argmax()), answer, 0.001, 0.0001)
 
@@ -167,7 +167,7 @@ def test_the_reference_is_that_of_the_bundle(worker: Worker, model: Model) -> No
     assert sum(shares.values()) == pytest.approx(1)
     classes = model.manifest.reference.classes
     assert shares == {(TAG, name): count / 400 for name, count in classes.items()}
-    seen = [model.classify(chip(100_000 + i)).probabilities.max() for i in range(400)]
+    seen = [model.infer(chip(100_000 + i)).probabilities.max() for i in range(400)]
     assert found["model_reference_confidence"][(TAG,)] == pytest.approx(np.mean(seen), abs=0.03)
 
 
@@ -234,7 +234,7 @@ def test_one_image_repeated_is_not_judged(worker: Worker, uptime: float) -> None
 
 def test_statistics_that_are_not_finite_are_counted_and_not_judged(worker: Worker) -> None:
     for seed in range(300):
-        answer = worker.serving.model().classify(chip(seed))
+        answer = worker.serving.model().infer(chip(seed))
         if seed % 10 == 0:
             answer.statistics[0, 0, 0] = np.nan  # mean of B02
         worker.note(answer)

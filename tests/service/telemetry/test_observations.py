@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.samples import Sample
 
 from service.inference.bundle import Bundle, read_bundle
-from service.inference.engine import Answer
+from service.inference.tasks import Output
 from service.inference.model import Model, Serving
 from service.telemetry import drift
 from service.telemetry.counters import (
@@ -97,7 +97,7 @@ def worker(*loaded: Model, clock: Clock | None = None) -> Observations:
 
 def see(observations: Observations, model: Model, chips: list[np.ndarray[Any, Any]]) -> None:
     for chip in chips:
-        answer = model.classify(chip)
+        answer = model.infer(chip)
         best = int(answer.probabilities[0].argmax())
         observations.add(model, best, answer, 0.001, 0.0001)
 
@@ -129,7 +129,7 @@ def test_the_totals_are_what_the_graph_said(folder: Path, model: Model) -> None:
     observations, seen = worker(model), chips(50)
     see(observations, model, seen)
     observations.flush()
-    answers = [model.classify(chip) for chip in seen]
+    answers = [model.infer(chip) for chip in seen]
     shares = np.concatenate([answer.probabilities for answer in answers])
     best = np.bincount(shares.argmax(axis=1), minlength=len(CLASSES))
     assert total(observations, model, "predictions").tolist() == best.tolist()
@@ -147,7 +147,7 @@ def test_the_window_is_counted_into_the_bins_of_the_reference(folder: Path, mode
     see(observations, model, seen)
     observations.flush()
     window = observations.window(model)
-    answers = [model.classify(chip) for chip in seen]
+    answers = [model.infer(chip) for chip in seen]
     for index, wanted in enumerate(drift.signals(model.manifest)):
         statistic, _, band = wanted.name.partition("/")
         if wanted.name == "confidence":
@@ -172,7 +172,7 @@ def test_a_note_is_counted_once_however_often_one_looks(folder: Path, model: Mod
 
 def test_notes_do_not_pile_up(folder: Path, model: Model) -> None:
     observations = worker(model)
-    answer = model.classify(chips(1)[0])
+    answer = model.infer(chips(1)[0])
     for _ in range(BUFFERED):
         observations.add(model, 0, answer, 0.001, 0.0001)
     assert predictions(observations, model) == BUFFERED
@@ -235,7 +235,7 @@ def test_what_is_not_finite_is_counted_and_spoils_no_sum(folder: Path, model: Mo
     statistics = np.full((1, len(BANDS), len(STATISTICS)), 0.5, np.float32)
     statistics[0, 1, 0], statistics[0, 2, 3] = np.nan, np.inf
     shares = np.full((1, len(CLASSES)), np.nan, np.float32)
-    observations.add(model, 0, Answer(shares, statistics), 0.001, 0.0001)
+    observations.add(model, 0, Output(shares, statistics), 0.001, 0.0001)
     observations.flush()
     assert total(observations, model, "not_finite").tolist() == [2.0]
     for field in ("sums", "confidence", "entropy", "inference"):
@@ -255,7 +255,7 @@ def test_one_image_many_times_is_constant_whatever_else_is_not_finite(
     one, other = worker(model), worker(model)
     see(one, model, chips(1) * 20)
     see(other, model, chips(1) * 20)
-    broken = Answer(
+    broken = Output(
         np.full((1, len(CLASSES)), np.nan, np.float32),
         np.full((1, len(BANDS), len(STATISTICS)), np.nan, np.float32),
     )

@@ -1,0 +1,120 @@
+"""The prediction use case: bytes of an image -> decoded -> inferred -> observed -> recorded.
+
+It knows nothing of HTTP: `POST /predict` calls it, and so can a stream or a batch job.
+"""
+
+import logging
+from functools import partial
+from time import perf_counter
+from typing import NamedTuple
+
+from service.errors import InvalidOutput, ServiceError, TooLarge
+from service.feedback.recorder import Recorder
+from service.inference.decode import Array, Buffer, decode
+from service.inference.memory import LARGE, ImageMemory
+from service.inference.model import Model, Serving
+from service.inference.queue import InferenceQueue
+from service.telemetry.metrics import Metrics
+from service.telemetry.observations import Observations
+from service.telemetry.tracing import Tracing
+
+log = logging.getLogger("service.prediction")
+
+
+class Predicted(NamedTuple):
+    """An answer, and which model gave it."""
+
+    body: bytes
+    """JSON, as `schemas.Prediction` describes it."""
+    tag: str
+
+
+class Predictor:
+    """Predicts one image at a time with the model that serves."""
+
+    def __init__(
+        self,
+        serving: Serving,
+        queue: InferenceQueue,
+        memory: ImageMemory,
+        max_pixels: int,
+        metrics: Metrics,
+        tracing: Tracing,
+        observations: Observations,
+        recorder: Recorder,
+    ) -> None:
+        """Take the parts; see container.py. `max_pixels` is width x height x bands of an image."""
+        self._serving = serving
+        self._queue = queue
+        self._memory = memory
+        self._max_pixels = max_pixels
+        self._metrics = metrics
+        self._tracing = tracing
+        self._observations = observations
+        self._recorder = recorder
+        self._reported: Model | None = None  # whose invalid output is in the log already
+
+    async def predict(self, content: Buffer, resize: bool, prediction_id: str) -> Predicted:
+        """Answer for one image file; with `resize` an image of another size is resampled.
+
+        `prediction_id` names this prediction alone, so that feedback can be held against it.
+
+        Raises:
+            ServiceError: there is no prediction; it is counted as refused.
+        """
+        try:
+            limit = self._max_pixels
+            if len(content) < LARGE:
+                arrived, at_once = perf_counter(), min(limit, LARGE)
+                job = partial(
+                    self._decode_and_infer, content, at_once, resize, prediction_id, arrived
+                )
+                try:
+                    return await self._queue.submit(job)
+                except TooLarge:  # a small file can declare a large image
+                    if limit <= LARGE:
+                        raise
+            model = self._serving.model()
+            decoding = partial(self._decode, content, limit, model, resize)
+            chip = await self._memory.run_in_thread(content, decoding)
+            arrived = perf_counter()
+            return await self._queue.submit(
+                partial(self._infer, chip, model, prediction_id, arrived)
+            )
+        except ServiceError as error:
+            self._metrics.refuse(error)
+            raise
+
+    def _decode_and_infer(
+        self, content: Buffer, limit: int, resize: bool, prediction_id: str, arrived: float
+    ) -> Predicted:
+        model = self._serving.model()
+        chip = self._decode(content, limit, model, resize)
+        return self._infer(chip, model, prediction_id, arrived)
+
+    def _decode(self, content: Buffer, limit: int, model: Model, resize: bool) -> Array:
+        with self._tracing.span("decode", bytes=len(content)):
+            return decode(content, model.manifest.input, limit, resize)
+
+    def _infer(self, chip: Array, model: Model, prediction_id: str, arrived: float) -> Predicted:
+        started = perf_counter()
+        with self._tracing.span("inference", tag=model.tag):
+            output = model.infer(chip)
+        ended = perf_counter()
+        try:
+            outcome = model.task.read(output)
+        except InvalidOutput as error:
+            self._report(model, error)
+            raise InvalidOutput(f"{model.tag}: {error.detail}") from None
+        body = model.render(outcome, prediction_id)
+        best = outcome.best
+        self._observations.add(model, best, output, ended - started, started - arrived)
+        self._recorder.record(prediction_id, model, best, outcome.probability, chip)
+        return Predicted(body, model.tag)
+
+    def _report(self, model: Model, error: InvalidOutput) -> None:
+        """Log it once a model, not with each request."""
+        if self._reported is not model:
+            self._reported = model
+            extra = {"tag": model.tag, "detail": error.detail}
+            log.error("the model returned no prediction", extra=extra)
