@@ -26,7 +26,7 @@ def wants(bands: int, dtype: str) -> Input:
     names = tuple(f"B{number:02d}" for number in range(bands))
     return Input.model_validate(
         {"dtype": dtype, "bands": names, "height": 64, "width": 64, "scale": 10000.0}
-        | {"units": "reflectance", "nodata": 0, "valid_max": 65535}
+        | {"units": "reflectance", "nodata": 0, "valid_max": 65535, "resolution": 10.0}
     )
 
 
