@@ -21,7 +21,7 @@ from benchmarks.eurosat import prepare, run
 from contracts.bundle import Manifest
 from pipeline import paths
 from pipeline.bundle.inference import Predictions, predict, session
-from pipeline.data.prepared import Split, read_chips
+from pipeline.data.prepared import Split, read_prepared
 from service.inference.bundle import read_bundle
 from service.settings import read_settings
 from service.telemetry import drift
@@ -61,7 +61,7 @@ def main() -> None:
     if not arguments.keep:
         train(arguments.path.resolve())
     bundle = read_bundle(FOLDER / paths.MODEL)
-    production = read_chips(FOLDER / paths.CHIPS).split("test")
+    production = read_prepared(FOLDER / paths.CHIPS).split("test")
     settings = read_settings()
     live = Live(bundle.manifest, bundle.graph, settings.drift_samples, settings.drift_floor)
     bins = live.bins(production.chips)

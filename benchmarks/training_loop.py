@@ -20,14 +20,14 @@ from torch.nn import functional as F
 
 from benchmarks import machine
 from pipeline import paths
-from pipeline.data.chip_table import Row, write_manifest
+from pipeline.data.chip_table import Row, write_chip_table
 from pipeline.data.dataset import SPLITS, Dataset
-from pipeline.data.prepared import Chips, read_chips
+from pipeline.data.prepared import Prepared, read_prepared
 from pipeline.files import write_json
 from pipeline.params import Params, read_params
 from pipeline.train import train
 from pipeline.training.hardware import choose_device, choose_precision
-from pipeline.training.models import Classifier, build
+from pipeline.training.models import Predictor, build
 from pipeline.training.optimizer import build_optimizers
 
 COUNTS = {"train": 4096, "validation": 256, "test": 16}
@@ -45,16 +45,16 @@ def main() -> None:
     os.environ["DVC_NO_ANALYTICS"] = "1"
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        chips = random_chips()
+        prepared = random_chips()
         ratios = []
         for pair in range(pairs):
-            bare, loop = bare_rate(params, chips), loop_rate(params, chips)
+            bare, loop = bare_rate(params, prepared), loop_rate(params, prepared)
             ratios.append(loop / bare)
             print(f"pair {pair + 1}: bare {bare:,.0f} images/s, loop {loop:,.0f} images/s")
     print(f"loop / bare: median {statistics.median(ratios):.3f}, n = {pairs}: {sorted(ratios)}")
 
 
-def random_chips() -> Chips:
+def random_chips() -> Prepared:
     """Write random chips as preprocess would."""
     folder = paths.CHIPS
     folder.mkdir(parents=True)
@@ -68,7 +68,7 @@ def random_chips() -> Chips:
             Row(i, f"{split}-{i}", classes[i % 10], f"{split}{i}", split=split)
             for i in range(count)
         ]
-    write_manifest(folder / "manifest.csv", rows)
+    write_chip_table(folder / "manifest.csv", rows)
     write_json(folder / "statistics.json", {"mean": [127.0] * 3, "std": [74.0] * 3})
     Dataset(
         name="random",
@@ -82,15 +82,15 @@ def random_chips() -> Chips:
         origin="random numbers",
         licence="none",
     ).write(folder)
-    return read_chips()
+    return read_prepared()
 
 
-def bare_rate(params: Params, chips: Chips) -> float:
+def bare_rate(params: Params, prepared: Prepared) -> float:
     """Images a second of forward, backward and step on one batch, after a warm-up."""
     p = params.train
     device = choose_device(p.device)
     precision = choose_precision(p, device)
-    model = Classifier(build(params.model, 3, 10), chips.mean, chips.std).to(device)
+    model = Predictor(build(params.model, 3, 10), prepared.mean, prepared.std).to(device)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizers = build_optimizers(model, p)
     inputs = torch.rand(p.batch_size, 3, 64, 64, device=device) * 255
@@ -112,9 +112,9 @@ def bare_rate(params: Params, chips: Chips) -> float:
     return steps * p.batch_size / (time.perf_counter() - started)
 
 
-def loop_rate(params: Params, chips: Chips) -> float:
+def loop_rate(params: Params, prepared: Prepared) -> float:
     """Images a second of the second epoch of a real run; the first one warms up."""
-    result = train(params, chips)
+    result = train(params, prepared)
     result.checkpoints.clear()
     return result.history[-1]["images_per_second"]
 

@@ -20,12 +20,12 @@ from torch import nn
 
 from pipeline import paths
 from pipeline.bundle.export import export
-from pipeline.data.chip_table import Row, write_manifest
+from pipeline.data.chip_table import Row, write_chip_table
 from pipeline.data.dataset import Dataset
-from pipeline.data.prepared import Chips
+from pipeline.data.prepared import Prepared
 from pipeline.params import Model, Params
 from pipeline.sources.eurosat import DATASETS
-from pipeline.training.models import Classifier, build
+from pipeline.training.models import Predictor, build
 
 FOLDER = Path("artifacts/bench/serving")
 CHIPS = 64  # what golden chips and the reference are taken from
@@ -78,11 +78,11 @@ def make(kind: str, network: str, params: Params, *, seed: int = 0) -> Served:
     dataset = DATASETS[KINDS[kind]]
     params = params.model_copy(update={"model": params.model.model_copy(update=NETWORKS[network])})
     pixels = scenes(dataset, seed)
-    classifier = random_classifier(params.model, dataset, pixels, seed)
+    predictor = random_predictor(params.model, dataset, pixels, seed)
     write_chips(folder, dataset, pixels)
     with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
-        chips = Chips(paths.CHIPS, dataset, [], [], "")
-        manifest = export(classifier, params, chips, seconds=0.0, hardware="none: random weights")
+        prepared = Prepared(paths.CHIPS, dataset, [], [], "")
+        manifest = export(predictor, params, prepared, seconds=0.0, hardware="none: random weights")
     content, chip = encode(kind, pixels[0])
     np.save(folder / "chip.npy", chip)
     return Served(
@@ -91,7 +91,7 @@ def make(kind: str, network: str, params: Params, *, seed: int = 0) -> Served:
         chip=folder / "chip.npy",
         bare=write_bare(folder, kind, content),
         multipart=write_multipart(folder, kind, content),
-        macs=count_macs(classifier, chip),
+        macs=count_macs(predictor, chip),
         classes=dataset.classes,
         sha256=manifest.sha256,
     )
@@ -110,22 +110,22 @@ def scenes(dataset: Dataset, seed: int) -> npt.NDArray[Any]:
     return chips
 
 
-def random_classifier(
+def random_predictor(
     params: Model, dataset: Dataset, pixels: npt.NDArray[Any], seed: int
-) -> Classifier:
+) -> Predictor:
     """Random weights, and batch norms that fit them, so that the answers differ between chips."""
     torch.manual_seed(seed)
     network = build(params, len(dataset.bands), len(dataset.classes))
     numbers = torch.from_numpy(pixels.astype(np.float32))  # (N, bands, H, W)
     mean, std = numbers.mean(dim=(0, 2, 3)).tolist(), numbers.std(dim=(0, 2, 3)).tolist()
-    classifier = Classifier(network, mean, std)
-    for module in classifier.modules():
+    predictor = Predictor(network, mean, std)
+    for module in predictor.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the plain average over what follows
             nn.init.uniform_(module.weight, 0.5, 1.0)  # a block starts as its shortcut otherwise
     with torch.no_grad():
-        classifier.train()(numbers)
-    return classifier.eval()
+        predictor.train()(numbers)
+    return predictor.eval()
 
 
 def write_chips(folder: Path, dataset: Dataset, pixels: npt.NDArray[Any]) -> None:
@@ -137,10 +137,10 @@ def write_chips(folder: Path, dataset: Dataset, pixels: npt.NDArray[Any]) -> Non
         Row(i, f"{i}", dataset.classes[i % len(dataset.classes)], f"{i}", split="validation")
         for i in range(len(pixels))
     ]
-    write_manifest(target / "manifest.csv", rows)
+    write_chip_table(target / "manifest.csv", rows)
 
 
-def count_macs(classifier: Classifier, chip: npt.NDArray[Any]) -> int:
+def count_macs(predictor: Predictor, chip: npt.NDArray[Any]) -> int:
     """Count multiply-accumulates of convolutions and linear layers."""
     total = 0
 
@@ -152,9 +152,9 @@ def count_macs(classifier: Classifier, chip: npt.NDArray[Any]) -> int:
         elif isinstance(module, nn.Linear):
             total += module.in_features * module.out_features
 
-    hooks = [module.register_forward_hook(count) for module in classifier.modules()]
+    hooks = [module.register_forward_hook(count) for module in predictor.modules()]
     with torch.no_grad():
-        classifier(torch.from_numpy(chip[None].astype(np.float32)))
+        predictor(torch.from_numpy(chip[None].astype(np.float32)))
     for hook in hooks:
         hook.remove()
     return total

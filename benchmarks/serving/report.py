@@ -9,7 +9,7 @@ from benchmarks.serving.samples import LOAD, Sample, Window
 from benchmarks.serving.servers import CONTENDERS
 from benchmarks.serving.swaps import LOAD as SWAP_LOAD
 from benchmarks.serving.swaps import Swaps
-from pipeline.reporting.markdown import table
+from pipeline.markdown import table
 
 LATE = 0.01  # share of paced requests sent late that is worth a word
 QUIET = 0.05  # share of the machine that others may take before a measurement is dropped

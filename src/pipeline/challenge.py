@@ -3,7 +3,7 @@
     python -m pipeline.challenge                  against main
     python -m pipeline.challenge --against v1.2   against another revision
 
-Both answer the same chips, of two sets that neither was trained on:
+Both predict the same chips, of two sets that neither was trained on:
 
     pinned   in the test split of both: has the model lost or gained on what was known
     new      in today's test split, and not in the champion's data: has it learned what is new
@@ -17,44 +17,37 @@ either; `no worse` otherwise. To count for `better`, and for `worse` on new chip
 must be answered better by one of the two: of fewer no test can be sure.
 """
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+import sys
+from collections.abc import Sequence
 
-import numpy as np
 from tabulate import tabulate
 
 from contracts.bundle import Manifest
 from contracts.reports import CHALLENGE, Challenge, Figures, Verdict
-from pipeline import paths, repository
+from pipeline import paths, repository, tasks
+from pipeline.arguments import parse_against
 from pipeline.bundle.inference import predict, session
 from pipeline.bundle.manifest import read_bundle
-from pipeline.data.chip_table import read_manifest
-from pipeline.data.prepared import Split, read_chips
+from pipeline.data.chip_table import CHIP_TABLE, read_chip_table
+from pipeline.data.prepared import Split, read_prepared
 from pipeline.errors import BundleError, DataError, command
 from pipeline.evaluation.champion import known_pixels, read_champion
 from pipeline.evaluation.comparison import Comparison, compare
-from pipeline.evaluation.predictions import Prediction, parse_predictions
 from pipeline.files import write_json
-from pipeline.gate import MAIN
 from pipeline.params import read_params
+from pipeline.tasks.predictions import Prediction, parse_predictions
 
 # Exact McNemar test: all of 5 differing chips in favour of one model has p = 0.063, of 6 0.031.
 ENOUGH = 6
 
-Answers = dict[str, Prediction]
+Predictions = dict[str, Prediction]
+"""SHA-256 of the pixels -> what a model predicts for the chip."""
 
 
 @command
-def main() -> None:
-    """Let them compete; print it and write it down."""
-    parser = ArgumentParser(
-        prog="python -m pipeline.challenge",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--against", default=MAIN, metavar="REV", help="revision of the champion (default: main)"
-    )
-    found = challenge(parser.parse_args().against)
+def main(arguments: Sequence[str] = ()) -> None:
+    """Compare the two models, print the result and write it to reports/challenge.json."""
+    found = challenge(parse_against("challenge", __doc__, arguments))
     write_json(CHALLENGE, found.model_dump(mode="json"))
     print(_table(found))
 
@@ -76,7 +69,7 @@ def challenge(against: str) -> Challenge:
     old_graph, champion = found
     if other := _other_input(champion, manifest):
         return _nothing(against, champion, manifest, f"the champion has other {other}")
-    old, new = _answers(old_graph, champion, test), _answers(graph, manifest, test)
+    old, new = _predict(old_graph, champion, test), _predict(graph, manifest, test)
     notes = ["both are the same model"] if champion.sha256 == manifest.sha256 else []
     pinned = _compare(old, new, _pinned(commit, test, notes))
     unseen = _compare(old, new, _unseen(commit, champion, test, notes))
@@ -104,15 +97,15 @@ def verdict(pinned: Figures | None, new: Figures | None) -> Verdict | None:
 
 def _test_split(manifest: Manifest) -> Split:
     """Today's test split, which the model in model/ was measured on."""
-    chips = read_chips()
-    test = chips.split("test")
+    prepared = read_prepared()
+    test = prepared.split("test")
     if not paths.PREDICTIONS.exists():
         raise DataError(f"{paths.PREDICTIONS} is missing: run `dvc repro`")
     measured = parse_predictions(
         paths.PREDICTIONS.read_text(encoding="utf-8"), str(paths.PREDICTIONS)
     )
     same_chips = measured.keys() == {_name(row.sha256) for row in test.rows}
-    if not same_chips or set(manifest.classes) != set(chips.dataset.classes):
+    if not same_chips or set(manifest.classes) != set(prepared.dataset.classes):
         raise BundleError(
             f"{paths.MODEL}/ was measured on other chips than {paths.CHIPS}/ holds: run `dvc repro`"
         )
@@ -156,16 +149,11 @@ def _name(sha256: str) -> str:
     return sha256[:16]
 
 
-def _answers(graph: bytes, manifest: Manifest, test: Split) -> Answers:
-    """What a model says about every test chip."""
-    probabilities = predict(session(graph), test.chips).probabilities
-    best = np.argmax(probabilities, axis=1)
-    return {
-        row.sha256: Prediction(
-            row.sha256, row.label, manifest.classes[answer], float(row_of[answer])
-        )
-        for row, answer, row_of in zip(test.rows, best, probabilities, strict=True)
-    }
+def _predict(graph: bytes, manifest: Manifest, test: Split) -> Predictions:
+    """Run a model over every test chip."""
+    output = predict(session(graph), test.chips).probabilities
+    found = tasks.find(manifest.task).predictions(output, test.rows, manifest.classes)
+    return {row.sha256: item for row, item in zip(test.rows, found, strict=True)}
 
 
 def _pinned(commit: str, test: Split, notes: list[str]) -> set[str]:
@@ -184,7 +172,7 @@ def _pinned(commit: str, test: Split, notes: list[str]) -> set[str]:
 def _unseen(commit: str, champion: Manifest, test: Split, notes: list[str]) -> set[str]:
     """Chips that the champion's data do not hold in any split."""
     try:
-        known = known_pixels(commit, champion, read_manifest(paths.CHIPS / "manifest.csv"))
+        known = known_pixels(commit, champion, read_chip_table(paths.CHIPS / CHIP_TABLE))
     except DataError as error:
         notes.append(f"no new chips: {error}")
         return set()
@@ -194,10 +182,11 @@ def _unseen(commit: str, champion: Manifest, test: Split, notes: list[str]) -> s
     return found
 
 
-def _compare(champion: Answers, challenger: Answers, chips: set[str]) -> Figures | None:
-    samples = read_params().evaluate.bootstrap_samples
+def _compare(champion: Predictions, challenger: Predictions, chips: set[str]) -> Figures | None:
+    params = read_params()
     some = {chip: champion[chip] for chip in chips}
-    found: Comparison | None = compare(some, challenger, samples)
+    credit = tasks.find(params.model.task).credit
+    found: Comparison | None = compare(some, challenger, params.evaluate.bootstrap_samples, credit)
     if found is None:
         return None
     return Figures(
@@ -235,4 +224,4 @@ def _table(found: Challenge) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -2,83 +2,68 @@
 
 Measures `model.onnx` in ONNX Runtime: the file that ships, not the network in memory.
 
-Output:
+Reads:
+    model/                    the bundle
+    artifacts/chips/          the test split
+    reports/training/         the curves of training
+    params.yaml               the section evaluate
+
+Writes:
     reports/metrics.json      numbers of the whole: what `dvc metrics diff` and `dvc exp show` list
-    reports/classes.json      precision, recall, F1 and support of every class
+    reports/classes.json      scores of every class
     reports/predictions.csv   one line a test chip; two versions of it make a paired comparison
     reports/plots/            data of `dvc plots`
     reports/pictures/         pictures of the report
 """
 
 import csv
+import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from contracts.bundle import Manifest
-from pipeline import paths
+from pipeline import paths, tasks
+from pipeline.arguments import parse_none
 from pipeline.bundle.inference import predict, session
 from pipeline.bundle.manifest import read_bundle
-from pipeline.data.prepared import Split, read_chips
+from pipeline.data.prepared import read_prepared
 from pipeline.errors import BundleError, command
-from pipeline.evaluation import measures, plots
-from pipeline.evaluation.measures import ClassScore, Labels, Reliability
-from pipeline.evaluation.predictions import Prediction, write_predictions
 from pipeline.files import replacing, write_json
-from pipeline.params import Evaluate, read_params
+from pipeline.params import read_params
+from pipeline.tasks import plots
+from pipeline.tasks.predictions import write_predictions
+from pipeline.tasks.task import Evaluation, Table
 
 WARM_UP = 20  # single-chip predictions before timing starts
 
 
 @command
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     """Measure `model/` on the test split."""
+    parse_none("evaluate", __doc__, arguments)
     params = read_params().evaluate
     graph, manifest = read_bundle()
-    chips = read_chips()
-    if (manifest.classes, manifest.input.bands) != (chips.dataset.classes, chips.dataset.bands):
+    prepared = read_prepared()
+    dataset = prepared.dataset
+    if (manifest.classes, manifest.input.bands) != (dataset.classes, dataset.bands):
         raise BundleError(
             f"{paths.MODEL}/ was trained on other classes or bands than {paths.CHIPS}/ holds: "
             f"run `dvc repro`"
         )
-    test = chips.split("test")
-    probabilities = predict(session(graph), test.chips).probabilities
-    metrics = measure(manifest, test, probabilities, params)
-    metrics |= latency(session(graph, threads=1), test.chips, params.latency_runs)
-    metrics["model_size_mib"] = round(len(graph) / 2**20, 3)
-    scores = measures.class_scores(test.labels, probabilities.argmax(axis=1), manifest.classes)
-    _write(metrics, scores, manifest, test, probabilities, params)
-    print(
-        f"evaluate: accuracy {metrics['accuracy']:.2%} "
-        f"({metrics['accuracy_low']:.2%} to {metrics['accuracy_high']:.2%}), "
-        f"macro F1 {metrics['macro_f1']:.3f}, n = {metrics['test_chips']}"
+    task, test = tasks.find(manifest.task), prepared.split("test")
+    output = predict(session(graph), test.chips).probabilities
+    found = task.evaluate(output, test, dataset, params)
+    found.metrics.update(latency(session(graph, threads=1), test.chips, params.latency_runs))
+    found.metrics["model_size_mib"] = round(len(graph) / 2**20, 3)
+    _write(found)
+    measured = ", ".join(
+        f"{metric.title} {metric.form.format(found.metrics[metric.key])}" for metric in task.METRICS
     )
-
-
-def measure(
-    manifest: Manifest, test: Split, probabilities: npt.NDArray[np.float32], params: Evaluate
-) -> dict[str, Any]:
-    """Compute every metric that follows from predictions."""
-    count = len(manifest.classes)
-    predicted = probabilities.argmax(axis=1)
-    correct = (predicted == test.labels).astype(np.float64)
-    low, high = measures.interval(correct, params.bootstrap_samples)
-    return {
-        "accuracy": float(correct.mean()),
-        "accuracy_low": low,
-        "accuracy_high": high,
-        "macro_f1": measures.macro_f1(test.labels, predicted, count),
-        "log_loss": measures.mean_log_loss(test.labels, probabilities),
-        "calibration_error": measures.calibration_error(
-            test.labels, probabilities, params.calibration_bins
-        ),
-        "test_chips": len(test.labels),
-    }
+    print(f"evaluate: {measured}; {len(test.labels)} test chips")
 
 
 def latency(
@@ -95,48 +80,16 @@ def latency(
     return {"latency_p50_ms": round(float(p50), 3), "latency_p95_ms": round(float(p95), 3)}
 
 
-def _write(
-    metrics: dict[str, Any],
-    scores: dict[str, ClassScore],
-    manifest: Manifest,
-    test: Split,
-    probabilities: npt.NDArray[np.float32],
-    params: Evaluate,
-) -> None:
-    names = manifest.classes
-    predicted = probabilities.argmax(axis=1)
-    table = measures.reliability(test.labels, probabilities, params.calibration_bins)
+def _write(found: Evaluation) -> None:
     with replacing(paths.PLOTS) as folder:
-        _write_plot_data(folder, names, test.labels, predicted, scores, table)
+        for name, table in found.tables.items():
+            _write_csv(folder / f"{name}.csv", table)
     with replacing(paths.PICTURES) as folder:
-        plots.confusion(folder / "confusion.png", names, test.labels, predicted)
-        plots.reliability(folder / "reliability.png", table, metrics["calibration_error"])
-        plots.mistakes(folder / "mistakes.png", names, manifest.input, test, probabilities)
-        plots.curves(folder / "curves.png", _history())
-    write_predictions(
-        paths.PREDICTIONS,
-        [
-            Prediction(row.sha256[:16], row.label, names[answer], float(probability[answer]))
-            for row, answer, probability in zip(test.rows, predicted, probabilities, strict=True)
-        ],
-    )
-    write_json(paths.CLASSES, {name: score._asdict() for name, score in scores.items()})
-    write_json(paths.METRICS, metrics)
-
-
-def _write_plot_data(
-    folder: Path,
-    names: tuple[str, ...],
-    labels: Labels,
-    predicted: Labels,
-    scores: dict[str, ClassScore],
-    table: list[Reliability],
-) -> None:
-    pairs = [(names[true], names[answer]) for true, answer in zip(labels, predicted, strict=True)]
-    _write_csv(folder / "confusion.csv", ("actual", "predicted"), pairs)
-    rows = [(name, *score) for name, score in scores.items()]
-    _write_csv(folder / "classes.csv", ("class", *ClassScore._fields), rows)
-    _write_csv(folder / "reliability.csv", Reliability._fields, table)
+        for name, figure in (found.figures | {"curves": plots.curves(_history())}).items():
+            plots.save(figure, folder / f"{name}.png")
+    write_predictions(paths.PREDICTIONS, found.predictions)
+    write_json(paths.CLASSES, found.classes)
+    write_json(paths.METRICS, found.metrics)
 
 
 def _history() -> dict[str, list[float]]:
@@ -149,12 +102,12 @@ def _history() -> dict[str, list[float]]:
     return history
 
 
-def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def _write_csv(path: Path, table: Table) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(head)
-        writer.writerows(rows)
+        writer.writerow(table.head)
+        writer.writerows(table.rows)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -8,43 +8,27 @@ section `gate` of params.yaml.
 """
 
 import json
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from pipeline import paths, repository
+from pipeline import paths, repository, tasks
+from pipeline.arguments import parse_against
 from pipeline.errors import DataError, GateError, command
 from pipeline.evaluation.comparison import Comparison, compare
-from pipeline.evaluation.predictions import parse_predictions
-from pipeline.params import Gate, Params, read_params
-
-MAIN = "main"
-
-
-class Check(NamedTuple):
-    """One floor, and whether the model holds it."""
-
-    name: str
-    passed: bool
-    text: str
-    """The number and the floor, in words."""
+from pipeline.params import Params, read_params
+from pipeline.tasks.predictions import parse_predictions
+from pipeline.tasks.task import Check, at_most
 
 
 @command
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     """Judge the model that `reports/` describes."""
-    parser = ArgumentParser(
-        prog="python -m pipeline.gate",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--against", default=MAIN, metavar="REV", help="revision to compare with (default: main)"
-    )
-    arguments = parser.parse_args()
+    against = parse_against("gate", __doc__, arguments)
     params = read_params()
-    comparison, note = compare_with(arguments.against, params)
-    checks = judge(read(paths.METRICS), read(paths.CLASSES), params.gate, comparison, note)
+    comparison, note = compare_with(against, params)
+    checks = judge(read(paths.METRICS), read(paths.CLASSES), params, comparison, note)
     for check in checks:
         print(f"{'pass' if check.passed else 'MISS'}  {check.name}: {check.text}")
     missed = [check for check in checks if not check.passed]
@@ -86,10 +70,11 @@ def compare_with(name: str, params: Params) -> tuple[Comparison | None, str]:
     if theirs is None:
         return None, f"{name} has no {paths.PREDICTIONS} yet, so this is the first model"
     champion = parse_predictions(theirs, f"{paths.PREDICTIONS} of {name}")
-    comparison = compare(champion, ours, params.evaluate.bootstrap_samples)
+    credit = tasks.find(params.model.task).credit
+    comparison = compare(champion, ours, params.evaluate.bootstrap_samples, credit)
     if comparison is None:
         raise GateError(
-            f"no test chip in common with {name}, so nobody knows whether this model is better: "
+            f"no test chip in common with {name}, so it is unknown whether this model is better: "
             f"keep data and split, or set gate.compare to false in this change and say why"
         )
     return comparison, ""
@@ -98,28 +83,18 @@ def compare_with(name: str, params: Params) -> tuple[Comparison | None, str]:
 def judge(
     metrics: dict[str, Any],
     classes: dict[str, Any],
-    floors: Gate,
+    params: Params,
     comparison: Comparison | None,
     note: str,
 ) -> list[Check]:
-    """Hold the metrics against every floor."""
-    worst, score = min(classes.items(), key=lambda item: item[1]["recall"])
+    """Compare the metrics with every floor."""
+    limits = params.gate
     return [
-        _at_least("accuracy", metrics["accuracy"], floors.min_accuracy),
-        _at_least(f"recall of {worst} (the lowest)", score["recall"], floors.min_recall),
-        _at_most("calibration error", metrics["calibration_error"], floors.max_calibration_error),
-        _at_most("latency p95", metrics["latency_p95_ms"], floors.max_latency, " ms"),
-        _at_most("model size", metrics["model_size_mib"], floors.max_model_size, " MiB"),
+        *tasks.find(params.model.task).floors(metrics, classes, limits),
+        at_most("latency p95", metrics["latency_p95_ms"], limits.max_latency, " ms"),
+        at_most("model size", metrics["model_size_mib"], limits.max_model_size, " MiB"),
         _no_loss(comparison, note),
     ]
-
-
-def _at_least(name: str, value: float, floor: float) -> Check:
-    return Check(name, value >= floor, f"{value:.4g}, wanted at least {floor:g}")
-
-
-def _at_most(name: str, value: float, limit: float, unit: str = "") -> Check:
-    return Check(name, value <= limit, f"{value:.4g}{unit}, wanted at most {limit:g}{unit}")
 
 
 def _no_loss(comparison: Comparison | None, note: str) -> Check:
@@ -136,4 +111,4 @@ def _no_loss(comparison: Comparison | None, note: str) -> Check:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,19 +1,25 @@
 """Stage: raw files -> a few large arrays and a manifest.
 
-Opens and checks every file of `data/`. What can not be used is left out, listed with its reason
-in `reports/data.json`, and too much of it fails the stage.
+Opens and checks every file of `data/`. Files that cannot be used are left out and listed with
+their reason; too many of them fail the stage.
 
-Output, `artifacts/raw/`:
-    chips.npy      (N, bands, height, width), dtype of the data set; made to be memory-mapped
-    manifest.csv   the usable chips: row in chips.npy, path, label, sha256 of the pixels, crs and
-                   centre (x, y in its units)
-    dataset.json   what the bands and classes are
+Reads:
+    data/               one directory a class, and dataset.json
+    params.yaml         the section load
+
+Writes, in artifacts/raw/:
+    chips.npy           (N, bands, height, width), dtype of the data set; made to be memory-mapped
+    manifest.csv        the usable chips: row in chips.npy, path, label, sha256 of the pixels, crs
+                        and centre (x, y in its units)
+    dataset.json        the bands and classes
+and reports/data.json   counts of chips, and the files that were left out
 """
 
 import multiprocessing
 import os
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import paths
-from pipeline.data.chip_table import Row, write_manifest
+from pipeline.arguments import parse_none
+from pipeline.data.chip_table import CHIP_TABLE, Row, write_chip_table
 from pipeline.data.dataset import Dataset, image_files, label
 from pipeline.data.images import decode, digest, fault
 from pipeline.errors import DataError, command
@@ -35,8 +42,9 @@ SHOWN_FAULTS = 3
 
 
 @command
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     """Load `data/` into `artifacts/raw/` and `reports/data.json`."""
+    parse_none("load", __doc__, arguments)
     params = read_params().load
     dataset = Dataset.read(paths.DATA)
     names = list(image_files(paths.DATA))
@@ -51,7 +59,7 @@ def main() -> None:
         report = _report(dataset, names, rows, faults)
         write_json(paths.DATA_REPORT, report)
         _check(dataset, rows, faults, len(names), params.max_bad_fraction)
-        write_manifest(folder / "manifest.csv", rows)
+        write_chip_table(folder / CHIP_TABLE, rows)
         dataset.write(folder)
     print(
         f"load: {len(rows)} chips of {len(dataset.classes)} classes, {len(faults)} quarantined, "
@@ -182,4 +190,4 @@ def _check(
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

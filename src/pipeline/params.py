@@ -45,6 +45,7 @@ class Preprocess(Section):
 
 class Model(Section):
     name: str = Field(pattern=f"^{tags.NAME}$")
+    task: str = "classification"
     network: str
     width: int = Field(ge=4, le=512)
     dropout: float = Field(ge=0, lt=1)

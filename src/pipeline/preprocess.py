@@ -1,13 +1,18 @@
 """Stage: arrays of all chips -> arrays of each split, and the statistics of the training split.
 
-Output, `artifacts/chips/`:
+Reads:
+    artifacts/raw/                        the output of load
+    params.yaml                           the section preprocess
+
+Writes, in artifacts/chips/:
     train.npy, validation.npy, test.npy   (N, bands, height, width), dtype of the data set
     manifest.csv                          as of load, with the split and the row in its file
     statistics.json                       mean and standard deviation of each band over the
                                           training split, in digital numbers
-    dataset.json                          what the bands and classes are
+    dataset.json                          the bands and classes
 """
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import paths
-from pipeline.data.chip_table import Row, read_manifest, write_manifest
+from pipeline.arguments import parse_none
+from pipeline.data.chip_table import CHIP_TABLE, Row, read_chip_table, write_chip_table
 from pipeline.data.dataset import SPLITS, Dataset
 from pipeline.data.split import assign
 from pipeline.errors import command
@@ -29,12 +35,13 @@ BATCH = 256  # chips that are in memory at a time
 
 
 @command
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     """Split `artifacts/raw/` into `artifacts/chips/`."""
+    parse_none("preprocess", __doc__, arguments)
     params = read_params().preprocess
     dataset = Dataset.read(paths.RAW)
     chips = np.load(paths.RAW / "chips.npy", mmap_mode="r")
-    before = read_manifest(paths.RAW / "manifest.csv")
+    before = read_chip_table(paths.RAW / CHIP_TABLE)
     rows = assign(before, dataset.classes, params)
     with replacing(paths.CHIPS) as folder:
         manifest: list[Row] = []
@@ -45,7 +52,7 @@ def main() -> None:
         train = np.load(folder / "train.npy", mmap_mode="r")
         mean, deviation = band_statistics(train, dataset.nodata)
         write_json(folder / "statistics.json", {"mean": mean, "std": deviation})
-        write_manifest(folder / "manifest.csv", manifest)
+        write_chip_table(folder / CHIP_TABLE, manifest)
         dataset.write(folder)
     counts = Counter(row.split for row in rows)
     sizes = ", ".join(f"{counts[split]} {split}" for split in SPLITS)
@@ -83,4 +90,4 @@ def band_statistics(chips: npt.NDArray[Any], nodata: int | None) -> tuple[list[f
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

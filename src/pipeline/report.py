@@ -8,54 +8,39 @@ read most.
 """
 
 import json
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
 from contracts.bundle import Manifest
 from contracts.reports import DRIFT, larger_is_better
-from pipeline import paths, repository
+from pipeline import markdown as md
+from pipeline import paths, repository, tasks
+from pipeline.arguments import parse_against
 from pipeline.bundle.manifest import read_bundle
 from pipeline.errors import GateError, command
 from pipeline.evaluation.comparison import Comparison
 from pipeline.files import write_text
-from pipeline.gate import MAIN, Check, compare_with, judge, read
+from pipeline.gate import compare_with, judge, read
 from pipeline.params import read_params
-from pipeline.reporting import markdown as md
 from pipeline.reporting.data_changes import data_change
 from pipeline.reporting.sections import challenge_section, drift_section
+from pipeline.tasks.task import Check, Metric
 
-# Metric, what it is called, and its format.
 METRICS = (
-    ("accuracy", "accuracy", "{:.2%}"),
-    ("macro_f1", "macro F1", "{:.4f}"),
-    ("log_loss", "log loss", "{:.4f}"),
-    ("calibration_error", "calibration error", "{:.4f}"),
-    ("latency_p50_ms", "latency p50, ms", "{:.2f}"),
-    ("latency_p95_ms", "latency p95, ms", "{:.2f}"),
-    ("model_size_mib", "model size, MiB", "{:.2f}"),
+    Metric("latency_p50_ms", "latency p50, ms", "{:.2f}"),
+    Metric("latency_p95_ms", "latency p95, ms", "{:.2f}"),
+    Metric("model_size_mib", "model size, MiB", "{:.2f}"),
 )
-PICTURES = (
-    ("pictures/confusion.png", "Confusion matrix"),
-    ("pictures/mistakes.png", "Worst mistakes"),
-    ("pictures/curves.png", "Training curves"),
-    ("pictures/reliability.png", "Calibration"),
-)
+"""Of every task; a task has some of its own besides."""
 
 
 @command
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     """Write the report."""
-    parser = ArgumentParser(
-        prog="python -m pipeline.report",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--against", default=MAIN, metavar="REV", help="revision to compare with (default: main)"
-    )
-    text = report(parser.parse_args().against)
+    text = report(parse_against("report", __doc__, arguments))
     write_text(paths.REPORT, text)
     print(f"report: {paths.REPORT}: {text.partition(chr(10))[0].lstrip('# ')}")
 
@@ -63,30 +48,31 @@ def main() -> None:
 def report(against: str) -> str:
     """Compose the report, Markdown."""
     params = read_params()
+    task = tasks.find(params.model.task)
     metrics, classes = read(paths.METRICS), read(paths.CLASSES)
     _, manifest = read_bundle()
     commit = repository.resolve(against)
     try:
         comparison, note = compare_with(against, params)
-        checks = judge(metrics, classes, params.gate, comparison, note)
+        checks = judge(metrics, classes, params, comparison, note)
     except GateError as error:
         comparison = None
         checks = [
-            *judge(metrics, classes, params.gate, None, "")[:-1],
+            *judge(metrics, classes, params, None, "")[:-1],
             Check("comparison with the base", False, str(error)),
         ]
     before = json.loads(repository.show(commit, paths.METRICS) or "{}")
     classes_before = json.loads(repository.show(commit, paths.CLASSES) or "{}")
     base = f"{md.code(against)} ({commit[:8]})"
     sections = (
-        _verdict(manifest, metrics, checks, comparison, base),
+        _verdict(manifest, task.headline(metrics), checks, comparison, base),
         drift_section(repository.show(commit, DRIFT)),
         challenge_section(manifest.sha256),
-        _metrics(metrics, before, base),
+        _metrics((*task.METRICS, *METRICS), metrics, before, base),
         _params(params.model_dump(mode="json"), repository.show(commit, paths.PARAMS), base),
         _data(commit, base),
-        _classes(classes, classes_before),
-        "\n\n".join(f"## {title}\n\n![{title}]({path})" for path, title in PICTURES),
+        *task.sections(classes, classes_before),
+        "\n\n".join(_picture(name, title) for name, title in task.PICTURES),
         _origin(manifest),
     )
     return "\n\n".join(filter(None, sections)) + "\n"
@@ -94,17 +80,13 @@ def report(against: str) -> str:
 
 def _verdict(
     manifest: Manifest,
-    metrics: dict[str, Any],
+    sentence: str,
     checks: list[Check],
     comparison: Comparison | None,
     base: str,
 ) -> str:
     missed = sum(not check.passed for check in checks)
     state = f"❌ the gate is closed ({missed} missed)" if missed else "✅ the gate is open"
-    sentence = (
-        f"Accuracy **{metrics['accuracy']:.2%}** on {metrics['test_chips']} test chips "
-        f"(95 % interval {metrics['accuracy_low']:.2%} to {metrics['accuracy_high']:.2%})."
-    )
     if comparison:
         low, high = comparison.difference
         sentence += (
@@ -119,9 +101,11 @@ def _verdict(
     return "\n\n".join((title, sentence, md.table(["floor", "verdict", "measured"], rows, text=3)))
 
 
-def _metrics(now: dict[str, Any], before: dict[str, Any], base: str) -> str:
+def _metrics(
+    metrics: Sequence[Metric], now: dict[str, Any], before: dict[str, Any], base: str
+) -> str:
     rows = []
-    for key, name, form in METRICS:
+    for key, name, form in metrics:
         old = before.get(key)
         row = [name, form.format(now[key]), "-", "-"]
         if old is not None:
@@ -165,23 +149,9 @@ def _data(commit: str, base: str) -> str:
     return f"## Data changes\n\n{table}"
 
 
-def _classes(now: dict[str, Any], before: dict[str, Any]) -> str:
-    rows = []
-    for name, score in sorted(now.items(), key=lambda item: item[1]["recall"]):
-        old = before.get(name)
-        change = f"{score['recall'] - old['recall']:+.1%}" if old else "-"
-        rows.append(
-            [
-                md.code(name),
-                f"{score['recall']:.1%}",
-                change,
-                f"{score['precision']:.1%}",
-                f"{score['f1']:.3f}",
-                str(score["support"]),
-            ]
-        )
-    head = ["class", "recall", "change", "precision", "F1", "chips"]
-    return f"## Classes, the weakest first\n\n{md.table(head, rows)}"
+def _picture(name: str, title: str) -> str:
+    path = (paths.PICTURES / f"{name}.png").relative_to(paths.REPORT.parent)
+    return f"## {title}\n\n![{title}]({path.as_posix()})"
 
 
 def _origin(manifest: Manifest) -> str:
@@ -197,4 +167,4 @@ def _origin(manifest: Manifest) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

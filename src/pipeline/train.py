@@ -1,33 +1,52 @@
 """Stage: chips of the training split -> the model bundle.
 
-Reads top-down: data, model, loop, export. A run that is killed goes on from its last checkpoint;
-one seed gives one model on one machine's CPU.
+Reads:
+    artifacts/chips/      what preprocess wrote
+    params.yaml           the sections model and train
+
+Writes:
+    model/                the bundle: model.onnx and model.json
+    reports/training/     loss, accuracy and speed of every epoch, by DVCLive
+
+A run that is killed goes on from its last checkpoint, with as many threads as before.
+
+One seed gives one model, bit for bit, on one kind of CPU with one number of threads; another number
+adds floats in another order. The number is all cores, or one where other programs keep the cores
+busy, and stands in model.json with the CPU. `OMP_NUM_THREADS` fixes it. On a GPU two runs of one
+seed differ in the last digits, as some of its kernels add in no fixed order.
 """
 
 import copy
 import math
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from dvclive import Live
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from pipeline import paths
+from pipeline import paths, tasks
+from pipeline.arguments import parse_none
 from pipeline.bundle.export import export
-from pipeline.data.prepared import Chips, read_chips
+from pipeline.data.prepared import Prepared, read_prepared
 from pipeline.errors import TrainingError, command
-from pipeline.params import Params, read_params
+from pipeline.params import Params, Train, read_params
 from pipeline.progress import EpochProgress
+from pipeline.tasks.task import Task
 from pipeline.training.augment import augment, resize, size_in
-from pipeline.training.batches import Feed
-from pipeline.training.calibration import temperature
+from pipeline.training.batches import Batches
 from pipeline.training.checkpoint import Checkpoints, State, code_digest, fingerprint
-from pipeline.training.hardware import choose_device, choose_precision, describe
-from pipeline.training.models import Classifier, build
+from pipeline.training.hardware import (
+    choose_device,
+    choose_precision,
+    choose_threads,
+    describe,
+    keep_threads,
+)
+from pipeline.training.models import Predictor, build
 from pipeline.training.optimizer import build_optimizers, one_cycle
 
 EVALUATION_BATCH = 256
@@ -35,12 +54,13 @@ MEMORY_ERRORS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 @command
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     """Train on `artifacts/chips/` and write the bundle to `model/`."""
+    parse_none("train", __doc__, arguments)
     params = read_params()
-    chips = read_chips()
+    prepared = read_prepared()
     try:
-        result = train(params, chips)
+        result = train(params, prepared)
     except RuntimeError as error:  # torch has no class of its own for the CPU's allocator
         if any(words in str(error).lower() for words in MEMORY_ERRORS):
             raise TrainingError(
@@ -48,7 +68,9 @@ def main() -> None:
                 f"or model.width (now {params.model.width})"
             ) from None
         raise
-    manifest = export(result.model, params, chips, seconds=result.seconds, hardware=result.hardware)
+    manifest = export(
+        result.model, params, prepared, seconds=result.seconds, hardware=result.hardware
+    )
     result.checkpoints.clear()
     print(f"train: {paths.MODEL}/ is {manifest.sha256[:12]}, best epoch {result.best_epoch}")
 
@@ -57,7 +79,7 @@ def main() -> None:
 class Result:
     """What a training run leaves."""
 
-    model: Classifier
+    model: Predictor
     seconds: float
     hardware: str
     best_epoch: int
@@ -66,9 +88,39 @@ class Result:
 
 
 @dataclass
+class Run:
+    """What the training loop works with; it changes the model and the optimizers in place."""
+
+    params: Train
+    task: Task
+    device: torch.device
+    precision: torch.dtype
+    data: Batches
+    held_out: Batches
+    size: int
+    """Height and width of a chip, pixels."""
+    model: Predictor
+    optimizers: list[torch.optim.Optimizer]
+    peaks: list[list[float]]
+    """Highest learning rate of each parameter group of each optimizer."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return math.ceil(len(self.data) / self.params.batch_size)
+
+    def autocast(self) -> torch.autocast:
+        """Compute in the precision of this run."""
+        return torch.autocast(
+            self.device.type, self.precision, enabled=self.precision != torch.float32
+        )
+
+
+@dataclass
 class Progress:
     """How far a run is; part of the checkpoint."""
 
+    threads: int
     epoch: int = 0
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -77,72 +129,101 @@ class Progress:
     best_weights: dict[str, Any] = field(default_factory=dict)
 
 
-def train(params: Params, chips: Chips) -> Result:
-    """Run the training loop; return the best epoch's weights, calibrated on the validation split.
+def train(params: Params, prepared: Prepared) -> Result:
+    """Set up, run the training loop, and calibrate the best epoch's weights.
 
     Raises:
-        TrainingError: no GPU where one is wanted, or the loss is not a number any more.
+        TrainingError: `train.device` is cuda and torch sees no GPU, or the loss is NaN or infinite.
     """
+    run = setup(params, prepared)
+    checkpoints = Checkpoints(_fingerprint(params, prepared))
+    if state := checkpoints.load():
+        progress = _restore(state, run)
+        print(f"train: going on after epoch {progress.epoch} of {run.params.epochs}")
+    else:
+        progress = Progress(threads=_choose_threads(run))
+    fit(run, progress, checkpoints, {"model": params.model.model_dump()})
+
+    run.model.load_state_dict(progress.best_weights)
+    logits, targets = _predict(run)
+    run.model.temperature.fill_(run.task.temperature(logits.cpu().numpy(), targets.cpu().numpy()))
+    hardware = describe(run.device, run.precision)
+    return Result(
+        run.model, progress.seconds, hardware, progress.best_epoch, progress.history, checkpoints
+    )
+
+
+def setup(params: Params, prepared: Prepared) -> Run:
+    """Seed torch, move the data to the device, and build network and optimizers."""
     p = params.train
     device = choose_device(p.device)
-    precision = choose_precision(p, device)
     torch.use_deterministic_algorithms(device.type == "cpu")
     torch.manual_seed(p.seed)
-
-    data = Feed(chips.split("train"), device)
-    held_out = Feed(chips.split("validation"), device)
-    steps = math.ceil(len(data) / p.batch_size)
-
-    network = build(params.model, len(chips.dataset.bands), len(chips.dataset.classes))
-    model = Classifier(network, chips.mean, chips.std)
+    data = Batches(prepared.split("train"), device)
+    held_out = Batches(prepared.split("validation"), device)
+    network = build(params.model, len(prepared.dataset.bands), len(prepared.dataset.classes))
+    model = Predictor(network, prepared.mean, prepared.std)
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    forward: Callable[[Tensor], Tensor] = torch.compile(model, disable=not p.compile)
     optimizers = build_optimizers(model, p)
-    peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+    return Run(
+        params=p,
+        task=tasks.find(params.model.task),
+        device=device,
+        precision=choose_precision(p, device),
+        data=data,
+        held_out=held_out,
+        size=prepared.dataset.size,
+        model=model,
+        optimizers=optimizers,
+        peaks=[[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers],
+    )
 
-    checkpoints = Checkpoints(_fingerprint(params, chips))
-    progress = Progress()
-    if state := checkpoints.load():
-        progress = _restore(state, model, optimizers)
-        print(f"train: going on after epoch {progress.epoch} of {p.epochs}")
 
+def fit(run: Run, progress: Progress, checkpoints: Checkpoints, facts: dict[str, Any]) -> None:
+    """Train until the last epoch, or until validation has not improved for `train.patience` epochs.
+
+    Args:
+        progress: where to begin; holds the history and the best weights in the end.
+        facts: parameters for DVCLive besides those of `train`.
+    """
+    p, model, data = run.params, run.model, run.data
+    forward: Callable[[Tensor], Tensor] = torch.compile(model, disable=not p.compile)
     with (
         Live(str(paths.TRAINING), dvcyaml=None, save_dvc_exp=False) as live,
-        EpochProgress(p.epochs, steps, done=progress.epoch) as bar,
+        EpochProgress(p.epochs, run.steps, done=progress.epoch) as bar,
     ):
-        live.log_params({"model": params.model.model_dump(), "train": p.model_dump()})
+        live.log_params(facts | {"train": p.model_dump()})
         for record in progress.history:
             _log(live, record)
         while progress.epoch < p.epochs and not _is_over(progress, p.patience):
             started = time.perf_counter()
             # Each epoch draws from its own seed, so that a resumed run sees what it would have.
             torch.manual_seed(p.seed * 100_003 + progress.epoch)
-            total_loss = torch.zeros((), device=device)
-            correct = torch.zeros((), device=device)
+            total_loss = torch.zeros((), device=run.device)
+            total_score = torch.zeros((), device=run.device)
             model.train()
-            full = chips.dataset.size
-            size = size_in(progress.epoch + 1, p.epochs, full) if p.progressive else full
+            size = size_in(progress.epoch + 1, p.epochs, run.size) if p.progressive else run.size
             order = torch.randperm(len(data))
-            for step, rows in enumerate(torch.tensor_split(order, steps)):
-                rate = one_cycle((progress.epoch * steps + step + 1) / (p.epochs * steps))
-                for optimizer, peak in zip(optimizers, peaks, strict=True):
+            for step, rows in enumerate(torch.tensor_split(order, run.steps)):
+                rate = one_cycle((progress.epoch * run.steps + step + 1) / (p.epochs * run.steps))
+                for optimizer, peak in zip(run.optimizers, run.peaks, strict=True):
                     for group, highest in zip(optimizer.param_groups, peak, strict=True):
                         group["lr"] = rate * highest
 
-                inputs, labels = data.batch(rows)
+                inputs, targets = data.batch(rows)
                 inputs = resize(augment(inputs, p.max_shift, p.brightness), size)
-                with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+                with run.autocast():
                     logits = forward(inputs)
-                loss = F.cross_entropy(logits.float(), labels, label_smoothing=p.label_smoothing)
+                loss = run.task.loss(logits.float(), targets, p.label_smoothing)
                 model.zero_grad(set_to_none=True)
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), p.gradient_clip or math.inf)
-                for optimizer in optimizers:
+                for optimizer in run.optimizers:
                     optimizer.step()
 
                 total_loss += loss.detach() * len(rows)
-                correct += (logits.argmax(dim=1) == labels).sum()
-                bar.step(len(rows), total_loss, correct)
+                total_score += run.task.score(logits, targets).sum()
+                bar.step(len(rows), total_loss, total_score)
 
             loss_value = total_loss.item() / len(data)
             if not math.isfinite(loss_value):
@@ -151,10 +232,10 @@ def train(params: Params, chips: Chips) -> Result:
                     f"train.learning_rate (now {p.learning_rate:g}), or set train.gradient_clip"
                 )
             seen = time.perf_counter() - started
-            loss_held_out, accuracy_held_out = _validate(model, held_out, device, precision)
+            loss_held_out, accuracy_held_out = _validate(run)
             record = {
                 "train_loss": loss_value,
-                "train_accuracy": correct.item() / len(data),
+                "train_accuracy": total_score.item() / len(data),
                 "validation_loss": loss_held_out,
                 "validation_accuracy": accuracy_held_out,
                 "images_per_second": len(data) / seen,
@@ -165,20 +246,12 @@ def train(params: Params, chips: Chips) -> Result:
             progress.epoch += 1
             progress.history.append(record)
             progress.seconds += time.perf_counter() - started
-            # Only epochs at full size count: before, the scale is not the one it will meet.
-            if size == full and (accuracy_held_out, -loss_held_out) >= progress.best_score:
+            # Only epochs at full size count: the model will meet chips at that scale alone.
+            if size == run.size and (accuracy_held_out, -loss_held_out) >= progress.best_score:
                 progress.best_score = (accuracy_held_out, -loss_held_out)
                 progress.best_epoch = progress.epoch
                 progress.best_weights = copy.deepcopy(model.state_dict())
-            checkpoints.save(progress.epoch, _state(progress, model, optimizers))
-
-    model.load_state_dict(progress.best_weights)
-    logits, labels = _predict(model, held_out, device, precision)
-    model.temperature.fill_(temperature(logits.cpu().numpy(), labels.cpu().numpy()))
-    hardware = describe(device, precision)
-    return Result(
-        model, progress.seconds, hardware, progress.best_epoch, progress.history, checkpoints
-    )
+            checkpoints.save(progress.epoch, _state(progress, run))
 
 
 def _is_over(progress: Progress, patience: int) -> bool:
@@ -186,27 +259,43 @@ def _is_over(progress: Progress, patience: int) -> bool:
     return 0 < patience <= progress.epoch - progress.best_epoch and progress.best_epoch > 0
 
 
-def _validate(
-    model: nn.Module, data: Feed, device: torch.device, precision: torch.dtype
-) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy over a split."""
-    logits, labels = _predict(model, data, device, precision)
-    accuracy = (logits.argmax(dim=1) == labels).float().mean()
-    return F.cross_entropy(logits, labels).item(), accuracy.item()
+def _choose_threads(run: Run) -> int:
+    """Time steps on copies of the model, so that nothing of this run changes; see `hardware`."""
+    if run.device.type != "cpu":
+        return torch.get_num_threads()
+    model = copy.deepcopy(run.model).train()
+    optimizers = build_optimizers(model, run.params)
+    rows = torch.arange(min(run.params.batch_size, len(run.data)))
+
+    def step() -> None:
+        inputs, targets = run.data.batch(rows)
+        inputs = augment(inputs, run.params.max_shift, run.params.brightness)
+        with run.autocast():
+            logits = model(inputs)
+        run.task.loss(logits.float(), targets).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+
+    with torch.random.fork_rng(devices=[]):
+        return choose_threads(step)
+
+
+def _validate(run: Run) -> tuple[float, float]:
+    """Mean loss and accuracy over the validation split."""
+    logits, targets = _predict(run)
+    return run.task.loss(logits, targets).item(), run.task.score(logits, targets).mean().item()
 
 
 @torch.no_grad()
-def _predict(
-    model: nn.Module, data: Feed, device: torch.device, precision: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Logits (N, classes) and labels (N,) of a split."""
-    model.eval()
+def _predict(run: Run) -> tuple[Tensor, Tensor]:
+    """Logits (N, ...) and targets (N, ...) of the validation split."""
+    run.model.eval()
     parts = []
-    for rows in torch.split(torch.arange(len(data)), EVALUATION_BATCH):
-        inputs, labels = data.batch(rows)
-        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            logits = model(inputs)
-        parts.append((logits.float(), labels))
+    for rows in torch.split(torch.arange(len(run.held_out)), EVALUATION_BATCH):
+        inputs, targets = run.held_out.batch(rows)
+        with run.autocast():
+            logits = run.model(inputs)
+        parts.append((logits.float(), targets))
     columns = list(zip(*parts, strict=True))
     return torch.cat(columns[0]), torch.cat(columns[1])
 
@@ -218,38 +307,33 @@ def _log(live: Live, record: dict[str, float]) -> None:
     live.next_step()
 
 
-def _fingerprint(params: Params, chips: Chips) -> str:
+def _fingerprint(params: Params, prepared: Prepared) -> str:
     return fingerprint(
         model=params.model.model_dump(),
         train=params.train.model_dump(),
-        data=chips.digest,
+        data=prepared.digest,
         code=code_digest(),
         torch=torch.__version__,
     )
 
 
-def _state(
-    progress: Progress,
-    model: nn.Module,
-    optimizers: list[torch.optim.Optimizer],
-) -> State:
+def _state(progress: Progress, run: Run) -> State:
     return {
         "progress": asdict(progress),
-        "model": model.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "model": run.model.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in run.optimizers],
     }
 
 
-def _restore(
-    state: State,
-    model: nn.Module,
-    optimizers: list[torch.optim.Optimizer],
-) -> Progress:
-    model.load_state_dict(state["model"])
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+def _restore(state: State, run: Run) -> Progress:
+    run.model.load_state_dict(state["model"])
+    for optimizer, saved in zip(run.optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
-    return Progress(**state["progress"])
+    progress = Progress(**state["progress"])
+    if run.device.type == "cpu":
+        keep_threads(progress.threads)
+    return progress
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

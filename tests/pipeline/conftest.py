@@ -1,13 +1,30 @@
 """Fixtures of the training side: chips as preprocess leaves them, and a trained project."""
 
+import io
 import shutil
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
 from pipeline import evaluate, load, preprocess, train
 from pipeline.sources.folder import Folder
 from tests.conftest import built_once, write_images, write_params
+
+
+def call(main: Callable[[list[str]], None], *arguments: str) -> CompletedProcess[str]:
+    """Run a command in this process: exit code and output, as `run` has them."""
+    out, error = io.StringIO(), io.StringIO()
+    code = 0
+    with redirect_stdout(out), redirect_stderr(error):
+        try:
+            main(list(arguments))
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+            error.write("" if isinstance(end.code, int) else str(end.code))
+    return CompletedProcess(arguments, code, out.getvalue(), error.getvalue())
 
 
 @pytest.fixture(scope="session")
@@ -25,12 +42,22 @@ def _chips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def chips(_chips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def copy_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:
+    """Copy a project that tests share, and change into the copy."""
+
+    def copy(project: Path) -> Path:
+        folder = tmp_path / "copy"
+        shutil.copytree(project, folder)
+        monkeypatch.chdir(folder)
+        return folder
+
+    return copy
+
+
+@pytest.fixture
+def chips(_chips: Path, copy_of: Callable[[Path], Path]) -> Path:
     """Working directory in which load and preprocess have run."""
-    folder = tmp_path / "chips"
-    shutil.copytree(_chips, folder)
-    monkeypatch.chdir(folder)
-    return folder
+    return copy_of(_chips)
 
 
 @pytest.fixture(scope="session")
@@ -46,9 +73,6 @@ def _trained(_chips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def trained(_trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def trained(_trained: Path, copy_of: Callable[[Path], Path]) -> Path:
     """Working directory in which every stage has run."""
-    folder = tmp_path / "trained"
-    shutil.copytree(_trained, folder)
-    monkeypatch.chdir(folder)
-    return folder
+    return copy_of(_trained)

@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 
 from contracts.reports import Figures
+from pipeline import challenge as command
 from pipeline import evaluate, load, preprocess, train
 from pipeline.bundle.manifest import read_bundle, write_bundle
 from pipeline.challenge import ENOUGH, challenge, verdict
-from pipeline.data.chip_table import read_manifest
+from pipeline.data.chip_table import read_chip_table
 from pipeline.errors import BundleError, DataError, RevisionError
 from pipeline.evaluation.champion import known_pixels, read_champion
 from pipeline.ingest import ingest
 from pipeline.repository import data_version
 from pipeline.sources.folder import Folder
 from tests.conftest import chip, run, write_images, write_params
+from tests.pipeline.conftest import call
 
 CHIPS = Path("artifacts/chips/manifest.csv")
 
@@ -62,12 +64,9 @@ def _competition(
 
 
 @pytest.fixture
-def competition(_competition: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def competition(_competition: Path, copy_of: Callable[[Path], Path]) -> Path:
     """main with a champion of 60 chips, and on top, not committed, a challenger of 96."""
-    folder = tmp_path / "competition"
-    shutil.copytree(_competition, folder)
-    monkeypatch.chdir(folder)
-    return folder
+    return copy_of(_competition)
 
 
 def edit_bundle(**changes: dict[str, Any]) -> None:
@@ -93,9 +92,9 @@ def test_neither_set_holds_a_chip_that_the_champion_was_trained_on(
     competition: Path, _trained: Path
 ) -> None:
     found = challenge("main")
-    before = read_manifest(_trained / CHIPS)
+    before = read_chip_table(_trained / CHIPS)
     tested = {row.sha256 for row in before if row.split == "test"}
-    today = {row.sha256 for row in read_manifest(CHIPS) if row.split == "test"}
+    today = {row.sha256 for row in read_chip_table(CHIPS) if row.split == "test"}
     known = {row.sha256 for row in before}
     assert found.pinned is not None and found.new is not None
     assert found.pinned.chips == len(today & tested) > 0
@@ -104,17 +103,17 @@ def test_neither_set_holds_a_chip_that_the_champion_was_trained_on(
 
 
 def test_an_image_in_another_file_is_not_new(competition: Path) -> None:
-    renamed = {row.sha256 for row in read_manifest(CHIPS) if row.path.endswith(".npy")}
-    everything = {row.sha256 for row in read_manifest(CHIPS)}
+    renamed = {row.sha256 for row in read_chip_table(CHIPS) if row.path.endswith(".npy")}
+    everything = {row.sha256 for row in read_chip_table(CHIPS)}
     commit = run("git", "rev-parse", "main").stdout.strip()
     champion = read_champion(commit, "main")
     assert champion is not None and len(renamed) == 8
-    known = known_pixels(commit, champion[1], read_manifest(CHIPS))
+    known = known_pixels(commit, champion[1], read_chip_table(CHIPS))
     assert renamed < known and len(known) == 60 and len(everything - known) == 36
 
 
 def test_the_command_writes_and_prints_what_it_found(competition: Path) -> None:
-    output = run("python", "-m", "pipeline.challenge", "--against", "main").stdout
+    output = call(command.main, "--against", "main").stdout
     document = json.loads(Path("reports/challenge.json").read_text(encoding="utf-8"))
     assert document["against"] == "main"
     assert document["challenger"] == read_bundle()[1].sha256 != document["champion"]
@@ -123,7 +122,7 @@ def test_the_command_writes_and_prints_what_it_found(competition: Path) -> None:
     assert document["pinned"]["chips"] == int(output.split("pinned")[1].split()[0])
     assert document["new"]["chips"] == int(output.split("\nnew")[1].split()[0])
     first = Path("reports/challenge.json").read_bytes()
-    run("python", "-m", "pipeline.challenge")
+    assert call(command.main).returncode == 0
     assert Path("reports/challenge.json").read_bytes() == first
 
 
@@ -139,7 +138,7 @@ def test_the_champion_comes_from_a_remote_too(competition: Path, tmp_path: Path)
 def test_a_champion_that_is_nowhere_is_said(competition: Path) -> None:
     for path in objects("main", "model"):
         path.unlink()
-    result = run("python", "-m", "pipeline.challenge", check=False)
+    result = call(command.main)
     assert result.returncode == 1
     assert "error: model/ of main is not at hand" in result.stderr
     assert "Traceback" not in result.stderr
@@ -293,6 +292,6 @@ def test_the_verdict_follows_the_rule(
 
 
 def test_the_help_says_what_the_verdict_means() -> None:
-    text = run("python", "-m", "pipeline.challenge", "--help").stdout
+    text = call(command.main, "--help").stdout
     for word in ("--against", "pinned", "new", "worse", "better", "reports/challenge.json"):
         assert word in text

@@ -12,14 +12,14 @@ from PIL import Image
 from pipeline import evaluate
 from pipeline.bundle.inference import predict, session
 from pipeline.bundle.manifest import read_bundle
-from pipeline.data.prepared import read_chips
-from pipeline.evaluation.predictions import parse_predictions
-from tests.conftest import run
+from pipeline.data.prepared import read_prepared
+from pipeline.tasks.predictions import parse_predictions
+from tests.pipeline.conftest import call
 
 
 def test_metrics_are_those_of_the_onnx_file(trained: Path) -> None:
     metrics = json.loads(Path("reports/metrics.json").read_text(encoding="utf-8"))
-    test = read_chips().split("test")
+    test = read_prepared().split("test")
     found = predict(session(read_bundle()[0]), test.chips).probabilities
     assert metrics["accuracy"] == pytest.approx((found.argmax(axis=1) == test.labels).mean())
     assert metrics["accuracy_low"] <= metrics["accuracy"] <= metrics["accuracy_high"]
@@ -41,7 +41,7 @@ def test_predictions_name_every_test_chip(trained: Path) -> None:
     predictions = parse_predictions(
         Path("reports/predictions.csv").read_text(encoding="utf-8"), "test"
     )
-    assert set(predictions) == {row.sha256[:16] for row in read_chips().split("test").rows}
+    assert set(predictions) == {row.sha256[:16] for row in read_prepared().split("test").rows}
     metrics = json.loads(Path("reports/metrics.json").read_text(encoding="utf-8"))
     right = [item.label == item.predicted for item in predictions.values()]
     assert np.mean(right) == pytest.approx(metrics["accuracy"])
@@ -78,7 +78,7 @@ def test_evaluating_twice_gives_the_same_answers(trained: Path) -> None:
 
 def test_a_missing_bundle_says_what_to_run(trained: Path) -> None:
     shutil.rmtree("model")
-    result = run("python", "-m", "pipeline.evaluate", check=False)
+    result = call(evaluate.main)
     assert result.returncode == 1
     assert "model/ is missing: run `dvc repro`" in result.stderr
 
@@ -88,6 +88,6 @@ def test_a_bundle_of_other_classes_is_refused(trained: Path) -> None:
     path.write_text(
         path.read_text(encoding="utf-8").replace("class-1", "class-9"), encoding="utf-8"
     )
-    result = run("python", "-m", "pipeline.evaluate", check=False)
+    result = call(evaluate.main)
     assert result.returncode == 1
     assert "trained on other classes or bands" in result.stderr

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline import gate
 from pipeline.evaluation.comparison import Comparison
-from pipeline.evaluation.measures import Interval
+from pipeline.tasks.intervals import Interval
 from pipeline.gate import judge
 from pipeline.params import Gate, read_params
 from tests.conftest import ROOT, run, write_params
+from tests.pipeline.conftest import call
 
 GOOD: dict[str, Any] = {
     "accuracy": 0.95,
@@ -30,10 +32,11 @@ FLOORS = Gate(
     max_model_size=10.0,
     compare=True,
 )
+PARAMS = read_params(ROOT / "params.yaml").model_copy(update={"gate": FLOORS})
 
 
 def missed(metrics: dict[str, Any], classes: dict[str, Any] = CLASSES) -> list[str]:
-    checks = judge(metrics, classes, FLOORS, None, "first")
+    checks = judge(metrics, classes, PARAMS, None, "first")
     return [f"{check.name}: {check.text}" for check in checks if not check.passed]
 
 
@@ -63,12 +66,12 @@ def test_the_weakest_class_is_named() -> None:
 @pytest.mark.parametrize(("high", "passes"), [(-0.001, False), (0.0, True), (0.01, True)])
 def test_a_loss_counts_only_beyond_the_uncertainty(high: float, passes: bool) -> None:
     comparison = Comparison(500, 0.95, 0.94, Interval(-0.02, high), 1, 6)
-    assert judge(GOOD, CLASSES, FLOORS, comparison, "")[-1].passed is passes
+    assert judge(GOOD, CLASSES, PARAMS, comparison, "")[-1].passed is passes
 
 
 def test_the_gate_ships_switched_on() -> None:
-    gate = read_params(ROOT / "params.yaml").gate
-    assert gate.compare and gate.min_accuracy >= 0.5 and gate.min_recall > 0
+    shipped = read_params(ROOT / "params.yaml").gate
+    assert shipped.compare and shipped.min_accuracy >= 0.5 and shipped.min_recall > 0
 
 
 @pytest.fixture
@@ -95,14 +98,15 @@ def improve(repository: Path, wrong: bool = False) -> None:
 
 
 def test_an_equal_model_may_be_merged(judged: Path) -> None:
-    result = run("python", "-m", "pipeline.gate")
+    result = call(gate.main)
+    assert result.returncode == 0
     assert "the gate is open: 6 of 6 hold" in result.stdout
     assert "on 400 shared test chips" in result.stdout
 
 
 def test_a_worse_model_is_blocked_with_the_number(judged: Path) -> None:
     improve(judged, wrong=True)
-    result = run("python", "-m", "pipeline.gate", check=False)
+    result = call(gate.main)
     assert result.returncode == 1
     assert "MISS  no loss against the model of the base: accuracy -10.00%" in result.stdout
     assert "the gate is closed, 1 of 6 missed" in result.stderr
@@ -112,7 +116,7 @@ def test_a_missed_floor_is_blocked(judged: Path) -> None:
     document = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     document["gate"]["max_model_size"] = 0.001
     Path("params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
-    result = run("python", "-m", "pipeline.gate", check=False)
+    result = call(gate.main)
     assert result.returncode == 1
     assert "model size" in result.stderr and "wanted at most 0.001 MiB" in result.stderr
 
@@ -121,23 +125,23 @@ def test_another_split_is_no_way_around_the_comparison(judged: Path) -> None:
     text = Path("reports/predictions.csv").read_text(encoding="utf-8")
     moved = text.replace("\n0", "\nf")
     Path("reports/predictions.csv").write_text(moved, encoding="utf-8")
-    result = run("python", "-m", "pipeline.gate", check=False)
+    result = call(gate.main)
     assert result.returncode == 1
     assert "no test chip in common with main" in result.stderr
     write_params({"gate": {"compare": False, "min_accuracy": 0.0, "min_recall": 0.0}})
-    result = run("python", "-m", "pipeline.gate", check=False)
+    result = call(gate.main)
     assert "not compared: switched off by gate.compare" in result.stdout
 
 
 def test_a_first_model_has_nothing_to_be_compared_with(judged: Path) -> None:
     start = run("git", "rev-list", "--max-parents=0", "HEAD").stdout.strip()
-    result = run("python", "-m", "pipeline.gate", "--against", start)
+    result = call(gate.main, "--against", start)
     assert "so this is the first model" in result.stdout
 
 
 @pytest.mark.parametrize("name", ["nowhere", "--help-me", "$(touch evil)", "main:params.yaml", ""])
 def test_a_revision_that_is_none_is_refused(judged: Path, name: str) -> None:
-    result = run("python", "-m", "pipeline.gate", f"--against={name}", check=False)
+    result = call(gate.main, f"--against={name}")
     assert result.returncode == 1
     assert "is not in this repository" in result.stderr and "Traceback" not in result.stderr
     assert not Path("evil").exists()
@@ -146,14 +150,14 @@ def test_a_revision_that_is_none_is_refused(judged: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["metrics.json", "classes.json", "predictions.csv"])
 def test_missing_reports_say_what_to_run(judged: Path, name: str) -> None:
     (judged / "reports" / name).unlink()
-    result = run("python", "-m", "pipeline.gate", check=False)
+    result = call(gate.main)
     assert result.returncode == 1
     assert f"reports/{name} is missing: run `dvc repro`" in result.stderr
 
 
 def test_damaged_reports_say_what_to_run(judged: Path) -> None:
     Path("reports/metrics.json").write_text("{", encoding="utf-8")
-    result = run("python", "-m", "pipeline.gate", check=False)
+    result = call(gate.main)
     assert result.returncode == 1
     assert "reports/metrics.json is not JSON" in result.stderr
     assert json.loads(Path("reports/classes.json").read_text(encoding="utf-8"))

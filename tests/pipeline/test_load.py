@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from pipeline import load
-from pipeline.data.chip_table import Row, read_manifest
+from pipeline.data.chip_table import Row, read_chip_table
 from pipeline.data.dataset import Dataset
 from pipeline.sources.folder import Folder
-from tests.conftest import SIZE, chip, run, write_images, write_params
+from tests.conftest import SIZE, chip, write_images, write_params
+from tests.pipeline.conftest import call
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def report() -> dict[str, object]:
 
 
 def rows() -> list[Row]:
-    return read_manifest(Path("artifacts/raw/manifest.csv"))
+    return read_chip_table(Path("artifacts/raw/manifest.csv"))
 
 
 def reasons() -> dict[str, str]:
@@ -96,7 +97,7 @@ def test_too_many_bad_files_fail_the_stage_and_name_the_worst(data: Path) -> Non
     load.main()
     before = Path("artifacts/raw/manifest.csv").read_bytes()
     (data / "class-0" / "bad.png").write_bytes(b"x")
-    result = run("python", "-m", "pipeline.load", check=False)
+    result = call(load.main)
     assert result.returncode == 1
     assert "1 of 37 files are bad (2.7%), load.max_bad_fraction allows 2.0%" in result.stderr
     assert "class-0/bad.png: can not be read" in result.stderr
@@ -108,13 +109,13 @@ def test_too_many_bad_files_fail_the_stage_and_name_the_worst(data: Path) -> Non
 def test_an_empty_folder_says_where_data_come_from(data: Path) -> None:
     for directory in data.glob("class-*"):
         shutil.rmtree(directory)
-    result = run("python", "-m", "pipeline.load", check=False)
+    result = call(load.main)
     assert result.returncode == 1
     assert "dvc pull" in result.stderr and "pipeline.ingest" in result.stderr
 
 
 def test_a_missing_folder_says_where_data_come_from(workdir: Path) -> None:
-    result = run("python", "-m", "pipeline.load", check=False)
+    result = call(load.main)
     assert result.returncode == 1
     assert "dvc pull" in result.stderr and "Traceback" not in result.stderr
 
@@ -123,20 +124,20 @@ def test_a_single_class_is_refused(data: Path) -> None:
     for name in ("class-1", "class-2"):
         shutil.rmtree(data / name)
     Dataset.read(data).model_copy(update={"classes": ("class-0",)}).write(data)
-    result = run("python", "-m", "pipeline.load", check=False)
+    result = call(load.main)
     assert "1 class with usable chips, wanted two or more" in result.stderr
 
 
 def test_a_class_without_chips_is_named(data: Path) -> None:
     shutil.rmtree(data / "class-1")
-    result = run("python", "-m", "pipeline.load", check=False)
+    result = call(load.main)
     assert "no usable chip of class-1" in result.stderr
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"name": 3}', "[]"])
 def test_a_description_that_is_none_is_refused(data: Path, text: str) -> None:
     (data / "dataset.json").write_text(text, encoding="utf-8")
-    result = run("python", "-m", "pipeline.load", check=False)
+    result = call(load.main)
     assert result.returncode == 1
     assert "data/dataset.json" in result.stderr and "Traceback" not in result.stderr
 

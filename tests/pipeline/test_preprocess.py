@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from pipeline import load, preprocess
-from pipeline.data.prepared import read_chips
+from pipeline.data.prepared import read_prepared
 from pipeline.errors import DataError
 from pipeline.preprocess import band_statistics
 from pipeline.sources.folder import Folder
-from tests.conftest import chip, run, write_images
+from tests.conftest import chip, write_images
+from tests.pipeline.conftest import call
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def raw(workdir: Path) -> Path:
 
 def test_every_chip_stands_in_the_array_of_its_split(raw: Path) -> None:
     preprocess.main()
-    chips = read_chips()
+    chips = read_prepared()
     total = 0
     for name in ("train", "validation", "test"):
         split = chips.split(name)
@@ -63,8 +64,8 @@ def test_two_runs_give_the_same_files(raw: Path) -> None:
 
 
 def test_a_missing_input_says_what_to_run(workdir: Path) -> None:
-    result = run("python", "-m", "pipeline.preprocess", check=False)
+    result = call(preprocess.main)
     assert result.returncode == 1
     assert "dvc" in result.stderr and "Traceback" not in result.stderr
     with pytest.raises(DataError, match="dvc repro"):
-        read_chips()
+        read_prepared()

@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from pipeline.ingest import ingest
+from pipeline.report import main
 from pipeline.sources.folder import Folder
 from tests.conftest import run, write_images, write_params
+from tests.pipeline.conftest import call
 
 LENIENT = {"min_accuracy": 0.0, "min_recall": 0.0, "max_calibration_error": 1.0}
 
@@ -31,7 +33,7 @@ def experiment(
 
 
 def report(against: str = "main") -> str:
-    run("python", "-m", "pipeline.report", "--against", against)
+    assert call(main, "--against", against).returncode == 0
     return Path("reports/report.md").read_text(encoding="utf-8")
 
 
@@ -137,7 +139,7 @@ def test_the_report_says_where_the_model_comes_from(experiment: Path) -> None:
 
 
 def test_an_unknown_revision_is_refused(experiment: Path) -> None:
-    result = run("python", "-m", "pipeline.report", "--against", "nowhere", check=False)
+    result = call(main, "--against", "nowhere")
     assert result.returncode == 1
     assert "'nowhere' is not in this repository: fetch it" in result.stderr
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.params import Params
+from pipeline.params import Params, read_params
 from tests.conftest import ROOT
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -43,9 +43,15 @@ def closure(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_module_that_a_stage_uses_is_a_dependency(stage: str) -> None:
-    declared = {dep for dep in STAGES[stage]["deps"] if dep.startswith("src/")}
-    assert declared == closure(ROOT / "src" / "pipeline" / f"{stage}.py")
+def test_every_module_that_a_stage_uses_is_a_dependency_and_no_other(stage: str) -> None:
+    declared = {ROOT / dep for dep in STAGES[stage]["deps"] if dep.startswith("src/")}
+    files = {
+        file for path in declared for file in (path.glob("**/*.py") if path.is_dir() else [path])
+    }
+    used = {
+        file.relative_to(ROOT).as_posix() for file in files if file in declared or _has_code(file)
+    }
+    assert used == closure(ROOT / "src" / "pipeline" / f"{stage}.py")
 
 
 def test_a_stage_runs_the_file_of_its_name() -> None:
@@ -61,6 +67,10 @@ def test_every_section_but_the_gates_is_used_by_a_stage() -> None:
 def test_training_and_evaluation_change_only_with_what_they_use() -> None:
     assert "src/pipeline/ingest.py" not in STAGES["load"]["deps"]
     assert "src/pipeline/gate.py" not in STAGES["train"]["deps"]
-    assert (
-        "src/pipeline/training/models.py" not in STAGES["evaluate"]["deps"]
-    )  # it measures the ONNX file
+    assert "src/pipeline/data/images.py" not in STAGES["train"]["deps"]
+    assert "src/pipeline/training" not in STAGES["evaluate"]["deps"]  # it measures the ONNX file
+
+
+def test_the_model_in_dvcs_registry_has_the_name_of_the_parameters() -> None:
+    artifacts = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["artifacts"]
+    assert list(artifacts) == [read_params(ROOT / "params.yaml").model.name]

@@ -11,21 +11,24 @@ from contracts.bundle import Golden, Histogram, Reference
 from pipeline.bundle.inference import STATISTICS, Predictions
 from pipeline.data.dataset import Dataset
 from pipeline.data.prepared import Split
+from pipeline.tasks.task import Task
 
 BINS = 10  # deciles: the usual choice for the population stability index (Siddiqi 2006, ch. 10)
 TIE = 1e-6  # of a value: so near, two are the same; another processor rounds in another way
 GOLDEN = 2
 
 
-def reference(predictions: Predictions, dataset: Dataset) -> Reference:
+def drift_reference(predictions: Predictions, dataset: Dataset, task: Task) -> Reference:
     """Summarise the predictions on unseen chips as the reference for drift."""
     signals = {
         f"{statistic}/{band}": histogram(predictions.statistics[:, b, s])
         for s, statistic in enumerate(STATISTICS)
         for b, band in enumerate(dataset.bands)
     }
-    signals["confidence"] = histogram(predictions.probabilities.max(axis=1))
-    counts = np.bincount(predictions.probabilities.argmax(axis=1), minlength=len(dataset.classes))
+    for name, values in task.signals(predictions.probabilities).items():
+        signals[name] = histogram(values)
+    predicted = task.predicted_classes(predictions.probabilities)
+    counts = np.bincount(predicted, minlength=len(dataset.classes))
     return Reference(
         samples=len(predictions.probabilities),
         signals=signals,
@@ -53,21 +56,14 @@ def histogram(values: npt.NDArray[np.float32]) -> Histogram:
     return Histogram(edges=tuple(edges.tolist()), counts=tuple(counts.tolist()))
 
 
-def golden(predictions: Predictions, split: Split) -> tuple[Golden, ...]:
-    """Pick chips of different answers; the surest ones, far from where rounding flips a class."""
-    confidence = predictions.probabilities.max(axis=1)
-    answers = predictions.probabilities.argmax(axis=1)
-    chosen: dict[int, int] = {}  # answer -> chip
-    for chip in np.argsort(-confidence, kind="stable"):
-        chosen.setdefault(int(answers[chip]), int(chip))
-        if len(chosen) == GOLDEN:
-            break
+def golden(predictions: Predictions, split: Split, task: Task) -> tuple[Golden, ...]:
+    """Pack the chips that the task chooses, with their probabilities."""
     return tuple(
         Golden(
             chip=encode_chip(split.chips[chip]),
             probabilities=tuple(predictions.probabilities[chip].tolist()),
         )
-        for chip in chosen.values()
+        for chip in task.golden(predictions.probabilities, GOLDEN)
     )
 
 

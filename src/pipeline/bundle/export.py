@@ -1,24 +1,25 @@
-"""A trained classifier -> the model bundle: graph, parity with torch, reference, manifest."""
+"""A trained model -> the model bundle: graph, parity with torch, reference, manifest."""
 
 import importlib.metadata
 from datetime import UTC, datetime
+from typing import Any, cast
 
 from contracts.bundle import Input, Manifest, Training
-from pipeline import repository
+from pipeline import repository, tasks
 from pipeline.bundle import manifest as bundle
-from pipeline.bundle.drift_reference import golden, reference
+from pipeline.bundle.drift_reference import golden, drift_reference
 from pipeline.bundle.inference import STATISTICS, predict, session
 from pipeline.bundle.onnx_graph import check_parity, to_onnx
 from pipeline.data.dataset import Dataset
-from pipeline.data.prepared import Chips
+from pipeline.data.prepared import Prepared
 from pipeline.params import Params
-from pipeline.training.models import Classifier
+from pipeline.training.models import Predictor
 
 LIBRARIES = ("torch", "onnx", "onnxruntime", "numpy")
 
 
 def export(
-    classifier: Classifier, params: Params, chips: Chips, *, seconds: float, hardware: str
+    predictor: Predictor, params: Params, prepared: Prepared, *, seconds: float, hardware: str
 ) -> Manifest:
     """Write the bundle to `model/`; return its manifest.
 
@@ -29,15 +30,16 @@ def export(
     Raises:
         TrainingError: ONNX Runtime and torch disagree on the validation split; nothing is written.
     """
-    graph = to_onnx(classifier, chips.dataset)
-    held_out = chips.split("validation")
+    task, dataset = tasks.find(params.model.task), prepared.dataset
+    graph = to_onnx(predictor, dataset, task)
+    held_out = prepared.split("validation")
     predictions = predict(session(graph), held_out.chips)
-    parity = check_parity(classifier, chips.dataset, predictions, held_out.chips)
+    parity = check_parity(predictor, dataset, task, predictions, held_out.chips)
     manifest = Manifest(
         name=params.model.name,
-        task="classification",
-        classes=chips.dataset.classes,
-        input=_input(chips.dataset),
+        task=cast(Any, params.model.task),  # the schema knows which there are
+        classes=dataset.classes,
+        input=_input(dataset),
         sha256=bundle.sha256(graph),
         training=Training(
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -49,8 +51,8 @@ def export(
             libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
         ),
         statistics=STATISTICS,
-        reference=reference(predictions, chips.dataset),
-        golden=golden(predictions, held_out),
+        reference=drift_reference(predictions, dataset, task),
+        golden=golden(predictions, held_out, task),
     )
     bundle.write_bundle(graph, manifest)
     print(f"train: ONNX Runtime agrees with torch to {parity:.1e} on {len(held_out.labels)} chips")

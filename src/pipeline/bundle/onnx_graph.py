@@ -1,6 +1,6 @@
-"""Classifier -> ONNX: raw digital numbers in, probabilities and input statistics out.
+"""Network -> ONNX: raw digital numbers in, probabilities and input statistics out.
 
-Normalisation, network and softmax are one graph, so that nothing can differ between training and
+Normalisation, network and output are one graph, so that nothing can differ between training and
 serving. The second output is what drift detection needs; in the graph it costs a fraction of the
 first convolution and the service computes nothing about pixels in Python.
 """
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from pipeline.bundle.inference import BATCH, Predictions
 from pipeline.data.dataset import Dataset
 from pipeline.errors import TrainingError
+from pipeline.tasks.task import Task
 
 OPSET = 18
 ROW_STEP = 4  # statistics look at every fourth line: enough for a mean, a quarter of the cost
@@ -29,9 +30,10 @@ PARITY = 1e-4  # largest difference of a probability between torch and ONNX Runt
 class Servable(nn.Module):
     """The graph that ships."""
 
-    def __init__(self, classifier: nn.Module, dataset: Dataset) -> None:
+    def __init__(self, predictor: nn.Module, dataset: Dataset, task: Task) -> None:
         super().__init__()
-        self.classifier = classifier
+        self.predictor = predictor
+        self.task = task
         self.scale = dataset.scale
         self.nodata = dataset.nodata
         self.saturation = float(dataset.valid_max)
@@ -39,7 +41,7 @@ class Servable(nn.Module):
     def forward(self, chips: Tensor) -> tuple[Tensor, Tensor]:
         """(B, bands, H, W) raw -> probabilities (B, classes), statistics (B, bands, 5)."""
         numbers = chips.to(torch.float32)
-        return torch.softmax(self.classifier(numbers), dim=1), self._statistics(numbers)
+        return self.task.activate(self.predictor(numbers)), self._statistics(numbers)
 
     def _statistics(self, numbers: Tensor) -> Tensor:
         """Mean, spread, share of empty and of saturated pixels, and roughness of each band.
@@ -59,12 +61,12 @@ class Servable(nn.Module):
         return torch.stack((mean / scale, spread / scale, empty, saturated, rough / scale), dim=2)
 
 
-def to_onnx(classifier: nn.Module, dataset: Dataset) -> bytes:
+def to_onnx(predictor: nn.Module, dataset: Dataset, task: Task) -> bytes:
     """Export to ONNX: input `chips`, outputs `probabilities` and `statistics`; free batch size.
 
     The same weights give the same bytes.
     """
-    model = Servable(classifier, dataset).cpu().eval()
+    model = Servable(predictor, dataset, task).cpu().eval()
     shape = (2, len(dataset.bands), dataset.size, dataset.size)
     example = torch.zeros(shape, dtype=getattr(torch, dataset.dtype))
     with _quiet_exporter():
@@ -116,8 +118,9 @@ def _anonymise(proto: onnx.ModelProto) -> None:
 
 @torch.no_grad()
 def check_parity(
-    classifier: nn.Module,
+    predictor: nn.Module,
     dataset: Dataset,
+    task: Task,
     predictions: Predictions,
     chips: npt.NDArray[np.generic],
 ) -> float:
@@ -126,7 +129,7 @@ def check_parity(
     Raises:
         TrainingError: the largest absolute difference of a probability is over 1e-4.
     """
-    model = Servable(classifier, dataset).cpu().eval()
+    model = Servable(predictor, dataset, task).cpu().eval()
     differences = []
     for start in range(0, len(chips), BATCH):
         batch = torch.from_numpy(np.array(chips[start : start + BATCH]))

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+CHIP_TABLE = "manifest.csv"  # its name in artifacts/raw/ and artifacts/chips/
 COLUMNS = ("row", "split", "path", "label", "sha256", "crs", "x", "y")
 
 
@@ -25,7 +26,7 @@ class Row(NamedTuple):
     """train, validation or test; empty before preprocess."""
 
 
-def write_manifest(path: Path, rows: Iterable[Row]) -> None:
+def write_chip_table(path: Path, rows: Iterable[Row]) -> None:
     """Write the table as CSV."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -35,7 +36,7 @@ def write_manifest(path: Path, rows: Iterable[Row]) -> None:
             writer.writerow((row.row, row.split, row.path, row.label, row.sha256, row.crs, x, y))
 
 
-def read_manifest(path: Path) -> list[Row]:
+def read_chip_table(path: Path) -> list[Row]:
     """Read the table."""
     with path.open(encoding="utf-8", newline="") as file:
         return [

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import paths
-from pipeline.data.chip_table import Row, read_manifest
+from pipeline.data.chip_table import CHIP_TABLE, Row, read_chip_table
 from pipeline.data.dataset import Dataset
 from pipeline.errors import DataError
 
@@ -22,10 +22,10 @@ class Split(NamedTuple):
     labels: npt.NDArray[np.int64]
     """(N,), index into `Dataset.classes`."""
     rows: list[Row]
-    """The manifest of these chips, in the same order."""
+    """These chips in the table of chips, in the same order."""
 
 
-class Chips(NamedTuple):
+class Prepared(NamedTuple):
     """The folder `artifacts/chips/`."""
 
     folder: Path
@@ -34,18 +34,18 @@ class Chips(NamedTuple):
     """Of each band over the training split, digital numbers."""
     std: list[float]
     digest: str
-    """SHA-256 of the manifest: changes with every chip, label and split."""
+    """SHA-256 of the table of chips: changes with every chip, label and split."""
 
     def split(self, name: str) -> Split:
         """Open one split."""
-        manifest = read_manifest(self.folder / "manifest.csv")
-        rows = [row for row in manifest if row.split == name]
+        table = read_chip_table(self.folder / CHIP_TABLE)
+        rows = [row for row in table if row.split == name]
         index = {label: number for number, label in enumerate(self.dataset.classes)}
         labels = np.array([index[row.label] for row in rows], np.int64)
         return Split(np.load(self.folder / f"{name}.npy", mmap_mode="c"), labels, rows)
 
 
-def read_chips(folder: Path = paths.CHIPS) -> Chips:
+def read_prepared(folder: Path = paths.CHIPS) -> Prepared:
     """Open the output of preprocess.
 
     Raises:
@@ -53,9 +53,9 @@ def read_chips(folder: Path = paths.CHIPS) -> Chips:
     """
     try:
         statistics = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
-        digest = hashlib.sha256((folder / "manifest.csv").read_bytes()).hexdigest()
+        digest = hashlib.sha256((folder / CHIP_TABLE).read_bytes()).hexdigest()
     except FileNotFoundError:
         raise DataError(
             f"{folder} is missing: run `dvc repro`, or `python -m pipeline.preprocess` alone"
         ) from None
-    return Chips(folder, Dataset.read(folder), statistics["mean"], statistics["std"], digest)
+    return Prepared(folder, Dataset.read(folder), statistics["mean"], statistics["std"], digest)

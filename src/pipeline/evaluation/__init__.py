@@ -1,1 +1,1 @@
-"""What predictions are worth, and champion against challenger."""
+"""Champion against challenger."""

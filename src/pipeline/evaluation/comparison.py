@@ -1,11 +1,12 @@
 """Challenger against champion on the same test chips: a paired bootstrap."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.evaluation.measures import Interval, interval
-from pipeline.evaluation.predictions import Prediction
+from pipeline.tasks.intervals import Interval, interval
+from pipeline.tasks.predictions import Prediction
 
 
 class Comparison(NamedTuple):
@@ -19,9 +20,9 @@ class Comparison(NamedTuple):
     difference: Interval
     """95 % interval of challenger minus champion."""
     fixed: int
-    """Chips that only the challenger gets right."""
+    """Chips that the challenger predicts better."""
     broken: int
-    """Chips that only the champion gets right."""
+    """Chips that the champion predicts better."""
 
     @property
     def is_loss(self) -> bool:
@@ -30,21 +31,27 @@ class Comparison(NamedTuple):
 
 
 def compare(
-    champion: dict[str, Prediction], challenger: dict[str, Prediction], samples: int
+    champion: dict[str, Prediction],
+    challenger: dict[str, Prediction],
+    samples: int,
+    credit: Callable[[str, str], float],
 ) -> Comparison | None:
     """Compare two models; None when they share no test chip.
 
-    Pairing matters: most chips are answered alike by both, so the difference is known far better
-    than either accuracy.
+    Pairing matters: both models predict the same for most chips, so the difference is known far
+    better than either accuracy.
+
+    Args:
+        credit: value of a prediction for a label, 0..1; `Task.credit`.
     """
     shared = sorted(champion.keys() & challenger.keys())
     if not shared:
         return None
     # The label of today counts for both: a corrected label is a better judge.
     labels = [challenger[chip].label for chip in shared]
-    old = np.array([champion[c].predicted == y for c, y in zip(shared, labels, strict=True)], float)
-    new = np.array(
-        [challenger[c].predicted == y for c, y in zip(shared, labels, strict=True)], float
+    old, new = (
+        np.array([credit(of[c].predicted, label) for c, label in zip(shared, labels, strict=True)])
+        for of in (champion, challenger)
     )
     return Comparison(
         chips=len(shared),

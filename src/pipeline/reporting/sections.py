@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from contracts.reports import DRIFT, Alert, Challenge, Drift, Figures
+from pipeline import markdown as md
 from pipeline.errors import DataError
-from pipeline.reporting import markdown as md
 from pipeline.reporting.documents import new_drift, read_challenge
 
 SHOWN = 12  # alerts and signals that are listed; all of them stand in drift.json

@@ -8,8 +8,8 @@ from pipeline.data.prepared import Split
 GPU_SHARE = 0.5  # of the free GPU memory that the data may take; the rest is for the network
 
 
-class Feed:
-    """The chips of one split; they live on the GPU where they fit, else in memory."""
+class Batches:
+    """The chips of one split, on the GPU where they fit, else in memory."""
 
     def __init__(self, split: Split, device: torch.device) -> None:
         self._device = device

@@ -1,6 +1,7 @@
 """The networks, and a table of their names. A new one is a function and a row in `NETWORKS`.
 
-A network maps scaled, normalised chips to logits: (B, bands, H, W) -> (B, classes).
+A network maps normalised chips (B, bands, H, W) to feature maps, and its head maps those to logits.
+The head belongs to the task: a network gets a function that makes one for a number of features.
 """
 
 from collections.abc import Callable
@@ -8,8 +9,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from pipeline import tasks
 from pipeline.errors import ParameterError
 from pipeline.params import Model
+
+Head = Callable[[int], nn.Module]
 
 
 class ConvNorm(nn.Sequential):
@@ -49,9 +53,7 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """A small residual network for chips of 32 to 128 pixels."""
 
-    def __init__(
-        self, bands: int, classes: int, width: int, blocks: tuple[int, ...], dropout: float
-    ) -> None:
+    def __init__(self, bands: int, width: int, blocks: tuple[int, ...], head: Head) -> None:
         super().__init__()
         self.stem = ConvNorm(bands, width, 3, stride=2)
         stages: list[nn.Module] = []
@@ -62,18 +64,17 @@ class ResNet(nn.Module):
                 stages.append(Block(inputs, outputs, stride=2 if stage and not index else 1))
                 inputs = outputs
         self.stages = nn.Sequential(*stages)
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(inputs, classes))
+        self.head = head(inputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, bands, H, W) -> logits (B, classes)."""
+        """(B, bands, H, W) -> logits, (B, classes) for a classifier."""
         x = torch.relu(self.stem(x))  # (B, width, H/2, W/2)
         x = self.stages(x)  # (B, 8 width, H/16, W/16)
-        x = x.mean(dim=(2, 3))  # (B, 8 width)
         logits: Tensor = self.head(x)
         return logits
 
 
-class Classifier(nn.Module):
+class Predictor(nn.Module):
     """A network with its normalisation and its temperature: digital numbers in, logits out.
 
     They are part of the model so that training and serving can not differ.
@@ -91,29 +92,30 @@ class Classifier(nn.Module):
         self.register_buffer("temperature", torch.tensor(1.0))  # set after training
 
     def forward(self, chips: Tensor) -> Tensor:
-        """(B, bands, H, W) digital numbers, float32 -> logits (B, classes)."""
+        """(B, bands, H, W) digital numbers, float32 -> logits."""
         logits: Tensor = self.network((chips - self.mean) / self.std)
         return logits / self.temperature
 
 
-Builder = Callable[[int, int, Model], nn.Module]
+Builder = Callable[[int, Head, Model], nn.Module]
 
 NETWORKS: dict[str, Builder] = {
-    "resnet": lambda bands, classes, p: ResNet(bands, classes, p.width, (1, 1, 1, 1), p.dropout),
-    "resnet-deep": lambda bands, classes, p: ResNet(
-        bands, classes, p.width, (1, 2, 2, 1), p.dropout
-    ),
+    "resnet": lambda bands, head, p: ResNet(bands, p.width, (1, 1, 1, 1), head),
+    "resnet-deep": lambda bands, head, p: ResNet(bands, p.width, (1, 2, 2, 1), head),
 }
 
 
 def build(params: Model, bands: int, classes: int) -> nn.Module:
-    """Build the network that `model.network` names.
+    """Build the network that `model.network` names, with the head of `model.task`.
 
     Raises:
-        ParameterError: there is none of that name.
+        ParameterError: no network, or no task, has that name.
     """
     if params.network not in NETWORKS:
         raise ParameterError(
             f"params.yaml: model.network is {params.network!r}: use one of {', '.join(NETWORKS)}"
         )
-    return NETWORKS[params.network](bands, classes, params)
+    task = tasks.find(params.task)
+    return NETWORKS[params.network](
+        bands, lambda features: task.head(features, classes, params.dropout), params
+    )

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.bundle.inference import STATISTICS, predict, session
 from pipeline.bundle.manifest import read_bundle
-from pipeline.data.prepared import read_chips
+from pipeline.data.prepared import read_prepared
 from pipeline.errors import BundleError
 
 
@@ -28,7 +28,7 @@ def test_a_bundle_says_where_it_comes_from(trained: Path) -> None:
 
 def test_the_reference_describes_unseen_chips(trained: Path) -> None:
     manifest = read_bundle()[1]
-    validation = read_chips().split("validation")
+    validation = read_prepared().split("validation")
     reference = manifest.reference
     assert reference.samples == len(validation.labels) == sum(reference.classes.values())
     assert set(reference.signals) == {

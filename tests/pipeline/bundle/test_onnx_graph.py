@@ -13,7 +13,8 @@ from pipeline.bundle.onnx_graph import check_parity, to_onnx
 from pipeline.data.dataset import Dataset
 from pipeline.errors import TrainingError
 from pipeline.params import Model
-from pipeline.training.models import Classifier, build
+from pipeline.tasks import classification
+from pipeline.training.models import Predictor, build
 
 
 def dataset(dtype: Any, bands: int, nodata: int | None = None) -> Dataset:
@@ -32,10 +33,10 @@ def dataset(dtype: Any, bands: int, nodata: int | None = None) -> Dataset:
     )
 
 
-def classifier(bands: int) -> Classifier:
+def predictor(bands: int) -> Predictor:
     torch.manual_seed(0)
     network = build(Model(name="test", network="resnet", width=4, dropout=0.1), bands, 3)
-    return Classifier(network, [100.0] * bands, [50.0] * bands).eval()
+    return Predictor(network, [100.0] * bands, [50.0] * bands).eval()
 
 
 def chips(dtype: Any, bands: int, count: int = 5) -> npt.NDArray[Any]:
@@ -45,7 +46,7 @@ def chips(dtype: Any, bands: int, count: int = 5) -> npt.NDArray[Any]:
 
 @pytest.fixture(scope="module")
 def graph() -> bytes:
-    return to_onnx(classifier(4), dataset("uint16", 4, nodata=0))
+    return to_onnx(predictor(4), dataset("uint16", 4, nodata=0), classification)
 
 
 def test_raw_uint16_goes_in_and_probabilities_come_out(graph: bytes) -> None:
@@ -83,13 +84,13 @@ def test_statistics_are_those_of_every_fourth_line(graph: bytes) -> None:
 
 
 def test_data_without_a_nodata_value_have_no_share_of_it() -> None:
-    model = session(to_onnx(classifier(3), dataset("uint8", 3)))
+    model = session(to_onnx(predictor(3), dataset("uint8", 3), classification))
     found = predict(model, np.zeros((1, 3, 32, 32), np.uint8)).statistics
     assert found[0, :, STATISTICS.index("nodata")].tolist() == [0, 0, 0]
 
 
 def test_the_same_weights_give_the_same_bytes(graph: bytes) -> None:
-    assert to_onnx(classifier(4), dataset("uint16", 4, nodata=0)) == graph
+    assert to_onnx(predictor(4), dataset("uint16", 4, nodata=0), classification) == graph
 
 
 def test_the_file_tells_nothing_about_the_machine(graph: bytes) -> None:
@@ -106,12 +107,16 @@ def test_batch_norm_is_folded_into_the_convolutions(graph: bytes) -> None:
 def test_parity_is_measured_and_a_difference_refused(graph: bytes) -> None:
     data = chips("uint16", 4)
     found = predict(session(graph), data)
-    assert check_parity(classifier(4), dataset("uint16", 4, nodata=0), found, data) < 1e-4
+    assert (
+        check_parity(predictor(4), dataset("uint16", 4, nodata=0), classification, found, data)
+        < 1e-4
+    )
     for wrong in (found.probabilities + 2e-4, found.probabilities * np.float32(np.nan)):
         with pytest.raises(TrainingError, match="differs from the trained one"):
             check_parity(
-                classifier(4),
+                predictor(4),
                 dataset("uint16", 4, nodata=0),
+                classification,
                 Predictions(wrong, found.statistics),
                 data,
             )

@@ -5,11 +5,19 @@ import random
 import pytest
 
 from pipeline.errors import DataError
-from pipeline.evaluation.comparison import compare
-from pipeline.evaluation.predictions import Prediction, parse_predictions, write_predictions
+from pipeline.evaluation.comparison import Comparison
+from pipeline.evaluation.comparison import compare as compare_by
+from pipeline.tasks.classification import credit
+from pipeline.tasks.predictions import Prediction, parse_predictions, write_predictions
 
 
-def answers(count: int, wrong: set[int], start: int = 0) -> dict[str, Prediction]:
+def compare(
+    champion: dict[str, Prediction], challenger: dict[str, Prediction], samples: int
+) -> Comparison | None:
+    return compare_by(champion, challenger, samples, credit)
+
+
+def predictions(count: int, wrong: set[int], start: int = 0) -> dict[str, Prediction]:
     return {
         f"{index:016x}": Prediction(f"{index:016x}", "a", "b" if index in wrong else "a", 0.9)
         for index in range(start, start + count)
@@ -17,37 +25,37 @@ def answers(count: int, wrong: set[int], start: int = 0) -> dict[str, Prediction
 
 
 def test_a_clear_loss_is_a_loss() -> None:
-    found = compare(answers(500, set()), answers(500, set(range(40))), 1000)
+    found = compare(predictions(500, set()), predictions(500, set(range(40))), 1000)
     assert found is not None and found.is_loss
     assert found.champion == 1 and found.challenger == pytest.approx(0.92)
     assert (found.fixed, found.broken) == (0, 40)
 
 
 def test_a_difference_within_the_uncertainty_is_none() -> None:
-    found = compare(answers(100, {1}), answers(100, {2, 3}), 1000)
+    found = compare(predictions(100, {1}), predictions(100, {2, 3}), 1000)
     assert found is not None and not found.is_loss
     assert found.difference.low < 0 < found.difference.high
 
 
 def test_equal_models_do_not_differ() -> None:
-    found = compare(answers(100, {1}), answers(100, {1}), 1000)
+    found = compare(predictions(100, {1}), predictions(100, {1}), 1000)
     assert found is not None and not found.is_loss
     assert found.difference == (0, 0)
 
 
 def test_a_gain_is_no_loss() -> None:
-    found = compare(answers(500, set(range(60))), answers(500, set()), 1000)
+    found = compare(predictions(500, set(range(60))), predictions(500, set()), 1000)
     assert found is not None and found.difference.low > 0 and found.fixed == 60
 
 
 def test_only_chips_that_both_were_tested_on_count() -> None:
-    found = compare(answers(100, set(range(50))), answers(100, set(), start=50), 1000)
+    found = compare(predictions(100, set(range(50))), predictions(100, set(), start=50), 1000)
     assert found is not None and found.chips == 50
     assert found.champion == 1  # its mistakes lie on chips that the challenger may have seen
 
 
 def test_models_without_a_common_chip_can_not_be_compared() -> None:
-    assert compare(answers(10, set()), answers(10, set(), start=10), 100) is None
+    assert compare(predictions(10, set()), predictions(10, set(), start=10), 100) is None
 
 
 def test_a_corrected_label_judges_both() -> None:
@@ -60,10 +68,12 @@ def test_a_corrected_label_judges_both() -> None:
 def test_pairing_sees_what_two_intervals_would_miss() -> None:
     rng = random.Random(0)
     wrong = set(rng.sample(range(1000), 100))
-    found = compare(answers(1000, wrong), answers(1000, wrong | set(range(1000, 1012))), 1000)
+    found = compare(
+        predictions(1000, wrong), predictions(1000, wrong | set(range(1000, 1012))), 1000
+    )
     assert found is not None and not found.is_loss
     extra = set(rng.sample(sorted(set(range(1000)) - wrong), 12))
-    found = compare(answers(1000, wrong), answers(1000, wrong | extra), 2000)
+    found = compare(predictions(1000, wrong), predictions(1000, wrong | extra), 2000)
     assert found is not None and found.is_loss  # 1.2 points, where each accuracy has +-1.9
 
 

@@ -5,7 +5,7 @@ import torch
 
 from pipeline.errors import ParameterError
 from pipeline.params import Model
-from pipeline.training.models import NETWORKS, Block, Classifier, build
+from pipeline.training.models import NETWORKS, Block, Predictor, build
 
 
 def params(network: str = "resnet", width: int = 8) -> Model:
@@ -33,7 +33,7 @@ def test_a_block_starts_as_its_shortcut() -> None:
 
 def test_a_classifier_normalises_digital_numbers_itself() -> None:
     network = torch.nn.Flatten()
-    model = Classifier(network, mean=[100.0, 10.0], std=[50.0, 5.0])
+    model = Predictor(network, mean=[100.0, 10.0], std=[50.0, 5.0])
     chips = torch.tensor([[[[200.0]], [[0.0]]]])
     assert model(chips).tolist() == [[2.0, -2.0]]
 

@@ -3,7 +3,7 @@
 import pytest
 from markdown_it import MarkdownIt
 
-from pipeline.reporting import markdown as md
+from pipeline import markdown as md
 
 HOSTILE = [
     "<script>alert(1)</script>",

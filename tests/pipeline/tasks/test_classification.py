@@ -1,15 +1,15 @@
-"""Measures, against values worked out by hand."""
+"""Classification: measures against values worked out by hand, temperatures that are known."""
 
 import numpy as np
 import pytest
 
-from pipeline.evaluation.measures import (
+from pipeline.tasks.classification import (
     calibration_error,
     class_scores,
-    interval,
     macro_f1,
     mean_log_loss,
     reliability,
+    temperature,
 )
 
 LABELS = np.array([0, 0, 0, 1, 1, 2])
@@ -45,14 +45,20 @@ def test_certainty_falls_into_the_last_bin() -> None:
     assert [(row.confidence, row.accuracy, row.share) for row in table] == [(1, 0.5, 1)]
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+def drawn(scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Labels drawn from the softmax of logits, which are then multiplied by `scale`."""
     rng = np.random.default_rng(0)
-    covered = 0
-    for trial in range(200):
-        low, high = interval((rng.random(200) < 0.8).astype(float), 500, seed=trial)
-        covered += low <= 0.8 <= high
-    assert 180 <= covered <= 199  # 95 %, give or take
+    logits = rng.normal(0, 2, (20_000, 5))
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (chances.cumsum(axis=1) < rng.random((20_000, 1))).sum(axis=1)
+    return (scale * logits).astype(np.float32), labels
 
 
-def test_values_that_are_all_alike_have_no_width() -> None:
-    assert interval(np.ones(10), 100) == (1, 1)
+@pytest.mark.parametrize("scale", [0.25, 1.0, 4.0])
+def test_a_model_that_is_too_timid_or_too_sure_is_mended(scale: float) -> None:
+    assert temperature(*drawn(scale)) == pytest.approx(scale, rel=0.05)
+
+
+def test_a_model_that_is_always_right_stays_within_limits() -> None:
+    logits = np.eye(3, dtype=np.float32)
+    assert 1 / 13 < temperature(logits, np.arange(3)) < 1

@@ -1,4 +1,4 @@
-"""`reports/predictions.csv`: what a model said about each test chip.
+"""`reports/predictions.csv`: what a model predicted for each test chip.
 
 It is kept in Git. So the gate and the report can compare two models on the very chips that neither
 was trained on, at any revision, without a remote and without running the old model again.
@@ -16,7 +16,7 @@ COLUMNS = ("chip", "label", "predicted", "confidence")
 
 
 class Prediction(NamedTuple):
-    """The answer for one chip."""
+    """The prediction for one chip."""
 
     chip: str
     """First 16 hexadecimal digits of the SHA-256 of its pixels."""
