@@ -23,9 +23,12 @@ TAG, ABSENT = "landcover@v1.0.0", "landcover@v9.9.9"
 BANDS = 4
 TRAINING = {
     "finished": "2026-11-01T12:00:00+00:00",
+    "seconds": 9.0,
+    "hardware": "2 cores",
     "git_revision": "0" * 40,
     "data_version": "0123456789abcdef0123456789abcdef.dir",
     "params": {"gate": {"min_accuracy": 0.8}},
+    "libraries": {},
 }
 
 

@@ -26,9 +26,12 @@ def floored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle whose manifest says what the gate asked for."""
     training = {
         "finished": "2026-11-01T12:00:00+00:00",
+        "seconds": 9.0,
+        "hardware": "2 cores",
         "git_revision": "0" * 40,
         "data_version": "0123456789abcdef0123456789abcdef.dir",
         "params": {"gate": {"min_accuracy": 0.85}},
+        "libraries": {},
     }
     return make_bundle(tmp_path_factory.mktemp("floored") / "model", training=training)
 
