@@ -6,6 +6,7 @@ import pytest
 
 from contracts.reports import Alert, Drift, larger_is_better
 from pipeline.report import METRICS
+from pipeline.tasks import classification
 
 
 def test_the_better_direction_of_a_metric_follows_from_the_words_of_its_name() -> None:
@@ -17,7 +18,8 @@ def test_the_better_direction_of_a_metric_follows_from_the_words_of_its_name() -
 
 
 def test_the_metrics_of_the_report_have_the_direction_that_they_had() -> None:
-    larger = {key for key, _, _ in METRICS if larger_is_better(key)}
+    metrics = (*classification.METRICS, *METRICS)
+    larger = {metric.key for metric in metrics if larger_is_better(metric.key)}
     assert larger == {"accuracy", "macro_f1"}
 
 

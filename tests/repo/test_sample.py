@@ -96,7 +96,7 @@ def test_a_remote_that_is_gone_is_said(clone: Path, tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr and "data" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["python -m pipeline.load", "make repro"])
+@pytest.mark.parametrize("command", ["python -m pipeline.load", "make NO_SETUP=1 repro"])
 def test_without_data_a_run_says_where_to_get_them(
     clone: Path, tmp_path: Path, command: str
 ) -> None:
