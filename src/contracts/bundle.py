@@ -80,7 +80,7 @@ class Training(Part):
     seconds: float
     hardware: str
     git_revision: str
-    """Commit it was trained at; ends in `-dirty` when files differed from it."""
+    """Commit it was trained at; ends in `-dirty` when inputs of the training differed from it."""
     data_version: str
     """md5 in data.dvc."""
     params: Any

@@ -9,11 +9,20 @@ from pipeline import paths
 from pipeline.errors import RevisionError
 
 
+RESULTS = ("dvc.lock", "reports")
+"""What `dvc repro` itself changes: no input of a training."""
+
+
 def revision() -> str:
-    """Commit that is checked out, `-dirty` when tracked files differ; `unknown` outside Git."""
+    """Commit that is checked out; `unknown` outside Git.
+
+    It ends in `-dirty` when tracked files differ from the commit, RESULTS aside.
+    """
+    inputs = [f":(exclude){path}" for path in RESULTS]
     try:
         commit = _git("rev-parse", "HEAD").strip()
-        return commit + ("-dirty" if _git("status", "--porcelain", "-uno").strip() else "")
+        changed = _git("status", "--porcelain", "-uno", "--", ".", *inputs).strip()
+        return commit + ("-dirty" if changed else "")
     except RevisionError:
         return "unknown"
 
