@@ -11,6 +11,8 @@ BIN := $(if $(filter /%,$(VENV)),,$(CURDIR)/)$(VENV)/bin
 # Stages call `python`: it has to be the one of this environment, also in `dvc repro`.
 export PATH := $(BIN):$(PATH):$(CURDIR)/tests/e2e/tools/node_modules/.bin:$(CURDIR)/.venv-checks/bin
 export DVC_NO_ANALYTICS := 1
+# Images of Python often set it; each of many short processes would then compile torch anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 # What a person or a pipeline says reaches the command as it is: neither make nor the shell expands
 # it. A title of a merge request is no code.
