@@ -8,7 +8,6 @@ from contracts.commit import Unreadable, read_data
 from pipeline import paths
 from pipeline.errors import RevisionError
 
-
 RESULTS = ("dvc.lock", "reports")
 """What `dvc repro` itself changes: no input of a training."""
 
