@@ -5,20 +5,25 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import numpy.typing as npt
 import pytest
 import yaml
 from filelock import FileLock
+from httpx._transports import default as transport
 from PIL import Image
 
 from tests import skips, system
 
 # Test workers share the cores; threads that wait for each other by spinning would starve them.
 os.environ["OMP_NUM_THREADS"] = "1"
+# httpx reads all certificates anew for each request outside a client: 35 ms of CPU.
+vars(transport)["create_ssl_context"] = cache(httpx.create_ssl_context)
 
 ROOT = Path(__file__).parent.parent
 SIZE = 32  # pixels of a test chip
