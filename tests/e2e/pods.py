@@ -2,19 +2,17 @@
 
 import hashlib
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
 REVISION = "deployment.kubernetes.io/revision"
 READY_WITHIN = 60.0  # seconds; generous, the machine may be busy
-FRESH: dict[str, Any] = {"generation": 0, "annotations": {}, "revisions": [], "settings": {}}
 
 Document = dict[str, Any]
 
@@ -22,18 +20,16 @@ Document = dict[str, Any]
 class Stage:
     """One namespace."""
 
-    def __init__(self, folder: Path, namespace: str) -> None:
-        self.config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        self.stage = self.config["stages"].get(namespace, {})
-        self.folder = folder / "stages" / namespace
+    def __init__(self, folder: Path, name: str, config: Document) -> None:
+        self.folder, self.name, self.config = folder, name, config
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.path = self.folder / "state.json"
-        self.state = json.loads(self.path.read_text()) if self.path.exists() else dict(FRESH)
+        self.state: Document = {"generation": 0, "annotations": {}, "revisions": [], "settings": {}}
+        self.process: subprocess.Popen[bytes] | None = None
 
-    def save(self) -> None:
-        fresh = self.path.with_suffix(".new")
-        fresh.write_text(json.dumps(self.state, indent=1), encoding="utf-8")
-        fresh.replace(self.path)
+    @property
+    def stage(self) -> Document:
+        """Its part of the configuration."""
+        return dict(self.config["stages"].get(self.name, {}))
 
     @property
     def current(self) -> Document:
@@ -75,21 +71,25 @@ class Stage:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.stage['port']}"
 
-    def start(self) -> str:
-        """Make the stage serve the current template; why not, if it does not."""
+    def start(self, environment: Mapping[str, str]) -> str:
+        """Make the stage serve the current template; why not, if it does not.
+
+        Args:
+            environment: of kubectl.
+        """
         pod = read_pod(self.folder)
         if pod and pod["hash"] == self.current["hash"] and is_ready(self.url, pod):
             return ""
-        stop_pod(self.folder)
+        self.stop()
         image = container(self.current)["image"]
         if image not in self.config["images"] and "pod" not in self.config:
             return "ErrImagePull"
         log = self.folder / f"pod-{time.monotonic_ns()}.log"
         with log.open("wb") as stream:
-            process = subprocess.Popen(
+            self.process = process = subprocess.Popen(
                 self.config.get("pod") or [sys.executable, "-m", "service"],
                 cwd=ROOT,
-                env=self.environment(image),
+                env=self.environment(image, environment),
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
@@ -103,13 +103,20 @@ class Stage:
             if is_ready(self.url, pod):
                 return ""
             time.sleep(0.05)
-        stop_pod(self.folder)
+        self.stop()
         said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return f"CrashLoopBackOff: {said[-1] if said else 'it said nothing'}"
 
-    def environment(self, image: str) -> dict[str, str]:
+    def stop(self) -> None:
+        """End the pod in order, and wait for it."""
+        if self.process:
+            self.process.terminate()
+            self.process.wait()
+        (self.folder / "pod.json").unlink(missing_ok=True)
+
+    def environment(self, image: str, given: Mapping[str, str]) -> dict[str, str]:
         """The pod's, as far as it makes sense outside a cluster."""
-        found = {key: value for key, value in os.environ.items() if not key.startswith("SERVICE_")}
+        found = {key: value for key, value in given.items() if not key.startswith("SERVICE_")}
         for source in container(self.current).get("envFrom", []):
             name = source.get("configMapRef", {}).get("name", "")
             found |= self.state["settings"].get(name, {})
@@ -134,17 +141,6 @@ def read_pod(folder: Path) -> Document | None:
     path = folder / "pod.json"
     pod: Document | None = json.loads(path.read_text()) if path.exists() else None
     return pod if pod and born(pod["pid"]) == pod["born"] != "" else None
-
-
-def stop_pod(folder: Path) -> None:
-    """End the pod in order, and wait for it."""
-    while (pod := read_pod(folder)) is not None:
-        try:
-            os.kill(pod["pid"], signal.SIGTERM)
-        except ProcessLookupError:
-            break
-        time.sleep(0.1)
-    (folder / "pod.json").unlink(missing_ok=True)
 
 
 def born(pid: int) -> str:

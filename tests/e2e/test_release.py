@@ -129,9 +129,7 @@ def test_a_bad_canary_is_rolled_back_and_the_tag_of_the_stage_stays(
     world: World, cluster: Cluster
 ) -> None:
     release(world, "broken-in-production", 6)
-    config = json.loads((cluster.folder / "config.json").read_text(encoding="utf-8"))
-    config["stages"]["landcover-production"]["settings"]["BROKEN"] = V3
-    cluster.configure(stages=config["stages"])
+    cluster.config["stages"]["landcover-production"]["settings"]["BROKEN"] = V3
     before = stage_tags(world, "production")
     pipeline = world.main_pipeline()
     assert pipeline.jobs == ALL_PASS | {"production": False}, pipeline.log

@@ -1,9 +1,13 @@
-"""A stand-in for kubectl and the cluster behind it: put `$CLUSTER/bin` on PATH, see `Cluster`.
+"""A stand-in for kubectl and the cluster behind it: put `bin` of a `Cluster` on PATH.
+
+`kubectl` is a shell script that hands its process id and its input to the test's process, which
+answers: no Python is started for a call.
 
 True to the original: the arguments and documents that kubectl is given; kustomize, which is the
-real one; revisions, their numbers and hashes, what an undo restores, annotations, the ConfigMap's
-keys of a release; the pod, which is a real `python -m service` with the environment of its
-Deployment, or whatever `pod` in config.json starts; a rollout that waits for /readyz, and fails.
+real one, asked once for the same files; revisions, their numbers and hashes, what an undo restores,
+annotations, the ConfigMap's keys of a release; the pod, which is a real `python -m service` with
+the environment of its Deployment, or whatever `pod` of the configuration starts; a rollout that
+waits for /readyz, and fails.
 
 Not true: one pod a stage, and no two at once, so that the old one does not serve on while a new one
 starts; a pod only changes when somebody waits for the rollout; nothing is validated, admitted,
@@ -11,23 +15,59 @@ authorised, scheduled, scaled or routed; apply replaces instead of merging. A ca
 Rollouts is moved like any rollout, or fails at once with `canary: fails`.
 """
 
-import fcntl
+import hashlib
 import json
 import os
 import shutil
 import subprocess
-import sys
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import Any
 
 import yaml
 
-from tests.e2e.pods import REVISION, ROOT, Document, Stage, read_pod, stop_pod
+from tests.e2e.pods import REVISION, Document, Stage, read_pod
 
 APP = "landcover"
+
+CLIENT = """\
+#!/bin/bash
+stdin=
+case " $* " in *" --filename=- "*) IFS= read -r -d '' stdin ;; esac
+exec 3<>/dev/tcp/127.0.0.1/PORT
+printf '%s\\0' "$$" "$stdin" >&3
+IFS= read -r -d '' code <&3
+IFS= read -r -d '' errors <&3
+cat <&3
+printf '%s' "$errors" >&2
+exit "$code"
+"""
+"""The stand-in on PATH; the server reads its arguments, folder and environment from /proc."""
+
+
+class Refusal(Exception):
+    """A line of kubectl on standard error, and exit code 1."""
+
+
+class Call:
+    """One call of kubectl: what it is given, and what it prints."""
+
+    def __init__(self, process: int, stdin: str) -> None:
+        place = Path(f"/proc/{process}")
+        self.argv = _strings(place / "cmdline")[2:]  # after the shell and its script
+        self.environment = dict(item.split("=", 1) for item in _strings(place / "environ"))
+        self.folder = (place / "cwd").readlink()
+        self.stdin = stdin
+        self.output: list[str] = []
+
+    def say(self, *lines: str) -> None:
+        self.output += lines
+
+
+def _strings(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="surrogateescape").split("\0")[:-1]
 
 
 class Cluster:
@@ -38,66 +78,127 @@ class Cluster:
         self.folder = folder
         self.bin = folder / "bin"
         self.bin.mkdir(parents=True)
+        self.config: dict[str, Any] = {"stages": {}, "images": {}}
+        self.stages: dict[str, Stage] = {}
+        self._calls: list[Document] = []
+        self._lock = threading.Lock()
+        self._server = _Server(self)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
         shim = self.bin / "kubectl"
-        line = (
-            f"CLUSTER='{folder}' PYTHONPATH='{ROOT}' exec '{sys.executable}' -m tests.fakes.cluster"
-        )
-        shim.write_text(f'#!/bin/sh\n{line} "$@"\n', encoding="utf-8")
+        port = str(self._server.server_address[1])
+        shim.write_text(CLIENT.replace("PORT", port), encoding="utf-8")
         shim.chmod(0o755)
-        self.configure(stages={}, images={})
 
     def configure(self, **values: Any) -> None:
-        """Change config.json.
+        """Change the configuration.
 
         stages: namespace -> {"port": ..., "settings": {variables on top of the Deployment's}};
         images: image -> folder of the bundle in it; pod: command that is the pod, instead of the
         service from the working tree (environment: IMAGE, PORT and the pod's); ready_within:
         image -> seconds; kinds: API resources beside the built-in ones; canary: "fails".
         """
-        path = self.folder / "config.json"
-        before = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps(before | values), encoding="utf-8")
+        self.config |= values
 
     def calls(self) -> list[Document]:
         """What kubectl was asked for: `argv` and `stdin` of each call."""
-        path = self.folder / "calls.jsonl"
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        return [json.loads(line) for line in text.split("\n")[:-1]]  # the last may be half written
+        return list(self._calls)
+
+    def stage(self, name: str) -> Stage:
+        """One namespace."""
+        if name not in self.stages:
+            self.stages[name] = Stage(self.folder / "stages" / name, name, self.config)
+        return self.stages[name]
+
+    def answer(self, call: Call) -> None:
+        """Be kubectl; one call at a time.
+
+        Raises:
+            Refusal: the call fails.
+        """
+        with self._lock:
+            self._calls.append({"argv": call.argv, "stdin": call.stdin})
+            if call.argv[0] == "kustomize":
+                call.say(kustomize(self.bin, call))
+            else:
+                self.kubectl(call).run()
+
+    def kubectl(self, call: Call) -> "Kubectl":
+        """What one call does."""
+        return Kubectl(self, call)
 
     def stop(self) -> None:
-        """End every pod."""
-        for folder in self.folder.glob("stages/*"):
-            stop_pod(folder)
+        """End every pod, and the server."""
+        for stage in self.stages.values():
+            stage.stop()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Server(ThreadingTCPServer):
+    daemon_threads = True
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+
+class _Handler(StreamRequestHandler):
+    server: _Server
+
+    def handle(self) -> None:
+        call = Call(int(self._read()), self._read())
+        code, errors = 0, ""
+        try:
+            self.server.cluster.answer(call)
+        except Refusal as refusal:
+            code, errors = 1, f"{refusal}\n"
+        output = "".join(f"{line}\n" for line in call.output)
+        try:
+            self.wfile.write(f"{code}\0{errors}\0{output}".encode())
+        except OSError:  # the client was killed
+            pass
+
+    def _read(self) -> str:
+        found = bytearray()
+        while (byte := self.rfile.read(1)) not in (b"\0", b""):
+            found += byte
+        return found.decode("utf-8", "surrogateescape")
 
 
 class Kubectl:
     """One call."""
 
-    def __init__(self, folder: Path, words: list[str], stdin: str) -> None:
-        options = [word for word in words if word.startswith("-")]
+    def __init__(self, cluster: Cluster, call: Call) -> None:
+        options = [word for word in call.argv if word.startswith("-")]
         self.options = dict((word.lstrip("-") + "=").split("=", 1) for word in options)
         self.options = {key: value.removesuffix("=") for key, value in self.options.items()}
-        self.words = [word for word in words if not word.startswith("-")]
-        self.folder, self.stdin = folder, stdin
-        self.stage = Stage(folder, self.options.get("namespace", "default"))
+        self.words = [word for word in call.argv if not word.startswith("-")]
+        self.cluster, self.call, self.say = cluster, call, call.say
+        self.stage = cluster.stage(self.stage_name())
 
-    def run(self) -> int:
-        """Do what the words say."""
+    def stage_name(self) -> str:
+        """The stage that the call is about."""
+        return self.options.get("namespace", "default")
+
+    def run(self) -> None:
+        """Do what the words say.
+
+        Raises:
+            Refusal: kubectl refuses it.
+        """
         verb = "_".join(self.words[: {"rollout": 2, "argo": 3}.get(self.words[0], 1)])
         method = getattr(self, verb.replace("-", "_"), None)
         if method is None:
-            return fail(f'error: unknown command "{verb}" for "kubectl"')
-        code: int = method() or 0
-        self.stage.save()
-        return code
+            raise Refusal(f'error: unknown command "{verb}" for "kubectl"')
+        method()
 
     def api_resources(self) -> None:
         group = self.options["api-group"]
         kinds = self.stage.config.get("kinds", [])
-        print("\n".join(kind for kind in kinds if kind.endswith(f".{group}")))
+        self.say(*(kind for kind in kinds if kind.endswith(f".{group}")))
 
-    def apply(self) -> int:
-        documents = [item for item in yaml.safe_load_all(self.stdin) if item]
+    def apply(self) -> None:
+        documents = [item for item in yaml.safe_load_all(self.call.stdin) if item]
         for document in documents:
             kind, name = document["kind"].lower(), document["metadata"]["name"]
             if kind == "configmap" and "data" in document:
@@ -106,16 +207,14 @@ class Kubectl:
                 self.stage.state["annotations"] |= document["metadata"].get("annotations", {})
                 self.stage.change(document["spec"]["template"])
                 self.stage.remember()
-            print(f"{kind}/{name} configured")
-        return 0
+            self.say(f"{kind}/{name} configured")
 
-    def get(self) -> int:
+    def get(self) -> None:
         kind, _, name = self.words[1].partition("/")
         method = getattr(self, f"_get_{kind.split('.')[0]}")
         found = method() if self.stage.state["revisions"] or kind == "configmap" else None
         if found is not None:
-            print(json.dumps(found))
-        return 0
+            self.say(json.dumps(found))
 
     def _get_deployment(self) -> Document:
         number = 1 if self.stage.is_complete() and self._is_new() else 0
@@ -171,23 +270,21 @@ class Kubectl:
             assert value is None, "only keys are taken away"
             (self.stage.folder / "releases" / key / "wanted.json").unlink(missing_ok=True)
 
-    def rollout_status(self) -> int:
-        trouble = self.stage.state["trouble"] = self.stage.start()
-        if trouble:
-            return fail("error: timed out waiting for the condition")
-        print(f'deployment "{APP}" successfully rolled out')
-        return 0
+    def rollout_status(self) -> None:
+        self.stage.state["trouble"] = self.stage.start(self.call.environment)
+        if self.stage.state["trouble"]:
+            raise Refusal("error: timed out waiting for the condition")
+        self.say(f'deployment "{APP}" successfully rolled out')
 
-    def rollout_undo(self) -> int:
+    def rollout_undo(self) -> None:
         number = int(self.options.get("to-revision", "0"))
         revisions = self.stage.state["revisions"]
         found = [item for item in revisions[:-1] if number in (0, item["number"])]
         if not found:
-            return fail(f"error: no rollout history found for deployment {APP!r}")
+            raise Refusal(f"error: no rollout history found for deployment {APP!r}")
         self.stage.state["annotations"] = dict(found[-1]["annotations"])
         self.stage.change(found[-1]["template"])
         self.stage.remember()
-        return 0
 
     def rollout_restart(self) -> None:
         template = json.loads(json.dumps(self.stage.current["template"]))
@@ -197,52 +294,44 @@ class Kubectl:
         self.stage.remember()
 
     def argo_rollouts_version(self) -> None:
-        print("kubectl-argo-rollouts: v1.8.0")
+        self.say("kubectl-argo-rollouts: v1.8.0")
 
-    def argo_rollouts_status(self) -> int:
+    def argo_rollouts_status(self) -> None:
         if self.stage.config.get("canary") == "fails" and not self._is_new():
             reason = 'Metric "confidence" assessed Failed due to failed (1) > failureLimit (0)'
-            return fail(f"Error: The rollout is in a degraded state with message: {reason}")
-        return self.rollout_status()
+            raise Refusal(f"Error: The rollout is in a degraded state with message: {reason}")
+        self.rollout_status()
 
     def argo_rollouts_abort(self) -> None:
-        print(f"rollout '{APP}' aborted")
+        self.say(f"rollout '{APP}' aborted")
 
 
-def fail(message: str) -> int:
-    print(message, file=sys.stderr)
-    return 1
+RENDERED: dict[str, str] = {}
+"""What kustomize makes of the files with a digest."""
 
 
-def kustomize(folder: Path, target: str) -> int:
-    """The real one: that of another kubectl on PATH, or kustomize itself."""
-    places = os.environ["PATH"].split(os.pathsep)
-    path = os.pathsep.join(item for item in places if Path(item).resolve() != folder / "bin")
-    if kubectl := shutil.which("kubectl", path=path):
-        return subprocess.run([kubectl, "kustomize", target], check=False).returncode
-    if alone := shutil.which("kustomize", path=path):
-        return subprocess.run([alone, "build", target], check=False).returncode
-    return fail("error: neither kubectl nor kustomize is installed")
+def kustomize(shims: Path, call: Call) -> str:
+    """The real one: that of another kubectl on PATH, or kustomize itself.
 
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    with (folder / "lock").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def main(kubectl: type[Kubectl]) -> int:
-    """Be kubectl."""
-    folder, words = Path(os.environ["CLUSTER"]).resolve(), sys.argv[1:]
-    stdin = sys.stdin.read() if "--filename=-" in words else ""
-    with locked(folder):
-        with (folder / "calls.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"argv": words, "stdin": stdin}) + "\n")
-        if words[0] == "kustomize":
-            return kustomize(folder, words[1])
-        return kubectl(folder, words, stdin).run()
-
-
-if __name__ == "__main__":
-    sys.exit(main(Kubectl))
+    Raises:
+        Refusal: it refuses the files, or is not installed.
+    """
+    target = call.folder / call.argv[1]
+    key = hashlib.sha256(str(target.relative_to(target.parents[1])).encode())
+    for file in sorted(target.parents[1].rglob("*")):
+        key.update(f"\0{file.relative_to(target.parents[1])}\0".encode())
+        key.update(file.read_bytes() if file.is_file() else b"")
+    if key.hexdigest() not in RENDERED:
+        places = call.environment["PATH"].split(os.pathsep)
+        path = os.pathsep.join(item for item in places if Path(item).resolve() != shims.resolve())
+        if kubectl := shutil.which("kubectl", path=path):
+            words = [kubectl, "kustomize", str(target)]
+        elif alone := shutil.which("kustomize", path=path):
+            words = [alone, "build", str(target)]
+        else:
+            raise Refusal("error: neither kubectl nor kustomize is installed")
+        done = subprocess.run(words, check=False, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise Refusal(done.stderr.strip())
+        RENDERED[key.hexdigest()] = done.stdout
+    return RENDERED[key.hexdigest()]

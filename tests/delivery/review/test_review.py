@@ -162,8 +162,8 @@ def test_a_candidate_is_served_updated_and_deleted(world: World) -> None:
     apply(world, [item | {"kind": item["kind"].lower()} for item in other])
     done = world.run("stop")
     assert done.returncode == 0, done.stderr
-    assert len(world.cluster.objects()) == len(other)
-    assert all(names_of(item, "mr-9") for item in world.cluster.objects().values())
+    assert len(world.cluster.objects) == len(other)
+    assert all(names_of(item, "mr-9") for item in world.cluster.objects.values())
     assert world.pod() is None
     unset = {"REVIEW_URL": "", "SERVICE_ID_TOKEN": "", "REVIEW_IMAGE": ""}
     again = subprocess.run(
@@ -172,7 +172,7 @@ def test_a_candidate_is_served_updated_and_deleted(world: World) -> None:
         env=world.environment() | unset,
         check=False,
     )
-    assert again.returncode == 0 and len(world.cluster.objects()) == len(other)
+    assert again.returncode == 0 and len(world.cluster.objects) == len(other)
     for call in world.cluster.calls():
         if "--namespace=x" not in call["argv"] and call["argv"][0] != "kustomize":
             assert "--namespace=landcover-review" in call["argv"]
@@ -206,14 +206,14 @@ def test_a_candidate_that_the_service_refuses_leaves_no_objects(world: World) ->
     done = world.run("start")
     assert done.returncode == 1 and done.stderr.count("error: ") == 1
     assert "clients of this service send uint16" in done.stderr
-    assert world.cluster.objects() == {} and world.pod() is None
+    assert world.cluster.objects == {} and world.pod() is None
 
 
 def test_a_pod_that_does_not_start_is_explained_and_deleted(world: World) -> None:
     world.train(7, seed=2)
     done = world.run("start", REVIEW_IMAGE=IMAGE.replace("ab", "cd"))
     assert done.returncode == 1 and "ErrImagePull" in done.stderr
-    assert world.cluster.objects() == {}
+    assert world.cluster.objects == {}
 
 
 def test_invalid_settings_are_refused_before_anything_changes(world: World) -> None:
