@@ -15,8 +15,8 @@ import pytest
 from service.telemetry.multiprocess import multiprocess_dir
 from tests.conftest import run
 from tests.make.bundles import make_chip
-from tests.make.server import Server, serving, spawn
 from tests.make.images import npy
+from tests.make.server import STARTS_WITHIN, Server, serving, spawn
 
 BODY = npy(make_chip(5))
 
@@ -24,7 +24,7 @@ BODY = npy(make_chip(5))
 def test_a_stop_turns_not_ready_then_finishes_what_is_in_flight(
     bundle: Path, tmp_path: Path
 ) -> None:
-    with serving(bundle, tmp_path, drain=1.5) as server:
+    with serving(bundle, tmp_path, drain=1.5, program=True) as server:
         answers: list[int] = []
         stopped = threading.Event()
 
@@ -42,7 +42,7 @@ def test_a_stop_turns_not_ready_then_finishes_what_is_in_flight(
         assert httpx.post(server.url + "/predict", files={"file": BODY}).status_code == 200
         stopped.set()
         asking.join()
-        assert server.process.wait(60) == 0
+        assert server.process.wait(STARTS_WITHIN) == 0
     assert set(answers) == {200}
     assert server.lines()[-1]["event"] == "stopped"
 
@@ -58,7 +58,7 @@ def wait_for_status(server: Server, status: int) -> None:
 def test_after_the_end_there_are_no_processes(
     bundle: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    with serving(bundle, tmp_path) as server:
+    with serving(bundle, tmp_path, program=True) as server:
         workers = server.workers()
         assert server.stop(number) == 0
     assert len(workers) == 2
@@ -72,7 +72,7 @@ def test_workers_end_with_a_parent_that_is_killed(
     place.mkdir()
     monkeypatch.setenv("TMPDIR", str(place))
     monkeypatch.setattr(tempfile, "tempdir", str(place))
-    with serving(bundle, tmp_path) as server:
+    with serving(bundle, tmp_path, program=True) as server:
         workers = server.workers()
         (folder,) = place.glob("conveyor-metrics-*")
         with multiprocess_dir(1) as another:  # as the next service at the same place does
@@ -149,14 +149,14 @@ def test_what_hinders_a_start_is_said_in_a_sentence(bundle: Path, tmp_path: Path
     with serving(bundle, tmp_path / "first") as server:
         port = server.url.rsplit(":", 1)[1]
         second = spawn(bundle, tmp_path / "second", port=port)
-        assert second.process.wait(60) == 1
+        assert second.process.wait(STARTS_WITHIN) == 1
         assert "error: cannot listen on 127.0.0.1" in second.log.read_text(encoding="utf-8")
-    missing = spawn(tmp_path / "nothing", tmp_path / "third")
-    assert missing.process.wait(60) == 1
+    missing = spawn(tmp_path / "nothing", tmp_path / "third", program=True)
+    assert missing.process.wait(STARTS_WITHIN) == 1
     assert "dvc pull" in missing.log.read_text(encoding="utf-8")
     (tmp_path / "file").touch()
     unwritable = spawn(bundle, tmp_path / "fourth", state=tmp_path / "file")
-    assert unwritable.process.wait(60) == 1
+    assert unwritable.process.wait(STARTS_WITHIN) == 1
     assert "SERVICE_STATE" in unwritable.log.read_text(encoding="utf-8")
     for process in (second, missing, unwritable):
         assert "Traceback" not in process.log.read_text(encoding="utf-8")
