@@ -5,6 +5,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -87,9 +88,14 @@ def next_is_right(server: Server, bundle: Path) -> None:
     """Whatever was before, a valid request is answered with what the model says."""
     answer = upload(server, BODY)
     assert answer.status_code == 200, answer.text
-    found, wanted = answer.json(), expected(bundle, CHIP)
+    found, wanted = answer.json(), _right_answer(bundle, (bundle / "model.json").read_bytes())
     assert np.allclose(list(found["probabilities"].values()), wanted, atol=2e-6)
     assert found["class"] == CLASSES[int(wanted.argmax())]
+
+
+@cache
+def _right_answer(bundle: Path, _: bytes) -> Any:
+    return expected(bundle, CHIP)
 
 
 def eventually(holds: Callable[[], bool], what: str) -> None:

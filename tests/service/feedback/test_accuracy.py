@@ -79,7 +79,7 @@ def test_the_accuracy_is_the_share_of_answers_that_agree(tmp_path: Path) -> None
     assert found["feedback_spool_bytes"] == 0
 
 
-def test_without_answers_there_is_no_accuracy(tmp_path: Path) -> None:
+def test_without_labels_there_is_no_accuracy(tmp_path: Path) -> None:
     assert metrics(AccuracyFile(tmp_path)) == {
         f"model_accuracy_floor {TAG}": 0.8,
         "feedback_spool_bytes": 0,
@@ -127,7 +127,7 @@ def test_a_broken_file_changes_nothing(tmp_path: Path, content: bytes) -> None:
         (None, None),
     ],
 )
-def test_the_floor_is_the_gates_where_the_manifest_says_one(
+def test_the_floor_is_the_minimum_accuracy_of_the_gate_in_the_manifest(
     bundle: Path, params: Any, floor: float | None
 ) -> None:
     import json

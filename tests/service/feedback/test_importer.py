@@ -93,7 +93,7 @@ def a_loop(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [a_folder, a_loop])
-def test_a_file_that_can_not_be_read_is_counted_once_and_stops_no_other(
+def test_an_unreadable_file_is_counted_once_and_the_others_are_imported(
     site: Site,
     make: Callable[[Path], None],
     monkeypatch: pytest.MonkeyPatch,
@@ -110,7 +110,7 @@ def test_a_file_that_can_not_be_read_is_counted_once_and_stops_no_other(
     assert len([item for item in caplog.records if "can not read" in item.message]) == 1
 
 
-def test_a_file_that_can_be_read_again_is_imported(
+def test_a_file_that_becomes_readable_is_imported(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.feedback.importer.UNREADABLE_RETRY", 0.0)
@@ -143,14 +143,14 @@ def test_a_worker_that_can_open_no_file_sets_none_aside(
     assert site.kept() == ["a"]
 
 
-def test_a_prediction_is_answered_beside_a_file_that_can_not_be_read(site: Site) -> None:
+def test_a_prediction_is_labelled_beside_an_unreadable_file(site: Site) -> None:
     site.folder.mkdir()
     a_folder(site.folder / "1-1.spool")
     site.record("a", days=1)
     assert site.answers._give("a", "Forest", NOW).correct
 
 
-def test_of_what_is_refused_the_newest_few_are_kept_and_take_no_room(
+def test_the_newest_refused_files_are_kept_and_do_not_count_against_the_limit(
     site: Site, clock: object
 ) -> None:
     for number in range(REFUSED_KEPT + 3):
@@ -169,7 +169,7 @@ def test_of_what_is_refused_the_newest_few_are_kept_and_take_no_room(
     assert sorted(site.folder.glob(f"*{REFUSED}")) == left[1:]
 
 
-def test_what_waits_is_measured_before_a_database_that_may_not_answer(
+def test_waiting_files_are_measured_before_the_database_is_asked(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = site.record("a").stat().st_size

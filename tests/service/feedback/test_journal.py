@@ -51,7 +51,7 @@ def only(journal: Journal) -> Path:
     return path
 
 
-def test_what_is_appended_is_read_in_order(journal: Journal) -> None:
+def test_appended_predictions_are_read_in_order(journal: Journal) -> None:
     wanted = [seen(1), seen(2, chip=bytes(range(256))), seen(3, OTHER, b"\xc5CVY"), seen(4)]
     for item in wanted:
         journal.append(item)
@@ -84,7 +84,7 @@ def test_a_flipped_byte_loses_one_prediction_and_no_other(journal: Journal) -> N
         assert found == [seen(0), seen(2)] and damaged, place
 
 
-def test_a_frame_of_a_newer_version_is_left_out(journal: Journal) -> None:
+def test_a_frame_of_a_newer_version_is_skipped(journal: Journal) -> None:
     journal.append(seen(0))
     data = only(journal).read_bytes() + b"".join(frame(9, b"something new"))
     assert read(data) == ([seen(0)], 1)
@@ -95,7 +95,7 @@ def test_a_frame_of_a_newer_version_is_left_out(journal: Journal) -> None:
     [(MODEL_FRAME, b"no JSON"), (MODEL_FRAME, b"[]"), (MODEL_FRAME, b"7"), (MODEL_FRAME, b"\xff"),
      (MODEL_FRAME, b'["a", "b", 1, 2, 3, 4]'), (PREDICTION, b""), (PREDICTION, b"short")],
 )  # fmt: skip
-def test_a_whole_frame_that_says_something_else_is_left_out(
+def test_a_frame_with_malformed_content_is_skipped(
     journal: Journal, kind: int, text: bytes
 ) -> None:
     journal.append(seen(0))
@@ -107,7 +107,7 @@ def test_a_whole_frame_that_says_something_else_is_left_out(
     assert find(journal.folder, "request-1") == seen(1)
 
 
-def test_a_request_id_that_is_no_text_is_left_out(journal: Journal) -> None:
+def test_a_prediction_with_a_malformed_request_id_is_skipped(journal: Journal) -> None:
     journal.append(seen(0))
     path = only(journal)
     key = zlib.crc32(MODEL.text())
@@ -116,14 +116,14 @@ def test_a_request_id_that_is_no_text_is_left_out(journal: Journal) -> None:
     assert read(path.read_bytes()) == ([seen(0)], 1)
 
 
-def test_a_file_that_can_not_be_read_hides_no_prediction(journal: Journal) -> None:
+def test_predictions_are_found_beside_an_unreadable_file(journal: Journal) -> None:
     journal.append(seen(7))
     (journal.folder / "1-1.spool").mkdir()
     (journal.folder / "2-1.spool").symlink_to("2-1.spool")
     assert find(journal.folder, "request-7") == seen(7)
 
 
-def test_what_the_database_refused_takes_no_room(tmp_path: Path) -> None:
+def test_refused_files_do_not_count_against_the_limit(tmp_path: Path) -> None:
     journal = Journal(tmp_path, limit=2000)
     (tmp_path / "1-1.refused").write_bytes(bytes(3000))
     journal.measure()
@@ -189,7 +189,7 @@ def test_a_prediction_is_found_by_its_whole_id(journal: Journal) -> None:
     journal.append(seen(11, chip=b"the same id again"))
     assert find(journal.folder, "request-1") is None
     assert find(journal.folder, "request-11") == seen(11)
-    assert find(journal.folder / "nowhere", "request-11") is None
+    assert find(journal.folder / "absent", "request-11") is None
 
 
 def test_a_full_disk_takes_whole_predictions_or_none(tmp_path: Path) -> None:
@@ -228,7 +228,9 @@ def recorder(journal: Journal, lost: list[str], keep_images: bool = True) -> Jou
     return JournalRecorder(journal, lost.append, keep_images, 0.6)
 
 
-def test_the_recorder_writes_what_was_predicted(journal: Journal, model: Model) -> None:
+def test_the_recorder_writes_the_prediction_with_its_model_and_image(
+    journal: Journal, model: Model
+) -> None:
     chip = make_chip(1)
     lost: list[str] = []
     recorder(journal, lost).record("abc", model, 3, 0.5, chip)
@@ -273,7 +275,7 @@ def test_images_of_a_second_are_few_and_the_uncertain_ones_come_first(
 
 
 @pytest.mark.parametrize("reason", ["disk_error", "spool_full", "bug"])
-def test_a_prediction_that_can_not_be_recorded_is_counted_and_nothing_is_raised(
+def test_a_prediction_that_fails_to_be_recorded_is_counted_without_an_error(
     tmp_path: Path, model: Model, reason: str
 ) -> None:
     lost: list[str] = []

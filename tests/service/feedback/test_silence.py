@@ -1,4 +1,4 @@
-"""A PostgreSQL that stops answering and ends no connection: nobody waits for it without limit."""
+"""A PostgreSQL that stops answering and ends no connection: every wait for it has a limit."""
 
 import asyncio
 import threading
@@ -68,7 +68,7 @@ def test_a_statement_that_is_never_answered_ends(database: Database, way: Proxy)
         in_a_thread(ask)
 
 
-def test_a_commit_that_is_never_confirmed_ends_and_is_not_said_to_be_done(
+def test_a_commit_that_is_never_confirmed_ends_with_an_error(
     database: Database, way: Proxy
 ) -> None:
     def change() -> None:
@@ -107,7 +107,7 @@ def test_a_silent_server_is_asked_once_and_then_skipped_for_a_while(
     in_a_thread(ask)
 
 
-def test_one_who_connects_in_vain_holds_up_nobody(database: Database, way: Proxy) -> None:
+def test_failed_connections_do_not_delay_other_requests(database: Database, way: Proxy) -> None:
     # Each try takes the two seconds that the driver allows at least; in turn they were a minute.
     database.close()
     way.stop()

@@ -32,7 +32,7 @@ def store(url: str, tmp_path: Path) -> Iterator[Store]:
     database.close()
 
 
-def test_what_is_saved_is_listed_with_its_model(store: Store) -> None:
+def test_saved_predictions_are_listed_with_their_model(store: Store) -> None:
     store.save([seen("a"), seen("b", RIVER, 0.5, chip=1), seen("c", 1, 0.7, model=SAME_TAG)])
     rows = sorted(everything(store), key=lambda row: row.request_id)
     assert names(rows) == ["a", "b", "c"]
@@ -63,7 +63,7 @@ def test_an_image_is_given_as_it_was_seen(store: Store) -> None:
     content = store.image("a")
     assert content is not None
     assert np.array_equal(np.load(io.BytesIO(content)), make_chip(5))
-    assert store.image("b") is None and store.image("nobody") is None
+    assert store.image("b") is None and store.image("unknown") is None
 
 
 def test_an_answer_counts_once_and_another_label_corrects_it(store: Store) -> None:
@@ -81,7 +81,7 @@ def test_an_answer_counts_once_and_another_label_corrects_it(store: Store) -> No
 
 def test_an_unknown_id_has_no_answer_and_an_unknown_label_is_refused(store: Store) -> None:
     store.save([seen("a"), seen("b", 0, model=SAME_TAG)])
-    assert store.answer("nobody", "Forest", NOW) is None
+    assert store.answer("unknown", "Forest", NOW) is None
     with pytest.raises(Unprocessable, match="label: 'Wood' is no class.*AnnualCrop, Forest"):
         store.answer("a", "Wood", NOW)
     with pytest.raises(Unprocessable, match="'Forest' is no class.*there are no, yes"):
@@ -137,7 +137,7 @@ def test_answers_count_by_tag_within_the_window(store: Store) -> None:
 # What is kept
 
 
-def test_predictions_go_by_age_with_all_that_belongs_to_them(store: Store) -> None:
+def test_expired_predictions_are_deleted_with_their_images_and_labels(store: Store) -> None:
     store.save([seen(f"{days}", chip=1, days=days) for days in range(10)])
     store.answer("9", "River", NOW)
     Retention(store.database).prune(NOW - timedelta(days=4.5), 1000, 1 << 30)
@@ -147,7 +147,9 @@ def test_predictions_go_by_age_with_all_that_belongs_to_them(store: Store) -> No
     assert sum(Retention(store.database).kept().counts.values()) == 5
 
 
-def test_of_too_many_predictions_the_oldest_go_and_answered_ones_last(store: Store) -> None:
+def test_over_the_limit_the_oldest_predictions_are_deleted_and_labelled_ones_last(
+    store: Store,
+) -> None:
     store.save([seen(f"{number}") for number in range(10)])
     for number in (0, 5):
         store.answer(f"{number}", "Forest", NOW)
@@ -158,7 +160,7 @@ def test_of_too_many_predictions_the_oldest_go_and_answered_ones_last(store: Sto
     assert names(everything(store)) == ["5"]
 
 
-def test_images_go_by_what_labelling_gains_from_them(store: Store) -> None:
+def test_images_that_help_labelling_least_are_deleted_first(store: Store) -> None:
     order = [
         seen("sure, old", chip=0),
         seen("sure, confirmed", chip=1),
@@ -189,7 +191,7 @@ def test_images_go_by_what_labelling_gains_from_them(store: Store) -> None:
     assert len(everything(store)) == 6  # only the images went
 
 
-def test_an_answer_that_is_taken_back_makes_the_image_less_worth(store: Store) -> None:
+def test_the_image_of_a_withdrawn_correction_counts_as_confirmed(store: Store) -> None:
     store.save([seen("a", chip=1)])
     store.answer("a", "River", NOW)
     store.answer("a", "Forest", NOW)
@@ -211,12 +213,12 @@ def test_the_bytes_of_images_stay_below_the_cap(store: Store) -> None:
 # What can go wrong
 
 
-def test_a_probability_that_is_no_number_is_saved_as_the_least_sure(store: Store) -> None:
+def test_a_probability_that_is_nan_is_saved_as_zero(store: Store) -> None:
     store.save([seen("a", probability=float("nan"), chip=1)])
     assert everything(store)[0].probability == 0.0
 
 
-def test_what_fails_leaves_nothing_half_done(store: Store) -> None:
+def test_a_failed_save_stores_nothing(store: Store) -> None:
     wrong = seen("b", chip=1)._replace(moment=1 << 70)
     with pytest.raises((DataError, OverflowError)):
         store.save([seen("a"), wrong])
@@ -247,7 +249,7 @@ def test_a_postgresql_that_restarts_is_used_again(cluster: Postgres, tmp_path: P
     database.close()
 
 
-def test_a_file_that_is_no_database_is_refused_with_a_sentence(tmp_path: Path) -> None:
+def test_a_corrupt_database_file_is_refused_with_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "feedback.db").write_bytes(b"no database at all" * 1000)
     database = Database("", tmp_path)
     for _ in range(2):

@@ -1,7 +1,8 @@
-"""Processes that are killed, disks that are full, databases that are away: what was said stays."""
+"""Killed processes, full disks, absent databases: what was accepted is kept."""
 
 import os
 import signal
+import sqlite3
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +35,7 @@ def recorded(server: Server) -> set[str]:
     return {row["request_id"] for row in everything(server, limit=1000)}
 
 
-def test_a_prediction_outlives_a_worker_that_is_killed_right_after_its_answer(
+def test_a_prediction_is_kept_when_its_worker_is_killed_right_after_the_answer(
     bundle: Path, tmp_path: Path
 ) -> None:
     with serving(bundle, tmp_path) as server:
@@ -56,7 +57,7 @@ def answered(server: Server, request_id: str) -> httpx.Response | None:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_every_answer_that_was_accepted_is_there_after_all_processes_are_killed(
+def test_every_accepted_label_is_kept_when_all_processes_are_killed(
     request: pytest.FixtureRequest, bundle: Path, tmp_path: Path, kind: str
 ) -> None:
     url = request.getfixturevalue("cluster").new() if kind == "postgresql" else ""
@@ -77,7 +78,7 @@ def test_every_answer_that_was_accepted_is_there_after_all_processes_are_killed(
 
         with ThreadPoolExecutor(4) as pool:
             workers = [pool.submit(work, number) for number in range(4)]
-            until(lambda: len(accepted) >= 60)
+            until(lambda: len(accepted) >= 30)
             kill([server.process.pid, *server.workers()])
             for worker in workers:
                 worker.result()
@@ -90,7 +91,7 @@ def test_every_answer_that_was_accepted_is_there_after_all_processes_are_killed(
         next_is_right(server, bundle)
 
 
-def test_predictions_go_on_while_the_database_is_away_and_are_all_recorded_later(
+def test_predictions_made_without_the_database_are_all_recorded_later(
     bundle: Path, tmp_path: Path, cluster: Postgres
 ) -> None:
     with serving(bundle, tmp_path, feedback=cluster.new(), keep_images=8) as server:
@@ -98,13 +99,13 @@ def test_predictions_go_on_while_the_database_is_away_and_are_all_recorded_later
         assert give(server, before, "Forest").status_code == 200
         cluster.stop()
         try:
-            during = [predict(server)["request_id"] for _ in range(50)]
-            for name in (before, during[0], "nobody"):
+            during = [predict(server)["request_id"] for _ in range(20)]
+            for name in (before, during[0], "unknown"):
                 detail = refusal(give(server, name, "River"), 503)
                 assert "predictions go on" in detail
             refusal(httpx.get(server.url + "/feedback"), 503)
             until(lambda: "could not keep" in server.log.read_text(encoding="utf-8"))
-            during += [predict(server)["request_id"] for _ in range(50)]
+            during += [predict(server)["request_id"] for _ in range(20)]
             assert httpx.get(server.url + "/readyz").status_code == 200
         finally:
             cluster.start()
@@ -116,7 +117,9 @@ def test_predictions_go_on_while_the_database_is_away_and_are_all_recorded_later
         assert PASSWORD not in log and QUOTED not in log
 
 
-def test_a_start_without_its_database_serves(bundle: Path, tmp_path: Path) -> None:
+def test_a_service_starts_without_its_database_and_records_later(
+    bundle: Path, tmp_path: Path
+) -> None:
     url = f"postgresql://user:{QUOTED}@127.0.0.1:1/x"
     with serving(bundle, tmp_path, feedback=url) as server:
         said = predict(server)
@@ -130,11 +133,9 @@ def test_a_start_without_its_database_serves(bundle: Path, tmp_path: Path) -> No
         assert give(server, said["request_id"], "Forest").status_code == 200
 
 
-def test_a_database_of_a_newer_release_is_left_alone_and_predictions_go_on(
+def test_a_database_of_a_newer_release_is_not_changed_and_predictions_go_on(
     bundle: Path, tmp_path: Path
 ) -> None:
-    import sqlite3
-
     with serving(bundle, tmp_path) as server:
         said = predict(server)
         assert give(server, said["request_id"], "Forest").status_code == 200
@@ -177,7 +178,7 @@ def test_a_full_disk_fails_no_prediction_and_is_counted(bundle: Path, tmp_path: 
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def test_what_is_damaged_or_can_not_be_saved_does_not_stop_the_rest(
+def test_damaged_or_refused_records_do_not_stop_the_import_of_others(
     bundle: Path, tmp_path: Path
 ) -> None:
     left = Journal(tmp_path / "state" / FOLDER)
@@ -201,10 +202,10 @@ def test_what_is_damaged_or_can_not_be_saved_does_not_stop_the_rest(
         assert give(server, predict(server)["request_id"], "Forest").status_code == 200
 
 
-def test_predictions_are_right_while_many_answers_are_given(bundle: Path, tmp_path: Path) -> None:
+def test_predictions_are_right_while_many_labels_come_in(bundle: Path, tmp_path: Path) -> None:
     stop = threading.Event()
     with serving(bundle, tmp_path) as server:
-        names = [predict(server)["request_id"] for _ in range(20)]
+        names = [predict(server)["request_id"] for _ in range(4)]
 
         def answer(worker: int) -> set[int]:
             found = set()
@@ -212,9 +213,9 @@ def test_predictions_are_right_while_many_answers_are_given(bundle: Path, tmp_pa
                 found.add(give(server, names[worker], CLASSES[worker]).status_code)
             return found
 
-        with ThreadPoolExecutor(8) as pool:
-            running = [pool.submit(answer, worker) for worker in range(8)]
-            for _ in range(50):
+        with ThreadPoolExecutor(4) as pool:
+            running = [pool.submit(answer, worker) for worker in range(4)]
+            for _ in range(20):
                 next_is_right(server, bundle)
             stop.set()
             assert {status for item in running for status in item.result()} <= {200, 503}

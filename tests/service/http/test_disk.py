@@ -50,7 +50,7 @@ def ask_everything(server: Server) -> None:
                     assert client.request(method, route).status_code == 405
 
 
-def test_a_disk_that_fills_up_ends_no_worker_and_hinders_no_new_one(
+def test_workers_survive_and_start_on_a_full_disk(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with small_disk(tmp_path / "disk", "16m") as disk:
@@ -75,7 +75,7 @@ def test_a_disk_that_fills_up_ends_no_worker_and_hinders_no_new_one(
             assert len(died) == 1
 
 
-def test_a_disk_without_room_hinders_a_start_with_a_sentence(
+def test_a_start_on_a_full_disk_is_refused_with_a_sentence(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with small_disk(tmp_path / "disk", "1m") as disk:
@@ -95,7 +95,7 @@ def no_room(handle: int, start: int, length: int) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def nowhere() -> str:
+def no_folder() -> str:
     raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
 
 
@@ -110,8 +110,10 @@ def test_a_folder_without_room_is_left_as_it_was(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_that_there_is_no_folder_for_it_is_said_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+def test_a_missing_temporary_folder_is_refused_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tempfile, "gettempdir", no_folder)
     with pytest.raises(UnsafeSettings, match=r"TMPDIR: .* \(2 MiB\): No usable temporary"):
         with multiprocess_dir(2):
             pass

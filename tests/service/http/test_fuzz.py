@@ -96,7 +96,7 @@ def fuzzed(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 
 @api.parametrize()
-def test_an_answer_is_what_the_document_says(
+def test_an_answer_conforms_to_the_openapi_document(
     case: "schemathesis.Case[Any]", fuzzed: Server
 ) -> None:
     response = case.call(base_url=fuzzed.url)

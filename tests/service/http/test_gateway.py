@@ -1,28 +1,24 @@
-"""What stands before every route: rights, errors, ids, logs, metrics."""
+"""The gateway before every route: rights, errors, ids, logs, metrics."""
 
 import asyncio
 import json
 import random
 import string
-import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
-import numpy as np
 import pytest
-from fastapi.routing import APIRoute
 
 from service.app import create_app
 from service.auth.roles import ROLES, Role, new_key
 from service.container import Container
-from service.http.gateway import Gateway
 from service.settings import read_settings
 from tests.conftest import ROOT
-from tests.make.bundles import CLASSES, make_chip
+from tests.make.bundles import CLASSES
 from tests.make.processes import until
 from tests.make.server import Server, serving
-from tests.make.wire import BODY, chunked, connect, exchange, head, read, upload
+from tests.make.wire import BODY, chunked, connect, exchange, head, read, refusal, upload
 
 KEYS = {role: new_key() for role in Role}
 CREDENTIALS: dict[str, str | None] = {
@@ -30,14 +26,6 @@ CREDENTIALS: dict[str, str | None] = {
     "a wrong key": "cvy_wrong",
     **{role.value: key for role, (key, _) in KEYS.items()},
 }
-HOSTILE = (
-    "/../etc/passwd",
-    "/predict/",
-    "/PREDICT",
-    "//predict",
-    "/docs/x",
-    "/a" * 900,
-)
 
 
 @pytest.fixture(scope="module")
@@ -54,20 +42,19 @@ def call(server: Server, method: str, path: str, key: str | None) -> httpx.Respo
     return httpx.request(method, server.url + path, headers=headers, timeout=30)
 
 
-def test_every_route_times_every_role_is_let_in_or_kept_out(closed: Server) -> None:
-    checked = 0
+def test_every_route_admits_its_role_and_refuses_all_others(closed: Server) -> None:
+    wrong = []
     for (method, template), role in ROLES.items():
         path = template.replace("{index}", "0").replace("{file}", "style.css")
         for name, key in CREDENTIALS.items():
-            status = call(closed, method, path, key).status_code
+            answer = call(closed, method, path, key)
             if role is None or name == role.value:
-                assert status not in (401, 403), (method, path, name)
-            elif name in ("nothing", "a wrong key"):
-                assert status == 401, (method, path, name)
+                right = answer.status_code not in (401, 403)
             else:
-                assert status == 403, (method, path, name)
-            checked += 1
-    assert checked == len(ROLES) * len(CREDENTIALS)
+                right = answer.status_code == (401 if name in ("nothing", "a wrong key") else 403)
+                refusal(answer)
+            wrong += [] if right else [(method, path, name, answer.status_code)]
+    assert not wrong
 
 
 def test_every_route_of_the_application_is_in_the_table_of_roles(tmp_path: Path) -> None:
@@ -76,7 +63,7 @@ def test_every_route_of_the_application_is_in_the_table_of_roles(tmp_path: Path)
     gateway = create_app(container)
     routes = {
         (method, route.path)
-        for route in application(gateway).routes
+        for route in cast(Any, gateway.app).routes
         if hasattr(route, "path")
         for method in getattr(route, "methods", set()) - {"HEAD"}
     }
@@ -85,11 +72,7 @@ def test_every_route_of_the_application_is_in_the_table_of_roles(tmp_path: Path)
     assert not unlisted, "the gateway admits no route that the table of roles does not list"
 
 
-def application(gateway: Gateway) -> Any:
-    return gateway.app
-
-
-def test_an_unlisted_route_is_not_reached_even_where_it_exists(closed: Server) -> None:
+def test_a_route_that_the_table_of_roles_lacks_is_not_reached(closed: Server) -> None:
     assert call(closed, "GET", "/docs/oauth2-redirect", KEYS[Role.DEPLOY][0]).status_code == 404
 
 
@@ -98,31 +81,29 @@ def test_predict_is_described_in_the_openapi_document(closed: Server) -> None:
     operation = document["paths"]["/predict"]["post"]
     assert "multipart/form-data" in operation["requestBody"]["content"]
     assert operation["responses"]["200"]["content"]["application/json"]["schema"]
-    assert isinstance(APIRoute, type)
 
 
-@pytest.mark.parametrize("path", HOSTILE)
-def test_a_path_that_does_not_exist_is_a_problem_body(server: Server, path: str) -> None:
-    response = httpx.get(server.url + path)
-    assert response.status_code == 404
-    assert response.headers["content-type"] == "application/problem+json"
-    assert set(response.json()) == {"type", "title", "status", "detail", "instance"}
+def test_a_path_that_does_not_exist_is_a_problem_body(server: Server) -> None:
+    for path in ("/../etc/passwd", "/predict/", "/PREDICT", "//predict", "/docs/x", "/a" * 900):
+        response = httpx.get(server.url + path)
+        refusal(response, 404)
+        assert set(response.json()) == {"type", "title", "status", "detail", "instance"}
 
 
-def test_another_method_is_told_which_are_taken(server: Server) -> None:
+def test_another_method_is_refused_with_the_allowed_ones(server: Server) -> None:
     response = httpx.delete(server.url + "/predict")
     assert response.status_code == 405
     assert response.headers["allow"] == "POST"
     assert httpx.head(server.url + "/healthz").status_code == 200
 
 
-def test_ten_thousand_random_paths_add_no_metric_series(bundle: Path, tmp_path: Path) -> None:
+def test_random_paths_add_no_metric_series(closed: Server) -> None:
     generator = random.Random(7)
-    with serving(bundle, tmp_path, workers=1) as server, server.client() as client:
-        client.get("/nowhere")
-        client.request("PROPFIND", "/nowhere")
+    with httpx.Client(base_url=closed.url, timeout=60) as client:
+        client.get("/unknown")
+        client.request("PROPFIND", "/unknown")
         before = series(client)
-        for _ in range(10_000):
+        for _ in range(500):
             path = "".join(generator.choices(string.ascii_letters + "/%.-_~", k=12))
             assert client.get("/x" + path).status_code in (400, 404)
         assert series(client) == before
@@ -145,7 +126,7 @@ def test_metrics_name_routes_by_their_template(server: Server) -> None:
 def test_metrics_add_up_over_the_workers(bundle: Path, tmp_path: Path) -> None:
     with serving(bundle, tmp_path, workers=3) as server:
         for _ in range(30):  # a connection each, so that all workers get some
-            httpx.post(server.url + "/predict", files={"file": chip()})
+            httpx.post(server.url + "/predict", files={"file": BODY})
         text = until(lambda: counted(server, 30))
     wanted = 'http_requests_total{handler="/predict",method="POST",status="200"} 30.0'
     assert wanted in text
@@ -162,14 +143,14 @@ def test_only_bytes_that_came_are_counted_as_received(server: Server) -> None:
     before = {route: received(server, route) for route in routes}
     abandon(server, head(EXABYTES), 413)
     abandon(server, head(EXABYTES) + bytes(1000), 413)
-    abandon(server, head(EXABYTES, path="/nowhere"), 404)
+    abandon(server, head(EXABYTES, path="/unknown"), 404)
     abandon(server, f"GET /healthz HTTP/1.1\r\nhost: x\r\n{EXABYTES}\r\n\r\n".encode(), 200)
     abandon(server, head(EXABYTES, path="/feedback", kind="application/json") + b'{"label')
     pieces = chunked([BODY[:100], BODY[100:]])
     assert exchange(server, head("transfer-encoding: chunked"), *pieces).status == 200
     assert upload(server, BODY).status_code == 200
     assert upload(server, BODY, path="/preview").status_code == 200
-    answer = {"request_id": "nobody's", "label": "x"}
+    answer = {"request_id": "unknown", "label": "x"}
     sent = httpx.post(server.url + "/feedback", json=answer).request.content
     wanted = {
         "/predict": (4, 1000 + 2 * len(BODY)),
@@ -212,50 +193,37 @@ def counted(server: Server, wanted: int) -> str:
     return text if found == wanted else ""
 
 
-def chip() -> bytes:
-    import io
-
-    content = io.BytesIO()
-    np.save(content, make_chip(1))
-    return content.getvalue()
-
-
-def test_the_log_has_one_line_a_request_and_no_key(bundle: Path, tmp_path: Path) -> None:
-    with serving(bundle, tmp_path, workers=1) as server:
-        key = new_key()[0]
-        headers = {"authorization": f"Bearer {key}", "x-request-id": "mine"}
-        said = httpx.post(server.url + "/predict", files={"file": chip()}, headers=headers).json()
-        httpx.post(server.url + "/replace_ml_model", json={"tag": "x"}, headers=headers)
-        lines = wait_for_lines(server, "mine", 2)
-        text = server.log.read_text(encoding="utf-8")
-    mine = [line for line in lines if line.get("id") == "mine"]
+def test_the_log_has_one_line_a_request_and_no_key(server: Server) -> None:
+    key = new_key()[0]
+    headers = {"authorization": f"Bearer {key}", "x-request-id": "mine"}
+    answer = httpx.post(server.url + "/predict", files={"file": BODY}, headers=headers).json()
+    httpx.post(server.url + "/replace_ml_model", json={"tag": "x"}, headers=headers)
+    mine = sorted(wait_for_lines(server, "mine", 2), key=lambda line: str(line["route"]))
     assert [(line["route"], line["status"]) for line in mine] == [
         ("/predict", 200),
         ("/replace_ml_model", 401),
     ]
     assert mine[0]["model"] == "local"
     assert mine[0]["ms"] > 0
-    assert mine[0]["prediction"] == said["request_id"]
+    assert mine[0]["prediction"] == answer["request_id"]
     assert "prediction" not in mine[1]
-    assert key not in text
-    assert str(ROOT) not in "".join(json.dumps(line) for line in mine)
+    assert key not in server.log.read_text(encoding="utf-8")
+    assert str(ROOT) not in json.dumps(mine)
 
 
-def test_the_line_of_a_prediction_without_a_name_of_the_caller_has_one_id(server: Server) -> None:
-    said = httpx.post(server.url + "/predict", files={"file": chip()}).json()
-    (line,) = wait_for_lines(server, said["request_id"], 1)
+def test_a_prediction_without_an_id_of_the_caller_is_logged_under_one_id(server: Server) -> None:
+    answer = httpx.post(server.url + "/predict", files={"file": BODY}).json()
+    (line,) = wait_for_lines(server, answer["request_id"], 1)
     assert line["route"] == "/predict"
     assert "prediction" not in line
 
 
 def wait_for_lines(server: Server, name: str, count: int) -> list[dict[str, Any]]:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+    def found() -> list[dict[str, Any]]:
         lines = [line for line in server.lines() if line.get("id") == name]
-        if len(lines) >= count:
-            return lines
-        time.sleep(0.05)
-    raise AssertionError("the log never had its lines")
+        return lines if len(lines) >= count else []
+
+    return until(found)
 
 
 def test_a_bug_is_answered_with_an_id_and_logged_with_its_stack(

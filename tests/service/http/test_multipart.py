@@ -27,7 +27,7 @@ repeatable = settings(
     derandomize=True,
     database=None,
     deadline=None,
-    max_examples=300,
+    max_examples=150,
     suppress_health_check=[HealthCheck.too_slow],  # the machine may be busy
 )
 
@@ -167,24 +167,24 @@ def test_the_standard_library_reads_the_whole_form() -> None:
     assert read("multipart/form-data; boundary=b", body) == b"pixels"
 
 
-@pytest.mark.parametrize("end", ["--b--\r\n\r\n", "--b\r\n\r\n", "\r\n--b\r\n", "\r\n--b--\r\n"])
-def test_a_boundary_among_the_headers_hides_nothing(end: str) -> None:
-    body = f"--b\r\n{FILE}\r\n{end}hidden\r\n--b--\r\n".encode()
-    assert b"hidden" not in (read("multipart/form-data; boundary=b", body) or b"")
+def test_a_boundary_among_the_headers_hides_nothing() -> None:
+    for end in ("--b--\r\n\r\n", "--b\r\n\r\n", "\r\n--b\r\n", "\r\n--b--\r\n"):
+        body = f"--b\r\n{FILE}\r\n{end}hidden\r\n--b--\r\n".encode()
+        assert b"hidden" not in (read("multipart/form-data; boundary=b", body) or b""), end
 
 
-@pytest.mark.parametrize("others", [MAX_PARTS - 1, MAX_PARTS])
-def test_a_form_has_so_many_parts_and_no_more(others: int) -> None:
-    parts = [("content-disposition: form-data; name=note", b"1")] * others
-    found = read("multipart/form-data; boundary=b", form("b", *parts, (FILE, b"pixels")))
-    assert found == (b"pixels" if others < MAX_PARTS else None)
+def test_a_form_with_more_parts_than_the_limit_is_refused() -> None:
+    for others in (MAX_PARTS - 1, MAX_PARTS):
+        parts = [("content-disposition: form-data; name=note", b"1")] * others
+        found = read("multipart/form-data; boundary=b", form("b", *parts, (FILE, b"pixels")))
+        assert found == (b"pixels" if others < MAX_PARTS else None)
 
 
-@pytest.mark.parametrize("length", [1, 70, 71])
-def test_a_boundary_has_70_characters_at_most(length: int) -> None:
-    boundary = "b" * length
-    found = read(f"multipart/form-data; boundary={boundary}", form(boundary, (FILE, b"pixels")))
-    assert found == (b"pixels" if length <= 70 else None)
+def test_a_boundary_of_more_than_70_characters_is_refused() -> None:
+    for length in (1, 70, 71):
+        mark = "b" * length
+        found = read(f"multipart/form-data; boundary={mark}", form(mark, (FILE, b"pixels")))
+        assert found == (b"pixels" if length <= 70 else None)
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +206,7 @@ FORM = form("b", ("content-disposition: form-data; name=note", b"x--b"), (FILE, 
 EDGES = st.integers(0, 100) | st.integers(len(FORM) - 60, len(FORM)) | st.integers(0, len(FORM))
 
 
-@settings(repeatable, max_examples=60)
+@settings(repeatable, max_examples=40)
 @given(cuts=st.lists(EDGES, max_size=8), encoded=st.booleans())
 def test_a_form_may_come_in_any_pieces(
     server: Server, answer: dict[str, Any], cuts: list[int], encoded: bool
@@ -232,18 +232,21 @@ CURL = {
 }
 
 
-@pytest.mark.parametrize("way", CURL)
-@pytest.mark.parametrize("options", [(), ("-H", "transfer-encoding: chunked")])
 def test_curl_gets_the_answer_of_the_bare_body(
-    server: Server, answer: dict[str, Any], tmp_path: Path, way: str, options: tuple[str, ...]
+    server: Server, answer: dict[str, Any], tmp_path: Path
 ) -> None:
     curl = shutil.which("curl")
     if curl is None:
         pytest.skip("no curl here")
     (tmp_path / "chip.tif").write_bytes(BODY)
     (tmp_path / "other.tif").write_bytes(b"II*\0")
-    fields = [word for field in CURL[way] for word in ("-F", field)]
-    command = [curl, "-q", "-sS", "--noproxy", "*", *options, *fields, f"{server.url}/predict"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert without_id(json.loads(done.stdout)) == answer
+    wrong = []
+    for options in ((), ("-H", "transfer-encoding: chunked")):
+        for way, values in CURL.items():
+            fields = [word for field in values for word in ("-F", field)]
+            start = [curl, "-q", "-sS", "--noproxy", "*", *options]
+            command = [*start, *fields, f"{server.url}/predict"]
+            done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+            if done.returncode or without_id(json.loads(done.stdout)) != answer:
+                wrong.append((way, options, done.stdout, done.stderr))
+    assert not wrong

