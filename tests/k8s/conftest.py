@@ -1,5 +1,7 @@
 """The overlays, rendered and made a version's, as a rollout applies them."""
 
+import copy
+import functools
 import json
 import os
 import shutil
@@ -27,7 +29,12 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def rendered(overlay: str) -> list[Document]:
-    """The objects of an overlay, as a rollout applies them."""
+    """The objects of an overlay, as a rollout applies them; the caller may change them."""
+    return copy.deepcopy(_rendered(overlay))
+
+
+@functools.cache
+def _rendered(overlay: str) -> list[Document]:
     if not (shutil.which("kubectl") or shutil.which("kustomize")):
         pytest.skip("neither kubectl nor kustomize is installed: make setup-e2e")
     stage, canary = OVERLAYS[overlay]

@@ -1,12 +1,13 @@
-"""Run a command inside the test's process: what a person types, without the start of a Python."""
+"""Run commands inside the test's process: what a person types, without the start of a Python."""
 
 import contextlib
 import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 
@@ -32,3 +33,12 @@ def run_command(
             if isinstance(ended.code, str):
                 print(ended.code, file=sys.stderr)
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
+def run_dvc_here(line: Sequence[str], **options: Any) -> subprocess.CompletedProcess[Any]:
+    """Stand in for `subprocess.run`: `dvc ...` runs in this process, anything else in its own."""
+    if line[0] != "dvc":
+        return subprocess.run(line, **options)
+    from dvc.cli import main
+
+    return run_command(lambda: sys.exit(main(line[1:])), [*line[1:]], Path(), os.environ)

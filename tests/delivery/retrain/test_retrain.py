@@ -7,16 +7,18 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
-from delivery import notify
+from delivery import dvc, notify
 from delivery.retrain import cooldown, retraining
 from delivery.retrain.__main__ import main
 from tests.conftest import run, write_images
 from tests.delivery.conftest import Project, _identify, hook, run_git
 from tests.make.alerts import BARE, BITES, HOSTILE, alert, payload
+from tests.make.commands import run_dvc_here
 
 DVC = {
     "load": {"cmd": "cat data/*/* | sha256sum > raw.txt", "deps": ["data"], "outs": ["raw.txt"]},
@@ -82,6 +84,13 @@ def shop(_trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.chdir(there / "project")
     yield Project(there / "project", there / "origin.git")
     assert not list(tmp_path.rglob("pwned")), "something was run"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Pull and push in the process of the test; the first test starts DVC, as a job does."""
+    if "with_its_evidence" not in request.node.name:
+        monkeypatch.setattr(dvc, "subprocess", SimpleNamespace(run=run_dvc_here))
 
 
 @pytest.fixture

@@ -147,7 +147,9 @@ def test_alerts_fire_as_in_the_table_and_stay_silent_otherwise(group: str, tmp_p
     tests: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for case in CASES:
         if case.alert in names:
-            tests.setdefault((case.alert, case.interval), []).append(promtool_test(case))
+            # Hours in steps of a minute are what costs, and no alert holds that long.
+            every = "5m" if case.at.endswith("h") and case.interval == "1m" else case.interval
+            tests.setdefault((case.alert, every), []).append(promtool_test(case))
     evaluate(
         *(
             write_tests(tmp_path / f"{name}-{interval}.yml", items, interval, needed(name))
