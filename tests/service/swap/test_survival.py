@@ -55,10 +55,11 @@ def cyclic() -> bytes:
 
 
 def inflating() -> bytes:
-    """A strip of a 64 x 64 image that inflates to a gigabyte."""
-    squeeze = zlib.compressobj(9)
-    block = b"\0" * (1 << 20)
-    bomb = b"".join(squeeze.compress(block) for _ in range(1024)) + squeeze.flush()
+    """A strip of a 64 x 64 image that inflates to a gigabyte: one packed block 1024 times."""
+    squeeze = zlib.compressobj(9, wbits=-15)
+    block = squeeze.compress(b"\0" * (1 << 20)) + squeeze.flush(zlib.Z_FULL_FLUSH)
+    checksum = ((1 << 30) % 65521) << 16 | 1  # Adler-32 of zeros
+    bomb = b"\x78\xda" + block * 1024 + squeeze.flush() + struct.pack(">I", checksum)
     entries = [
         (256, 4, 1, 64), (257, 4, 1, 64), (258, 3, 1, 16), (259, 3, 1, 8), (262, 3, 1, 1),
         (273, 4, 1, 200), (277, 3, 1, 1), (278, 4, 1, 64), (279, 4, 1, len(bomb)),
