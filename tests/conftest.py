@@ -22,6 +22,7 @@ from tests import skips, system
 
 # Test workers share the cores; threads that wait for each other by spinning would starve them.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["DVC_NO_ANALYTICS"] = "1"
 # httpx reads all certificates anew for each request outside a client: 35 ms of CPU.
 vars(transport)["create_ssl_context"] = cache(httpx.create_ssl_context)
 
@@ -71,8 +72,7 @@ def write_params(changes: Mapping[str, Mapping[str, Any]] | None = None) -> None
 def run(*arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a command of the environment, such as `python -m pipeline.load`, as a person would."""
     environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "DVC_NO_ANALYTICS": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     }
     return subprocess.run(
         arguments, check=check, text=True, capture_output=True, env=environment, **options

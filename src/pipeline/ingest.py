@@ -13,12 +13,16 @@ changed, killed after it `dvc checkout` finishes the work.
 """
 
 import hashlib
+import logging
 import shutil
-import subprocess
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from types import ModuleType
+from warnings import catch_warnings
 
 from rich.console import Console
 from rich.table import Table
@@ -34,11 +38,11 @@ SHOWN_FAULTS = 5
 
 
 @command
-def main() -> None:
-    """Parse the command line and ingest."""
-    arguments = _parser().parse_args()
-    source = SOURCES[arguments.source].from_arguments(arguments)
-    ingest(source, dry_run=arguments.dry_run)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line, or `arguments`, and ingest."""
+    options = _parser().parse_args(arguments)
+    source = SOURCES[options.source].from_arguments(options)
+    ingest(source, dry_run=options.dry_run)
 
 
 def ingest(source: Source, *, dry_run: bool = False) -> None:
@@ -156,33 +160,35 @@ def _dvc_cache() -> Path:
         raise SourceError(
             "this is no DVC repository: run it in the repository's root (or `dvc init`)"
         )
-    return Path(_dvc(Path(), "cache", "dir").strip())
+    with _dvc("cache") as repo, repo.Repo() as project:
+        return Path(project.cache.local_cache_dir)
 
 
 def _commit(staging: Path, cache: Path) -> None:
     """Put the staged files into the cache, then make them the version, then lay them out."""
     # A DVC project of its own that shares the cache: nothing in the repository changes yet.
-    _dvc(staging, "init", "--no-scm", "--quiet")
-    _dvc(staging, "config", "core.analytics", "false")
-    _dvc(staging, "cache", "dir", str(cache.resolve()))
-    _dvc(staging, "add", "--quiet", str(paths.DATA))
+    with _dvc("add") as repo:
+        repo.Repo.init(staging, no_scm=True).close()
+        with repo.Repo(staging, config={"cache": {"dir": str(cache)}}) as project:
+            project.add(str(staging / paths.DATA))
     (staging / paths.DATA_VERSION).replace(paths.DATA_VERSION)  # the commit point
     shutil.rmtree(paths.DATA, ignore_errors=True)
     (staging / paths.DATA).replace(paths.DATA)
     shutil.rmtree(staging)
 
 
-def _dvc(folder: Path, *arguments: str) -> str:
-    result = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if result.returncode != 0:
-        raise PipelineError(f"dvc {arguments[0]} failed: {result.stderr.strip() or result.stdout}")
-    return result.stdout
+@contextmanager
+def _dvc(action: str) -> Iterator[ModuleType]:
+    """DVC in this process, imported when it is needed and silent; its errors become sentences."""
+    from dvc import repo
+    from dvc.logger import set_loggers_level
+
+    try:
+        # As --quiet does: no progress, no hints; and what its libraries warn of is not for the user.
+        with set_loggers_level(logging.CRITICAL), catch_warnings(action="ignore"):
+            yield repo
+    except Exception as error:  # DVC lets errors of its libraries through
+        raise PipelineError(f"dvc {action} failed: {error}") from None
 
 
 if __name__ == "__main__":

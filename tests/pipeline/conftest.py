@@ -6,10 +6,14 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from subprocess import CompletedProcess
+from warnings import catch_warnings
 
 import pytest
 
+from dvc.cli import main as dvc_main
+
 from pipeline import evaluate, load, preprocess, train
+from pipeline.ingest import ingest
 from pipeline.sources.folder import Folder
 from tests.conftest import built_once, write_images, write_params
 
@@ -25,6 +29,12 @@ def call(main: Callable[[list[str]], None], *arguments: str) -> CompletedProcess
             code = end.code if isinstance(end.code, int) else 1
             error.write("" if isinstance(end.code, int) else str(end.code))
     return CompletedProcess(arguments, code, out.getvalue(), error.getvalue())
+
+
+def dvc(*arguments: str) -> None:
+    """Run DVC in this process; as a program it takes a second to start."""
+    with catch_warnings(action="ignore"):
+        assert dvc_main([*arguments, "--quiet"]) == 0, arguments
 
 
 @pytest.fixture(scope="session")
@@ -76,3 +86,25 @@ def _trained(_chips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(_trained: Path, copy_of: Callable[[Path], Path]) -> Path:
     """Working directory in which every stage has run."""
     return copy_of(_trained)
+
+
+@pytest.fixture(scope="session")
+def _ingested(_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def build(folder: Path) -> None:
+        shutil.copytree(_repository, folder / "project")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder / "project")
+            write_params()
+            ingest(Folder(write_images(folder / "images")))
+
+    return built_once(tmp_path_factory, "ingested", build)
+
+
+@pytest.fixture
+def ingested(
+    _ingested: Path, copy_of: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Repository whose data are 36 images, as the working directory; `../images` has them too."""
+    project = copy_of(_ingested) / "project"
+    monkeypatch.chdir(project)
+    return project

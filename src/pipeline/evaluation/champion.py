@@ -7,10 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from dvc.api import DVCFileSystem
-from dvc.exceptions import DvcException
-from dvc_data.index import DataIndexError
-
 from contracts.bundle import Manifest
 from pipeline import paths, repository
 from pipeline.bundle.manifest import read_bundle
@@ -20,7 +16,23 @@ from pipeline.data.images import decode, digest
 from pipeline.errors import BundleError, DataError
 from pipeline.progress import track
 
-NOT_AT_HAND = (DvcException, DataIndexError, OSError)
+
+def open_files(commit: str | None) -> Any:
+    """Files of a commit, or of today, as Git and DVC have them.
+
+    DVC takes a second to import; commands that compare nothing do not wait for it.
+    """
+    from dvc.api import DVCFileSystem
+
+    return DVCFileSystem(".", rev=commit)
+
+
+def not_at_hand() -> tuple[type[Exception], ...]:
+    """Errors of a file that neither cache nor remote has."""
+    from dvc.exceptions import DvcException
+    from dvc_data.index import DataIndexError
+
+    return DvcException, DataIndexError, OSError
 
 
 def read_champion(commit: str, name: str) -> tuple[bytes, Manifest] | None:
@@ -34,11 +46,11 @@ def read_champion(commit: str, name: str) -> tuple[bytes, Manifest] | None:
     with TemporaryDirectory() as folder:
         target = Path(folder) / paths.MODEL.name
         try:
-            files = DVCFileSystem(".", rev=commit)
+            files = open_files(commit)
             if not files.exists(source):
                 return None
             files.get(source, str(target), recursive=True)
-        except NOT_AT_HAND as error:
+        except not_at_hand() as error:
             raise BundleError(
                 f"{paths.MODEL}/ of {name} is not at hand ({_first_line(error)}): give this machine"
                 f" access to the remote (`dvc fetch --all-branches {paths.MODEL}` tries it)"
@@ -69,10 +81,10 @@ def known_pixels(commit: str, champion: Manifest, rows: list[Row]) -> set[str]:
         at_hand = {md5: sha_of[path] for path, md5 in now.items() if path in sha_of}
         found = {at_hand[md5] for md5 in before.values() if md5 in at_hand}
         gone = [path for path, md5 in before.items() if md5 not in at_hand]
-        files = DVCFileSystem(".", rev=commit)
+        files = open_files(commit)
         for path in track(gone, "earlier data", len(gone)):
             found |= _pixels(path, files.cat_file(f"/{paths.DATA}/{path}"))
-    except NOT_AT_HAND as error:
+    except not_at_hand() as error:
         raise DataError(f"the champion's data are not at hand ({_first_line(error)})") from None
     return found
 
@@ -91,7 +103,7 @@ def data_listing(commit: str | None) -> dict[str, str]:
         DvcException, DataIndexError, OSError: DVC does not have it at hand.
     """
     root = f"/{paths.DATA}/"
-    files = DVCFileSystem(".", rev=commit)
+    files = open_files(commit)
     found: dict[str, Any] = files.find(root.rstrip("/"), detail=True)
     return {
         path.removeprefix(root): info["dvc_info"]["entry"].hash_info.value

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from pipeline import paths, repository
 from pipeline.data.dataset import label
-from pipeline.evaluation.champion import NOT_AT_HAND, data_listing
+from pipeline.evaluation.champion import data_listing, not_at_hand
 
 
 class DataChange(NamedTuple):
@@ -29,7 +29,7 @@ def data_change(commit: str) -> DataChange | str | None:
         return None
     try:
         old, new = data_listing(commit), data_listing(None)
-    except NOT_AT_HAND as error:
+    except not_at_hand() as error:
         return (
             f"not compared, a version is not at hand ({error}): dvc fetch --all-branches data.dvc"
         )
