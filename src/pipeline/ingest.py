@@ -13,16 +13,12 @@ changed, killed after it `dvc checkout` finishes the work.
 """
 
 import hashlib
-import logging
 import shutil
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from types import ModuleType
-from warnings import catch_warnings
 
 from rich.console import Console
 from rich.table import Table
@@ -30,7 +26,8 @@ from rich.table import Table
 from pipeline import paths
 from pipeline.data.dataset import Dataset, image_files, label
 from pipeline.data.images import decode, fault
-from pipeline.errors import DataError, PipelineError, SourceError, command
+from pipeline.data.version import silent_dvc
+from pipeline.errors import DataError, SourceError, command
 from pipeline.progress import track
 from pipeline.sources import SOURCES, File, Source
 
@@ -160,14 +157,17 @@ def _dvc_cache() -> Path:
         raise SourceError(
             "this is no DVC repository: run it in the repository's root (or `dvc init`)"
         )
-    with _dvc("cache") as repo, repo.Repo() as project:
-        return Path(project.cache.local_cache_dir)
+    with silent_dvc("cache"):
+        from dvc.config import Config
+
+        config = Config.from_cwd()
+        return Path(config["cache"].get("dir") or Path(config.dvc_dir) / "cache").resolve()
 
 
 def _commit(staging: Path, cache: Path) -> None:
     """Put the staged files into the cache, then make them the version, then lay them out."""
     # A DVC project of its own that shares the cache: nothing in the repository changes yet.
-    with _dvc("add") as repo:
+    with silent_dvc("add") as repo:
         repo.Repo.init(staging, no_scm=True).close()
         with repo.Repo(staging, config={"cache": {"dir": str(cache)}}) as project:
             project.add(str(staging / paths.DATA))
@@ -175,20 +175,6 @@ def _commit(staging: Path, cache: Path) -> None:
     shutil.rmtree(paths.DATA, ignore_errors=True)
     (staging / paths.DATA).replace(paths.DATA)
     shutil.rmtree(staging)
-
-
-@contextmanager
-def _dvc(action: str) -> Iterator[ModuleType]:
-    """DVC in this process, imported when it is needed and silent; its errors become sentences."""
-    from dvc import repo
-    from dvc.logger import set_loggers_level
-
-    try:
-        # As --quiet does: no progress, no hints; and what its libraries warn of is not for the user.
-        with set_loggers_level(logging.CRITICAL), catch_warnings(action="ignore"):
-            yield repo
-    except Exception as error:  # DVC lets errors of its libraries through
-        raise PipelineError(f"dvc {action} failed: {error}") from None
 
 
 if __name__ == "__main__":

@@ -183,9 +183,3 @@ def test_a_killed_ingest_leaves_one_whole_version(
             Image.open(Path("data") / path).verify()
         ingest(Folder(new))
         assert len(list(image_files(Path("data")))) == 45, moment
-
-
-def test_help_lists_every_source() -> None:
-    text = call(main, "--help").stdout
-    for name in ("synthetic", "folder", "eurosat", "feedback"):
-        assert name in text

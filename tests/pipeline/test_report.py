@@ -12,24 +12,36 @@ from PIL import Image
 from pipeline.ingest import ingest
 from pipeline.report import main
 from pipeline.sources.folder import Folder
-from tests.conftest import run, write_images, write_params
+from tests.conftest import built_once, run, write_params
 from tests.pipeline.conftest import call
 
 LENIENT = {"min_accuracy": 0.0, "min_recall": 0.0, "max_calibration_error": 1.0}
 
 
+@pytest.fixture(scope="session")
+def _experiment(_ingested: Path, _trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def build(folder: Path) -> None:
+        shutil.copytree(_ingested, folder, dirs_exist_ok=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder / "project")
+            shutil.copytree(_trained / "reports", "reports")
+            shutil.copytree(_trained / "model", "model")
+            write_params({"gate": LENIENT})
+            run("git", "add", "--all", ".")
+            run("git", "commit", "--quiet", "--message", "main")
+            run("git", "checkout", "--quiet", "-b", "experiment")
+
+    return built_once(tmp_path_factory, "experiment", build)
+
+
 @pytest.fixture
 def experiment(
-    repository: Path, _trained: Path, tmp_path: Path, commit: Callable[[str], str]
+    _experiment: Path, copy_of: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """A branch `experiment` of a repository whose main holds data and a trained model."""
-    ingest(Folder(write_images(tmp_path / "images")))
-    shutil.copytree(_trained / "reports", repository / "reports")
-    shutil.copytree(_trained / "model", repository / "model")
-    write_params({"gate": LENIENT})
-    commit("main")
-    run("git", "checkout", "--quiet", "-b", "experiment", cwd=repository)
-    return repository
+    project = copy_of(_experiment) / "project"
+    monkeypatch.chdir(project)
+    return project
 
 
 def report(against: str = "main") -> str:
@@ -73,8 +85,8 @@ def test_metric_changes_have_arrows(experiment: Path) -> None:
     assert re.search(r"macro F1 .*= ", table)
 
 
-def test_data_changes_are_counted_per_class(experiment: Path, tmp_path: Path) -> None:
-    images = tmp_path / "images"
+def test_data_changes_are_counted_per_class(experiment: Path) -> None:
+    images = experiment.parent / "images"
     (images / "class-0" / "000.png").unlink()
     shutil.copytree(images / "class-1", images / "class-3")
     ingest(Folder(images))
@@ -84,11 +96,10 @@ def test_data_changes_are_counted_per_class(experiment: Path, tmp_path: Path) ->
     assert "|**all**|+12|-1|47|" in rows
 
 
-def test_data_of_a_version_that_is_nowhere_do_not_stop_the_report(
-    experiment: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "images" / "class-0" / "000.png").unlink()
-    ingest(Folder(tmp_path / "images"))
+def test_the_report_is_written_without_the_objects_of_the_data(experiment: Path) -> None:
+    images = experiment.parent / "images"
+    (images / "class-0" / "000.png").unlink()
+    ingest(Folder(images))
     shutil.rmtree(".dvc/cache")
     assert "not compared, a version is not at hand" in section(report(), "Data changes")
 
@@ -115,7 +126,7 @@ def test_the_first_model_is_reported_without_a_comparison(experiment: Path) -> N
     assert "data.dvc is new" in section(text, "Data changes")
 
 
-def test_a_model_that_can_not_be_compared_is_reported_as_blocked(experiment: Path) -> None:
+def test_a_model_without_shared_test_chips_closes_the_gate(experiment: Path) -> None:
     path = Path("reports/predictions.csv")
     head, *lines = path.read_text(encoding="utf-8").splitlines()
     moved = [f"{index:016x}{line[16:]}" for index, line in enumerate(lines)]
@@ -123,7 +134,7 @@ def test_a_model_that_can_not_be_compared_is_reported_as_blocked(experiment: Pat
     assert "❌ the gate is closed" in report()
 
 
-def test_hostile_names_stay_inert(experiment: Path) -> None:
+def test_markdown_and_html_in_class_names_are_escaped(experiment: Path) -> None:
     path = Path("reports/classes.json")
     classes = json.loads(path.read_text(encoding="utf-8"))
     classes["<script>alert(1)</script>|`x`"] = classes.pop("class-0")
@@ -144,8 +155,8 @@ def test_an_unknown_revision_is_refused(experiment: Path) -> None:
     assert "'nowhere' is not in this repository: fetch it" in result.stderr
 
 
-def test_what_retraining_leaves_is_shown_where_it_is_about_this_change_and_this_model(
-    experiment: Path, commit: Callable[[str], str]
+def test_drift_and_challenge_are_shown_for_this_change_and_this_model_only(
+    experiment: Path,
 ) -> None:
     text = report()
     assert "Why: drift" not in text and "Champion and challenger" not in text
@@ -162,7 +173,9 @@ def test_what_retraining_leaves_is_shown_where_it_is_about_this_change_and_this_
     assert "- `ModelDrift`: `mean/B02 drifted`" in section(text, "Why: drift")
     assert "this is the first" in section(text, "Champion and challenger")
     assert text.index("## Why: drift") < text.index("## Champion") < text.index("## Metrics")
-    base = commit("answered")
+    run("git", "add", "--all", ".")
+    run("git", "commit", "--quiet", "--message", "answered")
+    base = run("git", "rev-parse", "HEAD").stdout.strip()
     compared.write_text(json.dumps(found | {"challenger": "d" * 64}), encoding="utf-8")
     text = report(base)
     assert "Why: drift" not in text and "Champion and challenger" not in text

@@ -5,19 +5,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, run
+from tests.conftest import ROOT, built_once, run
 
 
 @pytest.fixture(scope="session")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The repository at HEAD with `dvc pull` done; every test that changes it restores it.
+    """The repository at HEAD with `dvc pull` done; all workers share it, so no test changes it.
 
     Not the files of the working tree: `make demo` trains, and then dvc.lock names a model that
     the remote in sample/ does not have. So a change of dvc.yaml, data.dvc, .dvc/config or sample/
     has to be committed before the tests of the clone see it.
     """
-    folder = tmp_path_factory.mktemp("clone") / "conveyor"
-    folder.mkdir()
+    return built_once(tmp_path_factory, "clone", _clone)
+
+
+def _clone(folder: Path) -> None:
     archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, check=True, capture_output=True)
     subprocess.run(["tar", "--extract"], input=archive.stdout, cwd=folder, check=True)
     run("git", "init", "--quiet", "--initial-branch=main", cwd=folder)
@@ -26,4 +28,3 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run("git", "add", "--all", ".", cwd=folder)
     run("git", "commit", "--quiet", "--message", "clone", cwd=folder)
     run("dvc", "pull", "--quiet", cwd=folder)
-    return folder

@@ -8,9 +8,6 @@ one's image. What stands in `data/` from another source stays as it is, whatever
 """
 
 import io
-import json
-import subprocess
-import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -26,7 +23,8 @@ from pipeline import paths
 from pipeline.data.dataset import Dataset, image_files, label, predefined_split
 from pipeline.data.images import decode, digest, fault
 from pipeline.data.split import FEEDBACK
-from pipeline.errors import DataError, SourceError
+from pipeline.data.version import silent_dvc
+from pipeline.errors import DataError, PipelineError, SourceError
 from pipeline.sources.answers import (
     KEY,
     Answer,
@@ -230,13 +228,12 @@ def _refuse_other_data() -> None:
     """Refuse a `data/` that is not its version: ingesting it would undo what others ingested."""
     if not paths.DATA_VERSION.exists():
         return
-    result = subprocess.run(
-        [sys.executable, "-m", "dvc", "status", "--json", str(paths.DATA_VERSION)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if result.returncode != 0 or json.loads(result.stdout or "{}"):
+    try:
+        with silent_dvc("status") as repo, repo.Repo() as project, repo.lock_repo(project):
+            is_changed = bool(project.status(targets=[str(paths.DATA_VERSION)]))
+    except PipelineError:
+        is_changed = True
+    if is_changed:
         raise SourceError(
             f"{paths.DATA}/ is not the version that {paths.DATA_VERSION} names: run "
             f"`dvc pull {paths.DATA_VERSION}`, or `dvc add {paths.DATA}` where the change is yours"

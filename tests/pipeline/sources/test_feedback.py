@@ -15,13 +15,14 @@ from pipeline.data.chip_table import Row
 from pipeline.data.dataset import image_files
 from pipeline.data.split import assign
 from pipeline.errors import SourceError
-from pipeline.ingest import ingest
+from pipeline.ingest import ingest, main
 from pipeline.params import Preprocess
 from pipeline.sources import answers
 from pipeline.sources.feedback import Feedback
 from pipeline.sources.folder import Folder
-from tests.conftest import chip, run, write_images
+from tests.conftest import chip, write_images
 from tests.make.labelled import KEY, Service, dripping, npy, serving
+from tests.pipeline.conftest import call, dvc
 
 
 @pytest.fixture
@@ -36,13 +37,6 @@ def data(workdir: Path) -> Path:
     """A folder with 12 chips of each of three classes, without DVC."""
     Folder(write_images(workdir / "data")).dataset().write(workdir / "data")
     return workdir
-
-
-@pytest.fixture
-def project(repository: Path, tmp_path: Path) -> Path:
-    """The same as a version that DVC knows."""
-    ingest(Folder(write_images(tmp_path / "mine")))
-    return repository
 
 
 def image(label: int, index: int) -> npt.NDArray[np.uint8]:
@@ -74,7 +68,7 @@ def version() -> bytes:
 
 
 def test_labelled_images_come_in_under_their_label_and_once(
-    project: Path, service: Service
+    ingested: Path, service: Service
 ) -> None:
     for index in range(5):  # three pages
         service.add(f"request-{index}", f"class-{index % 3}", image(0, 100 + index))
@@ -94,29 +88,29 @@ def test_labelled_images_come_in_under_their_label_and_once(
 
 
 def test_the_command_reads_its_key_from_the_environment_and_never_prints_it(
-    project: Path, service: Service, monkeypatch: pytest.MonkeyPatch
+    ingested: Path, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.add("a", "class-1", image(0, 100))
     monkeypatch.setenv("FEEDBACK_KEY", KEY)
-    line = ("python", "-m", "pipeline.ingest", "feedback", "--url", service.url)
+    line = ("feedback", "--url", service.url)
     before = version()
-    result = run(*line, "--dry-run")
+    result = call(main, *line, "--dry-run")
     assert "nothing was changed" in result.stdout and version() == before
     assert set(service.keys) == {f"Bearer {KEY}"}
     service.key = "another"
-    refused = run(*line, check=False)
+    refused = call(main, *line)
     assert refused.returncode == 1
     assert "FEEDBACK_KEY is refused: set it to a key with role `label`" in refused.stderr
     assert KEY not in result.stdout + result.stderr + refused.stdout + refused.stderr
-    result = run(*line, "--since", "yesterday", check=False)
+    result = call(main, *line, "--since", "yesterday")
     assert result.returncode == 2 and "'yesterday' is no date: write 2026-05-01" in result.stderr
 
 
-def test_data_of_another_version_are_not_made_the_newest(project: Path, service: Service) -> None:
+def test_data_of_another_version_are_not_made_the_newest(ingested: Path, service: Service) -> None:
     Path("data/class-0/000.png").unlink()
     with pytest.raises(SourceError, match="is not the version that data.dvc names: run `dvc pull"):
         bring(service)
-    run("dvc", "checkout", "--quiet", "data.dvc")
+    dvc("checkout", "data.dvc")
     service.add("a", "class-1", image(0, 100))
     bring(service)
     assert len(list(image_files(Path("data")))) == 37
@@ -146,8 +140,8 @@ BAD = {
 }
 
 
-def test_images_that_can_not_be_used_are_reported_and_the_others_come_in(
-    project: Path,
+def test_unusable_images_are_reported_and_the_others_come_in(
+    ingested: Path,
     service: Service,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -231,7 +225,7 @@ def test_feedback_trains_where_the_split_is_by_place(data: Path, service: Servic
     assert [row.split for row in rows if row.path == path] == ["train"]
 
 
-def test_what_another_source_brought_stays_whatever_the_answers_say(
+def test_images_of_another_source_keep_their_label(
     data: Path, service: Service, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.add("same", "class-0", image(0, 0))
@@ -256,15 +250,24 @@ def test_data_with_splits_of_their_own_take_them_for_training(
     assert [path.rsplit("/", 1)[0] for path in files(service)] == ["train/class-1"]
 
 
-@pytest.mark.parametrize("label", ["../x", "/etc", "class-0/..", "", "class-9", "\x1b[31mred", "."])
 def test_a_label_that_is_no_class_is_reported_and_never_a_path(
-    data: Path, service: Service, capsys: pytest.CaptureFixture[str], label: str
+    data: Path,
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    service.add("bad", label, image(0, 100))
-    service.add("good", "class-1", image(0, 101))
+    monkeypatch.setattr("pipeline.sources.feedback.SHOWN", 99)
+    labels = ["../x", "/etc", "class-0/..", "", "class-9", "\x1b[31mred", "."]
+    for index, label in enumerate(labels):
+        service.add(f"bad-{index}", label, image(0, 100 + index))
+    service.add("good", "class-1", image(0, 200))
     assert classes(files(service)) == ["class-1"]
     output = capsys.readouterr().out
-    assert f"bad: answer 'bad': label {ascii(label)} is no class of data/ (class-0, " in output
+    for index, label in enumerate(labels):
+        reported = (
+            f"bad: answer 'bad-{index}': label {ascii(label)} is no class of data/ (class-0, "
+        )
+        assert reported in output
     assert "\x1b" not in output
     assert not any("bad" in path for path in service.asked)
 
@@ -284,7 +287,7 @@ def test_a_request_id_is_a_name_and_not_a_path(data: Path, service: Service) -> 
     assert service.asked[-1] == "/feedback/..%2F..%2Fsecret%3Fx%3D1%23%2F%C3%BC.npy"
 
 
-def test_what_passes_is_tried_again(data: Path, service: Service) -> None:
+def test_a_passing_failure_is_tried_again(data: Path, service: Service) -> None:
     service.add("a", "class-1", image(0, 100))
     service.failures = [500, 503, 429]
     assert classes(files(service)) == ["class-1"]
@@ -317,30 +320,27 @@ def page(*found: dict[str, Any], following: Any = None) -> bytes:
 ANSWER = {"request_id": "a", "label": "class-1", "answered_at": None, "image": True}
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"<html>", "is --url a service of this version"),
-        (b"[]", "is --url a service of this version"),
-        (b"\xff\xfe", "is --url a service of this version"),
-        (b"[" * 100_000, "is --url a service of this version"),
-        (page({"request_id": "a"}), r"answers.0.label"),
-        (page(ANSWER | {"request_id": "a" * 1000}), r"answers.0.request_id"),
-        (page(ANSWER | {"answered_at": "soon"}), r"answers.0.answered_at"),
-        (page(ANSWER | {"answered_at": "0001-01-01T00:00:00+23:00"}), "no moment of UTC"),
-        (page(ANSWER | {"answered_at": "9999-12-31T23:59:59-23:00"}), "no moment of UTC"),
-        (page(*[ANSWER] * 1001), "'answers': List should have at most 1000 items"),
-        (page(ANSWER | {"label": {"a": 1}}), r"answers.0.label"),
-        (b" " * (5 * 2**20), "more than 4194304 bytes"),
-        (page(following="again"), "turns in a circle"),
-    ],
-)
-def test_pages_that_are_none_are_refused_with_a_sentence(
-    data: Path, service: Service, content: bytes, reason: str
-) -> None:
-    service.page = content
-    with pytest.raises(SourceError, match=reason):
-        files(service)
+PAGES = [
+    (b"<html>", "is --url a service of this version"),
+    (b"[]", "is --url a service of this version"),
+    (b"\xff\xfe", "is --url a service of this version"),
+    (b"[" * 100_000, "is --url a service of this version"),
+    (page({"request_id": "a"}), r"answers.0.label"),
+    (page(ANSWER | {"request_id": "a" * 1000}), r"answers.0.request_id"),
+    (page(ANSWER | {"answered_at": "soon"}), r"answers.0.answered_at"),
+    (page(ANSWER | {"answered_at": "0001-01-01T00:00:00+23:00"}), "no moment of UTC"),
+    (page(ANSWER | {"answered_at": "9999-12-31T23:59:59-23:00"}), "no moment of UTC"),
+    (page(*[ANSWER] * 1001), "'answers': List should have at most 1000 items"),
+    (page(ANSWER | {"label": {"a": 1}}), r"answers.0.label"),
+    (b" " * (5 * 2**20), "more than 4194304 bytes"),
+    (page(following="again"), "turns in a circle"),
+]
+
+
+def test_malformed_pages_are_refused_with_the_reason(data: Path, service: Service) -> None:
+    for service.page, reason in PAGES:
+        with pytest.raises(SourceError, match=reason):
+            files(service)
     service.page = None
     service.add("good", "class-1", image(0, 100))
     assert classes(files(service)) == ["class-1"]
@@ -361,7 +361,7 @@ def test_pages_without_end_are_refused(
         files(service)
 
 
-def test_an_answer_that_is_cut_off_is_none(data: Path, service: Service) -> None:
+def test_a_response_that_is_cut_off_is_refused(data: Path, service: Service) -> None:
     service.cut = True
     with pytest.raises(SourceError, match="can not be reached"):
         files(service)
@@ -372,7 +372,7 @@ def test_an_answer_that_is_cut_off_is_none(data: Path, service: Service) -> None
     [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"],
     ids=["status", "headers", "body"],
 )
-def test_an_answer_that_drips_has_an_end(
+def test_a_response_that_drips_is_given_up(
     data: Path, monkeypatch: pytest.MonkeyPatch, beginning: bytes
 ) -> None:
     monkeypatch.setattr(answers, "LONGEST", 0.1)
@@ -381,33 +381,28 @@ def test_an_answer_that_drips_has_an_end(
         Feedback(url, KEY)
 
 
-@pytest.mark.parametrize(
-    ("status", "cure"),
-    [
+def test_a_refusal_of_the_service_is_one_error_with_its_cure(data: Path, service: Service) -> None:
+    service.location = "https://elsewhere.example.com/"
+    for status, cure in (
         (401, "FEEDBACK_KEY is refused: set it to a key with role `label`"),
         (403, "FEEDBACK_KEY is refused: set it to a key with role `label`"),
         (404, "SERVICE_FEEDBACK is not off there"),
         (418, "is --url a service of this version"),
         (302, "redirects to 'https://elsewhere.example.com/', where the key does not go"),
-    ],
-)
-def test_what_the_service_refuses_is_said_with_its_cure(
-    data: Path, service: Service, status: int, cure: str
-) -> None:
-    service.failures = [status]
-    service.location = "https://elsewhere.example.com/"
-    with pytest.raises(SourceError, match=cure):
-        files(service)
-    assert len(service.asked) == 1
+    ):
+        service.failures, service.asked = [status], []
+        with pytest.raises(SourceError, match=cure):
+            files(service)
+        assert len(service.asked) == 1
 
 
-def test_a_missing_key_is_said(data: Path, service: Service) -> None:
+def test_a_missing_key_is_an_error(data: Path, service: Service) -> None:
     with pytest.raises(SourceError, match="FEEDBACK_KEY is not set"):
         Feedback(service.url)
     assert service.keys == [None]
 
 
-def test_a_service_that_is_not_there_is_said(data: Path, service: Service) -> None:
+def test_a_service_that_does_not_run_is_an_error(data: Path, service: Service) -> None:
     url = service.url
     service.shutdown()
     service.server_close()
@@ -415,9 +410,8 @@ def test_a_service_that_is_not_there_is_said(data: Path, service: Service) -> No
         Feedback(url, KEY)
 
 
-@pytest.mark.parametrize(
-    ("url", "reason"),
-    [
+def test_an_unsafe_address_is_refused_without_its_secret(data: Path) -> None:
+    for url, reason in (
         ("http://landcover.example.com", "is not encrypted"),
         ("ftp://127.0.0.1", "is not encrypted"),
         ("landcover.example.com", "is not encrypted"),
@@ -426,16 +420,14 @@ def test_a_service_that_is_not_there_is_said(data: Path, service: Service) -> No
         ("https://landcover.example.com?key=secret", "the key goes into FEEDBACK_KEY"),
         ("https://landcover.example.com:port", "is no address"),
         ("https://[::1", "is no address"),
-    ],
-)
-def test_an_address_that_is_not_safe_is_refused(data: Path, url: str, reason: str) -> None:
-    with pytest.raises(SourceError, match=reason) as caught:
-        Feedback(url, KEY)
-    assert "secret" not in str(caught.value)
+    ):
+        with pytest.raises(SourceError, match=reason) as caught:
+            Feedback(url, KEY)
+        assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["two words", "line\nbreak", "schlüssel"])
-def test_a_key_that_can_be_none_is_refused_without_its_value(data: Path, key: str) -> None:
-    with pytest.raises(SourceError, match="characters that no key has") as caught:
-        Feedback("https://landcover.example.com", key)
-    assert key not in str(caught.value)
+def test_a_malformed_key_is_refused_without_its_value(data: Path) -> None:
+    for key in ("two words", "line\nbreak", "schlüssel"):
+        with pytest.raises(SourceError, match="characters that no key has") as caught:
+            Feedback("https://landcover.example.com", key)
+        assert key not in str(caught.value)
