@@ -24,7 +24,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "report": ("--against REV",),
     "challenge": ("--against REV",),
 }  # fmt: skip
-"""Command -> what its help must name: inputs and outputs of a stage, the revision to compare with."""
+"""Command -> what its help names: inputs and outputs of a stage, the revision to compare with."""
 
 
 def as_program(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> None:
