@@ -82,7 +82,6 @@ class Service:
             headers=headers | ({"Authorization": f"Bearer {key}"} if key else {}),
             timeout=TIMEOUT,
             trust_env=encrypted,  # no proxy between here and loopback
-            verify=encrypted,  # nor certificates, which take a moment to read
         )
 
     def answers(self) -> Iterator[Answer]:
