@@ -44,6 +44,7 @@ class Postgres:
 
     def start(self) -> None:
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories="
+        options += " -c fsync=off"  # what is killed here is a process, never the machine
         log = f"--log={self._folder / 'log'}"
         self._run("pg_ctl", "start", "--wait", log, f"--options={options}", "--pgdata", self._data)
 

@@ -219,7 +219,7 @@ SECRETS = [
     *(b"a.b.c", b"..", b"\xff.\xff.\xff"),
 ]
 NO_TOKENS = [b"\xff.\xff.\xff", b"." * 1_000_000, b"a.b", b"x" * 1_000_000]
-NO_BEARER = [*(b"key-deploy", b"Basic a2V5LWRlcGxveQ==", b"Basic key-deploy", b"Bearer", b"", b" ")]
+NO_BEARER = [b"key-deploy", b"Basic a2V5LWRlcGxveQ==", b"Basic key-deploy", b"Bearer", b"", b" "]
 
 
 def test_every_wrong_key_is_refused_with_the_same_sentence() -> None:

@@ -30,6 +30,7 @@ from service.inference.bundle import read_bundle
 from service.inference.model import Model
 from tests.conftest import ROOT
 from tests.make.bundles import CLASSES, make_chip
+from tests.make.disks import small_disk
 
 MODEL = ModelRecord("local", "0" * 64, CLASSES, 0.8, "<u2", (4, 64, 64))
 OTHER = ModelRecord("landcover@v1.0.0", "1" * 64, ("no", "yes"), None, "|u1", (1, 2, 2))
@@ -193,12 +194,7 @@ def test_a_prediction_is_found_by_its_whole_id(journal: Journal) -> None:
 
 
 def test_a_full_disk_takes_whole_predictions_or_none(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)]
-    if os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("only root may mount a small disk here")
-    try:
+    with small_disk(tmp_path / "disk", "64k") as disk:
         journal = Journal(disk)
         written = 0
         with pytest.raises(OSError, match="No space left|took a part"):
@@ -212,8 +208,6 @@ def test_a_full_disk_takes_whole_predictions_or_none(tmp_path: Path) -> None:
         assert len(found) == written and not damaged
         journal.append(seen(written))  # a small one fits
         assert len(read(only(journal).read_bytes()).found) == written + 1
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 # The recorder

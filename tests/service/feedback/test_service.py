@@ -1,6 +1,7 @@
 """Labels for predictions over HTTP, with the real service and its workers."""
 
 import io
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,17 +21,10 @@ from tests.make.wire import next_is_right, refusal, upload
 
 
 @pytest.fixture(scope="module")
-def floored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle whose manifest says what the gate asked for."""
-    training = {
-        "finished": "2026-11-01T12:00:00+00:00",
-        "seconds": 9.0,
-        "hardware": "2 cores",
-        "git_revision": "0" * 40,
-        "data_version": "0123456789abcdef0123456789abcdef.dir",
-        "params": {"gate": {"min_accuracy": 0.85}},
-        "libraries": {},
-    }
+def floored(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose manifest has the minimum accuracy of the gate."""
+    training = json.loads((bundle / "model.json").read_bytes())["training"]
+    training["params"] = {"gate": {"min_accuracy": 0.85}}
     return make_bundle(tmp_path_factory.mktemp("floored") / "model", training=training)
 
 
@@ -227,14 +221,17 @@ def test_images_stay_below_the_cap_and_corrected_ones_stay_longest(
             return len(rows) > 100 and sum(row["image"] for row in rows) < len(rows) - 40
 
         until(full)
-        until(lambda: not waiting(server))
-        rows = everything(server, limit=1000)
-        assert [row["request_id"] for row in rows if row["label"]] == [first["request_id"]]
-        assert rows[0]["image"] or [row for row in rows if row["label"]][0]["image"]
-        kept = [row["request_id"] for row in rows if row["image"]]
-        size = sum(len(httpx.get(f"{server.url}/feedback/{name}.npy").content) for name in kept[:3])
-        assert size == 3 * (4 * 64 * 64 * 2 + 128)
-        assert len(kept) * 25_000 < 1 << 20
+        until(lambda: not waiting(server) and len(images(server)) * 25_000 < 1 << 20)
+        (labelled,) = everything(server, labelled="true")
+        assert labelled["request_id"] == first["request_id"] and labelled["image"]
+        for name in images(server)[-3:]:  # the newest, which are deleted last
+            content = httpx.get(f"{server.url}/feedback/{name}.npy").content
+            assert len(content) == 4 * 64 * 64 * 2 + 128
+
+
+def images(server: Server) -> list[str]:
+    """Request ids of the predictions whose image is kept."""
+    return [row["request_id"] for row in everything(server, limit=1000) if row["image"]]
 
 
 def test_feedback_that_is_off_is_refused_and_stores_nothing(floored: Path, tmp_path: Path) -> None:

@@ -47,6 +47,12 @@ def database(
     found.close()
 
 
+@pytest.fixture
+def answers(tmp_path: Path) -> FeedbackService:
+    counters = FeedbackCounters(CollectorRegistry())
+    return FeedbackService("", tmp_path, tmp_path / FOLDER, 0.6, counters)
+
+
 def in_a_thread(work: object) -> None:
     """Do it where a call that never ends fails the test."""
     assert callable(work)
@@ -138,13 +144,10 @@ def application(answers: FeedbackService) -> FastAPI:
 
 
 def test_posts_and_gets_are_refused_while_it_is_silent_and_taken_again_after_it(
-    database: Database, way: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, way: Proxy, answers: FeedbackService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.feedback.service.LONGEST", 1.0)
     monkeypatch.setattr("service.feedback.database.SKIP_SECONDS", 0.5)
-    answers = FeedbackService(
-        "", tmp_path, tmp_path / FOLDER, 0.6, FeedbackCounters(CollectorRegistry())
-    )
     answers._store = Store(database)
     answers._store.save([seen("a")])
 
@@ -176,12 +179,9 @@ def test_posts_and_gets_are_refused_while_it_is_silent_and_taken_again_after_it(
 
 
 def test_a_request_is_refused_while_its_thread_still_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    answers: FeedbackService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.feedback.service.LONGEST", 0.1)
-    answers = FeedbackService(
-        "", tmp_path, tmp_path / FOLDER, 0.6, FeedbackCounters(CollectorRegistry())
-    )
     release = threading.Event()
     store = answers.store()
     monkeypatch.setattr(store, "page", lambda *_: release.wait(ENDS_WITHIN))
@@ -192,12 +192,9 @@ def test_a_request_is_refused_while_its_thread_still_waits(
 
 
 def test_a_thread_of_the_service_is_free_again_while_the_server_is_still_silent(
-    database: Database, way: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, way: Proxy, answers: FeedbackService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.feedback.service.LONGEST", 0.2)
-    answers = FeedbackService(
-        "", tmp_path, tmp_path / FOLDER, 0.6, FeedbackCounters(CollectorRegistry())
-    )
     answers._store = Store(database)
     way.stop()
 

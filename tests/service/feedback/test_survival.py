@@ -3,7 +3,6 @@
 import os
 import signal
 import sqlite3
-import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from service.feedback.journal import FOLDER, Journal, ModelRecord, PredictionRecord
 from tests.make.bundles import CLASSES
 from tests.make.databases import PASSWORD, QUOTED, Postgres
+from tests.make.disks import fill, small_disk
 from tests.make.processes import until
 from tests.make.server import Server, serving
 from tests.make.wire import next_is_right, refusal
@@ -149,33 +149,22 @@ def test_a_database_of_a_newer_release_is_not_changed_and_predictions_go_on(
 
 
 def test_a_full_disk_fails_no_prediction_and_is_counted(bundle: Path, tmp_path: Path) -> None:
-    disk = tmp_path / "service" / "state" / FOLDER
-    disk.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)]
-    if os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("only root may mount a small disk here")
-    try:
-        with serving(bundle, tmp_path / "service") as server:
-            assert give(server, predict(server)["request_id"], "Forest").status_code == 200
-            until(lambda: (disk / "live.json").exists() and not waiting(server))
-            (disk / "all of it").write_bytes(b"x")
-            with (
-                pytest.raises(OSError, match="No space left"),
-                (disk / "all of it").open("ab") as file,
-            ):
-                while True:
-                    file.write(bytes(4096))
-                    file.flush()
-            for _ in range(20):
-                said = predict(server)
-            assert 'feedback_unrecorded_total{reason="disk_full"} 20.0' in metrics(server)
-            refusal(give(server, said["request_id"], "Forest"), 404)
-            next_is_right(server, bundle)
-            (disk / "all of it").unlink()
-            assert give(server, predict(server)["request_id"], "Forest").status_code == 200
-            until(lambda: not waiting(server))
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    service = tmp_path / "service"
+    with (
+        small_disk(service / "state" / FOLDER, "64k") as disk,
+        serving(bundle, service) as server,
+    ):
+        assert give(server, predict(server)["request_id"], "Forest").status_code == 200
+        until(lambda: (disk / "live.json").exists() and not waiting(server))
+        full = fill(disk)
+        for _ in range(20):
+            said = predict(server)
+        assert 'feedback_unrecorded_total{reason="disk_full"} 20.0' in metrics(server)
+        refusal(give(server, said["request_id"], "Forest"), 404)
+        next_is_right(server, bundle)
+        full.unlink()
+        assert give(server, predict(server)["request_id"], "Forest").status_code == 200
+        until(lambda: not waiting(server))
 
 
 def test_damaged_or_refused_records_do_not_stop_the_import_of_others(

@@ -3,10 +3,7 @@
 import errno
 import os
 import signal
-import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -15,30 +12,11 @@ import pytest
 from service.auth.roles import ROLES
 from service.errors import UnsafeSettings
 from service.telemetry.multiprocess import multiprocess_dir
+from tests.make.disks import fill, small_disk
 from tests.make.images import CHIPS
 from tests.make.processes import until
 from tests.make.server import Server, serving, spawn
 from tests.make.wire import BARE, next_is_right
-
-
-@contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """Mount a disk of so many bytes."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)]
-    if os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("only root may mount a small disk here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(disk: Path) -> None:
-    with pytest.raises(OSError, match="No space left"), (disk / "all of it").open("wb") as file:
-        while True:
-            file.write(bytes(1 << 16))
-            file.flush()
 
 
 def ask_everything(server: Server) -> None:

@@ -35,7 +35,7 @@ MAY_REFUSE = ["2xx", "400", "413", "415", "422"]
 CONFIG = {
     "suppress-health-check": ["all"],  # the machine may be busy
     "headers": {"authorization": f"Bearer {DEPLOY_KEY}"},
-    "generation": {"deterministic": True, "max-examples": 80},
+    "generation": {"deterministic": True, "max-examples": 40},
     "operations": [
         {
             "include-path": ["/predict", "/preview"],

@@ -68,7 +68,7 @@ UNUSABLE: dict[str, list[Any]] = {
     "task": ["segmentation"],
     "classes": [["one"], [], "Forest"],
     "sha256": ["0" * 63, "G" * 64, "../" + "0" * 61],
-    "golden": [*([], [{"chip": 1, "probabilities": []}], [{"chip": "", "probabilities": ["a"]}])],
+    "golden": [[], [{"chip": 1, "probabilities": []}], [{"chip": "", "probabilities": ["a"]}]],
     "input.dtype": ["float32", "O"],
     "input.bands": [[], ["x"] * 4097],
     "input.height": [0, -64],
@@ -251,7 +251,9 @@ def test_a_graph_with_another_input_than_the_manifest_is_refused(folder: Path) -
 
 def test_a_graph_with_other_outputs_than_the_manifest_is_refused(folder: Path) -> None:
     others: list[dict[str, Any]] = [
-        *({"classes": CLASSES[:9]}, {"classes": (*CLASSES, "Desert")}, {"statistics": ("mean",)})
+        {"classes": CLASSES[:9]},
+        {"classes": (*CLASSES, "Desert")},
+        {"statistics": ("mean",)},
     ]
     for changes in others:
         with pytest.raises(BundleRefused, match="the manifest says otherwise"):
