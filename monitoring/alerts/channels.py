@@ -47,70 +47,61 @@ def is_address(text: str) -> bool:
         return False
 
 
-class Form(NamedTuple):
-    """The form of a value."""
-
-    matches: Callable[[str], object]
-    cure: str
-
-
-URL = Form(is_address, "give a whole http or https address, as its provider shows it")
-TEXT = Form(str.isprintable, "give printable characters on one line")
-
-
 class Variable(NamedTuple):
     """One variable of the environment."""
 
-    form: Form
+    matches: Callable[[str], object]
+    """Whether a value is usable."""
+    cure: str
     needs: tuple[str, ...] = ()
     """Variables without which it is useless."""
 
 
+def _pattern(text: str) -> Callable[[str], object]:
+    return re.compile(text).fullmatch
+
+
+def _is_relay(text: str) -> bool:
+    return is_address(f"http://{text}") and bool(re.fullmatch(r"[^/?#@]+:[0-9]+", text))
+
+
+def _is_trigger(text: str) -> bool:
+    return is_address(text) and bool(TRIGGER.search(text))
+
+
+URL = Variable(is_address, "give a whole http or https address, as its provider shows it")
+SECRET = Variable(str.isprintable, "give printable characters on one line", EMAIL + LOGIN)
 VARIABLES = {
-    "ALERT_SLACK_URL": Variable(URL),
-    **{f"ALERT_{owner.upper()}_SLACK_URL": Variable(URL) for owner in OWNERS},
+    "ALERT_SLACK_URL": URL,
+    **{f"ALERT_{owner.upper()}_SLACK_URL": URL for owner in OWNERS},
     "ALERT_EMAIL_TO": Variable(
-        Form(
-            re.compile(rf"{E_MAIL}(\s*,\s*{E_MAIL})*").fullmatch,
-            "give e-mail addresses, separated by commas: team@example.com",
-        ),
+        _pattern(rf"{E_MAIL}(\s*,\s*{E_MAIL})*"),
+        "give e-mail addresses, separated by commas: team@example.com",
         EMAIL,
     ),
     "ALERT_EMAIL_FROM": Variable(
-        Form(re.compile(E_MAIL).fullmatch, "give an e-mail address: alerts@example.com"), EMAIL
+        _pattern(E_MAIL), "give an e-mail address: alerts@example.com", EMAIL
     ),
-    "ALERT_SMTP": Variable(
-        Form(
-            lambda text: is_address(f"http://{text}") and re.fullmatch(r"[^/?#@]+:[0-9]+", text),
-            "give host:port: smtp.example.com:587",
-        ),
-        EMAIL,
-    ),
-    **{name: Variable(TEXT, EMAIL + LOGIN) for name in LOGIN},
+    "ALERT_SMTP": Variable(_is_relay, "give host:port: smtp.example.com:587", EMAIL),
+    **dict.fromkeys(LOGIN, SECRET),
     "ALERT_TELEGRAM_TOKEN": Variable(
-        Form(
-            re.compile(r"[0-9]+:[A-Za-z0-9_-]+").fullmatch,
-            "give the token that @BotFather shows: 123456:ABC...",
-        ),
+        _pattern(r"[0-9]+:[A-Za-z0-9_-]+"),
+        "give the token that @BotFather shows: 123456:ABC...",
         BOT,
     ),
     "ALERT_TELEGRAM_CHAT": Variable(
-        Form(
-            re.compile(r"-?[1-9][0-9]{0,17}").fullmatch,
-            "give the number of a chat, that of a group is negative: -1001234567890",
-        ),
+        _pattern(r"-?[1-9][0-9]{0,17}"),
+        "give the number of a chat, that of a group is negative: -1001234567890",
         BOT,
     ),
-    "ALERT_TELEGRAM_API": Variable(URL, BOT),
-    "ALERT_DEADMAN_URL": Variable(URL),
+    "ALERT_TELEGRAM_API": URL._replace(needs=BOT),
+    "ALERT_DEADMAN_URL": URL,
     "RETRAIN_TRIGGER_URL": Variable(
-        Form(
-            lambda text: is_address(text) and TRIGGER.search(text),
-            "give the address of a trigger of GitLab: https://gitlab.example.com/api/v4/projects/"
-            "ID/ref/BRANCH/trigger/pipeline?token=TOKEN",
-        )
+        _is_trigger,
+        "give the address of a trigger of GitLab: https://gitlab.example.com/api/v4/projects/"
+        "ID/ref/BRANCH/trigger/pipeline?token=TOKEN",
     ),
-    "EXTERNAL_URL": Variable(URL),
+    "EXTERNAL_URL": URL,
 }
 
 
@@ -129,10 +120,10 @@ def read_settings(environment: Mapping[str, str]) -> dict[str, str]:
     if unknown := settings.keys() - VARIABLES.keys():
         raise MonitoringError(f"{min(unknown)}: unknown variable: use {', '.join(VARIABLES)}")
     for name, value in settings.items():
-        form, needs = VARIABLES[name]
-        if not form.matches(value):
+        matches, cure, needs = VARIABLES[name]
+        if not matches(value):
             raise MonitoringError(
-                f"{name}: unusable value (it may be a secret and is not shown): {form.cure}"
+                f"{name}: unusable value (it may be a secret and is not shown): {cure}"
             )
         if missing := [other for other in needs if other not in settings]:
             raise MonitoringError(

@@ -6,14 +6,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from delivery.errors import RolloutError
 from delivery.rollout.smoke_test import Expected, Refused, SmokeTest, expectation, read_bundle
 from service.auth.roles import new_key
+from tests.conftest import ROOT
+from tests.fakes import http as fakes_http
+from tests.fakes.http import Handler
 from tests.make.bundles import make_bundle
 from tests.make.server import Server, serving
 
@@ -79,38 +83,31 @@ def test_refused_credentials_are_not_tried_again(stage: Server, bundle: Path, to
         smoke(stage.url, read_bundle(TAG, bundle), token, limit=1000)
 
 
-def test_the_smoke_test_waits_for_a_service_that_starts(bundle: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    threads: list[threading.Thread] = []
-    server, url = imitation({"/readyz": 503})
+def test_the_smoke_test_waits_for_a_service_that_starts(bundle: Path) -> None:
+    lines: list[str] = []
+    pods: list[subprocess.Popen[bytes]] = []
+    with imitating({"/readyz": 503}) as server:
+        url = f"http://127.0.0.1:{server.server_port}"
 
-    def say(line: str) -> None:
-        said.append(line)
-        if len(said) == 1:  # it was not ready once; now the service itself comes to the address
-            server.shutdown()
-            server.server_close()
-            threads.append(threading.Thread(target=serve_until, args=(url, bundle, tmp_path, done)))
-            threads[0].start()
+        def report(line: str) -> None:
+            lines.append(line)
+            if len(lines) == 1:  # it was not ready once; now a pod takes the address over
+                server.shutdown()
+                server.server_close()
+                variables = {"PORT": str(server.server_port), "SERVICE_TAG": TAG}
+                words = [sys.executable, "-I", str(ROOT / "tests/fakes/pod.py")]
+                environment = os.environ | variables | {"SERVICE_BUNDLE": str(bundle)}
+                pods.append(subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL))
 
-    done = threading.Event()
-    try:
-        SmokeTest(url, read_bundle(TAG, bundle), TOKEN).run(60, say)
-    finally:
-        done.set()
-        for thread in threads:
-            thread.join()
-    assert said[0] == "wait  /readyz: 503"
-    assert [line.split(":")[0] for line in said[-3:]] == [
-        "ok    ready",
-        "ok    version",
-        "ok    golden",
-    ]
-
-
-def serve_until(url: str, bundle: Path, folder: Path, done: threading.Event) -> None:
-    port = int(url.rpartition(":")[2])
-    with serving(bundle, folder, tag=TAG, api_keys=KEYS, open_roles="[]", port=port):
-        done.wait(120)
+        try:
+            SmokeTest(url, read_bundle(TAG, bundle), TOKEN).run(60, report)
+        finally:
+            for pod in pods:
+                pod.kill()
+                pod.wait()
+    assert lines[0] == "wait  /readyz: 503"
+    checks = [line.split(":")[0] for line in lines[-3:]]
+    assert checks == ["ok    ready", "ok    version", "ok    golden"]
 
 
 def test_an_unreachable_address_is_named(bundle: Path) -> None:
@@ -118,40 +115,28 @@ def test_an_unreachable_address_is_named(bundle: Path) -> None:
         smoke("http://127.0.0.1:9", read_bundle(TAG, bundle))
 
 
-@pytest.mark.parametrize(
-    ("body", "said"),
-    [
+def test_another_server_fails_with_a_sentence() -> None:
+    cases = [
         ("<html>", "the response is not JSON"),
         ("[]", "does not respond like the service"),
         ('{"model": 1}', "does not respond like the service"),
         ('{"model": null, "workers": []}', "version: None serves"),
         (json.dumps({"model": {"tag": TAG}, "workers": [{"tag": "local"}]}), "'local' serves"),
-    ],
-)
-def test_another_server_fails_with_a_sentence(body: str, said: str) -> None:
-    server, url = imitation({"/readyz": 200}, body)
-    with server, pytest.raises(RolloutError, match=said):
-        try:
-            smoke(url, Expected(TAG))
-        finally:
-            server.shutdown()
+    ]
+    for body, reason in cases:
+        with imitating({}, body) as server, pytest.raises(RolloutError, match=reason):
+            smoke(f"http://127.0.0.1:{server.server_port}", Expected(TAG))
 
 
 def test_a_redirect_is_not_followed() -> None:
-    server, url = imitation({"/readyz": 302})
-    with server, pytest.raises(RolloutError, match="/readyz: 302"):
-        try:
-            smoke(url, Expected(TAG))
-        finally:
-            server.shutdown()
+    with imitating({"/readyz": 302}) as server, pytest.raises(RolloutError, match="/readyz: 302"):
+        smoke(f"http://127.0.0.1:{server.server_port}", Expected(TAG))
 
 
-@pytest.mark.parametrize(
-    "url", ["", "landcover.example.com", "file:///etc/passwd", "https://me:secret@example.com"]
-)
-def test_invalid_addresses_are_refused(url: str) -> None:
-    with pytest.raises(Refused, match="url: "):
-        SmokeTest(url, Expected(TAG))
+def test_invalid_addresses_are_refused() -> None:
+    for url in ("", "landcover.example.com", "file:///etc/passwd", "https://me:secret@example.com"):
+        with pytest.raises(Refused, match="url: "):
+            SmokeTest(url, Expected(TAG))
 
 
 def test_the_token_travels_encrypted_or_not_far() -> None:
@@ -170,11 +155,11 @@ def test_a_token_that_no_header_can_carry_is_refused() -> None:
     assert "secret" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"golden": [1]}', b'{"golden": 1}'])
-def test_an_unreadable_bundle_is_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "model.json").write_bytes(content)
-    with pytest.raises(Refused, match="bundle: .* is not of schema 1"):
-        read_bundle(TAG, tmp_path)
+def test_an_unreadable_bundle_is_refused(tmp_path: Path) -> None:
+    for content in (b"", b"[]", b"{}", b'{"golden": [1]}', b'{"golden": 1}'):
+        (tmp_path / "model.json").write_bytes(content)
+        with pytest.raises(Refused, match="bundle: .* is not of schema 1"):
+            read_bundle(TAG, tmp_path)
 
 
 def test_a_bundle_with_a_broken_golden_chip_is_refused(bundle: Path, tmp_path: Path) -> None:
@@ -213,21 +198,20 @@ def test_the_command_prints_a_line_a_check_and_ends_with_a_sentence(
     assert TOKEN not in bad.stdout + bad.stderr
 
 
-def imitation(statuses: dict[str, int], body: str = "{}") -> tuple[ThreadingHTTPServer, str]:
-    """A server that answers everything with the same body."""
+class Imitation(Handler[tuple[dict[str, int], str]]):
+    """Answers everything with the same body."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(statuses.get(self.path, 200))
-            self.send_header("location", "/elsewhere")
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body.encode())
+    def do_GET(self) -> None:
+        statuses, body = self.state
+        status = statuses.get(self.path, 200)
+        self.reply(status, body.encode(), headers={"Location": "/elsewhere"})
 
-        def log_message(self, *arguments: object) -> None:
-            pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    arguments = {"poll_interval": 0.05}
-    threading.Thread(target=server.serve_forever, kwargs=arguments, daemon=True).start()
-    return server, f"http://127.0.0.1:{server.server_port}"
+@contextmanager
+def imitating(statuses: dict[str, int], body: str = "{}") -> Iterator[fakes_http.Server[Any]]:
+    """A server that is not the service."""
+    with fakes_http.Server(Imitation, (statuses, body)) as server:
+        arguments = {"poll_interval": 0.02}
+        threading.Thread(target=server.serve_forever, kwargs=arguments, daemon=True).start()
+        yield server
+        server.shutdown()

@@ -65,7 +65,9 @@ def test_the_pod_keeps_to_the_restricted_standard(objects: list[Document]) -> No
     assert all(volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"])
 
 
-def test_what_the_service_writes_can_be_written(objects: list[Document]) -> None:
+def test_the_folders_that_the_service_writes_to_are_writable_volumes(
+    objects: list[Document],
+) -> None:
     mounted = {item["mountPath"] for item in containers(objects)["volumeMounts"]}
     assert mounted == {"/tmp", environment(objects)["SERVICE_STATE"]}
     assert spec(objects)["securityContext"]["fsGroup"]
@@ -135,7 +137,7 @@ def test_the_autoscaler_scales_what_runs_the_pods(objects: list[Document]) -> No
     assert target["kind"] == ("Rollout" if "Rollout" in kinds else "Deployment")
 
 
-def test_everything_that_selects_pods_selects_these(objects: list[Document]) -> None:
+def test_every_selector_matches_the_pods_of_the_service(objects: list[Document]) -> None:
     template = one(objects, "Deployment")["spec"]["template"]
     assert NAME.items() <= template["metadata"]["labels"].items()
     selectors = [
@@ -261,7 +263,7 @@ def test_other_settings_are_another_pod_template(tmp_path: Path) -> None:
     assert spec(changed) != spec(rendered("staging"))
 
 
-def test_a_version_is_written_where_it_belongs_and_nowhere_else() -> None:
+def test_a_version_changes_only_the_deployment() -> None:
     before = render("staging", False, ROOT / "k8s" / "overlays") if rendered("staging") else []
     after = for_version(before, VERSION, IMAGE)
     assert [item for item in after if item["kind"] != "Deployment"] == [
@@ -291,7 +293,7 @@ def test_the_mark_of_what_is_applied_changes_with_anything_that_is() -> None:
     assert len({mark(first), mark(second), mark(first, IMAGE.replace("group", "other"))}) == 3
 
 
-def test_what_is_broken_is_said_in_a_sentence(tmp_path: Path) -> None:
+def test_broken_overlays_are_errors_that_name_the_fault(tmp_path: Path) -> None:
     rendered("staging")  # skips without kustomize
     shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
     overlays = tmp_path / "k8s" / "overlays"
