@@ -8,15 +8,19 @@ import shutil
 import subprocess
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
+from unittest import mock
 
 import yaml
 
 from contracts.tags import Tag
+from service.registry import client
 from service.registry.client import RegistryClient
 from service.schemas import Experiment, Listing
 from service.tags import parse_tag
 from tests.conftest import run
+from tests.make.zygote import registry_launcher
 
 T = TypeVar("T")
 V1, V2 = parse_tag("landcover@v1.0.0"), parse_tag("landcover@v1.1.0")
@@ -149,10 +153,13 @@ def entries(repository: Path | str, cache: Path) -> dict[str, Experiment]:
 
 
 def fetch(repository: Path | str, cache: Path, tag: Tag = V1, seconds: float = 60) -> Path:
+    """Fetch with a fresh registry, whose child process is a fork."""
+
     async def main() -> Path:
         return await RegistryClient(str(repository), cache, seconds=seconds).fetch(tag)
 
-    return asyncio.run(main())
+    with mock.patch.object(client, "sys", SimpleNamespace(executable=registry_launcher())):
+        return asyncio.run(main())
 
 
 async def until(asked: RegistryClient, condition: Callable[[Listing], bool]) -> Listing:

@@ -1,8 +1,8 @@
-"""Cheap starts of the service: a process that has imported it forks one child a start.
+"""Cheap starts of the service and of its registry: a process that has imported them forks.
 
-Importing takes 1.3 s of CPU, forking milliseconds. A child runs what `python -m service` runs, with
-its own environment, working directory, log and descriptors; its parent is the zygote, which passes
-its exit code on. What is about the program itself starts the program.
+Importing takes 1.3 s of CPU, forking milliseconds. A child runs what `python -m MODULE` runs, with
+its own environment, working directory and descriptors; its parent is the zygote, which passes its
+exit code on. What is about the program itself starts the program.
 """
 
 import functools
@@ -18,27 +18,51 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-# What the supervisor and its workers import, as `python -m service` does: with these variables set.
+# What the processes import anyway, with the variables that they set before.
+MODULES = {
+    "service": (
+        "service.server.supervisor",
+        "service.server.worker",
+        "service.feedback.store",
+        "service.feedback.postgres",
+        "service.feedback.retention",
+        "alembic.command",
+        "uvicorn.loops.uvloop",
+    ),
+    "service.registry": (
+        "service.registry.experiments",
+        "service.registry.download",
+        "pygit2.enums",
+        "dvc.repo",
+        "dvc.fs",
+        "dvc_data.hashfile.db",
+        "dvc_data.hashfile.hash",
+    ),
+}
 VARIABLES = {
     "OPENBLAS_NUM_THREADS": "1",
     "ORT_DISABLE_TELEMETRY": "1",
     "PROMETHEUS_MULTIPROC_DIR": "/dev/null",
 }
-MODULES = (
-    "service.server.supervisor",
-    "service.server.worker",
-    "service.feedback.store",
-    "service.feedback.postgres",
-    "service.feedback.retention",
-    "alembic.command",
-    "uvicorn.loops.uvloop",
-)
+# Stands for the interpreter that the service would start its registry with: as killable as that.
+LAUNCHER = """#!{python} -IS
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as channel:
+    channel.connect("\\0{address}")
+    request = {{"environment": dict(os.environ), "arguments": sys.argv[4:], "folder": os.getcwd()}}
+    socket.send_fds(channel, [json.dumps(request).encode() + b"\\n"], [0, 1, 2])
+    code = int(channel.makefile("r").readlines()[1])
+if code < 0:
+    os.kill(os.getpid(), -code)
+sys.exit(code)
+"""
 
 
 class Forked:
@@ -88,83 +112,137 @@ class Forked:
 def fork(environment: Mapping[str, str], log: Path) -> Forked:
     """Start the service in a child of this test worker's zygote."""
     channel = socket.socket(socket.AF_UNIX)
-    channel.connect(_address())
-    request = {"environment": dict(environment), "log": str(log)}
-    channel.sendall(json.dumps(request).encode() + b"\n")
+    channel.connect(f"\0{_address('service', registry_launcher())}")
+    request = {"environment": dict(environment), "arguments": [], "folder": str(ROOT)}
+    with log.open("ab") as stream, open(os.devnull, "rb") as nothing:
+        descriptors = [nothing.fileno(), stream.fileno(), stream.fileno()]
+        socket.send_fds(channel, [json.dumps(request).encode() + b"\n"], descriptors)
     return Forked(channel)
 
 
 @functools.cache
-def _address() -> str:
-    """Start the zygote; where it listens. It ends when this process closes its input, by ending."""
+def registry_launcher() -> str:
+    """Path of what starts `python -m service.registry` as a fork, in the place of `python`."""
+    path = Path(tempfile.mkdtemp(prefix="conveyor-launcher-")) / "python"
+    address = _address("service.registry")
+    path.write_text(LAUNCHER.format(python=sys.executable, address=address), encoding="utf-8")
+    path.chmod(0o700)
+    return str(path)
+
+
+@functools.cache
+def _address(module: str, *arguments: str) -> str:
+    """Start a zygote; where it listens. It ends when this process closes its input, by ending."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.make.zygote"],
+        [sys.executable, "-m", "tests.make.zygote", module, *arguments],
         cwd=ROOT,
         env=os.environ | VARIABLES,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
+    ZYGOTES.append(process)
     assert process.stdout is not None
-    address = process.stdout.readline().strip()
-    _address.process = process  # type: ignore[attr-defined]  # its input stays open
-    return f"\0{address}"
+    return process.stdout.readline().strip()
 
 
-def _serve_forks() -> dict[str, Any]:
-    """Fork a child a request, until the tests end; returns in each child, with its request."""
+ZYGOTES: list[subprocess.Popen[str]] = []  # their inputs stay open
+
+
+class Zygote:
+    """Forks a child a request, until the tests end."""
+
+    def __init__(self) -> None:
+        """Listen at an address that it prints."""
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(f"\0conveyor-zygote-{os.getpid()}")
+        self.listener.listen()
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(self.listener, selectors.EVENT_READ)
+        self.selector.register(0, selectors.EVENT_READ)
+        self.children: dict[int, tuple[int, socket.socket]] = {}  # pidfd -> pid, channel
+        print(self.listener.getsockname()[1:].decode(), flush=True)
+
+    def serve(self) -> tuple[dict[str, Any], list[int]]:
+        """Serve; returns in each child, with its request and descriptors."""
+        while True:
+            for key, _ in self.selector.select():
+                if key.fd == 0:
+                    sys.exit()
+                elif key.fileobj is self.listener:
+                    if found := self._fork():
+                        return found
+                elif key.fd in self.children:
+                    self._reap(key.fd)
+                else:  # the launcher of a registry was killed, or has its answer
+                    self.selector.unregister(key.fileobj)
+                    os.kill(key.data, signal.SIGKILL)
+                    with suppress(ProcessLookupError):
+                        os.killpg(key.data, signal.SIGKILL)
+
+    def _fork(self) -> tuple[dict[str, Any], list[int]] | None:
+        for name in MODULES[sys.argv[1]]:  # late: few tests fetch anything
+            importlib.import_module(name)
+        channel = self.listener.accept()[0]
+        text, descriptors, _, _ = socket.recv_fds(channel, 1 << 16, 3)
+        while not text.endswith(b"\n"):
+            text += channel.recv(1 << 16)
+        if (pid := os.fork()) == 0:
+            for socket_ in (channel, self.listener, *(one for _, one in self.children.values())):
+                socket_.close()
+            self.selector.close()
+            for handle in self.children:
+                os.close(handle)
+            return json.loads(text), descriptors
+        for handle in descriptors:
+            os.close(handle)
+        channel.sendall(b"%d\n" % pid)
+        self.children[handle := os.pidfd_open(pid)] = pid, channel
+        self.selector.register(handle, selectors.EVENT_READ)
+        if sys.argv[1] == "service.registry":
+            self.selector.register(channel, selectors.EVENT_READ, pid)
+        return None
+
+    def _reap(self, handle: int) -> None:
+        self.selector.unregister(handle)
+        pid, channel = self.children.pop(handle)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        os.close(handle)
+        with suppress(KeyError):
+            self.selector.unregister(channel)
+        with channel, suppress(OSError):  # nobody may wait for it
+            channel.sendall(b"%d\n" % code)
+
+
+def main(module: str, launcher: Sequence[str]) -> None:
+    """Import, fork; in a child, run the module."""
+    if launcher:
+        from service.registry import client
+
+        setattr(client, "sys", SimpleNamespace(executable=launcher[0]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the tests, which end the children
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(f"\0conveyor-zygote-{os.getpid()}")
-    listener.listen()
-    selector = selectors.DefaultSelector()
-    selector.register(listener, selectors.EVENT_READ)
-    selector.register(0, selectors.EVENT_READ)
-    print(listener.getsockname()[1:].decode(), flush=True)
-    channels: dict[int, tuple[int, socket.socket]] = {}  # pidfd -> pid, channel
-    while True:
-        for key, _ in selector.select():
-            if key.fd == 0:
-                sys.exit()
-            elif key.fileobj is listener:
-                channel = listener.accept()[0]
-                with channel.makefile("r") as lines:
-                    request: dict[str, Any] = json.loads(lines.readline())
-                if (pid := os.fork()) == 0:
-                    for handle in channels:
-                        os.close(handle)
-                    return request  # the sockets go out of scope, and so are closed
-                channel.sendall(b"%d\n" % pid)
-                channels[handle := os.pidfd_open(pid)] = pid, channel
-                selector.register(handle, selectors.EVENT_READ)
-            else:
-                selector.unregister(key.fd)
-                pid, channel = channels.pop(key.fd)
-                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-                os.close(key.fd)
-                with channel, suppress(OSError):  # nobody may wait for it
-                    channel.sendall(b"%d\n" % code)
-
-
-def main() -> None:
-    """Import, fork; in a child, run the service."""
-    for name in MODULES:
-        importlib.import_module(name)
-    request = _serve_forks()
+    request, descriptors = Zygote().serve()
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number, handle in enumerate(descriptors):
+        os.dup2(handle, number)
+        os.close(handle)
     os.environ.clear()
     os.environ.update(request["environment"])
+    os.chdir(request["folder"])
     tempfile.tempdir = None  # TMPDIR may be another one
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(log := os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 1)
-    os.dup2(log, 2)
-    os.closerange(log - 1, log + 1)
-    sys.argv = ["service"]
+    if module == "service.registry":
+        os.setsid()
+    _run(module, request["arguments"])
+
+
+def _run(module: str, arguments: list[str]) -> None:
+    sys.argv = [module, *arguments]
     code = 1
     try:
-        runpy.run_module("service", run_name="__main__")
+        runpy.run_module(module, run_name="__main__")
+        code = 0
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
     except BaseException:
@@ -175,4 +253,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1], sys.argv[2:])

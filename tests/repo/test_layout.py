@@ -62,6 +62,20 @@ def test_no_file_is_a_dumping_ground() -> None:
     assert [_name(path) for path in MODULES if path.stem in dumping_grounds] == []
 
 
+def test_no_file_imports_a_test_module() -> None:
+    offenders = []
+    for path in sorted(ROOT.glob("tests/**/*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in getattr(node, "names", [])]
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{name}" for name in names]
+            elif not isinstance(node, ast.Import):
+                continue
+            modules = [name for name in names if ".test_" in name and name.startswith("tests.")]
+            offenders += [f"{_name(path)}: {name}" for name in modules]
+    assert offenders == [], "move what they share to tests/make or tests/fakes"
+
+
 def test_nothing_large_is_in_git_but_the_sample() -> None:
     offenders = [
         name

@@ -309,7 +309,7 @@ def test_a_cancelled_fetch_leaves_no_process_and_no_folder(
     asyncio.run(main())
 
 
-def test_what_a_dead_server_left_is_removed_and_what_a_living_one_has_is_kept(
+def test_folders_of_dead_servers_are_removed_and_those_of_living_ones_are_kept(
     trained: Path, cache: Path
 ) -> None:
     gone = subprocess.Popen(["true"])
@@ -327,7 +327,7 @@ def test_what_a_dead_server_left_is_removed_and_what_a_living_one_has_is_kept(
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_told_from_everything_else(code: int) -> None:
+def test_errors_of_the_child_are_explained_by_their_cause(code: int) -> None:
     deep = RuntimeError("dvc says so")
     deep.__cause__ = OSError(code, "full")
     assert isinstance(child.explain(deep), StorageFull)
@@ -335,7 +335,7 @@ def test_a_full_disk_is_told_from_everything_else(code: int) -> None:
     assert isinstance(child.explain(ImportError("yaml")), RegistryUnavailable)
 
 
-def test_a_state_folder_that_can_not_be_written_is_said(trained: Path, tmp_path: Path) -> None:
+def test_an_unwritable_state_folder_raises_an_error(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     for attempt in (listing, fetch):
         with pytest.raises(ServiceError, match="check the setting state"):

@@ -101,7 +101,7 @@ def test_the_working_tree_may_be_elsewhere(project: Project, cache: Path) -> Non
     assert (fetch(project.folder, cache) / "model.onnx").read_bytes() == b"old"
 
 
-def test_what_was_pushed_but_not_committed_is_found(project: Project, cache: Path) -> None:
+def test_a_model_whose_objects_are_not_committed_is_found(project: Project, cache: Path) -> None:
     digest = project.push({"model.json": b"{}", "model.onnx": b"new"})
     shutil.move(project.folder / "sample", project.folder.parent / "aside")
     project.lock(digest)
@@ -261,9 +261,7 @@ def test_a_single_file_as_model_is_refused(project: Project, cache: Path) -> Non
     ],
     ids=["no remote", "undefined remote", "broken", "unknown scheme", "missing folder"],
 )
-def test_a_remote_that_can_not_be_used_is_unavailable(
-    project: Project, cache: Path, config: str
-) -> None:
+def test_an_unusable_remote_is_unavailable(project: Project, cache: Path, config: str) -> None:
     project.write(".dvc/config", config)
     project.train(b"1")
     project.tag(V1.tag)

@@ -145,7 +145,7 @@ def answering(server: Server) -> int:
     return len(httpx.get(server.url + "/version", timeout=30).json()["workers"])
 
 
-def test_what_hinders_a_start_is_said_in_a_sentence(bundle: Path, tmp_path: Path) -> None:
+def test_a_start_that_fails_prints_the_reason_in_one_sentence(bundle: Path, tmp_path: Path) -> None:
     with serving(bundle, tmp_path / "first") as server:
         port = server.url.rsplit(":", 1)[1]
         second = spawn(bundle, tmp_path / "second", port=port)

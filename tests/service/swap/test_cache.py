@@ -41,7 +41,7 @@ def kept(tmp_path: Path, folder: Path) -> Bundle:
     return found
 
 
-def test_what_is_kept_is_read_again(folder: Path, kept: Bundle) -> None:
+def test_a_kept_bundle_is_read_again(folder: Path, kept: Bundle) -> None:
     assert BundleCache(folder).read(kept.manifest.sha256) == kept
     assert [item.name for item in folder.iterdir()] == [kept.manifest.sha256]
 
@@ -49,7 +49,7 @@ def test_what_is_kept_is_read_again(folder: Path, kept: Bundle) -> None:
 @pytest.mark.parametrize(
     "sha256", ["0" * 64, "", "..", "../../etc", "A" * 64, "0" * 63, "0" * 64 + "/..", "é" * 64]
 )
-def test_what_is_not_there_is_not_found(folder: Path, kept: Bundle, sha256: str) -> None:
+def test_a_digest_outside_the_cache_is_not_found(folder: Path, kept: Bundle, sha256: str) -> None:
     with pytest.raises(NotFound):
         BundleCache(folder).read(sha256)
 
@@ -77,7 +77,7 @@ ALTERED = [alter_graph, alter_manifest, add_file, swap_bundle]
 
 
 @pytest.mark.parametrize("alter", ALTERED)
-def test_what_was_altered_is_refused_and_deleted(
+def test_an_altered_bundle_is_refused_and_deleted(
     folder: Path, kept: Bundle, alter: Callable[[Path], None]
 ) -> None:
     sha256 = kept.manifest.sha256
@@ -120,7 +120,7 @@ def test_the_last_ones_that_served_stay(folder: Path, tmp_path: Path) -> None:
     assert left == {digests[0], digests[1], *digests[-KEPT + 1 :]}
 
 
-def test_what_killed_processes_left_goes_after_a_while(folder: Path, kept: Bundle) -> None:
+def test_leftovers_of_killed_processes_are_pruned_after_a_while(folder: Path, kept: Bundle) -> None:
     for name, age in (("incoming-old", 2 * cache.LEFTOVER_SECONDS), ("incoming-new", 0)):
         (folder / name).mkdir()
         (folder / name / "model.onnx").touch()
@@ -139,7 +139,7 @@ def test_nothing_is_pruned_where_nothing_is(folder: Path) -> None:
     ("number", "kind"),
     [(errno.ENOSPC, StorageFull), (errno.EDQUOT, StorageFull), (errno.EROFS, Unavailable)],
 )
-def test_a_disk_that_takes_nothing_is_told_and_nothing_is_left(
+def test_a_failed_write_raises_its_error_and_leaves_nothing(
     folder: Path, kept: Bundle, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception]
 ) -> None:
     def fail(path: Path, content: bytes) -> None:
@@ -276,7 +276,7 @@ def gone(project: Published) -> Iterator[Callable[[], None]]:
     back()
 
 
-def test_a_restart_serves_what_was_wanted_with_the_registry_away(
+def test_a_restart_without_the_registry_serves_the_wanted_model(
     bundles: dict[str, Path],
     project: Published,
     state: Path,
@@ -296,7 +296,7 @@ def test_a_restart_serves_what_was_wanted_with_the_registry_away(
 
 
 @pytest.mark.parametrize("text", ["", "{", "null", '{"tag": "landcover@v1.1.0"}', "\0" * 300])
-def test_a_wanted_tag_that_can_not_be_read_keeps_the_last_model_and_says_so(
+def test_an_unreadable_wanted_tag_keeps_the_last_model_and_is_logged(
     bundles: dict[str, Path], state: Path, known: Truth, label: dict[str, Label], text: str
 ) -> None:
     (state / "wanted.json").write_text(text, encoding="utf-8")

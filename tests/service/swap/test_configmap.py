@@ -145,7 +145,7 @@ def test_an_api_that_is_not_there_is_unavailable(credentials: Path, path: Path) 
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\n", b"two words", b"line\r\nx: y", b"\xff"])
-def test_a_token_that_can_not_be_sent_is_said(
+def test_a_missing_or_unusable_token_raises_an_error(
     cluster: Place, api: FakeKubernetes, content: bytes | None
 ) -> None:
     token = cluster.credentials / "token"

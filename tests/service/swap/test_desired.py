@@ -254,7 +254,7 @@ def test_a_disk_that_refuses_keeps_the_old_model(
     place.write(model(2))
 
 
-def test_a_folder_that_can_not_be_made_is_said(tmp_path: Path) -> None:
+def test_an_uncreatable_folder_raises_an_error(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file where the folder should be")
     place = Place(tmp_path / "state" / "wanted.json", None, tmp_path)
     for work in (place.read, lambda: place.write(model(1))):
@@ -263,7 +263,7 @@ def test_a_folder_that_can_not_be_made_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission_is_said(path: Path) -> None:
+def test_a_file_without_permission_raises_an_error(path: Path) -> None:
     place = Place(path, None, path)
     place.write(model(1))
     path.chmod(0)
@@ -272,7 +272,7 @@ def test_a_file_without_permission_is_said(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
-def test_what_is_no_file_is_refused_without_waiting(
+def test_a_special_file_is_refused_without_waiting(
     path: Path, make: Callable[[Path], None]
 ) -> None:
     path.parent.mkdir()
@@ -291,7 +291,7 @@ def test_a_writer_does_not_wait_for_a_lock_for_ever(
             Place(path, None, path).write(model(1))
 
 
-def test_what_a_killed_writer_left_does_not_matter(path: Path) -> None:
+def test_leftovers_of_a_killed_writer_are_ignored(path: Path) -> None:
     place = Place(path, None, path)
     place.write(model(1))
     path.with_name(".wanted.json.new").write_text(WHOLE[:20])

@@ -258,7 +258,7 @@ PUBLISHED: dict[str, tuple[Callable[[Published, str], None], int, str, str]] = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_what_a_tag_names_is_refused_at_the_step_that_finds_it(
+def test_an_invalid_bundle_is_refused_at_the_step_that_finds_it(
     server: Server, project: Published, known: Truth, name: str
 ) -> None:
     publish, status, step, said = PUBLISHED[name]
@@ -349,7 +349,7 @@ def test_a_killed_fetch_changes_nothing(server: Server, known: Truth) -> None:
     succeeds(server)
 
 
-def test_a_worker_killed_while_it_swaps_leaves_the_lock_and_says_so(
+def test_a_worker_killed_in_a_swap_frees_the_lock_and_the_swap_is_shown_as_failed(
     server: Server, known: Truth
 ) -> None:
     def kill() -> None:
@@ -553,7 +553,7 @@ def test_a_tag_that_somebody_else_set_meanwhile_wins(
     assert parts.label() == "landcover@v2.0.0"
 
 
-def test_a_swap_that_is_stopped_says_so_and_frees_the_lock(
+def test_a_cancelled_swap_is_recorded_as_failed_and_frees_the_lock(
     bundle: Path, other: Path, tmp_path: Path
 ) -> None:
     parts = Parts(bundle, other, tmp_path, FileStore(tmp_path / "wanted.json"))

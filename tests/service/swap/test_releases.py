@@ -73,7 +73,7 @@ def test_a_restarted_release_serves_its_baked_in_model_without_the_registry(
     ("name", "value"),
     [("SERVICE_TAG", "$(id)"), ("SERVICE_TAG", ""), ("SERVICE_RELEASE", "a/b")],
 )
-def test_a_label_that_is_none_is_refused_at_start(
+def test_an_invalid_release_label_is_refused_at_start(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)

@@ -123,7 +123,7 @@ def all_serve(servers: list[Server], label: Label) -> bool:
     return {serves(server) for server in servers} == {label}
 
 
-def test_all_follow_the_one_that_is_told(
+def test_all_replicas_follow_the_one_that_swaps(
     cluster: Cluster, known: Truth, label: dict[str, Label]
 ) -> None:
     with cluster.running() as servers:
@@ -217,7 +217,9 @@ def test_without_the_api_all_serve_on_and_nothing_can_be_changed(
         until(lambda: all_serve([*servers[:2], again], label[V2]))
 
 
-def test_one_that_joins_serves_what_the_others_do(apart: Cluster, label: dict[str, Label]) -> None:
+def test_a_joining_replica_serves_the_model_of_the_others(
+    apart: Cluster, label: dict[str, Label]
+) -> None:
     with apart.replica(0) as first:
         assert replace(first, V3).status_code == 200
         with apart.replica(1) as second:  # a new pod: an empty state folder
@@ -226,7 +228,7 @@ def test_one_that_joins_serves_what_the_others_do(apart: Cluster, label: dict[st
             until(lambda: serves(first) == label["local"])
 
 
-def test_one_that_is_killed_finds_what_was_changed_meanwhile(
+def test_a_killed_replica_restarts_with_the_model_wanted_meanwhile(
     apart: Cluster, label: dict[str, Label]
 ) -> None:
     with ExitStack() as leaving, apart.running() as servers:

@@ -120,7 +120,7 @@ def check_refusal(response: httpx.Response) -> None:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_is_no_chip_is_refused(server: Server, answer: Any, name: str) -> None:
+def test_hostile_files_are_refused(server: Server, answer: Any, name: str) -> None:
     check_refusal(httpx.post(server.url + "/predict", content=HOSTILE[name], headers=BARE))
     check_refusal(httpx.post(server.url + "/predict", files={"file": HOSTILE[name]}))
     check_next(server, answer)
@@ -228,7 +228,7 @@ def test_the_name_of_a_file_does_not_matter(server: Server, name: str) -> None:
     assert response.status_code == 200
 
 
-def test_false_lengths_hurt_nobody(server: Server, answer: Any) -> None:
+def test_false_content_lengths_do_not_break_the_server(server: Server, answer: Any) -> None:
     for length in (b"999999999", b"99999", b"5", b"-1", b"abc", b"5\r\ncontent-length: 6"):
         with connect(server) as connection:
             head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: image/tiff\r\n"
@@ -261,7 +261,7 @@ def open_files(server: Server) -> int:
     return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in server.workers())
 
 
-def test_200_slow_senders_keep_nobody_waiting_and_end_with_408(
+def test_200_slow_senders_delay_no_other_client_and_end_with_408(
     bundle: Path, tmp_path: Path, answer: Any
 ) -> None:
     with serving(bundle, tmp_path, upload_timeout=3) as server:
@@ -276,7 +276,9 @@ def test_200_slow_senders_keep_nobody_waiting_and_end_with_408(
                 assert connection.recv(4096)[9:12] == b"408"
 
 
-def test_too_much_at_once_is_told_to_come_back(bundle: Path, tmp_path: Path, answer: Any) -> None:
+def test_an_overloaded_worker_answers_503_with_retry_after(
+    bundle: Path, tmp_path: Path, answer: Any
+) -> None:
     with serving(bundle, tmp_path, workers=1, queue=1) as server:
 
         def ask(_: int) -> httpx.Response:

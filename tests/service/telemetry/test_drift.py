@@ -129,7 +129,7 @@ def test_a_signal_that_the_bundle_does_not_have_is_insufficient(manifest: Manife
     assert found == Insufficient("no_reference", 500)
 
 
-def test_what_was_constant_and_is_no_more_is_a_drift(manifest: Manifest) -> None:
+def test_a_constant_signal_that_starts_to_vary_has_drifted(manifest: Manifest) -> None:
     nodata = next(signal for signal in signals(manifest) if signal.name == "nodata/B02")
     values = np.where(np.arange(1_000) % 2, 0.0, 0.3)
     assert score(nodata, values).drifted

@@ -189,7 +189,7 @@ def test_files_have_room_for_all_that_clients_can_bring_about(counters: Multipro
     assert files_of(counters.path) == before
 
 
-def test_of_a_dead_worker_only_what_it_counted_stays(counters: MultiprocessDir) -> None:
+def test_a_dead_worker_keeps_its_counters_and_loses_its_gauges(counters: MultiprocessDir) -> None:
     metrics = Metrics()
     metrics.info.labels("landcover@v1.0.0", "0" * 64).set(1)
     metrics.swaps.labels("done", "switch").inc(3)
@@ -268,7 +268,7 @@ def test_every_route_has_the_buckets_that_alerts_ask_for(server: Server) -> None
     assert {item["le"] for item in found if item["handler"] == "/version"} == ROUTE_BUCKETS
 
 
-def test_drift_is_told_by_all_workers_together(running: Server) -> None:
+def test_drift_is_computed_from_the_samples_of_all_workers(running: Server) -> None:
     predict(running, 99)
     until(lambda: counted(running) == 99)
     series = look(running)
@@ -310,7 +310,7 @@ def test_a_new_model_begins_with_an_empty_window(full: Path, tmp_path: Path) -> 
         assert sum_of(look(server), "model_drift_samples", signal="confidence") == 6
 
 
-def test_what_has_not_happened_yet_is_shown_as_zero(server: Server) -> None:
+def test_series_without_events_are_shown_as_zero(server: Server) -> None:
     with server.client() as client:
         text = client.get("/metrics").text
     for series in (

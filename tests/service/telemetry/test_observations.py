@@ -125,7 +125,7 @@ def test_every_class_is_a_zero_from_the_beginning(folder: Path, model: Model) ->
     assert total(observations, model, "predictions").tolist() == [0.0] * len(CLASSES)
 
 
-def test_the_totals_are_what_the_graph_said(folder: Path, model: Model) -> None:
+def test_the_totals_equal_the_outputs_of_the_graph(folder: Path, model: Model) -> None:
     observations, seen = worker(model), chips(50)
     see(observations, model, seen)
     observations.flush()
@@ -229,7 +229,7 @@ def test_a_lone_process_counts_too_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_not_finite_is_counted_and_spoils_no_sum(folder: Path, model: Model) -> None:
+def test_non_finite_values_are_counted_and_added_to_no_sum(folder: Path, model: Model) -> None:
     observations = worker(model)
     see(observations, model, chips(4))
     statistics = np.full((1, len(BANDS), len(STATISTICS)), 0.5, np.float32)
