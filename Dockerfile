@@ -43,17 +43,25 @@ RUN --mount=type=cache,target=/var/cache/pip \
  && /app/venv/bin/python slim.py packages \
  && LD_LIBRARY_PATH=/strip \
     find /app/venv -name '*.so' -not -path '*.libs/*' -exec /strip/strip --strip-debug {} +
+
+
+FROM packages AS application
 WORKDIR /app
 COPY service service
 COPY src/contracts contracts
-COPY model model
 ENV PYTHONPYCACHEPREFIX=/app/pycache \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONHASHSEED=0
 # Rights are set here, so that they depend on nobody's umask.
 RUN venv/bin/python /build/slim.py compile \
  && venv/bin/python /build/sbom.py > sbom.json \
- && chmod -R u=rwX,go=rX contracts model pycache sbom.json service
+ && chmod -R u=rwX,go=rX contracts pycache sbom.json service
+
+
+# Apart from the code: a release of another model compiles nothing again.
+FROM system AS bundle
+COPY model /app/model
+RUN chmod -R u=rwX,go=rX /app/model
 
 
 FROM system AS serve
@@ -62,12 +70,12 @@ RUN --mount=type=bind,from=packages,source=/build/slim.py,target=/run/slim.py \
     PYTHONDONTWRITEBYTECODE=1 python3 /run/slim.py installers \
  && mkdir --mode=0770 /state
 # By how often they change, so that a release moves few bytes: constraints, code, model.
-COPY --from=packages /app/venv /app/venv
-COPY --from=packages /app/pycache /app/pycache
-COPY --from=packages /app/sbom.json /app/sbom.json
-COPY --from=packages /app/contracts /app/contracts
-COPY --from=packages /app/service /app/service
-COPY --from=packages /app/model /app/model
+COPY --from=application /app/venv /app/venv
+COPY --from=application /app/pycache /app/pycache
+COPY --from=application /app/sbom.json /app/sbom.json
+COPY --from=application /app/contracts /app/contracts
+COPY --from=application /app/service /app/service
+COPY --from=bundle /app/model /app/model
 # Every release changes these: `python -m delivery.image build` passes them. The file is no ornament:
 # buildah takes a label from its cache that had other arguments, and a step that runs it does not.
 ARG VERSION=local

@@ -140,10 +140,8 @@ PROSE := README.md CONTRIBUTING.md $(addprefix docs/,architecture.md benchmarks.
 
 lint: setup ## check format, style, types, spelling, and who imports whom
 	@black --check --quiet . || (echo "error: not formatted: make format"; exit 1)
-	@flake8
-	@mypy
-	@lint-imports --no-cache
-	@codespell $(PROSE)
+	@mypy & types=$$!; flake8 && lint-imports --no-cache && codespell $(PROSE); style=$$?; \
+	wait $$types && exit $$style
 
 audit: $(CHECKS) ## look for known holes in what is installed, and lint the Dockerfile
 	@.venv-checks/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip --progress-spinner off

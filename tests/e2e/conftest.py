@@ -2,24 +2,32 @@
 
 import shutil
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.e2e.world import RUNNER, World
+from tests.conftest import built_once
+from tests.e2e.world import RUNNER, World, train_project
 from tests.fakes.gitlab import server
 
 FAILED: dict[str, str] = {}
 """File of a story -> the step at which it ended."""
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project that has trained once, for every story; copy it before you change it."""
+    return built_once(tmp_path_factory, "trained", train_project)
+
+
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Iterator[World]:
     """A team on its first day."""
     for program in (str(RUNNER), "rsync"):
         if shutil.which(program) is None:
             pytest.skip(f"{program.rpartition('/')[2]} is not installed: make setup-e2e")
     with server.serving() as api:
-        yield World(tmp_path_factory.mktemp("world"), api)
+        yield World(tmp_path_factory.mktemp("world"), api, trained)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -22,7 +22,9 @@ from typing import Any
 import httpx
 import pytest
 
+from delivery.image.builders import TIME
 from service.auth.roles import new_key
+from tests.conftest import ROOT
 
 BASE = "localhost/conveyor-base:bookworm"
 BUILD_ARGS = f"PYTHON_BASE={BASE}"
@@ -93,6 +95,15 @@ def base() -> str:
             with tempfile.TemporaryDirectory() as folder:
                 _make_base(Path(folder, "base.tar"))
     return BASE
+
+
+@cache
+def warm() -> None:
+    """Build what the images of all versions share, so that two stories do not build it at once."""
+    base()
+    words = ("--layers", f"--timestamp={TIME}", "--target=application")
+    with alone():
+        call("buildah", "build", *words, f"--build-arg={BUILD_ARGS}", ".", cwd=ROOT)
 
 
 def _make_base(archive: Path) -> None:

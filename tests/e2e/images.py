@@ -78,9 +78,8 @@ def record(project: Published) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def image(project: Published) -> str:
     """Id of the image of the first version, built by the command."""
-    containers.base()
+    containers.warm()
     begun = time.monotonic()
-    with containers.alone():
-        deliver(project, "build", "--version", V1, "--image", "localhost/landcover")
+    deliver(project, "build", "--version", V1, "--image", "localhost/landcover")
     print(f"\nbuilt in {time.monotonic() - begun:.1f} s")
     return str(record(project)["id"])

@@ -91,7 +91,7 @@ def wanted(service: Server) -> Input:
     return Input(len(found["bands"]), found.get("nodata"), int(found["valid_max"]))
 
 
-def test_images_of_another_light_are_measured_as_drift(world: World, service: Server) -> None:
+def test_brighter_images_are_measured_as_drift(world: World, service: Server) -> None:
     form = wanted(service)
     with httpx.Client(base_url=service.url, timeout=60, headers=HEADERS) as client:
         for path in find_images(world.dev / "data")[:IMAGES]:
@@ -106,7 +106,7 @@ def test_images_of_another_light_are_measured_as_drift(world: World, service: Se
         until(drifted)
 
 
-def test_people_say_what_is_right(service: Server) -> None:
+def test_users_label_the_predictions(service: Server) -> None:
     headers = {"authorization": f"Bearer {KEY}"}
     with httpx.Client(base_url=service.url, timeout=60, headers=headers) as client:
         for request, label in PREDICTED.items():
@@ -115,7 +115,7 @@ def test_people_say_what_is_right(service: Server) -> None:
     assert httpx.get(f"{service.url}/feedback").status_code == 401
 
 
-def test_the_labels_are_what_a_retraining_takes(world: World, service: Server) -> None:
+def test_retraining_ingests_the_labels(world: World, service: Server) -> None:
     asked = {"labelled": "true", "limit": "1000"}
     headers = {"authorization": f"Bearer {KEY}"}
     listed = httpx.get(f"{service.url}/feedback", params=asked, headers=headers).json()["answers"]
@@ -127,7 +127,7 @@ def test_the_labels_are_what_a_retraining_takes(world: World, service: Server) -
     world.git("push", "--quiet", "origin", "main")
 
 
-def test_a_hostile_trigger_runs_nothing_and_changes_nothing(world: World) -> None:
+def test_a_hostile_trigger_payload_runs_and_changes_nothing(world: World) -> None:
     refs = origin(world, "show-ref")
     script = world.folder / "bite.sh"
     script.write_text(f"touch {world.folder}/pwned\n", encoding="utf-8")
@@ -153,7 +153,7 @@ def test_the_alert_reaches_gitlab(world: World, monitor: Monitor) -> None:
     assert "token" not in payload
 
 
-def test_it_is_answered_with_one_merge_request_that_has_the_evidence(world: World) -> None:
+def test_the_alert_opens_one_merge_request_with_the_evidence(world: World) -> None:
     pipeline = retrain(world, triggered(world)[0])
     assert pipeline.jobs == {"retrain": True}, pipeline.log
     assert f"drift of {VERSION}" in pipeline.of("retrain")
@@ -170,7 +170,7 @@ def test_it_is_answered_with_one_merge_request_that_has_the_evidence(world: Worl
     assert kept and all(read_json(path) == triggered(world)[0] for path in kept)
 
 
-def test_its_report_shows_the_drift_the_data_and_both_models(world: World) -> None:
+def test_the_report_shows_drift_data_and_both_models(world: World) -> None:
     number = int(world.api.open_merge_request("retrain")["iid"])
     pipeline = world.request_pipeline(number, "train", "report")
     assert pipeline.jobs == {"train": True, "report": True}, pipeline.log
@@ -184,7 +184,7 @@ def test_its_report_shows_the_drift_the_data_and_both_models(world: World) -> No
     assert int(data.splitlines()[-1].split("|")[2].strip().removeprefix("+")) > 50
 
 
-def test_while_it_lasts_nothing_is_trained_again(world: World) -> None:
+def test_the_cool_down_prevents_a_second_retraining(world: World) -> None:
     world.git("push", "--quiet", "origin", "--delete", "retrain")  # somebody has closed it
     refs = origin(world, "show-ref")
     bitten = [alert(alertname=text, tag=text) for text in BITES if text != "\ud800"]

@@ -1,21 +1,17 @@
 """The image of the service, built and run for real: what it answers, how it ends, what is in it."""
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from contracts.commit import folder_digest
-from delivery.image.builders import TIME
 from tests.e2e import containers
 from tests.e2e.containers import Container
-from tests.e2e.images import V1, V2, bundle_of, deliver, image, project, record
+from tests.e2e.images import V1, V2, bundle_of, image, project, record
 from tests.make.bundles import CLASSES, expected
 from tests.make.images import CHIP, CHIPS, picture
 from tests.make.processes import until
@@ -43,12 +39,6 @@ print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with containers.registry(tmp_path_factory.mktemp("registry")) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
 def container(image: str, project: Published) -> Iterator[Container]:
     """The image as a cluster runs it, with the project's repository and remote mounted."""
     volumes = [f"--volume={path}:{path}:ro" for path in (project.folder, project.remote)]
@@ -59,7 +49,7 @@ def container(image: str, project: Published) -> Iterator[Container]:
         yield container
 
 
-def test_its_labels_say_what_is_in_it(image: str, project: Published) -> None:
+def test_labels_name_version_commit_and_bundle(image: str, project: Published) -> None:
     found = json.loads(containers.call("podman", "image", "inspect", image))[0]
     commit = project.git("rev-parse", f"{V1}^{{commit}}")
     sha256 = digest_of(bundle_of(project, V1))
@@ -74,13 +64,13 @@ def test_its_labels_say_what_is_in_it(image: str, project: Published) -> None:
     assert (said["version"], said["revision"], said["bundle_sha256"]) == (V1, commit, sha256)
 
 
-def test_it_stays_below_its_size(image: str, project: Published) -> None:
+def test_image_is_smaller_than_400_mib(image: str, project: Published) -> None:
     size = record(project)["size"]
     print(f"\n{size / 2**20:.0f} MiB")
     assert size < MOST
 
 
-def test_it_answers_as_the_runtime_does_in_every_format(
+def test_predictions_equal_onnx_runtime_in_every_format(
     container: Container, project: Published
 ) -> None:
     truth = expected(bundle_of(project, V1), CHIP)
@@ -95,13 +85,15 @@ def test_it_answers_as_the_runtime_does_in_every_format(
             assert client.post("/preview", files={"file": picture(form)}).status_code == 200
 
 
-def test_it_says_which_version_it_serves(container: Container, project: Published) -> None:
+def test_version_endpoint_names_the_tag_of_the_image(
+    container: Container, project: Published
+) -> None:
     with container.client() as client:
         found = client.get("/version").json()["model"]
     assert (found["tag"], found["sha256"]) == (V1, digest_of(bundle_of(project, V1)))
 
 
-def test_it_runs_as_anybody_and_can_write_nothing(container: Container) -> None:
+def test_container_runs_as_any_user_without_write_access(container: Container) -> None:
     assert json.loads(container.python("import os; print([os.getuid(), os.getgid()])")) == [
         123456,
         0,
@@ -118,7 +110,7 @@ def test_it_runs_as_anybody_and_can_write_nothing(container: Container) -> None:
     assert failed == "Read-only file system"
 
 
-def test_nothing_is_in_it_that_does_not_serve(container: Container) -> None:
+def test_image_has_only_files_that_serving_needs(container: Container) -> None:
     listed = json.loads(container.python(LIST))
     assert {path for path, _, _ in listed if Path(path).parent == Path("/app")} == {
         f"/app/{name}"
@@ -132,7 +124,7 @@ def test_nothing_is_in_it_that_does_not_serve(container: Container) -> None:
     assert container.python("import importlib.util as u; print(u.find_spec('pip'))") == "None"
 
 
-def test_byte_code_of_what_serves_is_in_it(container: Container) -> None:
+def test_image_has_byte_code_of_all_imported_modules(container: Container) -> None:
     code = (
         "import sys, os, service.server.worker, service.registry.download, dvc.repo\n"
         "files = {m.__cached__ for m in sys.modules.values() if getattr(m, '__cached__', None)}\n"
@@ -141,7 +133,7 @@ def test_byte_code_of_what_serves_is_in_it(container: Container) -> None:
     assert container.python(code) == "[]"
 
 
-def test_the_clients_of_every_remote_work(container: Container) -> None:
+def test_clients_of_all_dvc_remotes_work(container: Container) -> None:
     code = (
         "import dvc_http, dvc_s3, dvc_gdrive, pydrive2.fs, botocore.session\n"
         "from googleapiclient.discovery import build\n"
@@ -158,7 +150,7 @@ def test_the_clients_of_every_remote_work(container: Container) -> None:
     assert container.python(code) == "256"
 
 
-def test_its_bill_of_materials_names_every_package(container: Container) -> None:
+def test_bill_of_materials_lists_every_package(container: Container) -> None:
     bill = json.loads(container.python("print(open('/app/sbom.json').read())"))
     assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.5")
     named = {component["purl"].partition("?")[0] for component in bill["components"]}
@@ -174,7 +166,7 @@ def test_its_bill_of_materials_names_every_package(container: Container) -> None
     assert not any(purl.startswith("pkg:deb/debian/perl@") for purl in named)
 
 
-def test_it_swaps_to_a_tag_of_a_mounted_repository(
+def test_container_swaps_to_a_tag_of_a_mounted_repository(
     container: Container, project: Published
 ) -> None:
     with container.client() as client:
@@ -190,79 +182,20 @@ def test_it_swaps_to_a_tag_of_a_mounted_repository(
         assert client.post("/rollback_ml_model").json()["model"]["tag"] == V1
 
 
-def test_it_ends_gracefully_when_told_to_stop(image: str) -> None:
+def test_sigterm_ends_the_container_gracefully(image: str) -> None:
     volume = "--mount=type=volume,destination=/state"
     with containers.running(image, *containers.LOCKED, volume, state="/state") as container:
         assert container.stop() == 0
         assert container.lines()[-1]["event"] == "stopped"
 
 
-def test_it_does_not_start_without_keys(image: str) -> None:
+def test_container_without_keys_does_not_start(image: str) -> None:
     done = containers.run_once(image, *containers.LOCKED)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and "SERVICE_API_KEYS" in done.stderr
 
 
-def test_the_same_commit_gives_the_same_image(
-    image: str, project: Published, tmp_path: Path
-) -> None:
-    """Built again without a cache, from a clone with other times and other rights."""
-    previous = os.umask(0o002)
-    try:
-        project.git(
-            "clone", "--quiet", "--branch", V1, str(project.folder), str(tmp_path / "clone")
-        )
-        shutil.copytree(project.folder / "model", tmp_path / "clone/model")
-    finally:
-        os.umask(previous)
-    (tmp_path / "clone/model/model.onnx").chmod(0o600)
-    said = record(project)
-    arguments = {
-        "PYTHON_BASE": containers.BASE,
-        "VERSION": V1,
-        "CREATED": project.git("log", "-1", "--format=%cI", V1),
-        "REVISION": said["revision"],
-        "BUNDLE_SHA256": said["bundle_sha256"],
-    }
-    words = [f"--build-arg={name}={value}" for name, value in arguments.items()]
-    words.append(f"--timestamp={TIME}")
-    words.append(f"--iidfile={tmp_path / 'id'}")
-    build = ("buildah", "build", "--no-cache", "--layers", "--target=serve")
-    containers.call(*build, *words, ".", cwd=tmp_path / "clone")
-    assert content_of((tmp_path / "id").read_text().strip()) == content_of(image)
-
-
-def content_of(image: str) -> dict[str, Any]:
-    """Layers and configuration of an image, without the history.
-
-    buildah writes the name of each parent into a comment of the history. A build beside it in the
-    same storage gives a parent a temporary name for a moment, and the id then differs.
-    """
-    found = json.loads(containers.call("podman", "image", "inspect", image))[0]
-    return {key: found[key] for key in ("RootFS", "Config", "Created", "Architecture", "Os")}
-
-
-def test_a_pushed_image_is_found_by_its_version_and_is_not_built_again(
-    image: str, project: Published, registry: str
-) -> None:
-    name = f"{registry}/group/landcover"
-    code, _, said = deliver(project, "resolve", "--version", V2, "--image", name, check=False)
-    assert code == 1 and said.startswith("error: ") and "has no image of" in said
-    deliver(project, "build", "--version", V1, "--image", name)
-    assert content_of(record(project)["id"]) == content_of(image)
-    _, pushed, _ = deliver(project, "push")
-    assert pushed.startswith(f"{name}@sha256:")
-    assert record(project)["reference"] == pushed.strip()
-    _, found, _ = deliver(project, "resolve", "--version", V1, "--image", name)
-    assert found == pushed
-    _, said, _ = deliver(project, "build", "--version", V1, "--image", name)
-    assert "is in the registry" in said
-    assert deliver(project, "push")[1] == pushed
-    tags = containers.call("skopeo", "list-tags", "--tls-verify=false", f"docker://{name}")
-    assert {"v1.0.0", f"v1.0.0-{record(project)['revision'][:12]}"} <= set(json.loads(tags)["Tags"])
-
-
-def test_the_digest_of_a_folder_is_the_one_in_dvc_lock(project: Published) -> None:
+def test_folder_digest_equals_the_one_in_dvc_lock(project: Published) -> None:
     assert f"md5: {folder_digest(project.folder / 'model')}" in project.git(
         "show", f"{V1}:dvc.lock"
     )

@@ -145,7 +145,7 @@ def test_the_pod_passes_the_smoke_test_of_a_rollout(pod: Container, project: Pub
     assert found[1].startswith(f"version: {images.V1} in all of 2 workers")
 
 
-def test_it_has_the_limits_and_the_rights_of_the_deployment(pod: Container) -> None:
+def test_pod_has_the_limits_and_rights_of_the_deployment(pod: Container) -> None:
     found = inspect(pod)
     host = found["HostConfig"]
     assert host["ReadonlyRootfs"] and host["Memory"] == 2**30 and host["NanoCpus"] == 2 * 10**9
@@ -154,7 +154,7 @@ def test_it_has_the_limits_and_the_rights_of_the_deployment(pod: Container) -> N
     assert "NoNewPrivs:\t1" in pod.python("print(open('/proc/self/status').read())")
 
 
-def test_it_can_write_to_its_two_folders_and_nowhere_else(pod: Container) -> None:
+def test_pod_can_write_only_to_its_two_volumes(pod: Container) -> None:
     folders = ["/tmp", "/var/lib/landcover", "/", "/app", "/var/tmp", "/root"]
     code = TRY.replace("sys.argv[1:]", repr(folders))
     said = pod.python(code).splitlines()
@@ -162,18 +162,18 @@ def test_it_can_write_to_its_two_folders_and_nowhere_else(pod: Container) -> Non
     assert not any("written" in line for line in said[2:])
 
 
-def test_it_knows_its_release(pod: Container) -> None:
+def test_pod_has_release_and_tag_in_its_environment(pod: Container) -> None:
     code = "import os; print(os.environ['SERVICE_RELEASE'], os.environ['SERVICE_TAG'])"
     assert pod.python(code) == f"landcover-v1.0.0 {images.V1}"
 
 
-def test_it_refuses_who_has_no_key(pod: Container) -> None:
+def test_request_without_a_key_is_refused(pod: Container) -> None:
     with pod.client() as client:
         answer = client.post("/predict", content=b"", headers={"authorization": ""})
     assert answer.status_code == 401
 
 
-def test_it_drains_and_ends_in_order_within_its_grace_period(pod: Container, play: Play) -> None:
+def test_pod_drains_and_stops_within_its_grace_period(pod: Container, play: Play) -> None:
     grace = deployment_grace(play)
     assert pod.stop(grace) == 0
     said = [line.get("event") for line in pod.lines()]

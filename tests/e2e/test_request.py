@@ -29,7 +29,7 @@ def test_a_merge_request_is_trained_tagged_and_reported(world: World) -> None:
     assert not list(world.folder.rglob("pwned")), "a name was executed"
 
 
-def test_the_bot_gave_the_result_back_without_starting_a_pipeline(world: World) -> None:
+def test_the_bot_pushes_the_result_without_starting_a_pipeline(world: World) -> None:
     assert [options for options in world.options_of(f"refs/heads/{WIDER}")] == ["", "|ci.skip"]
     assert "experiment/1-101" in world.tags()
     world.git("fetch", "--quiet", "--tags", "origin")
@@ -39,7 +39,7 @@ def test_the_bot_gave_the_result_back_without_starting_a_pipeline(world: World) 
     assert lock["stages"]["train"]["params"]["params.yaml"]["model"]["width"] == 6
 
 
-def test_a_second_push_trains_nothing_and_renews_the_comment(world: World) -> None:
+def test_a_second_push_trains_nothing_and_updates_the_comment(world: World) -> None:
     world.git("switch", "--quiet", "--force-create", WIDER, f"origin/{WIDER}")
     (world.dev / "NOTES.md").write_text("Wider is better.\n", encoding="utf-8")
     world.commit("Say why")
@@ -64,7 +64,7 @@ def test_a_worse_model_closes_the_gate_and_the_report_says_why(world: World) -> 
     assert re.search(r"no loss against the model of the base`.*missed.*accuracy -\d+", comment)
 
 
-def test_a_training_that_fails_is_reported_with_its_log_and_the_cure(world: World) -> None:
+def test_a_failed_training_is_reported_with_log_and_cure(world: World) -> None:
     number = world.propose(BROKEN, {"train": {"epochs": -1}}, "Train backwards")
     pipeline = world.request_pipeline(number)
     assert pipeline.jobs == {"train": False, "report": True}, pipeline.log
@@ -88,7 +88,7 @@ def test_a_change_of_the_data_is_reported_by_class(world: World) -> None:
     assert "+0" not in section.splitlines()[-1]
 
 
-def test_a_schedule_proposes_what_new_data_give_once(world: World) -> None:
+def test_a_schedule_retrains_once_on_new_data(world: World) -> None:
     world.git("switch", "--quiet", "--force-create", "main", "origin/main")
     facts = {"CI_PIPELINE_SOURCE": "schedule", "TASK": "retrain", "RELEASE_TOKEN": world.token}
     quiet = world.pipeline("main", ("retrain",), facts)

@@ -75,7 +75,8 @@ class Pipeline:
 class World:
     """Everything, in one folder."""
 
-    def __init__(self, folder: Path, api: FakeGitLab) -> None:
+    def __init__(self, folder: Path, api: FakeGitLab, trained: Path) -> None:
+        """Begin in an empty folder, with a copy of the project that `train_project` has made."""
         self.folder, self.api = folder, api
         self.origin, self.dev = folder / "project.git", folder / "dev"
         self.pushes = folder / "pushes.log"
@@ -85,7 +86,13 @@ class World:
         self.variables: dict[str, str] = {}
         self.path: tuple[str, ...] = ()
         self._make_origin()
-        self._make_project()
+        shutil.copytree(trained, self.dev, symlinks=True)
+        self.git("remote", "add", "origin", str(self.origin))
+        self.sh("dvc", "remote", "add", "--quiet", "--default", "team", str(self.remote))
+        self.sh("dvc", "remote", "modify", "team", "verify", "true")
+        self.commit("Share data and models")
+        self.sh("dvc", "push", "--quiet", "--run-cache")
+        self.git("push", "--quiet", "origin", "main")
 
     def _make_origin(self) -> None:
         run("git", "init", "--quiet", "--bare", "--initial-branch=main", str(self.origin))
@@ -93,29 +100,6 @@ class World:
         hook = self.origin / "hooks" / "post-receive"
         hook.write_text(HOOK.format(log=self.pushes), encoding="utf-8")
         hook.chmod(0o755)
-
-    def _make_project(self) -> None:
-        """A team's project: this repository with a remote of its own and a model of seconds."""
-        self.dev.mkdir()
-        listed = run("git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "-x", ".*")
-        for name in filter(None, listed.split("\0")):
-            source, target = ROOT / name, self.dev / name
-            if source.is_file():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(source, target)
-        self.git("init", "--quiet", "--initial-branch=main")
-        self.git("config", "user.name", "Ana")
-        self.git("config", "user.email", "ana@example.org")
-        self.git("remote", "add", "origin", str(self.origin))
-        self.sh("dvc", "pull", "--quiet", "data.dvc")
-        self.sh("dvc", "remote", "add", "--quiet", "--default", "team", str(self.remote))
-        self.sh("dvc", "remote", "modify", "team", "verify", "true")
-        self.change(SMALL)
-        self.commit("Begin")
-        self.sh("dvc", "repro", "--quiet")
-        self.sh("dvc", "push", "--quiet", "--run-cache")
-        self.commit("Train")
-        self.git("push", "--quiet", "origin", "main")
 
     def git(self, *words: str) -> str:
         """Git in the developer's clone."""
@@ -127,16 +111,11 @@ class World:
 
     def change(self, changes: Mapping[str, Mapping[str, Any]]) -> None:
         """Change params.yaml."""
-        path = self.dev / "params.yaml"
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        for section, values in changes.items():
-            document[section].update(values)
-        path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+        change_params(self.dev, changes)
 
     def commit(self, message: str) -> str:
         """Commit everything in the developer's clone; returns the hash."""
-        self.git("add", "--all")
-        self.git("commit", "--quiet", "--message", message)
+        commit_all(self.dev, message)
         return self.git("rev-parse", "HEAD")
 
     def propose(self, branch: str, changes: Mapping[str, Mapping[str, Any]], message: str) -> int:
@@ -247,6 +226,39 @@ class World:
         notes = self.api.notes[number]
         assert len(notes) == 1, f"{len(notes)} comments instead of one"
         return str(notes[0]["body"])
+
+
+def train_project(folder: Path) -> None:
+    """Make a team's project: the files of this checkout, the sample data, a model of seconds."""
+    listed = run("git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "-x", ".*")
+    for name in filter(None, listed.split("\0")):
+        source, target = ROOT / name, folder / name
+        if source.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
+    run("git", "init", "--quiet", "--initial-branch=main", str(folder))
+    run("git", "-C", str(folder), "config", "user.name", "Ana")
+    run("git", "-C", str(folder), "config", "user.email", "ana@example.org")
+    run("dvc", "pull", "--quiet", "data.dvc", cwd=folder, env=environment())
+    change_params(folder, SMALL)
+    commit_all(folder, "Begin")
+    run("dvc", "repro", "--quiet", cwd=folder, env=environment())
+    commit_all(folder, "Train")
+
+
+def change_params(folder: Path, changes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Change the params.yaml of a project."""
+    path = folder / "params.yaml"
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for section, values in changes.items():
+        document[section].update(values)
+    path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+
+
+def commit_all(folder: Path, message: str) -> None:
+    """Commit everything in a clone."""
+    run("git", "-C", str(folder), "add", "--all")
+    run("git", "-C", str(folder), "commit", "--quiet", "--message", message)
 
 
 def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:

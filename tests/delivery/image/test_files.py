@@ -27,7 +27,7 @@ def test_bases_are_pinned_by_digest_and_in_one_place() -> None:
     assert len(pins) == 2
     assert all(re.fullmatch(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}", pin) for pin in pins)
     bases = set(re.findall(r"^FROM (\S+)", text, re.MULTILINE))
-    assert bases == {"${PYTHON_BASE}", "${CUDA_BASE}", "system"}
+    assert bases == {"${PYTHON_BASE}", "${CUDA_BASE}", "system", "packages"}
 
 
 def test_jobs_run_on_the_python_that_serves() -> None:
