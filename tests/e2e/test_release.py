@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.e2e import containers
-from tests.e2e.world import MAIN_JOBS, World
+from tests.e2e.world import LIMIT, MAIN_JOBS, World
 from tests.fakes.cluster import Cluster
 from tests.make.server import serving
 
@@ -179,7 +179,7 @@ def test_the_next_pipeline_finishes_a_killed_one(world: World, cluster: Cluster)
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     ) as process:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + LIMIT
         while V4 not in world.tags():  # registered, and no more
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
