@@ -82,11 +82,7 @@ def test_the_first_model_of_main_goes_to_production(world: World, cluster: Clust
 def test_a_model_altered_in_the_remote_is_not_released(world: World, cluster: Cluster) -> None:
     release(world, "wider", 5)
     before = world.tags()
-    (path,) = [
-        path
-        for path in world.remote.rglob("*")
-        if path.is_file() and path.stat().st_mtime == newest(world.remote, b"onnx")
-    ]
+    path = newest(world.remote, b"onnx")
     content = path.read_bytes()
     path.chmod(0o644)
     path.write_bytes(content[:-1] + bytes((content[-1] ^ 1,)))
@@ -97,10 +93,13 @@ def test_a_model_altered_in_the_remote_is_not_released(world: World, cluster: Cl
     path.write_bytes(content)
 
 
-def newest(remote: Path, mark: bytes) -> float:
-    """When the newest object with these bytes was written."""
-    files = [path for path in remote.rglob("*") if path.is_file() and mark in path.read_bytes()]
-    return max(path.stat().st_mtime for path in files)
+def newest(remote: Path, mark: bytes) -> Path:
+    """The newest object with these bytes."""
+    objects = [path for path in remote.rglob("*") if path.is_file()]
+    return max(
+        (path for path in objects if mark in path.read_bytes()),
+        key=lambda path: path.stat().st_mtime_ns,
+    )
 
 
 def test_a_merge_trains_nothing_and_releases_what_was_trained(
