@@ -188,7 +188,7 @@ def recording(notes: list[Note], recorder: Recorder) -> float:
     for turn in range(RECORDS):
         model, best, answer, _, _ = notes[turn % len(notes)]
         if isinstance(recorder, JournalRecorder):
-            recorder.tick()  # so that every chip is kept, not so many a second
+            recorder.reset_image_quota()  # so that every chip is kept, not so many a second
         recorder.record("0123456789abcdef", model, best, float(answer.probabilities[0, best]), chip)
     elapsed = time.perf_counter() - started
     for path in Path(FOLDER.name).glob("*/*.spool"):
@@ -215,7 +215,7 @@ def scrapes(workers: list[Observations], serving: Serving, rounds: int) -> None:
 
 async def _ask(exposition: Exposition) -> None:
     for _ in range(SCRAPES):
-        await exposition.answer()
+        await exposition.render()
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def _migrate() -> None:
     try:
         settings = read_settings()
         if (url := settings.feedback.get_secret_value()) == OFF:
-            sys.exit("error: SERVICE_FEEDBACK is off: there is no database to migrate")
+            sys.exit("error: SERVICE_FEEDBACK is off: no database to migrate")
         from service.feedback.database import Database
         from service.feedback.tables import HEAD
 

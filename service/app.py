@@ -41,8 +41,8 @@ def create_app(container: Container) -> Gateway:
 
     @app.get("/metrics", tags=["operations"], response_class=PlainTextResponse)
     async def metrics() -> Response:
-        """Everything that is measured, for Prometheus."""
-        return await exposition.answer()
+        """Export all metrics for Prometheus."""
+        return await exposition.render()
 
     return Gateway(
         app,
@@ -54,7 +54,7 @@ def create_app(container: Container) -> Gateway:
     )
 
 
-def answer(request: Request, error: ServiceError) -> Response:
+def problem_response(request: Request, error: ServiceError) -> Response:
     """Turn an error into its problem body."""
     instance = f"urn:request:{request.state.request_id}"
     body = problem(error.status, error.detail, instance, error.step)
@@ -62,22 +62,22 @@ def answer(request: Request, error: ServiceError) -> Response:
 
 
 async def _service_error(request: Request, error: ServiceError) -> Response:
-    return answer(request, error)
+    return problem_response(request, error)
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
-        return answer(request, BadRequest(f"the body is no JSON: {_cure(request)}"))
+        return problem_response(request, BadRequest(f"the body is not JSON: {_cure(request)}"))
     if first["type"] == "missing" and first["loc"] == ("body",):
-        return answer(request, Unprocessable(f"there is no body: {_cure(request)}"))
+        return problem_response(request, Unprocessable(f"the body is empty: {_cure(request)}"))
     field = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
-    return answer(request, Unprocessable(f"{field or 'body'}: {first['msg']}"))
+    return problem_response(request, Unprocessable(f"{field or 'body'}: {first['msg']}"))
 
 
 async def _refused(request: Request, error: HTTPException) -> Response:
     """Answer what FastAPI itself raises: the body is not even text."""
-    return answer(request, BadRequest(f"{error.detail}: {_cure(request)}"))
+    return problem_response(request, BadRequest(f"{error.detail}: {_cure(request)}"))
 
 
 def _cure(request: Request) -> str:
@@ -86,10 +86,10 @@ def _cure(request: Request) -> str:
 
 
 async def _gone(request: Request, error: Exception) -> Response:
-    """The client has gone: not an error of the server, and not counted as one."""
+    """The client has left: this does not count as an error of the server."""
     return Response(status_code=GONE)
 
 
 async def _bug(request: Request, error: Exception) -> Response:
-    """Answer with the id to ask for; the gateway logs the stack."""
-    return answer(request, ServiceError(INTERNAL))
+    """Answer with the request id; the gateway logs the stack."""
+    return problem_response(request, ServiceError(INTERNAL))

@@ -46,7 +46,7 @@ def _store(settings: Settings) -> FileStore | ConfigMapStore:
 
 
 def _cluster_api() -> str:
-    """What Kubernetes tells every pod."""
+    """Return the address of the API that Kubernetes sets in every pod."""
     host = os.environ.get("KUBERNETES_SERVICE_HOST", "kubernetes.default.svc")
     port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     return f"https://{f'[{host}]' if ':' in host else host}:{port}"
@@ -73,7 +73,7 @@ def _recorder(settings: Settings, journal: Journal, counts: FeedbackCounters) ->
     if settings.feedback.get_secret_value() == OFF:
         return NoRecorder()
     return JournalRecorder(
-        journal, counts.unrecorded, settings.keep_images > 0, settings.keep_below
+        journal, counts.count_unrecorded, settings.keep_images > 0, settings.keep_below
     )
 
 
@@ -106,7 +106,7 @@ def _journal_folder(settings: Settings) -> Path:
 
 
 class Container(containers.DeclarativeContainer):
-    """One of each, made when first asked for."""
+    """Providers of all objects, each created at first use."""
 
     settings = providers.Singleton(read_settings)
     tracing = providers.Singleton(Tracing)

@@ -1,10 +1,10 @@
-"""What can go wrong, as one tree. A message says field, value, cure; never a path of the server.
+"""The tree of errors. A message names field, value and cure, never a path of the server.
 
 ServiceError
 ├── BadRequest           400  the request cannot be understood
 ├── Unauthorized         401  no credentials, or wrong ones
 ├── Forbidden            403  credentials without the role that the route needs
-├── NotFound             404  no such thing
+├── NotFound             404  the requested object does not exist
 ├── MethodNotAllowed     405  the route is there, and takes other methods
 ├── SlowUpload           408  the body did not arrive in time
 ├── Conflict             409  somebody else is changing the same thing
@@ -16,7 +16,7 @@ ServiceError
 │   ├── Overloaded            too much is waiting
 │   ├── FeedbackUnavailable   the database of the answers cannot be used
 │   └── RegistryUnavailable   Git or the DVC remote cannot be reached
-├── InvalidOutput        500  the model returned something that is no prediction
+├── InvalidOutput        500  the output of the model is invalid
 └── StorageFull          507  the server's disk is full
 
 UnsafeSettings                the service must not start like this
@@ -24,7 +24,7 @@ UnsafeSettings                the service must not start like this
 
 from typing import ClassVar
 
-INTERNAL = "something is wrong here; the log says more under the id of this request"
+INTERNAL = "internal error; the log has details under the id of this request"
 
 
 class ServiceError(Exception):
@@ -33,14 +33,14 @@ class ServiceError(Exception):
     status: ClassVar[int] = 500
 
     def __init__(self, detail: str, step: str | None = None) -> None:
-        """Keep the sentence, and for a swap the step that failed."""
+        """Keep the message, and the failed step of a swap."""
         super().__init__(detail)
         self.detail = detail
         self.step = step
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers that go with the answer."""
+        """Headers of the response."""
         return {}
 
 
@@ -68,7 +68,7 @@ class Forbidden(ServiceError):
 
 
 class NotFound(ServiceError):
-    """There is no such thing."""
+    """The requested object does not exist."""
 
     status = 404
 
@@ -162,7 +162,7 @@ class RegistryUnavailable(Unavailable):
 
 
 class InvalidOutput(ServiceError):
-    """The model returned something that is no prediction."""
+    """The output of the model is invalid."""
 
 
 class StorageFull(ServiceError):

@@ -78,12 +78,12 @@ def is_full(error: OSError) -> bool:
 
 
 def disk_error(error: OSError, otherwise: ServiceError) -> ServiceError:
-    """StorageFull for a full disk, else the other error."""
+    """Return StorageFull for a full disk, else the other error."""
     return StorageFull(DISK_FULL) if is_full(error) else otherwise
 
 
 def reason(error: OSError) -> str:
-    """Why a file cannot be used, without its path."""
+    """Return the reason of an error, without a path."""
     return os.strerror(error.errno) if error.errno else "no reason was given"
 
 

@@ -57,10 +57,10 @@ class Predictor:
     async def predict(self, content: Buffer, resize: bool, prediction_id: str) -> Predicted:
         """Answer for one image file; with `resize` an image of another size is resampled.
 
-        `prediction_id` names this prediction alone, so that feedback can be held against it.
+        `prediction_id` identifies this prediction, so that people can label it.
 
         Raises:
-            ServiceError: there is no prediction; it is counted as refused.
+            ServiceError: the image was refused, and counted as such.
         """
         try:
             limit = self._max_pixels
@@ -113,7 +113,7 @@ class Predictor:
         return Predicted(body, model.tag)
 
     def _report(self, model: Model, error: InvalidOutput) -> None:
-        """Log it once a model, not with each request."""
+        """Log it once per model, not with each request."""
         if self._reported is not model:
             self._reported = model
             extra = {"tag": model.tag, "detail": error.detail}

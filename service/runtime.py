@@ -16,11 +16,11 @@ async def running(container: Container) -> AsyncIterator[None]:
     # In the background: fetching a model can take minutes, in which /healthz has to answer.
     importer = container.feedback_importer()
     loops = [
-        container.reconciler().run(container.settings().reconcile),
-        container.observations().run(),
+        container.reconciler().reconcile_periodically(container.settings().reconcile),
+        container.observations().flush_periodically(),
     ]
     if importer is not None:
-        loops.append(importer.run())
+        loops.append(importer.import_periodically())
     tasks = [asyncio.create_task(loop) for loop in loops]
     try:
         yield

@@ -1,4 +1,4 @@
-"""Settings from the environment, prefix `SERVICE_`; refused at start when they are unsafe.
+"""Settings from the environment, prefix `SERVICE_`; unsafe ones stop the start.
 
 docs/service.md lists them in one table; a test holds the table to this file.
 """
@@ -36,27 +36,27 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     workers: int = Field(
-        default_factory=cores, ge=1, le=256, description="Processes; one a core is best."
+        default_factory=cores, ge=1, le=256, description="Processes; one per core is best."
     )
-    bundle: Path = Field(Path("model"), description="Bundle that serves until a tag is wanted.")
+    bundle: Path = Field(Path("model"), description="Bundle that serves until a swap.")
     tag: str = Field(
         LOCAL, description="Tag under which that bundle serves: the version baked into an image."
     )
     state: Path = Field(
         Path("artifacts/service"),
-        description="Folder for the wanted tag and for fetched bundles; outlives the process.",
+        description="Folder for the desired model and fetched bundles; survives the process.",
     )
     repository: str = Field(".", description="Git repository with the experiments: path or URL.")
-    refresh: float = Field(30.0, gt=0, description="Seconds between looks at a repository's URL.")
+    refresh: float = Field(30.0, gt=0, description="Seconds between fetches of a repository's URL.")
     fetch_timeout: float = Field(300.0, gt=0, description="Seconds a bundle may take to arrive.")
     configmap: str = Field(
         "",
-        description="`namespace/name` of the ConfigMap that holds the wanted tag; a file if empty.",
+        description="`namespace/name` of the ConfigMap with the desired model; a file if empty.",
     )
     release: str = Field(
         "wanted",
         pattern=r"^[-._a-zA-Z0-9]{1,253}$",
-        description="Key in the ConfigMap: replicas of one release want one model.",
+        description="Key in the ConfigMap: replicas of one release share it.",
     )
     kubernetes_api: str = Field(
         "", description="Address of the Kubernetes API; that of the pod's cluster if empty."
@@ -66,7 +66,7 @@ class Settings(BaseSettings):
         description="Folder with the `token` and `ca.crt` of the pod's service account.",
     )
     reconcile: float = Field(
-        0.5, gt=0, le=2, description="Seconds between looks at the wanted tag."
+        0.5, gt=0, le=2, description="Seconds between reads of the desired model."
     )
     api_keys: dict[str, frozenset[Role]] = Field(
         default_factory=dict,
@@ -95,14 +95,14 @@ class Settings(BaseSettings):
     )
     feedback: SecretStr = Field(
         SecretStr(""),
-        description="Database of predictions and answers: `postgresql://...` or `sqlite:///...`; a "
+        description="Database of predictions and labels: `postgresql://...` or `sqlite:///...`; a "
         "file in `SERVICE_STATE` if empty, `off` for none.",
     )
     feedback_days: int = Field(
-        90, ge=1, le=36500, description="Days that predictions, answers and images are kept."
+        90, ge=1, le=36500, description="Days that predictions, labels and images are kept."
     )
     feedback_rows: int = Field(
-        1_000_000, ge=1, description="Most predictions kept; unanswered ones go first."
+        1_000_000, ge=1, description="Most predictions kept; unlabelled ones are deleted first."
     )
     keep_images: int = Field(
         0, ge=0, le=1 << 20, description="MiB of images kept for labelling; 0 keeps none."
@@ -114,7 +114,7 @@ class Settings(BaseSettings):
         3600.0, ge=60, description="Seconds of traffic that drift is measured on."
     )
     drift_samples: int = Field(
-        200, ge=1, description="Fewer predictions in the window are too few to measure drift."
+        200, ge=1, description="Least predictions in the window to measure drift."
     )
     drift_floor: float = Field(
         0.1, ge=0, description="Least population stability index that counts as drift."
@@ -164,7 +164,7 @@ class Settings(BaseSettings):
                 "or listen on 127.0.0.1"
             )
         if self.open_roles and Role.DEPLOY in self.open_roles:
-            raise ValueError("SERVICE_OPEN_ROLES: deploy can not be open to everybody; take it out")
+            raise ValueError("SERVICE_OPEN_ROLES: deploy cannot be open to everybody; remove it")
         if self.jwt_issuer and not (self.jwt_audience and self.jwt_jwks and self.jwt_claims):
             raise ValueError(
                 "SERVICE_JWT_ISSUER needs SERVICE_JWT_AUDIENCE, SERVICE_JWT_JWKS and "
@@ -203,8 +203,8 @@ def _refuse_unknown() -> None:
     for name in os.environ:
         if name.startswith(PREFIX) and name not in known:
             close = difflib.get_close_matches(name, known, 1, cutoff=0.85)
-            meant = f"did you mean {close[0]}?" if close else "docs/service.md lists what there is"
-            raise UnsafeSettings(f"{name}: there is no such setting; {meant}")
+            meant = f"did you mean {close[0]}?" if close else "docs/service.md lists all settings"
+            raise UnsafeSettings(f"{name}: unknown setting; {meant}")
 
 
 def _sentence(item: Any) -> str:

@@ -1,4 +1,4 @@
-"""The service's door to the grammar of tags: a text of a request becomes a tag, or a refusal."""
+"""Parses tags of requests; a refusal explains the grammar."""
 
 from contracts.tags import LONGEST, Tag, match_tag
 from service.errors import Unprocessable

@@ -34,7 +34,7 @@ def largest_of(count: int, expr: str, over: str) -> str:
 
 
 def or_zero(expr: str) -> str:
-    """Zero if there is no such series, for example of errors that never happened."""
+    """Zero if the series does not exist, for example of errors that never happened."""
     return f"({expr} or vector(0))"
 
 

@@ -7,7 +7,7 @@
 Starts Prometheus, Alertmanager, node-exporter and, if installed, the Pushgateway, with the rules
 that ship; everything listens on 127.0.0.1 only. Configuration, logs and data are in
 artifacts/monitoring. The variables of monitoring/alerts/channels.py name receivers of alerts;
-without them nobody is notified. Ctrl-C stops everything. The data stay for the next start, for two
+without them no one is notified. Ctrl-C stops everything. The data stay for the next start, for two
 days at most.
 """
 

@@ -110,7 +110,7 @@ class Guard:
         """Return whether a route with this role needs no credentials."""
         return role in self._open
 
-    async def check(self, role: Role, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    async def authorize(self, role: Role, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Pass a request whose credentials carry `role`; `headers` are those of ASGI.
 
         Raises Unauthorized without valid credentials, Forbidden when they lack the role,

@@ -1,7 +1,7 @@
-"""How good the model is on what it sees: its predictions held against the answers of people.
+"""Live accuracy: predictions compared with the labels of people.
 
-The numbers come from the database, which one worker of a replica asks every few seconds; the
-others read what it has found. A scrape never waits for a database.
+One worker of a replica queries the database every few seconds and writes a snapshot to a file; the
+other workers read that file. A scrape never waits for a database.
 """
 
 import math
@@ -21,17 +21,17 @@ from service.files import replace_file
 from service.inference.model import Serving
 
 FILE = "live.json"
-WINDOW_DAYS = 7  # of answers that count; a constant, so that the numbers of services compare
-STALE = 300.0  # seconds; older numbers are not shown: the database is away
+WINDOW_DAYS = 7  # of labels that count; a constant, so that services can be compared
+STALE = 300.0  # seconds; an older snapshot is not shown: the database is unavailable
 Z = 1.959964  # quantile of the normal distribution for 95 %, two-sided
 DELAYS = (1.0, 10.0, 60.0, 600.0, 3600.0, 21600.0, 86400.0, 604800.0, 2592000.0)  # s, to 30 days
 
 
 class AccuracySnapshot(NamedTuple):
-    """What the database said."""
+    """Numbers of one query of the database."""
 
     cells: list[tuple[str, str, str, int]] = []
-    """Tag, class that was predicted, label, how often."""
+    """Tag, predicted class, label, count."""
     floors: dict[str, float] = {}
     images: dict[str, int] = {}
     image_bytes: int = 0
@@ -41,13 +41,13 @@ SAVED = TypeAdapter(tuple[float, AccuracySnapshot])  # moment in seconds since 1
 
 
 class FeedbackCounters:
-    """What each worker counts for itself."""
+    """Counters that each worker keeps for itself."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Register the instruments."""
         self._unrecorded = Counter(
             "feedback_unrecorded",
-            "Predictions that can not be answered, because they were not recorded.",
+            "Predictions that cannot be labelled, because they were not recorded.",
             ("reason",),
             registry=registry,
         )
@@ -55,21 +55,21 @@ class FeedbackCounters:
             self._unrecorded.labels(reason)
         self.delay = Histogram(
             "model_feedback_delay_seconds",
-            "Time between a prediction and its first answer.",
+            "Time between a prediction and its first label.",
             buckets=DELAYS,
             registry=registry,
         )
 
-    def unrecorded(self, reason: str, count: int = 1) -> None:
-        """Count predictions that were lost."""
+    def count_unrecorded(self, reason: str, count: int = 1) -> None:
+        """Count lost predictions."""
         self._unrecorded.labels(reason).inc(count)
 
 
 class AccuracyFile:
-    """Where the worker that asks the database leaves the numbers for the others."""
+    """The file through which the leading worker shares its snapshot with the others."""
 
     def __init__(self, folder: Path) -> None:
-        """Use a file in a folder that the workers share."""
+        """Use a file in a folder shared by the workers."""
         self._path = folder / FILE
         self._seen = (0, 0)
         self._moment = 0.0
@@ -77,11 +77,11 @@ class AccuracyFile:
         self.journal_bytes = 0
 
     def write(self, live: AccuracySnapshot) -> None:
-        """Leave the numbers; raises OSError."""
+        """Publish a snapshot; raises OSError."""
         replace_file(self._path, SAVED.dump_json((time.time(), live)), durable=False)
 
     def refresh(self) -> None:
-        """Read them if there are new ones."""
+        """Read the snapshot if the file has changed."""
         try:
             found = self._path.stat()
             if (found.st_ino, found.st_mtime_ns) == self._seen:
@@ -91,33 +91,35 @@ class AccuracyFile:
         except (OSError, ValueError):
             return
 
-    def live(self) -> AccuracySnapshot | None:
-        """The numbers; None when there are none that still count."""
-        # From the future is as stale: the clock was set back since, and the database may be away.
+    def latest(self) -> AccuracySnapshot | None:
+        """Return the snapshot; None without one or with a stale one."""
+        # A time in the future is stale too: the clock was set back since.
         return self._live if abs(time.time() - self._moment) < STALE else None
 
 
 class AccuracyCollector(Collector):
-    """The numbers as metrics."""
+    """Exports live accuracy as metrics."""
 
     def __init__(self, accuracy_file: AccuracyFile, serving: Serving) -> None:
-        """Show what the board says, and the floor of the model that serves."""
+        """Export the snapshot, and the floor of the serving model."""
         self._accuracy_file = accuracy_file
         self._serving = serving
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Give all metrics; reads nothing but memory."""
-        live = self._accuracy_file.live()
+        """Yield all metrics, from memory alone."""
+        live = self._accuracy_file.latest()
         yield from self._accuracies(live)
         if live is not None:
             yield _confusion(live)
             yield from _images(live)
-        journal = GaugeMetricFamily("feedback_spool_bytes", "Bytes that wait for the database.")
+        journal = GaugeMetricFamily(
+            "feedback_spool_bytes", "Bytes of predictions that wait for the database."
+        )
         journal.add_metric((), self._accuracy_file.journal_bytes)
         yield journal
 
     def _accuracies(self, live: AccuracySnapshot | None) -> Iterator[GaugeMetricFamily]:
-        named = "Share of the answers that agree with the model, of the last 7 days"
+        named = "Share of the labels of the last 7 days that agree with the model"
         shares = [
             GaugeMetricFamily(f"model_live_accuracy{end}", f"{named}{what}.", labels=("tag",))
             for end, what in (
@@ -127,10 +129,10 @@ class AccuracyCollector(Collector):
             )
         ]
         answers = GaugeMetricFamily(
-            "model_feedback_answers", "Answers of the last 7 days.", labels=("tag",)
+            "model_feedback_answers", "Labels of the last 7 days.", labels=("tag",)
         )
         floors = GaugeMetricFamily(
-            "model_accuracy_floor", "Accuracy that the gate asked for.", labels=("tag",)
+            "model_accuracy_floor", "Accuracy that the gate required.", labels=("tag",)
         )
         totals: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])  # tag -> right, all
         known = dict(live.floors) if live else {}
@@ -170,7 +172,7 @@ def wilson(right: int, count: int) -> tuple[float, float]:
 def _confusion(live: AccuracySnapshot) -> GaugeMetricFamily:
     family = GaugeMetricFamily(
         "model_feedback_confusion",
-        "Answers of the last 7 days, by what was predicted and what is right.",
+        "Labels of the last 7 days by predicted class and label.",
         labels=("tag", "predicted", "label"),
     )
     for tag, predicted, label, times in live.cells:
@@ -179,9 +181,9 @@ def _confusion(live: AccuracySnapshot) -> GaugeMetricFamily:
 
 
 def _images(live: AccuracySnapshot) -> Iterator[GaugeMetricFamily]:
-    counts = GaugeMetricFamily("feedback_images", "Images that are kept.", labels=("kind",))
+    counts = GaugeMetricFamily("feedback_images", "Stored images.", labels=("kind",))
     for kind, count in live.images.items():
         counts.add_metric((kind,), count)
-    size = GaugeMetricFamily("feedback_image_bytes", "Bytes of the images that are kept.")
+    size = GaugeMetricFamily("feedback_image_bytes", "Bytes of the stored images.")
     size.add_metric((), live.image_bytes)
     yield from (counts, size)

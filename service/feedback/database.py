@@ -3,8 +3,8 @@
 Everything here blocks: it runs in threads. The tables are made, or brought up to date, when the
 database is first used; Alembic is imported only where there is something to do.
 
-A PostgreSQL that says nothing any more is given up (`postgres.py`). Those who come right after that
-fail at once, so that no thread waits for what another one has just waited for in vain.
+The connection to a silent PostgreSQL is dropped (`postgres.py`). For some seconds after that, every
+call fails at once: no thread waits for a server that has just kept another thread waiting.
 """
 
 import logging
@@ -26,9 +26,9 @@ from service.feedback.tables import HEAD, REVISIONS
 from service.files import StillLocked, locked
 
 WAIT_SECONDS = 5.0  # for a lock of another process, for a connection, or for a sign of life
-SKIP_SECONDS = 5.0  # in which a server that did not answer is not asked again
+SKIP_SECONDS = 5.0  # without another try after a server did not answer
 POSTGRES = ("postgres", "postgresql", "postgresql+psycopg")
-TURNS = 7_203_611_934  # key of the advisory lock of those who write many rows, or migrate
+BULK_LOCK = 7_203_611_934  # key of the advisory lock for bulk writes and migrations
 FULL = ("SQLITE_FULL", "53100")  # of SQLite, and PostgreSQL's SQLSTATE
 SILENT = "ConnectionTimeout"  # psycopg's error of a server that does not answer
 
@@ -36,7 +36,7 @@ log = logging.getLogger("service.feedback.store")
 
 
 class Database:
-    """One a process; made when it is first needed, never before a fork."""
+    """The database of one process, opened with the first use and never before a fork."""
 
     def __init__(self, url: str, folder: Path) -> None:
         """Use the database at a URL; a file in the folder if it is empty."""
@@ -57,27 +57,27 @@ class Database:
         """Give a connection that sees one moment.
 
         Raises:
-            FeedbackUnavailable: it can not be reached, or is of a newer version.
+            FeedbackUnavailable: the database cannot be reached, or a newer release migrated it.
         """
-        with self._sentences(), self._current().connect() as connection:
+        with self._translated_errors(), self._current().connect() as connection:
             yield connection
 
     @contextmanager
     def write(self, many: bool = False) -> Iterator[Connection]:
         """Give a connection whose changes are durable when the block ends, or undone.
 
-        Those who write many rows do so in turn, so that they become visible in their order.
+        With `many`, writers take turns, so that rows become visible in the order of their numbers.
 
         Raises:
             FeedbackUnavailable: as above.
             StorageFull: its disk is full.
         """
-        with self._sentences(), self._writing(self._current(), many) as connection:
+        with self._translated_errors(), self._writing(self._current(), many) as connection:
             yield connection
 
     def migrate(self) -> None:
         """Bring the tables up to date. Raises as `read` does."""
-        with self._sentences():
+        with self._translated_errors():
             self._current()
 
     def close(self) -> None:
@@ -91,18 +91,18 @@ class Database:
         engine = engine.execution_options(writes=True)
         with engine.begin() as connection:
             if many and not self.is_sqlite:  # SQLite has only one writer anyway
-                connection.execute(text(f"SELECT pg_advisory_xact_lock({TURNS})"))
+                connection.execute(text(f"SELECT pg_advisory_xact_lock({BULK_LOCK})"))
             yield connection
 
     def _current(self) -> Engine:
-        """The engine, after the tables have been brought up to date."""
+        """Return the engine, after bringing the tables up to date."""
         if time.monotonic() < self._skip_until:
             raise _unusable(SILENT)
-        with self._lock:  # not while it connects, or all would wait for it one after another
+        with self._lock:  # released before it connects, or all would wait one after another
             if self._engine is None:
                 self._engine = self._make_engine()
             engine = self._engine
-        if not self._ready:  # several may do it at once: it has locks of its own
+        if not self._ready:  # several threads may do it at once: it has its own locks
             self._make_ready(engine)
             self._ready = True
         return engine
@@ -117,13 +117,13 @@ class Database:
     def _make_ready(self, engine: Engine) -> None:
         if self.is_sqlite:
             self._folder.mkdir(parents=True, exist_ok=True)
-            # Also for the change to write-ahead logging, for which SQLite does not wait.
+            # The lock also covers the change to write-ahead logging: SQLite does not wait for that.
             try:
                 with locked(self._folder / f".{FEEDBACK_FILE}.lock", WAIT_SECONDS):
                     self._bring_up_to_date(engine)
             except StillLocked:
                 raise FeedbackUnavailable(
-                    "another process migrates the feedback database: try again later"
+                    "another process is migrating the feedback database: try again later"
                 ) from None
         else:
             self._bring_up_to_date(engine)
@@ -134,10 +134,10 @@ class Database:
         if found == HEAD:
             return
         with self._writing(engine, many=True) as connection:
-            found = _revision(connection)  # another replica may have done it meanwhile
+            found = _revision(connection)  # another replica may have migrated it meanwhile
             if found is not None and found not in REVISIONS:
                 raise FeedbackUnavailable(
-                    f"the feedback database is of a newer version ({found!a}) than this service "
+                    f"the feedback database has a newer version ({found!a}) than this service "
                     f"({HEAD!a}): serve the newer release, or give this one a database of its own"
                 )
             if found != HEAD:
@@ -145,16 +145,18 @@ class Database:
                 log.info("feedback database migrated", extra={"before": found, "now": HEAD})
 
     @contextmanager
-    def _sentences(self) -> Iterator[None]:
-        """Turn what a driver raises into one of our errors, without the address."""
+    def _translated_errors(self) -> Iterator[None]:
+        """Turn errors of a driver into errors of the service, without the address."""
         try:
             yield
         except (IntegrityError, DataError):
             raise
         except (SQLAlchemyError, OSError) as error:
-            self._ready = False  # it may come back as another one
+            self._ready = False  # another database may answer next time
             code = _code(error)
-            log.warning("feedback database", extra={"code": code, "detail": self._redacted(error)})
+            log.warning(
+                "feedback database error", extra={"code": code, "detail": self._redacted(error)}
+            )
             if code in FULL:
                 raise StorageFull(
                     "the disk of the feedback database is full: make room there"
@@ -171,13 +173,13 @@ class Database:
 
 
 def parse(url: str, folder: Path) -> URL:
-    """Read SERVICE_FEEDBACK. Raises FeedbackUnavailable, without what it says."""
+    """Read SERVICE_FEEDBACK. Raises FeedbackUnavailable, whose message never shows the value."""
     if not url:
         return URL.create("sqlite", database=str(folder / FEEDBACK_FILE))
     try:
         found = make_url(url)
     except (SQLAlchemyError, ValueError):
-        raise FeedbackUnavailable("SERVICE_FEEDBACK is no URL of a database") from None
+        raise FeedbackUnavailable("SERVICE_FEEDBACK is not the URL of a database") from None
     return found.set(drivername="postgresql+psycopg") if found.drivername in POSTGRES else found
 
 
@@ -191,7 +193,7 @@ def _sqlite(url: URL) -> Engine:
         connection.isolation_level = None  # the driver begins nothing by itself
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=FULL")  # with it a commit outlives a power cut
+        cursor.execute("PRAGMA synchronous=FULL")  # so that a commit survives a power cut
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.close()
 
@@ -206,7 +208,7 @@ def _sqlite(url: URL) -> Engine:
 
 def _unusable(code: str) -> FeedbackUnavailable:
     return FeedbackUnavailable(
-        f"the feedback database can not be used ({code}): predictions go on and are kept for it, "
+        f"the feedback database is unavailable ({code}): predictions continue and wait for it, "
         "try again later"
     )
 
@@ -222,7 +224,7 @@ def _upgrade(connection: Connection) -> None:
     from alembic import command
     from alembic.config import Config
 
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells how it is made
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # its INFO records describe each step
     if connection.dialect.name == "postgresql":
         from service.feedback.postgres import allow_migration
 

@@ -23,7 +23,14 @@ from typing import NamedTuple
 
 from service.errors import ServiceError
 from service.feedback.accuracy import WINDOW_DAYS, AccuracyFile, AccuracySnapshot, FeedbackCounters
-from service.feedback.journal import Journal, files, forget_refused, read, refuse, take
+from service.feedback.journal import (
+    Journal,
+    journal_files,
+    lock_file,
+    prune_refused,
+    read_frames,
+    set_aside,
+)
 from service.feedback.recorder import JournalRecorder
 from service.feedback.service import FeedbackService
 
@@ -32,7 +39,7 @@ PUBLISH = 5.0  # seconds between two publications of live accuracy
 PRUNE = 60.0  # seconds between two deletions
 UNREADABLE_RETRY = 60.0  # seconds between two tries to read an unreadable file
 LONGEST_PAUSE = 15.0  # seconds between two tries
-PATIENCE = 5.0  # seconds that a worker may take at its end to import its last predictions
+PATIENCE = 5.0  # seconds for a stopping worker to import its last predictions
 LOCK = "keeper.lock"
 PROCESS_ERRORS = (
     errno.EMFILE,
@@ -70,35 +77,35 @@ class FeedbackImporter:
         self._accuracy_file = accuracy_file
         self._counts = counts
         self._bounds = bounds
-        self._pool = ThreadPoolExecutor(1, "keeper")
+        self._pool = ThreadPoolExecutor(1, "importer")
         self._lock: int | None = None
         self._failures = 0
         self._retry_at = self._publish_at = self._prune_at = 0.0
         self._unreadable: dict[Path, float] = {}  # unreadable files, and when to retry
         self._behind = False  # retention: more has expired than one run deletes
 
-    async def run(self) -> None:
+    async def import_periodically(self) -> None:
         """Import once a second, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(TICK)
-            self._recorder.tick()
+            self._recorder.reset_image_quota()
             try:
-                self._journal.rotate()
-                await loop.run_in_executor(self._pool, self.turn)
+                self._journal.rotate_file()
+                await loop.run_in_executor(self._pool, self.run_once)
             except Exception:  # a bug must not end the import; the log shows it
-                log.exception("could not keep")
+                log.exception("feedback import failed")
 
     async def close(self) -> None:
-        """Import what is left within PATIENCE; the rest stays for the next start.
+        """Import the remaining files within PATIENCE; the others stay for the next start.
 
-        Threads that still wait for a silent database are not waited for.
+        It does not wait for threads that still wait for a silent database.
         """
         loop = asyncio.get_running_loop()
-        self._journal.rotate(force=True)
+        self._journal.rotate_file(force=True)
         with suppress(TimeoutError, ServiceError, OSError):
             async with asyncio.timeout(PATIENCE):
-                while self._journal.pending():
+                while self._journal.has_pending_files():
                     await loop.run_in_executor(self._pool, self._import_remaining)
                     await asyncio.sleep(0.02)
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -106,9 +113,9 @@ class FeedbackImporter:
         if self._lock is not None:
             os.close(self._lock)
 
-    def turn(self) -> None:
-        """Do the work that is due; runs in a thread."""
-        self._measure_journal()  # first: the database may not respond for a while
+    def run_once(self) -> None:
+        """Import, prune and publish what is due; runs in a thread."""
+        self._measure_journal()  # before the database, which may not respond for a while
         now = time.monotonic()
         if self._is_leader() and now >= self._retry_at:
             try:
@@ -117,7 +124,9 @@ class FeedbackImporter:
                 self._failures += 1
                 pause = min(LONGEST_PAUSE, 2.0 ** min(self._failures, 8) / 2)
                 self._retry_at = time.monotonic() + pause
-                log.warning("could not keep", extra={"detail": str(error), "again_in": pause})
+                log.warning(
+                    "feedback import failed", extra={"detail": str(error), "again_in": pause}
+                )
             else:
                 self._failures = 0
         self._accuracy_file.refresh()
@@ -125,7 +134,7 @@ class FeedbackImporter:
 
     def _measure_journal(self) -> None:
         with suppress(OSError):  # the recorder gets the same error and logs it
-            self._journal.measure()
+            self._journal.measure_size()
             self._accuracy_file.journal_bytes = self._journal.used
 
     def _import_remaining(self) -> None:
@@ -139,7 +148,7 @@ class FeedbackImporter:
             with suppress(OSError):  # the disk is full or read-only: the recorder logs it
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch(0o600)
-                self._lock = take(path)
+                self._lock = lock_file(path)
         return self._lock is not None
 
     def _import_prune_publish(self, now: float) -> None:
@@ -155,48 +164,50 @@ class FeedbackImporter:
 
     def _import_files(self) -> None:
         images = False
-        for path in files(self._journal.folder):
+        for path in journal_files(self._journal.folder):
             if time.monotonic() < self._unreadable.get(path, 0.0):
                 continue
             try:
-                if (descriptor := take(path)) is not None:
+                if (descriptor := lock_file(path)) is not None:
                     try:
                         images |= self._import_file(path)
                     finally:
                         os.close(descriptor)
             except OSError as error:
-                self._set_aside(path, error)
+                self._retry_later(path, error)
             else:
                 self._unreadable.pop(path, None)
         if images:
             self._feedback.retention().prune_images(self._bounds.image_bytes)
 
-    def _set_aside(self, path: Path, error: OSError) -> None:
+    def _retry_later(self, path: Path, error: OSError) -> None:
         """Retry the file later and count it once as damaged; the other files are imported."""
         if isinstance(error, FileNotFoundError):  # another leader was quicker
             return
         if error.errno in PROCESS_ERRORS:
             raise error
         if path not in self._unreadable:
-            log.error("can not read predictions", extra={"file": path.name, "detail": str(error)})
-            self._counts.unrecorded("damaged")
+            log.error(
+                "unreadable predictions file", extra={"file": path.name, "detail": str(error)}
+            )
+            self._counts.count_unrecorded("damaged")
         self._unreadable[path] = time.monotonic() + UNREADABLE_RETRY
 
     def _import_file(self, path: Path) -> bool:
         """Import one closed file and delete it; returns whether it held images."""
-        found, damaged = read(path.read_bytes())
+        found, damaged = read_frames(path.read_bytes())
         if found:
             try:
-                self._feedback.store().save(found)
+                self._feedback.store().save_predictions(found)
             except ServiceError:
                 raise
             except Exception:  # it would fail every time and block the files after it
-                log.exception("the database refuses predictions", extra={"file": path.name})
-                self._counts.unrecorded("refused", len(found))
-                refuse(path)
+                log.exception("database refused predictions", extra={"file": path.name})
+                self._counts.count_unrecorded("refused", len(found))
+                set_aside(path)
                 return False
         if damaged:
-            self._counts.unrecorded("damaged", damaged)
+            self._counts.count_unrecorded("damaged", damaged)
         path.unlink()
         return any(seen.chip for seen in found)
 
@@ -209,11 +220,11 @@ class FeedbackImporter:
                 extra={"left": left, "older_than": str(before)},
             )
         self._behind = left > 0
-        forget_refused(self._journal.folder, before.timestamp())
+        prune_refused(self._journal.folder, before.timestamp())
 
     def _publish_accuracy(self) -> None:
         since = _now() - timedelta(days=WINDOW_DAYS)
-        cells, floors = self._feedback.store().cells(since)
+        cells, floors = self._feedback.store().count_confusion(since)
         kept = self._feedback.retention().kept()
         images = {kind.name.lower(): count for kind, count in kept.counts.items()}
         self._accuracy_file.write(

@@ -1,14 +1,14 @@
-"""Files between the request path and the database: appended to by one process, read by all.
+"""Append-only journal of predictions: files between the request path and the database.
 
 A file holds frames: magic, CRC-32 of all that follows, kind, lengths of the text and the image,
 text, image (little-endian). A frame of kind MODEL describes a model; a PREDICTION names it by the
-CRC-32 of its text. One write a frame, so that what a process has written outlives it; what is torn
-or damaged is skipped, up to the next frame that is whole. It is not synchronised with the disk: a
-power cut can take the last seconds.
+CRC-32 of its text. Each frame is one write, so a frame survives the death of its process. Readers
+skip torn and damaged bytes up to the next whole frame. Files are not synchronised with the disk: a
+power cut can lose the last seconds.
 
-The process that appends to a file holds a lock on it (flock). A file without one is closed for
-good, by a rotation or by a death, and can be imported and deleted. One that the database refuses is
-set aside under another name: it takes no room of the others, and only the newest few are kept.
+A process holds a lock (flock) on the file to which it appends. A file without a lock was closed by
+a rotation, or its process died: it can be imported and deleted. A file that the database refuses is
+renamed: it no longer counts towards the limit, and only the newest few are kept.
 """
 
 import errno
@@ -24,10 +24,10 @@ from typing import NamedTuple
 
 FOLDER = "spool"
 SUFFIX = ".spool"
-REFUSED = ".refused"  # of a file that the database can not take; kept for a person to look at
+REFUSED = ".refused"  # of a file that the database refused; kept for inspection
 REFUSED_KEPT = 4
 LIMIT = 64 << 20  # bytes that all files together may have
-LARGE = 4 << 20  # bytes from which on a file is closed, however many there are
+LARGE = 4 << 20  # bytes above which a file is closed even while imports lag
 TRIES = 3
 
 MAGIC = b"\xc5CVY"
@@ -38,11 +38,11 @@ MODEL, PREDICTION = 1, 2
 
 
 class JournalFull(Exception):
-    """The files together have as many bytes as they may."""
+    """The files together have reached their limit."""
 
 
 class ModelRecord(NamedTuple):
-    """What has to be known of a model to take answers about its predictions."""
+    """Facts of a model that labels of its predictions are checked and counted against."""
 
     tag: str
     sha256: str
@@ -53,8 +53,8 @@ class ModelRecord(NamedTuple):
     shape: tuple[int, ...]
     """Bands, height, width of a chip."""
 
-    def text(self) -> bytes:
-        """As JSON: the same for the same model."""
+    def to_json(self) -> bytes:
+        """Write it as JSON, the same for the same model."""
         return json.dumps(self, separators=(",", ":")).encode()
 
 
@@ -73,18 +73,18 @@ class PredictionRecord(NamedTuple):
 
 
 class JournalContents(NamedTuple):
-    """What one file holds."""
+    """Predictions read from one file."""
 
-    found: list[PredictionRecord]
+    predictions: list[PredictionRecord]
     damaged: int
-    """Places where something can not be read."""
+    """Places with unreadable bytes."""
 
 
 class Journal:
-    """The files of this process."""
+    """Writes the journal files of this process."""
 
     def __init__(self, folder: Path, limit: int = LIMIT) -> None:
-        """Write below a folder, which is made when it is first needed."""
+        """Write below a folder, created with the first prediction."""
         self.folder = folder
         self.limit = limit
         self.used = 0  # bytes of all files when last measured
@@ -96,33 +96,33 @@ class Journal:
         self._key = 0
         self._closed: list[Path] = []
 
-    def room(self, share: float = 1.0) -> bool:
-        """Whether less than a share of the limit is used."""
+    def has_room(self, share: float = 1.0) -> bool:
+        """Return whether the files use less than a share of the limit."""
         return self.used + self._fresh < share * self.limit
 
-    def append(self, seen: PredictionRecord) -> None:
-        """Write one prediction; all of it or nothing.
+    def append_prediction(self, seen: PredictionRecord) -> None:
+        """Append one prediction, whole or not at all.
 
         Raises:
-            SpoolFull: there is no room.
-            OSError: the disk does not take it.
+            JournalFull: the files have reached their limit.
+            OSError: the disk is full or fails.
         """
-        if not self.room():
+        if not self.has_room():
             raise JournalFull
         if self._descriptor is None:
             self._open()
         pieces = []
         if seen.model is not self._model:
-            text = seen.model.text()
+            text = seen.model.to_json()
             self._key = zlib.crc32(text)
-            pieces = [*frame(MODEL, text)]
+            pieces = [*encode_frame(MODEL, text)]
         numbers = PREDICTION_TEXT.pack(self._key, seen.best, seen.probability, seen.moment)
-        pieces += frame(PREDICTION, numbers + seen.request_id.encode(), seen.chip)
+        pieces += encode_frame(PREDICTION, numbers + seen.request_id.encode(), seen.chip)
         self._write(pieces)
         self._model = seen.model
 
-    def rotate(self, force: bool = False) -> None:
-        """Close the file, so that it is imported. While imports lag, files stay few and large."""
+    def rotate_file(self, force: bool = False) -> None:
+        """Close the file for the importer. While imports lag, files stay few and large."""
         self._closed = [path for path in self._closed if path.exists()]
         if self._descriptor is None or self._path is None:
             return
@@ -131,12 +131,12 @@ class Journal:
             self._closed.append(self._path)
             self._descriptor = None
 
-    def pending(self) -> bool:
-        """Whether a closed file of this process waits to be imported."""
+    def has_pending_files(self) -> bool:
+        """Return whether a closed file of this process waits for the importer."""
         return any(path.exists() for path in self._closed)
 
-    def measure(self) -> None:
-        """Look how much room all files take, of all processes; not what was refused."""
+    def measure_size(self) -> None:
+        """Sum the bytes of the files of all processes, without refused ones."""
         used = 0
         with suppress(FileNotFoundError), os.scandir(self.folder) as entries:
             for entry in entries:
@@ -153,7 +153,7 @@ class Journal:
             descriptor = os.open(path, flags, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:  # somebody took it for one that was left behind
+            except BlockingIOError:  # an importer locked the new file first
                 os.close(descriptor)
                 continue
             if os.fstat(descriptor).st_nlink:
@@ -161,7 +161,7 @@ class Journal:
                 self._size, self._model = 0, None
                 return
             os.close(descriptor)
-        raise BlockingIOError("other processes lock every new file")
+        raise BlockingIOError("other processes locked every new file")
 
     def _write(self, pieces: list[bytes]) -> None:
         assert self._descriptor is not None
@@ -178,7 +178,7 @@ class Journal:
         self._fresh += size
 
     def _discard(self) -> None:
-        """Take back a part of a frame; a file that holds nothing goes."""
+        """Truncate a partly written frame; delete the file if it holds no other."""
         assert self._descriptor is not None and self._path is not None
         with suppress(OSError):
             if self._size:
@@ -189,14 +189,14 @@ class Journal:
                 self._descriptor = None
 
 
-def frame(kind: int, text: bytes, image: bytes = b"") -> list[bytes]:
-    """Frame a text and an image: the pieces to write."""
+def encode_frame(kind: int, text: bytes, image: bytes = b"") -> list[bytes]:
+    """Encode a text and an image as a frame: the pieces to write."""
     body = BODY.pack(kind, len(text), len(image)) + text
     return [HEAD.pack(MAGIC, zlib.crc32(image, zlib.crc32(body))) + body, image]
 
 
-def read(data: bytes) -> JournalContents:
-    """Read what a file holds, in the order in which it was written."""
+def read_frames(data: bytes) -> JournalContents:
+    """Read the predictions of a file, in the order in which they were written."""
     found: list[PredictionRecord] = []
     models: dict[int, ModelRecord] = {}
     at = damaged = 0
@@ -206,7 +206,7 @@ def read(data: bytes) -> JournalContents:
             kind, text, image, at = whole
             try:
                 damaged += not _take_frame(kind, text, image, models, found)
-            except (ValueError, TypeError, struct.error):  # whole, and not what it should be
+            except (ValueError, TypeError, struct.error):  # a whole frame with invalid content
                 damaged += 1
             continue
         after = data.find(MAGIC, at + 1)
@@ -222,7 +222,7 @@ def _take_frame(
     models: dict[int, ModelRecord],
     found: list[PredictionRecord],
 ) -> bool:
-    """Add what a frame says; whether it could be understood."""
+    """Add the model or prediction of a frame; return whether the frame is known."""
     if kind == MODEL:
         models[zlib.crc32(text)] = _parse_model(text)
         return True
@@ -237,7 +237,7 @@ def _take_frame(
 
 
 def _frame_at(data: bytes, at: int) -> tuple[int, bytes, bytes, int] | None:
-    """Kind, text and image of the frame at a place, and where it ends; None when it is not one."""
+    """Return kind, text, image and end of the frame at a position; None without a whole frame."""
     start = at + HEAD.size
     if len(data) < start + BODY.size:
         return None
@@ -255,40 +255,40 @@ def _parse_model(text: bytes) -> ModelRecord:
     return ModelRecord(tag, sha256, tuple(classes), floor, dtype, tuple(shape))
 
 
-def files(folder: Path) -> list[Path]:
-    """All files, the oldest first."""
+def journal_files(folder: Path) -> list[Path]:
+    """List all files, the oldest first."""
     return sorted(folder.glob(f"*{SUFFIX}"))
 
 
-def find(folder: Path, request_id: str) -> PredictionRecord | None:
-    """Look for a prediction that has not been imported yet, also in files that are written to."""
+def find_prediction(folder: Path, request_id: str) -> PredictionRecord | None:
+    """Find a prediction that was not imported yet, also in files that still grow."""
     wanted = request_id.encode()
-    for path in files(folder):
-        with suppress(OSError):  # imported meanwhile, or one that nobody can read
+    for path in journal_files(folder):
+        with suppress(OSError):  # imported meanwhile, or unreadable
             data = path.read_bytes()
             if wanted in data:
-                for seen in read(data).found:
+                for seen in read_frames(data).predictions:
                     if seen.request_id == request_id:
                         return seen
     return None
 
 
-def refuse(path: Path) -> None:
-    """Set a file aside that the database can not take."""
+def set_aside(path: Path) -> None:
+    """Rename a file that the database refused."""
     path.rename(path.with_suffix(REFUSED))
-    forget_refused(path.parent)
+    prune_refused(path.parent)
 
 
-def forget_refused(folder: Path, before: float = 0.0) -> None:
-    """Delete what was refused but for the newest few, and what is older (seconds since 1970)."""
+def prune_refused(folder: Path, before: float = 0.0) -> None:
+    """Delete refused files except the newest few, and those from before a time (since 1970)."""
     for age, path in enumerate(sorted(folder.glob(f"*{REFUSED}"), reverse=True)):
         with suppress(FileNotFoundError):
             if age >= REFUSED_KEPT or path.stat().st_mtime < before:
                 path.unlink()
 
 
-def take(path: Path) -> int | None:
-    """Lock a file, as long as the descriptor is open; None while another process has it."""
+def lock_file(path: Path) -> int | None:
+    """Lock a file until its descriptor is closed; None while another process holds the lock."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

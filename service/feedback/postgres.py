@@ -1,8 +1,8 @@
-"""Connections to PostgreSQL, which never wait without limit.
+"""Connections to PostgreSQL with a bound on every wait.
 
-A server can stop answering without an end of the connection: a paused pool of connections, a host
-that vanished. The driver would wait for ever, and nobody keeps the limits that the server was told.
-So silence is bounded on this side, and the kernel looks whether the host still lives.
+A server can stop answering without closing the connection: a paused connection pool, a vanished
+host. The driver would wait for ever, and a silent server does not enforce its own time limits. So
+this side bounds the silence, and TCP keep-alives detect a dead host.
 """
 
 import time
@@ -25,22 +25,22 @@ T = TypeVar("T")
 
 
 class BoundedConnection(psycopg.Connection[Any]):
-    """Gives up a server that says nothing."""
+    """Drops the connection to a silent server."""
 
     statement = 0.0
-    """Seconds that a statement of the present transaction may take."""
+    """Time limit of a statement in the current transaction, in seconds."""
 
     def wait(self, gen: Generator[Any, Any, T], *arguments: Any, **named: Any) -> T:
-        """Wait for what the driver does; all of its waiting goes through here."""
-        # What begins a transaction, or asks whether the server is still there, is quick.
+        """Wait within limits; the driver calls this for every wait."""
+        # Beginning a transaction and checking the connection are quick.
         idle = self.pgconn.transaction_status == TransactionStatus.IDLE
         silence = WAIT_SECONDS + (0.0 if idle else self.statement)
         return super().wait(self._within(silence, gen), *arguments, **named)
 
     def _within(self, seconds: float, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
-        """Do the same within so many seconds of silence.
+        """Wrap the driver's generator, with a limit on seconds of silence.
 
-        The driver asks for news of the socket, and is told 0 for each tenth of a second without.
+        The generator asks for events of the socket, and gets 0 for each tenth of a second without.
         """
         heard = time.monotonic()
         try:
@@ -50,7 +50,7 @@ class BoundedConnection(psycopg.Connection[Any]):
                 if news:
                     heard = time.monotonic()
                 elif time.monotonic() > heard + seconds:
-                    self.pgconn.finish()  # what the server says later belongs to nobody
+                    self.pgconn.finish()  # a late answer must not reach the next statement
                     raise ConnectionTimeout("the server does not answer")
                 wanted = gen.send(news)
         except StopIteration as end:
@@ -59,7 +59,7 @@ class BoundedConnection(psycopg.Connection[Any]):
 
 
 def make_engine(url: URL) -> Engine:
-    """Make the engine of a database; what the URL says about its connections counts."""
+    """Make the engine of a database; connection options in the URL override the defaults."""
     defaults = {
         "connect_timeout": str(CONNECT_SECONDS),
         "tcp_user_timeout": f"{1000 * WAIT_SECONDS:.0f}",
@@ -68,7 +68,7 @@ def make_engine(url: URL) -> Engine:
         "keepalives_count": "3",
         "application_name": "conveyor",
     }
-    # Statements are not prepared: behind a pool of connections that fails.
+    # No prepared statements: they fail behind a connection pool such as PgBouncer.
     engine = create_engine(
         url.update_query_dict({key: defaults[key] for key in defaults if key not in url.query}),
         hide_parameters=True,
@@ -93,7 +93,7 @@ def make_engine(url: URL) -> Engine:
 
 
 def allow_migration(connection: Connection) -> None:
-    """Let the statements of this transaction take as long as those of a migration may."""
+    """Give the statements of this transaction the time limit of a migration."""
     connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
     _driver(connection).statement = MIGRATION_SECONDS
 

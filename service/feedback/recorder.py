@@ -1,4 +1,4 @@
-"""What remembers predictions, so that an answer of a person can be held against them later."""
+"""Records predictions, so that people can label them later."""
 
 import errno
 import logging
@@ -15,33 +15,33 @@ from service.inference.model import Model
 
 Array = npt.NDArray[Any]
 
-IMAGES = 64  # a second and worker that are kept; half of them of certain predictions
-SHARE = 0.5  # of the spool that images may fill; the rest is for predictions without one
+IMAGES = 64  # kept per second and worker; at most half of them of certain predictions
+SHARE = 0.5  # of the journal's limit that images may fill; the rest is for other predictions
 REASONS = ("spool_full", "disk_full", "disk_error", "damaged", "refused", "bug")
 
 log = logging.getLogger("service.feedback.recorder")
 
 
 class Recorder(Protocol):
-    """Remembers predictions; it never raises, and a prediction never waits for it."""
+    """Records predictions; it never raises and never delays a prediction."""
 
     def record(
         self, request_id: str, model: Model, best: int, probability: float, chip: Array
     ) -> None:
-        """Remember that `model` gave class `best` (its index) to `chip`, (bands, height, width)."""
+        """Record that `model` gave class `best` (its index) to `chip`, (bands, height, width)."""
 
 
 class NoRecorder:
-    """Remembers nothing: there is no feedback."""
+    """Records nothing: feedback is off."""
 
     def record(
         self, request_id: str, model: Model, best: int, probability: float, chip: Array
     ) -> None:
-        """Forget it."""
+        """Do nothing."""
 
 
 class JournalRecorder:
-    """Remembers predictions in a file of this process, from where the keeper takes them."""
+    """Records predictions in the journal, from where the importer reads them."""
 
     def __init__(
         self,
@@ -50,9 +50,9 @@ class JournalRecorder:
         keep_images: bool,
         keep_below: float,
     ) -> None:
-        """Write to a spool; `unrecorded` is told the reason of each prediction that is lost.
+        """Write to a journal; call `unrecorded` with the reason for each lost prediction.
 
-        Images are those that labelling gains most from: less sure than `keep_below` come first.
+        Of images, those less sure than `keep_below` come first: labelling them teaches most.
         """
         self._journal = journal
         self._unrecorded = unrecorded
@@ -60,12 +60,12 @@ class JournalRecorder:
         self._keep_below = keep_below
         self._images = 0  # since the last tick
         self._bound: tuple[Model, ModelRecord] | None = None
-        self._said = ""
+        self._logged_reason = ""
 
     def record(
         self, request_id: str, model: Model, best: int, probability: float, chip: Array
     ) -> None:
-        """Append one prediction to the spool."""
+        """Append one prediction to the journal."""
         try:
             bound = self._bound
             if bound is None or bound[0] is not model:
@@ -74,7 +74,7 @@ class JournalRecorder:
             image = b""
             if self._keep_images and self._wants_image(probability):
                 image = np.ascontiguousarray(chip).astype(bound[1].dtype, copy=False).tobytes()
-            self._journal.append(
+            self._journal.append_prediction(
                 PredictionRecord(request_id, bound[1], best, probability, moment, image)
             )
         except JournalFull:
@@ -82,29 +82,29 @@ class JournalRecorder:
         except OSError as error:
             full = is_full(error) or error.errno == errno.EFBIG
             self._lose("disk_full" if full else "disk_error")
-        except Exception:  # whatever it is: the prediction is right, and is answered
+        except Exception:  # the client gets the prediction in any case
             self._lose("bug", exc_info=True)
 
-    def tick(self) -> None:
-        """A second has gone: images are taken again."""
+    def reset_image_quota(self) -> None:
+        """Allow images again; called once a second."""
         self._images = 0
 
     def _wants_image(self, probability: float) -> bool:
         sure = probability >= self._keep_below
-        if self._images >= (IMAGES // 2 if sure else IMAGES) or not self._journal.room(SHARE):
+        if self._images >= (IMAGES // 2 if sure else IMAGES) or not self._journal.has_room(SHARE):
             return False
         self._images += 1
         return True
 
     def _lose(self, reason: str, exc_info: bool = False) -> None:
         self._unrecorded(reason)
-        if reason != self._said:  # once, not with each prediction
+        if reason != self._logged_reason:  # once for each reason, not with each prediction
             log.warning("prediction not recorded", extra={"reason": reason}, exc_info=exc_info)
-        self._said = reason
+        self._logged_reason = reason
 
 
 def model_record(model: Model) -> ModelRecord:
-    """What has to be known of a model to take answers about its predictions."""
+    """Describe a model for the journal."""
     manifest = model.manifest
     return ModelRecord(
         model.tag,

@@ -8,28 +8,28 @@ from sqlalchemy import ColumnElement, delete, exists, func, select
 from service.feedback.database import Database
 from service.feedback.tables import Kind, feedback, images, micro, predictions
 
-AT_ONCE = 2000  # rows that one transaction deletes, so that others need not wait long
+AT_ONCE = 2000  # rows that one transaction deletes: other writers wait only briefly
 # Of all predictions, deleted by age in one run: a wrong clock must not empty the store at once.
 EXPIRED_SHARE = 0.01
 EXPIRED_LEAST = 10
 
 
 class Kept(NamedTuple):
-    """The images that are kept."""
+    """Stored images."""
 
     counts: dict[Kind, int]
     bytes: int
 
 
 class Retention:
-    """Counts and deletes."""
+    """Counts images, deletes predictions and images."""
 
     def __init__(self, database: Database) -> None:
         """Use a database."""
         self._database = database
 
     def kept(self) -> Kept:
-        """Count the images that are kept."""
+        """Count the stored images."""
         query = select(images.c.kind, func.count(), func.sum(images.c.size)).group_by(images.c.kind)
         counts, size = dict.fromkeys(Kind, 0), 0
         with self._database.read() as connection:
@@ -59,7 +59,7 @@ class Retention:
         return max(0, expired - deleted)
 
     def prune_images(self, most: int) -> None:
-        """Delete images until they have at most so many bytes: see Kind; the oldest first."""
+        """Delete images down to `most` bytes: in the order of Kind, the oldest first."""
         excess = self.kept().bytes - most
         order = select(images.c.number, images.c.size).order_by(images.c.kind, images.c.number)
         while excess > 0:
@@ -75,7 +75,7 @@ class Retention:
                 connection.execute(delete(images).where(images.c.number.in_(chosen)))
 
     def _delete(self, condition: ColumnElement[bool], most: int) -> int:
-        """Delete at most so many predictions, the oldest first; returns how many it deleted."""
+        """Delete up to `most` predictions, the oldest first; return how many it deleted."""
         deleted = 0
         while deleted < most:
             limit = min(AT_ONCE, most - deleted)

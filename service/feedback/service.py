@@ -1,7 +1,7 @@
-"""Takes and lists answers, for the routes: threads around the database, which is opened late.
+"""Feedback service: adds labels and lists predictions, in threads around the database.
 
-SQLAlchemy is imported with the first use, so that a start does not wait for it. No request waits
-longer than LONGEST for the database, whatever that does; its thread is freed by `postgres.py`.
+The first use imports SQLAlchemy and opens the database, so that the start does not wait for them.
+No request waits longer than LONGEST for the database; `postgres.py` frees the thread behind it.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from service.errors import FeedbackUnavailable, NotFound, Overloaded
 from service.feedback import FEEDBACK_FILE
 from service.feedback.accuracy import FeedbackCounters
-from service.feedback.journal import find
+from service.feedback.journal import find_prediction
 
 if TYPE_CHECKING:
     from service.feedback.retention import Retention
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 THREADS = 4
 WAITING = 64  # requests that may wait for a thread
-LONGEST = 10.0  # seconds; a database that is away says so sooner, one that says nothing does not
+LONGEST = 10.0  # seconds that a request waits for a silent database
 
 T = TypeVar("T")
 
 
 class FeedbackService:
-    """The answers of people about predictions."""
+    """Labels of people for recorded predictions."""
 
     def __init__(
         self, url: str, state: Path, journal: Path, keep_below: float, counts: FeedbackCounters
     ) -> None:
-        """Use the database at a URL, a file in `state` if empty, and the files in `spool`."""
+        """Use the database at a URL (a file in `state` if empty) and the files in `journal`."""
         self._url = url
         self._state = state
         self._journal = journal
@@ -45,34 +45,36 @@ class FeedbackService:
         self._lock = threading.Lock()
         self._store: Store | None = None
 
-    async def give(self, request_id: str, label: str) -> "LabelResult":
-        """Take an answer, durable when it returns.
+    async def add_label(self, request_id: str, label: str) -> "LabelResult":
+        """Store a label, durable when it returns.
 
-        It may have been taken all the same when FeedbackUnavailable is raised: give it again.
+        After FeedbackUnavailable the label may be stored nevertheless: adding it again is safe.
 
         Raises:
-            NotFound: there is no such prediction.
-            Unprocessable: the label is no class of the model that predicted.
-            FeedbackUnavailable, StorageFull, Overloaded: not now.
+            NotFound: no prediction has this id.
+            Unprocessable: the label is not a class of the model that predicted.
+            FeedbackUnavailable, StorageFull, Overloaded: try again later.
         """
         now = datetime.now(UTC)
-        return await self._run(lambda: self._give(request_id, label, now))
+        return await self._run(lambda: self._add_label(request_id, label, now))
 
-    async def page(self, after: int, limit: int, labelled: bool | None) -> "list[PredictionRow]":
-        """List predictions in the order in which they came in; raises as above."""
-        return await self._run(lambda: self.store().page(after, limit, labelled))
+    async def list_predictions(
+        self, after: int, limit: int, labelled: bool | None
+    ) -> "list[PredictionRow]":
+        """List predictions in the order of their arrival; raises as above."""
+        return await self._run(lambda: self.store().list_predictions(after, limit, labelled))
 
-    async def image(self, request_id: str) -> bytes:
-        """Give a kept image as NPY. Raises NotFound, and as above."""
-        found = await self._run(lambda: self.store().image(request_id))
+    async def read_image(self, request_id: str) -> bytes:
+        """Read a stored image as NPY. Raises NotFound, and as above."""
+        found = await self._run(lambda: self.store().read_image(request_id))
         if found is None:
             raise NotFound(
-                "id: no image is kept for this request: SERVICE_KEEP_IMAGES says how many are"
+                "id: no image of this request is stored: SERVICE_KEEP_IMAGES limits how many are"
             )
         return found
 
     def store(self) -> "Store":
-        """The database, which is opened now if it was not; in a thread."""
+        """Return the store, opened with the first call; call it in a thread."""
         with self._lock:
             if self._store is None:
                 from service.feedback.database import Database
@@ -82,32 +84,32 @@ class FeedbackService:
             return self._store
 
     def retention(self) -> "Retention":
-        """What deletes from it; in a thread."""
+        """Return the retention of the store; call it in a thread."""
         from service.feedback.retention import Retention
 
         return Retention(self.store().database)
 
     def has_database(self) -> bool:
-        """Whether there is one: a file is made with the first prediction."""
+        """Return whether a database exists: the first prediction creates the file of SQLite."""
         return bool(self._url) or (self._state / FEEDBACK_FILE).exists()
 
     def close(self) -> None:
-        """Begin nothing more; a thread that waits for a database is not waited for."""
+        """Start no more work; threads that wait for the database are left alone."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _give(self, request_id: str, label: str, now: datetime) -> "LabelResult":
+    def _add_label(self, request_id: str, label: str, now: datetime) -> "LabelResult":
         store = self.store()
-        given = store.answer(request_id, label, now)
+        given = store.add_label(request_id, label, now)
         if given is None:
-            seen = find(self._journal, request_id)
+            seen = find_prediction(self._journal, request_id)
             if seen is not None:
-                store.save([seen])
-            # Also when it is not there: it may have been imported between the two looks.
-            given = store.answer(request_id, label, now)
+                store.save_predictions([seen])
+            # Try again in any case: the importer may have stored it between the two look-ups.
+            given = store.add_label(request_id, label, now)
         if given is None:
             raise NotFound(
-                "request_id: there is no prediction with this id, or not any more; the answer of "
-                "/predict names it, and another replica's can take some seconds to arrive"
+                "request_id: no prediction with this id is stored: copy the id from the answer of "
+                "/predict; another replica's take seconds to arrive, and old ones are deleted"
             )
         if given.delay is not None:
             self._counts.delay.observe(max(0.0, given.delay))
@@ -115,17 +117,19 @@ class FeedbackService:
 
     async def _run(self, work: Callable[[], T]) -> T:
         if self._waiting >= WAITING:
-            raise Overloaded("too many answers at once: try again in a second")
+            raise Overloaded("too many feedback requests at once: try again in a second")
         self._waiting += 1
         try:
             loop = asyncio.get_running_loop()
-            if self._store is None:  # imports, which a busy machine takes seconds for
+            if (
+                self._store is None
+            ):  # outside of the time limit: a busy machine takes seconds to import it
                 await loop.run_in_executor(self._pool, self.store)
             async with asyncio.timeout(LONGEST):
                 return await loop.run_in_executor(self._pool, work)
         except TimeoutError:
             raise FeedbackUnavailable(
-                "the feedback database did not answer in time: predictions go on and are kept for "
+                "the feedback database did not answer in time: predictions continue and wait for "
                 "it, try again later"
             ) from None
         finally:

@@ -1,7 +1,7 @@
-"""Predictions and the answers of people about them, in a database; `tables.py` says how.
+"""Stores predictions and their labels in a database; `tables.py` has the schema.
 
-Everything here blocks: it runs in threads. SQL is SQLAlchemy's, the same for both databases but
-for how each spells "insert or leave it".
+Everything here blocks: it runs in threads. SQLAlchemy writes the same SQL for both databases, but
+each has its own dialect of `INSERT ... ON CONFLICT`.
 """
 
 import json
@@ -23,22 +23,22 @@ from service.feedback.database import Database
 from service.feedback.journal import ModelRecord, PredictionRecord
 from service.feedback.tables import MICROSECONDS, Kind, feedback, images, micro, models, predictions
 
-FASTEST = 1  # level of zlib: chips are noise, more effort saves little
+FASTEST = 1  # level of zlib: chips are noisy, a higher level saves little
 NAMED = 20  # classes that a refusal lists
 
 
 class LabelResult(NamedTuple):
-    """What became of an answer."""
+    """Result of adding a label."""
 
     predicted: str
     correct: bool
     answers: int
     delay: float | None
-    """Seconds between prediction and answer, of the first answer."""
+    """Seconds from the prediction to its first label; None for later labels."""
 
 
 class PredictionRow(NamedTuple):
-    """One prediction, with the answer that stands."""
+    """One prediction, with its current label."""
 
     number: int
     request_id: str
@@ -53,7 +53,7 @@ class PredictionRow(NamedTuple):
 
 
 class ConfusionCell(NamedTuple):
-    """How often a model said one class, and people another, or the same."""
+    """How often a model predicted one class where people labelled another or the same."""
 
     tag: str
     predicted: str
@@ -62,19 +62,19 @@ class ConfusionCell(NamedTuple):
 
 
 class Store:
-    """Saves predictions, takes answers, lists both."""
+    """Stores predictions and labels, and lists them."""
 
     def __init__(self, database: Database, keep_below: float = 0.0) -> None:
         """Use a database; a prediction less sure than `keep_below` is uncertain."""
         self.database = database
         self._keep_below = keep_below
 
-    def save(self, found: Sequence[PredictionRecord]) -> None:
-        """Save predictions; of several with one request id the first stays as it is.
+    def save_predictions(self, found: Sequence[PredictionRecord]) -> None:
+        """Save predictions; the first of several with one request id wins.
 
         Raises:
-            FeedbackUnavailable, StorageFull: the database does not take them now.
-            IntegrityError, DataError: it never will.
+            FeedbackUnavailable, StorageFull: try again later.
+            IntegrityError, DataError: the database will never accept them.
         """
         first = {seen.request_id: seen for seen in reversed(found)}
         order = [first[name] for name in dict.fromkeys(seen.request_id for seen in found)]
@@ -101,22 +101,22 @@ class Store:
                     ],
                 )
 
-    def answer(self, request_id: str, label: str, moment: datetime) -> LabelResult | None:
-        """Take an answer, durable when it returns; None when there is no such prediction.
+    def add_label(self, request_id: str, label: str, moment: datetime) -> LabelResult | None:
+        """Store a label, durable when it returns; None if no prediction has this id.
 
-        The same answer again changes nothing, another one replaces it.
+        The same label again changes nothing; another label replaces it.
 
         Raises:
-            Unprocessable: the label is no class of the model that predicted.
-            FeedbackUnavailable, StorageFull: the database does not take it now.
+            Unprocessable: the label is not a class of the model that predicted.
+            FeedbackUnavailable, StorageFull: try again later.
         """
         try:
             with self.database.write() as connection:
-                return self._answer(connection, request_id, label, micro(moment))
-        except IntegrityError:  # deleted by age in this moment
+                return self._add_label(connection, request_id, label, micro(moment))
+        except IntegrityError:  # retention has just deleted the prediction
             return None
 
-    def _answer(
+    def _add_label(
         self, connection: Connection, request_id: str, label: str, now: int
     ) -> LabelResult | None:
         found = connection.execute(
@@ -143,7 +143,7 @@ class Store:
         )
         answers = connection.scalar(given.returning(feedback.c.answers))
         delay = (now - found.predicted_at) / MICROSECONDS if answers == 1 else None
-        if answers is None:  # the same answer again
+        if answers is None:  # the same label again
             answers = connection.scalar(
                 select(feedback.c.answers).where(feedback.c.number == found.number)
             )
@@ -153,8 +153,10 @@ class Store:
         connection.execute(update(images).where(images.c.number == found.number).values(kind=kind))
         return LabelResult(found.predicted, correct, answers, delay)
 
-    def page(self, after: int, limit: int, labelled: bool | None) -> list[PredictionRow]:
-        """List predictions in the order in which they came in, from the one after `after` on."""
+    def list_predictions(
+        self, after: int, limit: int, labelled: bool | None
+    ) -> list[PredictionRow]:
+        """List predictions after number `after`, in the order of their arrival."""
         query = (
             _LIST.where(predictions.c.number > after).order_by(predictions.c.number).limit(limit)
         )
@@ -165,8 +167,8 @@ class Store:
             found = connection.execute(query).all()
         return [_row_of(*row) for row in found]
 
-    def image(self, request_id: str) -> bytes | None:
-        """Give a kept image as NPY, (bands, height, width)."""
+    def read_image(self, request_id: str) -> bytes | None:
+        """Read a stored image as NPY, (bands, height, width)."""
         query = (
             select(images.c.content)
             .join(predictions, predictions.c.number == images.c.number)
@@ -176,8 +178,8 @@ class Store:
             content = connection.scalar(query)
         return None if content is None else zlib.decompress(content)
 
-    def cells(self, since: datetime) -> tuple[list[ConfusionCell], dict[str, float]]:
-        """Count the answers since then, and give the floors of the models that they are about."""
+    def count_confusion(self, since: datetime) -> tuple[list[ConfusionCell], dict[str, float]]:
+        """Count labels since a time, by prediction; also return the floors of their models."""
         query = (
             select(models.c.tag, predictions.c.predicted, feedback.c.label, func.count())
             .select_from(feedback)
@@ -230,7 +232,7 @@ def _insert(connection: Connection, rows: list[dict[str, Any]]) -> None:
 
 
 def _insert_new(connection: Connection, rows: list[dict[str, Any]]) -> dict[str, int]:
-    """Insert, and give the numbers of those that were not there before, by request id."""
+    """Insert predictions; return the numbers of the new ones by request id."""
     if not rows:
         return {}
     statement = _insert_of(connection, predictions).on_conflict_do_nothing()
@@ -239,7 +241,7 @@ def _insert_new(connection: Connection, rows: list[dict[str, Any]]) -> dict[str,
 
 
 def _model_id(connection: Connection, model: ModelRecord) -> int:
-    digest = sha256(model.text()).hexdigest()
+    digest = sha256(model.to_json()).hexdigest()
     row = {
         "digest": digest,
         "tag": model.tag,
@@ -263,7 +265,7 @@ def _row(seen: PredictionRecord, model: int) -> dict[str, Any]:
         "predicted_at": seen.moment,
         "model": model,
         "predicted": seen.model.classes[seen.best],
-        # SQLite knows no NaN; a model that is so unsure can not be less sure.
+        # SQLite has no NaN; 0 is the least sure that a model can be.
         "probability": seen.probability if isfinite(seen.probability) else 0.0,
     }
 
@@ -280,7 +282,7 @@ def _check(label: str, classes: Collection[str]) -> None:
         named = ", ".join(list(classes)[:NAMED])
         more = f" and {len(classes) - NAMED} more" if len(classes) > NAMED else ""
         raise Unprocessable(
-            f"label: {label[:100]!a} is no class of the model that predicted; there are "
+            f"label: {label[:100]!a} is not a class of the model that predicted; choose one of "
             f"{named}{more}"
         )
 

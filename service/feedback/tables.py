@@ -1,7 +1,7 @@
-"""What the database of predictions and answers holds. Times are microseconds since 1970, UTC.
+"""Schema of the database of predictions and labels. Times are microseconds since 1970, UTC.
 
-`migrations/` makes these tables; a test holds the two together. `number` is the order in which
-predictions came in, which only grows: exports page by it.
+`migrations/` creates these tables; a test compares the two. `number` only grows, in the order in
+which predictions arrive: exports page by it.
 """
 
 from datetime import datetime
@@ -22,12 +22,12 @@ from sqlalchemy import (
     Text,
 )
 
-REVISIONS = ("0001",)  # all that this code knows, the last one is the present
+REVISIONS = ("0001",)  # known to this code; the last one is current
 HEAD = REVISIONS[-1]
 
 MICROSECONDS = 1_000_000
 
-LONG = BigInteger().with_variant(Integer, "sqlite")  # there only an INTEGER key counts by itself
+LONG = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers only INTEGER keys by itself
 
 metadata = MetaData(
     naming_convention={
@@ -42,12 +42,12 @@ models = Table(
     "models",
     metadata,
     Column("id", LONG, primary_key=True),
-    # SHA-256 of all the rest: one label can come to name another model.
+    # SHA-256 of all other columns: a tag can come to name another model.
     Column("digest", String(64), nullable=False, unique=True),
     Column("tag", Text, nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("classes", Text, nullable=False),  # JSON, in the order of the model
-    Column("floor", Float),  # accuracy that the gate asked for
+    Column("floor", Float),  # accuracy that the gate required
     Column("dtype", Text, nullable=False),
     Column("shape", Text, nullable=False),  # JSON: bands, height, width
     sqlite_autoincrement=True,
@@ -69,7 +69,7 @@ images = Table(
     "images",
     metadata,
     Column("number", ForeignKey("predictions.number", ondelete="CASCADE"), primary_key=True),
-    Column("kind", SmallInteger, nullable=False),  # of Kind: the least goes first
+    Column("kind", SmallInteger, nullable=False),  # a Kind; the smallest is deleted first
     Column("size", Integer, nullable=False),  # bytes of the content
     Column("content", LargeBinary, nullable=False),  # zlib of NPY (bands, height, width)
     Index("images_kind", "kind", "number", "size"),
@@ -80,13 +80,13 @@ feedback = Table(
     metadata,
     Column("number", ForeignKey("predictions.number", ondelete="CASCADE"), primary_key=True),
     Column("label", Text, nullable=False),
-    Column("answered_at", BigInteger, nullable=False, index=True),  # the answer that stands
+    Column("answered_at", BigInteger, nullable=False, index=True),  # time of the current label
     Column("answers", Integer, nullable=False),  # 1, and one more for each correction
 )
 
 
 class Kind(IntEnum):
-    """Why an image is kept. What is least worth labelling, or learning from, goes first."""
+    """Why an image is stored. Images that teach least are deleted first."""
 
     CERTAIN = 0
     CONFIRMED = 1
@@ -95,5 +95,5 @@ class Kind(IntEnum):
 
 
 def micro(moment: datetime) -> int:
-    """A time as the tables hold it."""
+    """Convert a time to microseconds since 1970."""
     return round(moment.timestamp() * MICROSECONDS)

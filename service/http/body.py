@@ -12,39 +12,39 @@ from service.inference.memory import ImageMemory
 
 
 class Disconnected(Exception):
-    """The client has gone; nobody waits for an answer."""
+    """The client has left."""
 
 
 class BodyLimits(NamedTuple):
-    """What one body may have."""
+    """Limits of one body."""
 
     size: int
     """Bytes."""
     seconds: float
     """Until it has arrived."""
     name: str
-    """What messages call it."""
+    """Name in messages."""
     cure: str
-    """What to do about one that is too large."""
+    """Cure for a body that is too large."""
 
 
 SMALL = BodyLimits(64 << 10, 10.0, "body", "/docs says what to send")
-"""A body that is no upload; FastAPI itself has no limits."""
+"""Limits of a body other than an upload; FastAPI itself has none."""
 
 
 async def read_body(
     receive: Receive, state: dict[str, Any], limits: BodyLimits, memory: ImageMemory | None = None
 ) -> bytes:
-    """Read a body; what has arrived of it counts as held in `memory` until it is whole.
+    """Read a body; its bytes count as held in `memory` until it is complete.
 
-    `state["bytes_in"]` is what has arrived, also when the body is refused.
+    `state["bytes_in"]` gets the number of bytes read, also for a refused body.
 
     Raises:
         TooLarge, SlowUpload, Overloaded: it is over a limit.
         Disconnected: the client left before it had sent everything.
     """
-    whole = bytearray()  # a list of pieces of one byte would be fifty times as large
-    came = 0
+    whole = bytearray()  # a list of one-byte pieces would be fifty times as large
+    arrived = 0
     try:
         async with asyncio.timeout(limits.seconds):
             while True:
@@ -53,8 +53,8 @@ async def read_body(
                     raise Disconnected
                 piece: bytes = message.get("body", b"")
                 more = message.get("more_body", False)
-                came += len(piece)
-                if came > limits.size:
+                arrived += len(piece)
+                if arrived > limits.size:
                     raise TooLarge(
                         f"the {limits.name} has more than {limits.size} bytes: {limits.cure}", more
                     )
@@ -70,13 +70,13 @@ async def read_body(
             f"the {limits.name} took longer than {limits.seconds:g} s: send it again"
         ) from None
     finally:
-        state["bytes_in"] = came
+        state["bytes_in"] = arrived
         if memory is not None:
             memory.release(len(whole))
 
 
 async def read_small(receive: Receive, state: dict[str, Any]) -> Receive:
-    """Read a body that is no upload, and return a `receive` that gives it to FastAPI.
+    """Read a small body, and return a `receive` that passes it to FastAPI.
 
     Raises:
         TooLarge, SlowUpload, Disconnected: as `read_body`.

@@ -1,4 +1,4 @@
-"""The HTTP interface of feedback: give an answer, list the answers, fetch an image."""
+"""HTTP routes of feedback: add a label, list predictions, download an image."""
 
 from typing import Annotated
 
@@ -17,13 +17,13 @@ from service.schemas import (
     problems,
 )
 
-MOST = 1000  # answers of one page
+MOST = 1000  # predictions of one page
 NPY = "application/octet-stream"
 ERRORS = problems(401, 403, 404, 422, 503, 507)
 
 
 def add_feedback(app: FastAPI, answers: FeedbackService | None) -> None:
-    """Register the routes; without answers they say that feedback is off."""
+    """Register the routes; without a service they answer that feedback is off."""
 
     def need() -> FeedbackService:
         if answers is None:
@@ -32,8 +32,8 @@ def add_feedback(app: FastAPI, answers: FeedbackService | None) -> None:
 
     @app.post("/feedback", tags=["feedback"], responses={**ERRORS, **problems(400, 408, 413)})
     async def give(request: FeedbackRequest) -> FeedbackAnswer:
-        """Say what is right about a prediction. Once counts; another label corrects the first."""
-        given = await need().give(request.request_id, request.label)
+        """Label a prediction. The same label again changes nothing; another label replaces it."""
+        given = await need().add_label(request.request_id, request.label)
         return FeedbackAnswer(
             request_id=request.request_id,
             label=request.label,
@@ -49,12 +49,12 @@ def add_feedback(app: FastAPI, answers: FeedbackService | None) -> None:
         ] = None,
         limit: Annotated[int, Query(ge=1, le=MOST, description="At most so many.")] = 100,
         labelled: Annotated[
-            bool | None, Query(description="Only those with an answer, or only those without.")
+            bool | None, Query(description="Only predictions with a label, or only those without.")
         ] = None,
     ) -> FeedbackPage:
-        """List predictions with their answers, in the order in which they came in."""
+        """List predictions with their labels, in the order of their arrival."""
         number = int(after, 16) if after else 0
-        rows = await need().page(number, limit + 1, labelled)
+        rows = await need().list_predictions(number, limit + 1, labelled)
         more = len(rows) > limit
         rows = rows[:limit]
         return FeedbackPage(
@@ -72,5 +72,5 @@ def add_feedback(app: FastAPI, answers: FeedbackService | None) -> None:
         responses={200: {"content": {NPY: {}}}, **ERRORS},
     )
     async def image(id: Annotated[str, Path(pattern=REQUEST_ID)]) -> Response:
-        """Download the image of a prediction as NPY, (bands, height, width), where it is kept."""
-        return Response(await need().image(id), media_type=NPY)
+        """Download the stored image of a prediction as NPY, (bands, height, width)."""
+        return Response(await need().read_image(id), media_type=NPY)

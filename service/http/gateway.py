@@ -1,4 +1,4 @@
-"""The gateway: id, route, rights, errors, log line and metrics of every request.
+"""The gateway: id, route, authorization, errors, log line and metrics of every request.
 
 Pure ASGI: a framework's base class for middleware costs 0.2 ms a request. The whole application
 lies behind it, so every response is authorised, counted and logged here.
@@ -30,7 +30,7 @@ NOSNIFF = (b"x-content-type-options", b"nosniff")
 NO_STORE = (b"cache-control", b"no-store")
 UPLOADS = frozenset(("/predict", "/preview"))  # routes that limit their bodies themselves
 LINGER = 5.0  # seconds to drain an oversized upload before closing
-GONE = 499  # status in logs of an answer that nobody waited for
+GONE = 499  # status in logs when the client has left
 PARAMETER = re.compile(r"\\{[a-z]+\\}")
 
 FastRoute = Callable[[Scope, Receive, Send], Awaitable[str]]
@@ -95,8 +95,8 @@ class _Exchange:
         self._tag = ""  # of the model that answered
         self._route = gateway.template(scope["path"])
         self._state = state = scope.setdefault("state", {})
-        # To tell requests apart; no secret. A caller may name several of them alike, as proxies and
-        # batches do, but not predictions: answers are held against those.
+        # Identifies the request; not a secret. Callers such as proxies may repeat X-Request-Id: the
+        # predictions get ids of their own: labels refer to them.
         fresh = state["prediction_id"] = f"{random.getrandbits(64):016x}"
         self._id = state["request_id"] = _callers_id(scope["headers"]) or fresh
 
@@ -116,7 +116,9 @@ class _Exchange:
             log.exception("internal error", extra={"id": self._id, "route": self._route})
             if not self._status:
                 await self._refuse(500, INTERNAL)
-            elif not self._complete:  # half an answer is out: only the connection can say so
+            elif (
+                not self._complete
+            ):  # half a response is sent: only closing the connection shows the error
                 raise
         finally:
             self._count()
@@ -124,13 +126,13 @@ class _Exchange:
     async def _dispatch(self, receive: Receive) -> None:
         gateway, method = self._gateway, self._scope["method"]
         if self._route == "none":
-            raise NotFound("there is no such route: /docs lists them")
+            raise NotFound("this route does not exist: /docs lists the routes")
         allowed = gateway.methods[self._route]
         if method not in allowed:
             raise MethodNotAllowed(f"{self._route} takes {' and '.join(allowed)}", allowed)
         role = role_of(method, self._route)
         if role is not None and not gateway.guard.is_open(role):
-            await gateway.guard.check(role, self._scope["headers"])
+            await gateway.guard.authorize(role, self._scope["headers"])
         fast = gateway.fast_routes.get((method, self._route))
         if fast is not None:
             self._tag = await fast(self._scope, receive, self._forward)
@@ -188,7 +190,7 @@ class _Exchange:
         state, tag, gateway = self._state, self._tag, self._gateway
         prediction = state["prediction_id"] if tag else ""
         gateway.access.write(self._id, method, self._route, status, seconds, tag, prediction)
-        # What was read, not what a caller declares: anybody could declare nine exabytes.
+        # Bytes that were read: a caller can declare any length.
         sizes = (state.get("bytes_in", 0), self._bytes_out)
         gateway.metrics.count_request(sizes, method, self._route, status, seconds)
 

@@ -1,4 +1,4 @@
-"""The page: the files of `web/`, held in memory, and sent again only when they have changed."""
+"""The page: serves the files of `web/` from memory, with an ETag."""
 
 from hashlib import sha256
 from importlib.resources import files
@@ -30,9 +30,9 @@ def add_page(app: FastAPI) -> None:
 
     def answer(name: str, request: Request) -> Response:
         if name not in contents:
-            raise NotFound("there is no such file")
+            raise NotFound("this file does not exist")
         headers = {
-            # Kept, and asked about each time: a new release is seen at once.
+            # Browsers store the file and revalidate it each time: a new release shows at once.
             "cache-control": "no-cache",
             "etag": tags[name],
             "content-security-policy": POLICY,

@@ -34,7 +34,9 @@ class Predict:
         except ServiceError as error:
             self._metrics.refuse(error)
             raise
-        prediction_id = scope["state"]["prediction_id"]  # never the caller's, who may repeat one
+        prediction_id = scope["state"][
+            "prediction_id"
+        ]  # not the caller's id: callers may repeat one
         body, tag = await self._predictor.predict(content, resize, prediction_id)
         length = (b"content-length", b"%d" % len(body))
         await send({"type": "http.response.start", "status": 200, "headers": [JSON, length]})
@@ -52,5 +54,7 @@ def wants_resize(query: bytes) -> bool:
         return False
     values = parse_qs(query.decode("latin-1"), keep_blank_values=True).get("fit", [])
     if values not in ([], ["resize"]):
-        raise Unprocessable("fit: the only value is `resize`; without it the size has to be right")
+        raise Unprocessable(
+            "fit: the only value is `resize`; without it the image must have the right size"
+        )
     return bool(values)

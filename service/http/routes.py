@@ -1,4 +1,4 @@
-"""The HTTP routes; `/predict` itself is predict.py, the gateway before them is gateway.py."""
+"""The HTTP routes, except for `/predict` (predict.py), behind the gateway (gateway.py)."""
 
 import io
 import math
@@ -203,7 +203,7 @@ def _add_experiments(app: FastAPI, parts: Parts) -> None:
             Query(max_length=64, description="A metric; best first. Newest first without it."),
         ] = None,
     ) -> Experiments:
-        """Every experiment that a tag of the repository names, and which one serves here."""
+        """List the tagged experiments of the repository, and which one serves here."""
         listing = await parts.registry.experiments()
         found = sorted_by(list(listing.experiments), sort)[:limit]
         current = parts.serving.current
@@ -217,7 +217,7 @@ def _add_experiments(app: FastAPI, parts: Parts) -> None:
             checked=listing.checked,
         )
 
-    # Both names are in use; one of them is described.
+    # Both names are in use; the OpenAPI document describes one.
     for path in ("/get_experiments_metas", "/get_experiment_metas"):
         app.add_api_route(
             path,
@@ -257,26 +257,26 @@ def _add_swaps(app: FastAPI, parts: Parts) -> None:
 
     @app.post("/rollback_ml_model", tags=["experiments"], responses=errors)
     async def rollback_ml_model() -> SwapAnswer:
-        """Serve the model that served before."""
+        """Serve the previous model."""
         return await parts.swapper.rollback()
 
 
 def _add_health(app: FastAPI, parts: Parts) -> None:
     @app.get("/healthz", tags=["operations"])
     async def healthz() -> dict[str, str]:
-        """Say that the process is alive."""
+        """Report that the process is alive."""
         return {"status": "alive"}
 
     @app.get("/readyz", tags=["operations"], responses=problems(503))
     async def readyz() -> dict[str, str]:
-        """Say whether requests should come here."""
+        """Report whether this worker takes requests."""
         if parts.serving.draining:
             raise Unavailable("this worker is stopping")
         return {"status": "ready", "tag": parts.serving.model().tag}
 
     @app.get("/version", tags=["operations"])
     async def version() -> Version:
-        """What this replica really serves, what it should serve, and how the last swap went."""
+        """Report the serving model, the desired model, and the last swap of this replica."""
         current, previous = parts.serving.current, parts.serving.previous
         try:
             desired = await parts.desired.read()

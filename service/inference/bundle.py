@@ -35,14 +35,14 @@ def read_bundle(folder: Path) -> Bundle:
     """Read a bundle and verify it.
 
     Raises:
-        BundleRefused: a file is missing, too many, no plain file, too large, of another schema, or
-            the graph is not the one that the manifest names.
+        BundleRefused: a file is missing, surplus, not a plain file, too large or of another schema,
+            or the graph does not have the digest in the manifest.
     """
     try:
         found = sorted(item.name for item in folder.iterdir())
     except OSError:
         raise BundleRefused(
-            "there is no model bundle: train one with `dvc repro`, or get it with `dvc pull`"
+            "the model bundle is missing: train one with `dvc repro`, or get it with `dvc pull`"
         ) from None
     if found != [MANIFEST, GRAPH]:
         raise BundleRefused(
@@ -64,7 +64,7 @@ def parse_manifest(document: bytes) -> Manifest:
     """Read the text of model.json.
 
     Raises:
-        BundleRefused: it is of another schema, or a field can not be used.
+        BundleRefused: it has another schema, or an invalid field.
     """
     try:
         return schema.parse_manifest(document)
@@ -78,9 +78,7 @@ def _read_plain(path: Path, limit: int) -> bytes:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
-        raise BundleRefused(
-            f"{path.name} is a link or can not be read; wanted a plain file"
-        ) from None
+        raise BundleRefused(f"{path.name} is a link or unreadable; wanted a plain file") from None
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode):
         os.close(handle)
@@ -101,7 +99,7 @@ def decode_chip(text: str, wanted: Input) -> Array:
     try:
         unpack = zlib.decompressobj()
         content = unpack.decompress(base64.b64decode(text, validate=True), size + 1)
-    except (ValueError, zlib.error) as error:  # ValueError: no base64, or not even ASCII
+    except (ValueError, zlib.error) as error:  # ValueError: not base64, or not even ASCII
         raise BundleRefused(f"{MANIFEST}: golden: {error}; train it again") from None
     if len(content) != size:
         raise BundleRefused(f"{MANIFEST}: golden: {len(content)} bytes, wanted {size}")

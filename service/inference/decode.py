@@ -1,7 +1,7 @@
-"""Bytes of an upload -> one chip array; every limit on a format stands here.
+"""Bytes of an upload -> one chip array, within the limits of each format.
 
-The format is read off the content, never off a file name or header. Nothing is written to disk,
-and nothing that a file refers to is opened.
+The content decides the format, never a file name or header. Nothing is written to disk, and no file
+that the upload refers to is opened.
 """
 
 import io
@@ -47,14 +47,14 @@ def decode(content: Buffer, wanted: Input, max_pixels: int, resize: bool = False
     Raises:
         BadRequest: there are no bytes.
         TooLarge: the image declares more than `max_pixels` values.
-        UnsupportedMedia: it is none of the formats taken.
+        UnsupportedMedia: the format is not supported.
         Unprocessable: it is broken, or of another dtype, number of bands or size.
     """
     return conform(read_image(content, max_pixels), wanted, resize)
 
 
 def read_image(content: Buffer, max_pixels: int) -> Array:
-    """Decode whatever was sent into (bands, height, width), of the dtype it has."""
+    """Decode an upload into (bands, height, width), in its own dtype."""
     if not content:
         raise BadRequest("the upload is empty: send the bytes of an image")
     magic = bytes(content[:8])
@@ -68,7 +68,7 @@ def read_image(content: Buffer, max_pixels: int) -> Array:
     elif magic[:6] == b"\x93NUMPY":
         pixels = _read_npy(content, max_pixels)
     else:
-        raise UnsupportedMedia(f"the upload is no image that is taken: send {TAKEN}")
+        raise UnsupportedMedia(f"the upload is not a supported image: send {TAKEN}")
     if pixels.size > max_pixels:
         raise _too_large(pixels.shape, max_pixels)
     return pixels
@@ -114,7 +114,7 @@ def _resize(pixels: Array, wanted: Input) -> Array:
 
 
 def _critical_chunks(content: bytes) -> bytes:
-    """Leave only what the pixels are in; compressed texts and profiles could hold gigabytes."""
+    """Keep only the chunks with pixels; compressed texts and profiles could hold gigabytes."""
     kept, position = [PNG_MAGIC], len(PNG_MAGIC)
     for _ in range(MAX_SEGMENTS):
         if position + 8 > len(content):
@@ -128,7 +128,7 @@ def _critical_chunks(content: bytes) -> bytes:
 
 
 def _without_metadata(content: bytes) -> bytes:
-    """Leave out what cameras write into a JPEG; Pillow would parse it."""
+    """Remove the metadata that cameras write into a JPEG; Pillow would parse them."""
     if content.count(SCAN) > MAX_SCANS:
         raise Unprocessable(f"the JPEG has more than {MAX_SCANS} scans: save it as a baseline JPEG")
     kept, position = [content[:2]], 2
@@ -166,9 +166,9 @@ def _read_picture(content: bytes, max_pixels: int) -> Array:
         raise TooLarge(
             f"the picture declares more than {max_pixels} values: cut it into chips"
         ) from None
-    except Exception as error:  # whatever a decoder says of hostile bytes, the upload is at fault
+    except Exception as error:  # any error of a decoder is the fault of the upload
         raise Unprocessable(
-            f"the picture can not be read ({type(error).__name__}): it is cut off or broken"
+            f"the picture cannot be read ({type(error).__name__}): it is cut off or broken"
         ) from None
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
@@ -201,7 +201,7 @@ def _npy_header(content: Buffer) -> tuple[tuple[int, ...], bool, np.dtype[Any], 
     found = NPY_HEADER.fullmatch(bytes(content[first:start])) if start <= MAX_NPY_HEADER else None
     if found is None or None in found.groups():
         raise Unprocessable(
-            "the NPY header can not be read, or names no plain numbers: write the array of pixels "
+            "the NPY header is unreadable, or its dtype is not numeric: write the array of pixels "
             "with numpy.save"
         )
     shape = tuple(int(size) for size in found["shape"].split(b",") if size.strip())

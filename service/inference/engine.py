@@ -15,7 +15,7 @@ WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class Engine:
-    """One session, one thread: throughput comes from one process a core."""
+    """One session with one thread: throughput comes from one process per core."""
 
     def __init__(self, bundle: Bundle, task: Task) -> None:
         """Open the graph of a task.
@@ -38,7 +38,7 @@ class Engine:
             )
         except Exception as error:  # the runtime's errors share no base but this
             reason = type(error).__name__
-            raise BundleRefused(f"ONNX Runtime can not open the graph: {reason}") from None
+            raise BundleRefused(f"ONNX Runtime cannot open the graph: {reason}") from None
         self._manifest = bundle.manifest
         self._task = task
         self._outputs = list(task.outputs)

@@ -1,4 +1,4 @@
-"""Bytes of images that this process holds, and the one thread that works on large images."""
+"""Memory budget for images, and the one thread that works on large images."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from service.errors import Overloaded
 from service.inference.decode import Buffer
 
 LARGE = 1 << 20
-"""Bytes of an upload, or values of an image: more is decoded in a thread, so that others go on."""
+"""Bytes of an upload, or values of an image, above which a thread decodes it."""
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ class ImageMemory:
         """Take `size` bytes of the budget.
 
         Raises:
-            Overloaded: too much is held already.
+            Overloaded: the budget is used up.
         """
         if self.held + size > self._limit:
             raise Overloaded("too many uploads at once: try again in a second")
@@ -40,7 +40,7 @@ class ImageMemory:
         """Work on a large image in a thread, one image at a time; until then it counts as held.
 
         Raises:
-            Overloaded: too much is held already.
+            Overloaded: the budget is used up.
         """
         self.hold(len(content))
         try:

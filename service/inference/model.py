@@ -1,4 +1,4 @@
-"""A model that serves: bundle, tag, task and session; and the one place that says which it is."""
+"""A loaded model: bundle, tag, task and session; `Serving` holds the one that serves."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from service.schemas import ModelInfo
 
 
 class Model:
-    """One model, loaded. Not changed after it is made, so that an answer cannot mix two."""
+    """One loaded model, immutable: an answer cannot mix two models."""
 
     def __init__(self, tag: str, bundle: Bundle) -> None:
         """Open the session.
@@ -32,7 +32,7 @@ class Model:
 
     @property
     def sha256(self) -> str:
-        """Digest of the graph: what identifies the model."""
+        """Digest of the graph, which identifies the model."""
         return self.manifest.sha256
 
     def infer(self, chip: npt.NDArray[Any]) -> Output:
@@ -40,7 +40,7 @@ class Model:
         return self.engine.infer(chip[None])  # (1, bands, H, W)
 
     def render(self, outcome: Outcome, request_id: str) -> bytes:
-        """Write an answer as JSON; takes its fields over."""
+        """Write an answer as JSON; this consumes the fields of the outcome."""
         fields = outcome.fields
         fields["request_id"] = request_id
         fields["model"] = self._label
@@ -62,7 +62,7 @@ class Model:
 
 
 class Serving:
-    """The model that serves in this process, and the one before it. Switching is one assignment."""
+    """The current and the previous model of this process. Switching is one assignment."""
 
     def __init__(self) -> None:
         """Begin without a model: not ready."""

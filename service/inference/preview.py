@@ -1,4 +1,4 @@
-"""A picture that people can look at, of an image with any bands."""
+"""Renders an image of any bands as a picture."""
 
 import io
 from collections.abc import Sequence

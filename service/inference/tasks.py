@@ -1,4 +1,4 @@
-"""What a graph's outputs mean, by the task of its model; the engine and the service do not know.
+"""Interprets the outputs of a graph according to the task of its model.
 
 A task names the outputs, checks their shapes and the golden answers, and reads one prediction from
 them: the fields of the answer, and what is observed and recorded. A new task is one more class and
@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
 
 
 class Task(Protocol):
-    """What the rest of the service asks of a task."""
+    """Interface of a task."""
 
     outputs: tuple[str, ...]
     """Names of the graph's outputs, in the order of the fields of `Output`."""
@@ -52,7 +52,7 @@ class Task(Protocol):
         """Raise BundleRefused for an output that is not the golden answer of chip `number`."""
 
     def read(self, output: Output) -> Outcome:
-        """Read the prediction of a batch of one. Raises InvalidOutput if there is none."""
+        """Read the prediction of a batch of one. Raises InvalidOutput."""
 
     def golden_label(self, golden: Golden) -> str:
         """Name the class of a golden answer."""

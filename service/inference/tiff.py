@@ -1,9 +1,9 @@
 """TIFF from an untrusted upload: bytes -> (bands, height, width).
 
-Two ways in. `read_plain` takes what most chips are, one uncompressed little-endian image in
-adjoining strips, in microseconds, and gives up on everything else. `read_any` leaves the rest to
-tifffile, after the limits have been checked on the header. Both work on bytes in memory: nothing
-that the file names, a VRT's source or an OME companion, is ever opened.
+`read_plain` reads one uncompressed little-endian image in adjoining strips, as most chips are, in
+microseconds, and returns None for everything else. `read_any` checks the limits on the header, then
+uses tifffile. Both work on bytes in memory: no file that the upload names, such as a VRT's source
+or an OME companion, is ever opened.
 
 Source: TIFF 6.0 (Adobe, 1992); BigTIFF (Aware Systems, 2007).
 """
@@ -145,9 +145,9 @@ def read_any(content: Buffer, max_pixels: int) -> Array:
             pixels = page.asarray()
     except (TooLarge, Unprocessable):
         raise
-    except Exception as error:  # whatever a decoder says of hostile bytes, the upload is at fault
+    except Exception as error:  # any error of a decoder is the fault of the upload
         raise Unprocessable(
-            f"the TIFF can not be read ({type(error).__name__}): write it again"
+            f"the TIFF cannot be read ({type(error).__name__}): write it again"
         ) from None
     return _bands_first(pixels, page.axes)
 
@@ -174,7 +174,7 @@ def _check_page(page: Any, max_pixels: int) -> None:
 
 
 def _check_segments(page: Any, size: int) -> None:
-    """Some decoders fill up with zeros what is not there."""
+    """Refuse missing segments: some decoders would fill them with zeros."""
     offsets, lengths = page.dataoffsets, page.databytecounts
     if not math.prod(page.chunked) <= len(offsets) == len(lengths):
         raise Unprocessable(

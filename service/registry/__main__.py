@@ -1,4 +1,4 @@
-"""The child process of the registry: one command, one line of JSON on stdout, then the end."""
+"""The child process of the registry: runs one command, writes one line of JSON, then exits."""
 
 import argparse
 import errno
@@ -14,12 +14,12 @@ from typing import Any
 from service.errors import BundleRefused, NotFound, RegistryUnavailable, ServiceError, StorageFull
 from service.files import DISK_FULL, FULL
 from service.registry import git
-from service.registry.protocol import FETCHED, Response, load, save
+from service.registry.protocol import FETCHED, Response, load_snapshot, save_snapshot
 from service.tags import parse_tag
 
 
 def main() -> None:
-    """Run the command of the command line; the exit code is 0 whenever there is an answer."""
+    """Run the command of the command line; exit code 0 means that stdout has a response."""
     options = _options()
     with _stdout() as stdout:
         _stay_small(options.seconds)
@@ -38,7 +38,7 @@ def _options() -> argparse.Namespace:
     parser.set_defaults(seconds=600)
     commands = parser.add_subparsers(required=True)
     listing = commands.add_parser("list", help="list the experiments by tag")
-    listing.add_argument("--refresh", action="store_true", help="of a URL: fetch its tags first")
+    listing.add_argument("--refresh", action="store_true", help="fetch the tags of a URL first")
     listing.set_defaults(command=_list)
     fetch = commands.add_parser("fetch", help="fetch the bundle of a tag from the DVC remote")
     fetch.add_argument("--tag", required=True, type=parse_tag)
@@ -52,16 +52,16 @@ def _options() -> argparse.Namespace:
 
 
 def _list(options: argparse.Namespace) -> Response:
-    # Here and below: without PyYAML or DVC there is an answer too.
+    # Imported here, so that a missing PyYAML or DVC is reported as a response.
     from service.registry import experiments
 
     cache, repository = options.cache, options.repository
     if options.refresh:
         git.refresh(repository, cache)
     folder = git.git_dir(repository, cache)
-    snapshot = experiments.read(repository, folder, load(cache, repository))
-    with suppress(OSError):  # a full disk makes the next start slower, nothing else
-        save(snapshot, cache)
+    snapshot = experiments.read_experiments(repository, folder, load_snapshot(cache, repository))
+    with suppress(OSError):  # a full disk only makes the next start slower
+        save_snapshot(snapshot, cache)
     return Response(snapshot=snapshot)
 
 
@@ -77,14 +77,14 @@ def _fetch(options: argparse.Namespace) -> Response:
 
 
 def _stdout() -> Any:
-    """Keep stdout for the answer: what libraries print goes to stderr."""
+    """Keep stdout for the response: send the prints of libraries to stderr."""
     kept = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return os.fdopen(kept, "w", encoding="utf-8")
 
 
 def _stay_small(seconds: int) -> None:
-    """Let predictions go first, be the first to go when memory ends, and end in any case."""
+    """Lower the priority, offer this process to the OOM killer first, and limit its time."""
     os.nice(10)
     with suppress(OSError):  # Linux only
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
@@ -93,39 +93,39 @@ def _stay_small(seconds: int) -> None:
 
 
 def _end_helpers() -> None:
-    """End what git may have left behind, such as a transport that waits for a dead server."""
+    """End helpers that git left behind, such as a transport that waits for a dead server."""
     if os.getpgrp() == os.getpid():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.killpg(0, signal.SIGTERM)
 
 
 def explain(error: BaseException) -> ServiceError:
-    """Return what an error of DVC, or below it, means to the person who asked."""
+    """Translate an error of DVC, or below it, into an error of the service."""
     chain: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in chain:
         chain.append(current)
         current = current.__cause__ or current.__context__
-    codes = {one.errno for one in chain if isinstance(one, OSError)}
+    codes = {item.errno for item in chain if isinstance(item, OSError)}
     if codes & set(FULL):
         return StorageFull(f"model: {DISK_FULL}")
     if errno.EFBIG in codes:
-        return BundleRefused("model: a file in the DVC remote is larger than is taken")
+        return BundleRefused("model: a file in the DVC remote exceeds the limit")
     if isinstance(error, ImportError):
         return RegistryUnavailable(
-            "The server lacks what it reads tags with: install the extra `registry`."
+            "The server lacks packages to read tags: install the extra `registry`."
         )
     if isinstance(error, git.GitError):
         return RegistryUnavailable(str(error))
-    kinds = {kind.__name__ for one in chain for kind in type(one).__mro__}
+    kinds = {kind.__name__ for item in chain for kind in type(item).__mro__}
     if "NotDvcRepoError" in kinds:
         return NotFound("tag: its commit has no .dvc/; tag a commit of a DVC project")
     if "ConfigError" in kinds:
         return RegistryUnavailable(
-            "The DVC remote of this commit can not be used; check .dvc/config and its credentials."
+            "The DVC remote of this commit is misconfigured; check .dvc/config and its credentials."
         )
     return RegistryUnavailable(
-        f"The DVC remote can not be read ({type(error).__name__}); check its address and "
+        f"The DVC remote cannot be read ({type(error).__name__}); check its address and "
         f"credentials, or try again."
     )
 

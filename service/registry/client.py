@@ -1,11 +1,11 @@
-"""Experiments and bundles by Git tag, for the server that asks; the work is done in a child.
+"""Lists experiments and fetches bundles by Git tag, through a child process.
 
     python -m service.registry list --repository=. --cache=artifacts/service
     python -m service.registry fetch --repository=. --cache=... --tag=landcover@v1.0.0 --into=NAME
 
-The child parses files of unknown people and imports DVC, so neither its time nor its memory is the
-server's, and it can be killed at any moment. The server itself only asks git for the names of the
-tags, once a second at most, and lets them be read again when they changed.
+The child parses untrusted files and imports DVC: it has its own time and memory, and can be killed
+at any moment. The server itself only runs `git for-each-ref`, at most once a second, and starts the
+child when the tags have changed.
 """
 
 import asyncio
@@ -34,15 +34,15 @@ from service.registry.protocol import (
     Response,
     Snapshot,
     fingerprint,
-    load,
+    load_snapshot,
 )
 from service.schemas import Listing
 
-PAUSE = 1.0  # seconds between two looks at Git
+PAUSE = 1.0  # seconds between two checks of Git
 RETRY = 5.0  # seconds between two tries to reach a URL
-LOOK_SECONDS = 10.0  # longest look at the names of the tags
+LOOK_SECONDS = 10.0  # longest listing of the names of the tags
 LIST_SECONDS = 150.0  # longest reading of all tags, the first fetch of a URL included
-LEFTOVER_SECONDS = 3600.0  # age at which a fetched folder belongs to nobody
+LEFTOVER_SECONDS = 3600.0  # age above which a fetched folder is a leftover
 
 _log = logging.getLogger(__name__)
 _PACKAGES = str(Path(__file__).resolve().parents[2])
@@ -54,11 +54,11 @@ class RegistryClient:
     def __init__(
         self, repository: str, cache: Path, refresh: float = 30.0, seconds: float = 600.0
     ) -> None:
-        """Remember where things are; nothing is looked at yet.
+        """Remember the repository and the cache; nothing is read yet.
 
         Args:
             repository: path of a working tree or bare repository, or a URL.
-            cache: folder for the mirror, the listing and what is being fetched.
+            cache: folder for the mirror, the listing and running fetches.
             refresh: seconds after which the mirror of a URL is brought up to date.
             seconds: longest fetch of a bundle.
         """
@@ -76,10 +76,10 @@ class RegistryClient:
         self._refresh_error: str | None = None
 
     async def experiments(self) -> Listing:
-        """Return the experiments, newest first; from the cache when Git can not be looked at.
+        """Return the experiments, newest first; from the cache while Git is unavailable.
 
         Raises:
-            RegistryUnavailable: Git can not be looked at, and never could be.
+            RegistryUnavailable: Git is unavailable and the cache is empty.
         """
         if not isinstance(self._answer, Listing) or not self._reading.locked():
             async with self._reading:
@@ -92,15 +92,15 @@ class RegistryClient:
         raise RegistryUnavailable(self._answer.detail)
 
     async def fetch(self, tag: Tag) -> Path:
-        """Return a new folder with model.onnx and model.json of a tag, as the DVC remote has them.
+        """Return a new folder with model.onnx and model.json of a tag, from the DVC remote.
 
-        The md5 of every file was compared; whether it is a bundle that may serve is the caller's
-        to find out, who then moves or deletes the folder.
+        The md5 of every file is verified. The caller checks whether the bundle may serve, then
+        moves or deletes the folder.
 
         Raises:
-            NotFound: no such tag, or its commit or the remote has no model.
-            BundleRefused: what the remote holds is altered, or not the two files of a bundle.
-            RegistryUnavailable: Git or the remote can not be reached, or took too long.
+            NotFound: the tag does not exist, or its commit or the remote has no model.
+            BundleRefused: the remote holds altered files, or not the two files of a bundle.
+            RegistryUnavailable: Git or the remote is unreachable or took too long.
             StorageFull: the disk is full.
         """
         base = self._cache / FETCHED
@@ -122,7 +122,7 @@ class RegistryClient:
         return base / name
 
     async def close(self) -> None:
-        """Stop what goes on in the background."""
+        """Stop the background refresh."""
         if self._refreshing is not None:
             self._refreshing.cancel()
             with suppress(asyncio.CancelledError):
@@ -130,7 +130,7 @@ class RegistryClient:
 
     async def _read_listing(self) -> Listing | RegistryUnavailable:
         if self._snapshot is None:
-            self._snapshot = await asyncio.to_thread(load, self._cache, self._repository)
+            self._snapshot = await asyncio.to_thread(load_snapshot, self._cache, self._repository)
         checked, stale = None, None
         try:
             if self._mirrored:
@@ -151,9 +151,9 @@ class RegistryClient:
         )
 
     async def _check_mirror(self) -> tuple[datetime, str | None]:
-        """Return when the mirror was last brought up to date, and why not now.
+        """Return the time of the last refresh of the mirror, and why it is stale.
 
-        Only the very first look waits; later ones answer from what is there.
+        Only the first call waits for a fetch; later calls use the mirror as it is.
         """
         stamp = git.git_dir(self._repository, self._cache) / git.STAMP
         if self._snapshot is None and not stamp.exists():
@@ -167,9 +167,7 @@ class RegistryClient:
         running = self._refreshing is not None and not self._refreshing.done()
         if not running and time.monotonic() - self._refreshed_at >= min(self._refresh, RETRY):
             self._refreshing = asyncio.create_task(self._refresh_mirror())
-        detail = (
-            self._refresh_error or "Git was not looked at for a while; a new look is under way."
-        )
+        detail = self._refresh_error or "Git was not checked for a while; a new check is running."
         if checked is None:
             raise RegistryUnavailable(detail)
         return datetime.fromtimestamp(checked, UTC), detail
@@ -181,7 +179,7 @@ class RegistryClient:
         except ServiceError as error:
             self._refresh_error = error.detail
         self._refreshed_at = time.monotonic()
-        self._read_at = -PAUSE  # the next request sees it
+        self._read_at = -PAUSE  # the next request reads the new listing
 
     async def _list(self, *words: str) -> None:
         try:
@@ -206,7 +204,7 @@ class RegistryClient:
         return output
 
     async def _run_child(self, *words: str, seconds: float, folder: Path | None = None) -> Response:
-        """Run one command of service/registry/__main__.py; its errors are raised here."""
+        """Run one command of service/registry/__main__.py; raise its errors."""
         command = [sys.executable, "-P", "-m", "service.registry", *words]
         command += [f"--repository={self._repository}", f"--cache={self._cache}"]
         command += [f"--seconds={int(seconds) + 10}"]
@@ -219,7 +217,7 @@ class RegistryClient:
             answer = await asyncio.to_thread(Response.model_validate_json, output)
         except ValidationError:
             raise RegistryUnavailable(
-                f"The look at the repository was stopped before it was done ({_ending(code)}); "
+                f"Reading the repository was stopped before it was done ({_ending(code)}); "
                 f"try again."
             ) from None
         if answer.error is not None:
@@ -231,7 +229,7 @@ class RegistryClient:
 async def _run(
     command: list[str], environment: dict[str, str], seconds: float, errors: int
 ) -> tuple[int, bytes, bytes]:
-    """Run a program in a process group of its own; none of the group outlives this call."""
+    """Run a program in its own process group; the whole group ends with this call."""
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=DEVNULL,
@@ -268,13 +266,13 @@ def _unwritable(error: OSError) -> ServiceError:
     return disk_error(
         error,
         RegistryUnavailable(
-            "The server can not write its state; check the setting state and the rights on it."
+            "The server cannot write its state; check the setting state and its permissions."
         ),
     )
 
 
 def _remove_leftovers(base: Path) -> None:
-    """Remove what fetches left behind whose server is gone, or that nobody took for an hour."""
+    """Remove folders of fetches whose server has ended, or that were left for an hour."""
     for folder in base.glob("*-*"):
         with suppress(OSError, ValueError):
             old = time.time() - folder.stat().st_mtime > LEFTOVER_SECONDS

@@ -1,9 +1,9 @@
-"""What the DVC remote holds for model/ at a tag, in a fresh folder. Runs in the registry's child.
+"""Downloads model/ of a tag from the DVC remote into a new folder, in the registry's child process.
 
-Nothing is checked out and no file of the commit says where to write: dvc.lock gives a digest, the
-remote holds a list of files under that digest, and the list must be the two files of a bundle.
-DVC finds the remote and reads from it; each object's md5 is compared here in any case, since
-DVC's own default takes what a remote gives for good.
+Nothing is checked out, and the commit cannot choose where files are written: dvc.lock gives a
+digest, the remote holds a list of files under that digest, and the list must name the two files of
+a bundle. DVC finds the remote and reads from it. Each object's md5 is verified here, because DVC
+trusts a remote by default.
 """
 
 import json
@@ -31,7 +31,7 @@ _MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 class Store(NamedTuple):
-    """A place that holds DVC's objects: DVC's object database and the folder it is in."""
+    """A store of DVC's objects: the object database and its folder."""
 
     objects: Any
     root: str
@@ -41,14 +41,14 @@ def download(repository: str, cache: Path, tag: Tag, into: Path, work: Path) -> 
     """Write the two files of the bundle at `tag` into the new folder `into`.
 
     Args:
-        work: an existing empty folder on the same disk, for what is not finished yet.
+        work: an existing empty folder on the same disk, for unfinished files.
 
     Raises:
-        NotFound: there is no such tag, or no model at its commit or in the remote.
-        BundleRefused: what the remote holds is altered, or is not a bundle.
-        RegistryUnavailable: the folder of the remote is not there.
-        StorageFull: it does not fit on the disk.
-        GitError, or whatever DVC raises: `service.child.explain` knows what it means.
+        NotFound: the tag does not exist, or its commit or the remote has no model.
+        BundleRefused: the remote holds altered files, or no bundle.
+        RegistryUnavailable: the folder of the remote does not exist.
+        StorageFull: the bundle does not fit on the disk.
+        GitError, or an error of DVC: `service.registry.__main__.explain` translates it.
     """
     folder = git.git_dir(repository, cache)
     commit = _commit(repository, cache, tag)
@@ -67,7 +67,7 @@ def _commit(repository: str, cache: Path, tag: Tag) -> str:
             raise absent from None
         raise
     try:
-        return git.run(folder, *commit_of(f"refs/tags/{tag.tag}")).decode().strip()
+        return git.run_git(folder, *commit_of(f"refs/tags/{tag.tag}")).decode().strip()
     except git.GitError as error:
         if error.log:
             raise
@@ -77,13 +77,13 @@ def _commit(repository: str, cache: Path, tag: Tag) -> str:
 def _bundle(folder: Path, commit: str, tag: Tag) -> facts.Bundle:
     absent = f"tag: {tag.tag} stands on a commit without a model:"
     name = f"{commit}:{facts.LOCK}\n".encode()
-    words = git.run(folder, "cat-file", "--batch-check", given=name).split()
+    words = git.run_git(folder, "cat-file", "--batch-check", given=name).split()
     if len(words) != 3 or words[1] != b"blob":
         raise NotFound(f"{absent} it has no {facts.LOCK}; tag a commit that was trained")
     if int(words[2]) > facts.LARGEST:
         raise NotFound(f"{absent} {facts.LOCK} is larger than {facts.LARGEST} bytes")
     try:
-        bundle = facts.read_bundle(git.run(folder, "cat-file", "blob", words[0].decode()))
+        bundle = facts.read_bundle(git.run_git(folder, "cat-file", "blob", words[0].decode()))
     except facts.Unreadable as error:
         raise NotFound(f"{absent} {facts.LOCK} {error}; tag a commit that was trained") from None
     if not bundle.digest.endswith(".dir"):
@@ -95,8 +95,8 @@ def _fetch(repository: str, folder: Path, commit: str, bundle: facts.Bundle, wor
     import pygit2.enums
     from dvc.repo import Repo  # a second of imports that only this process needs
 
-    # A repository that was mounted belongs to somebody else. The setting names it, nobody came upon
-    # it by chance, and libgit2 runs nothing of what its configuration says.
+    # A mounted repository may belong to another user. That is safe: an operator's setting names
+    # it, and libgit2 runs no command of its configuration.
     pygit2.option(pygit2.enums.Option.SET_OWNER_VALIDATION, False)
 
     # A remote may send more than it announced.
@@ -125,9 +125,7 @@ def read_listing(content: bytes) -> dict[str, str]:
     try:
         found = {str(entry["relpath"]): str(entry["md5"]) for entry in json.loads(content)}
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise BundleRefused(
-            "model: DVC's list of its files can not be read; push it again"
-        ) from None
+        raise BundleRefused("model: DVC's list of its files is unreadable; push it again") from None
     if sorted(found) != sorted(FILES):
         raise BundleRefused(
             f"model: {len(found)} files in the DVC remote that are not exactly "
@@ -139,10 +137,10 @@ def read_listing(content: bytes) -> dict[str, str]:
 
 
 def _stores(repo: Any, tree: Path | None, hash_name: str) -> Iterator[Store]:
-    """Yield where the objects can be: the default remote, as the commit and this machine name it.
+    """Yield the stores that may hold the objects: the default remote of commit and machine.
 
-    A relative address is relative to .dvc/ of a working tree. Without one, or when the objects
-    were never written there, the remote can still be a folder that Git holds, as the sample is.
+    A relative address is relative to .dvc/ of a working tree. Without a working tree, or without
+    the objects there, the remote can still be a folder in Git, as in the sample.
     """
     from dvc.config import Config
     from dvc_data.hashfile import db
@@ -167,7 +165,7 @@ def _stores(repo: Any, tree: Path | None, hash_name: str) -> Iterator[Store]:
 
 
 def _first(stores: list[Store], oid: str) -> Store:
-    """Return the store that holds an object; another error than its absence goes up."""
+    """Return the store that holds an object; raise any error except its absence."""
     for store in stores:
         try:
             _size(store, oid)
@@ -175,11 +173,11 @@ def _first(stores: list[Store], oid: str) -> Store:
         except FileNotFoundError as error:
             if _unreachable(error.__cause__):
                 raise RegistryUnavailable(
-                    "The DVC remote can not be reached; check its address, or try again."
+                    "The DVC remote cannot be reached; check its address, or try again."
                 ) from error
-    if not any(_there(store) for store in stores):
+    if not any(_exists(store) for store in stores):
         raise RegistryUnavailable(
-            "The folder of the DVC remote is not there; mount it, or check its address."
+            "The folder of the DVC remote does not exist; mount it, or check its address."
         )
     raise NotFound("model: the DVC remote does not hold it; run `dvc push` where it was trained")
 
@@ -191,7 +189,7 @@ def _unreachable(cause: BaseException | None) -> bool:
     return isinstance(cause, OSError) or type(cause).__module__.startswith("aiohttp")
 
 
-def _there(store: Store) -> bool:
+def _exists(store: Store) -> bool:
     return store.objects.fs.protocol != "local" or bool(store.objects.fs.exists(store.root))
 
 

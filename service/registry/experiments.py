@@ -1,8 +1,8 @@
-"""Experiments of a repository: its tags, and what the files of the tagged commits say.
+"""Lists the experiments of a repository: its tags, with metrics and parameters of their commits.
 
 Nothing is checked out. One `git for-each-ref` names the tags, one `git cat-file --batch-check`
-tells the sizes of what stands at their commits, and one `git cat-file --batch` reads what is small
-enough. A commit never changes, so what was read of it is kept for the next listing.
+gives the sizes of the files at their commits, and one `git cat-file --batch` reads the small ones.
+A commit never changes, so the next listing reuses its experiment.
 """
 
 import subprocess
@@ -24,7 +24,7 @@ _FILES = tuple(facts.READERS)
 
 
 class Reference(NamedTuple):
-    """One tag of Git with the commit it stands on; `when` is Unix time of the tagging."""
+    """One Git tag with its commit; `when` is the Unix time of the tag."""
 
     name: str
     commit: str
@@ -32,14 +32,14 @@ class Reference(NamedTuple):
 
 
 class _Move(NamedTuple):
-    """One assignment of a stage, or its end. Compared from left to right."""
+    """One assignment of a stage, or its end."""
 
     when: int
     counter: int
     assigned: bool
 
 
-def read(repository: str, folder: Path, before: Snapshot | None = None) -> Snapshot:
+def read_experiments(repository: str, folder: Path, before: Snapshot | None = None) -> Snapshot:
     """List the experiments of the repository in `folder`; commits in `before` are not read again.
 
     Raises:
@@ -81,8 +81,8 @@ def _entry(known: Experiment, tag: Tag, held: dict[tuple[str, str], str]) -> Exp
 
 
 def _references(folder: Path) -> tuple[bytes, list[Reference]]:
-    """Return what REFERENCES would say, and the tags that stand on commits."""
-    answer = git.run(folder, "for-each-ref", f"--format={_DETAILS}%00%(refname)", "refs/tags")
+    """Return the output of REFERENCES, and the tags of commits."""
+    answer = git.run_git(folder, "for-each-ref", f"--format={_DETAILS}%00%(refname)", "refs/tags")
     seen, found = [], []
     for line in answer.splitlines():
         own, kind, peeled, peeled_kind, when, name = line.decode(errors="replace").split("\0")
@@ -124,7 +124,7 @@ def current_stages(
 def _newer(one: _Move, other: _Move) -> bool:
     if one.counter and other.counter and one.counter != other.counter:
         return one.counter > other.counter
-    # Of two in the same second, what ends a stage comes after what began it.
+    # In the same second, the end of a stage comes after its beginning.
     return (one.when, one.counter, not one.assigned) > (
         other.when,
         other.counter,
@@ -193,7 +193,7 @@ def _commit(commit: str, read: dict[tuple[str, str], object]) -> tuple[object, .
 def _objects(folder: Path, names: list[str]) -> Iterator[tuple[str, int] | None]:
     """Yield (object id, size) of each name such as `commit:path`; None where there is no file."""
     given = "".join(f"{name}\n" for name in names).encode()
-    for line in git.run(folder, "cat-file", "--batch-check", given=given).splitlines():
+    for line in git.run_git(folder, "cat-file", "--batch-check", given=given).splitlines():
         words = line.decode(errors="replace").split(" ")
         usable = len(words) == 3 and words[1] in ("blob", "commit") and words[2].isdigit()
         yield (words[0], int(words[2])) if usable else None
@@ -202,9 +202,9 @@ def _objects(folder: Path, names: list[str]) -> Iterator[tuple[str, int] | None]
 def _contents(
     folder: Path, uses: Iterable[tuple[str, str]]
 ) -> Iterator[tuple[tuple[str, str], object]]:
-    """Yield what each (object, path) says; the path tells how to read it, "" stands for a commit.
+    """Yield the parsed content of each (object, path); the path selects the parser, "" a commit.
 
-    An object is parsed as it comes by and let go: 500 tags with a megabyte each do not add up.
+    Each object is parsed and released before the next: 500 tags with a megabyte each do not add up.
     """
     wanted = sorted(uses)
     for (oid, path), content in zip(
@@ -238,7 +238,7 @@ def _batch(folder: Path, oids: list[str]) -> Iterator[bytes]:
                 for _ in oids:
                     header = process.stdout.readline().split()
                     if len(header) != 3:
-                        raise git.GitError("The Git repository can not be read: it is damaged.")
+                        raise git.GitError("The Git repository cannot be read: it is damaged.")
                     yield process.stdout.read(int(header[2]))
                     process.stdout.read(1)  # the line feed behind each object
             finally:

@@ -1,8 +1,8 @@
 """Git as a child process: list arguments, no shell, no prompt, a time limit on everything.
 
-A repository is the path of a working tree or of a bare repository, or a URL, of which a bare
-mirror of the tags is kept below the cache. The repository is always named with `--git-dir`: no
-look-up of a `.git` in the folders above, which could be another repository.
+A repository is the path of a working tree or bare repository, or a URL. The cache holds a bare
+mirror of the tags of a URL. `--git-dir` always names the repository: Git must not find another
+repository in the folders above.
 """
 
 import fcntl
@@ -18,34 +18,34 @@ from contracts import git as safe
 
 MIRROR = "repository.git"
 STAMP = "refreshed"
-"""File in the mirror whose time says when its tags were last fetched."""
-LOCAL_SECONDS = 30.0  # longest look at a repository on this machine
+"""File in the mirror whose time is that of the last fetch of its tags."""
+LOCAL_SECONDS = 30.0  # longest command on a repository of this machine
 REMOTE_SECONDS = 90.0  # longest fetch from another machine
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://|[^/:\s]+@[^/:\s]+:")
 _CREDENTIALS = re.compile(r"//[^/@\s]*@")
-# What git says -> what to do about it. The first that is found counts.
+# Message of git -> cause and cure. The first match counts.
 _CURES = {
-    "could not read Username": "it wants credentials and has none; give the service a token",
+    "could not read Username": "it needs credentials; give the service a token",
     "Authentication failed": "it refuses the credentials; renew the token of the service",
     "Permission denied": "it refuses the credentials; renew the key of the service",
     "Host key verification failed": "its host key is unknown; add it to known_hosts",
     "Could not resolve host": "its host name is unknown here; check the setting repository",
     "Connection refused": "nothing listens there; check the setting repository or wait",
-    "not a git repository": "there is none at that place; check the setting repository",
-    "does not appear to be a git": "there is none at that place; check the setting repository",
-    "not found": "there is no such repository; check the setting repository",
-    "does not exist": "there is no such repository; check the setting repository",
+    "not a git repository": "no repository is there; check the setting repository",
+    "does not appear to be a git": "no repository is there; check the setting repository",
+    "not found": "the repository does not exist; check the setting repository",
+    "does not exist": "the repository does not exist; check the setting repository",
     "dubious ownership": "another user owns it there; name it in Git's safe.directory",
     "No space left": "the disk is full; free some space",
 }
 
 
 class GitError(Exception):
-    """Git did not answer. The message may be shown; `log` is for the operator alone."""
+    """A git command failed. The message may be shown to clients; `log` is for the operator."""
 
     def __init__(self, detail: str, log: str = "") -> None:
-        """Keep both; credentials in a URL are cut out of the log."""
+        """Keep both; remove credentials in URLs from the log."""
         super().__init__(detail)
         self.log = _CREDENTIALS.sub("//", log)
 
@@ -56,7 +56,7 @@ def is_url(repository: str) -> bool:
 
 
 def git_dir(repository: str, cache: Path) -> Path:
-    """Return the folder in which Git's objects and references are."""
+    """Return the folder of Git's objects and references."""
     if is_url(repository):
         return cache / MIRROR
     inner = Path(repository, ".git")
@@ -64,7 +64,7 @@ def git_dir(repository: str, cache: Path) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """Return this process's environment, so that git asks nobody and touches nothing else."""
+    """Return the environment of git: no prompts, no configuration of the user."""
     return {"GIT_SSH_COMMAND": "ssh -oBatchMode=yes -oConnectTimeout=10"} | safe.environment()
 
 
@@ -74,13 +74,13 @@ def arguments(folder: Path, *words: str) -> list[str]:
     return ["git", f"--git-dir={folder}", *slow, "-c", "core.hooksPath=/dev/null", *words]
 
 
-def run(folder: Path, *words: str, seconds: float = LOCAL_SECONDS, given: bytes = b"") -> bytes:
-    """Run git and return what it wrote.
+def run_git(folder: Path, *words: str, seconds: float = LOCAL_SECONDS, given: bytes = b"") -> bytes:
+    """Run git and return its output.
 
     Raises:
         GitError: it failed or took longer than `seconds`.
     """
-    # Files, not pipes: a helper of git that outlives it would keep a pipe open for ever.
+    # Files instead of pipes: a helper of git that outlives it would keep a pipe open.
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as output:
         with tempfile.TemporaryFile() as complaints:
             stdin.write(given)
@@ -106,10 +106,10 @@ def run(folder: Path, *words: str, seconds: float = LOCAL_SECONDS, given: bytes 
 
 
 def failure(word: str, code: int, said: str) -> GitError:
-    """Return what it means that git ended with `code` and said that."""
+    """Translate an exit code and message of git into an error."""
     cure = next((cure for sign, cure in _CURES.items() if sign.lower() in said.lower()), None)
     reason = f": {cure}." if cure else f" (git {word} ended with {code})."
-    return GitError(f"The Git repository can not be read{reason}", said[-2000:])
+    return GitError(f"The Git repository cannot be read{reason}", said[-2000:])
 
 
 def _all_of(stream: IO[bytes]) -> bytes:
@@ -121,15 +121,15 @@ def refresh(url: str, cache: Path, tag: str | None = None, seconds: float = REMO
     """Bring the mirror's tags, or one tag, up to date; returns the mirror.
 
     Raises:
-        GitError: the repository can not be reached, or has no such tag.
+        GitError: the repository cannot be reached, or does not have the tag.
     """
     mirror = cache / MIRROR
     with _locked(cache / f"{MIRROR}.lock"):
         if not (mirror / "HEAD").exists():
-            run(mirror, "init", "--quiet", "--bare", "--template=")
+            run_git(mirror, "init", "--quiet", "--bare", "--template=")
         wanted = f"+refs/tags/{tag or '*'}:refs/tags/{tag or '*'}"
         options = ["--quiet", "--no-tags", "--no-write-fetch-head", *([] if tag else ["--prune"])]
-        run(mirror, "fetch", *options, "--", url, wanted, seconds=seconds)
+        run_git(mirror, "fetch", *options, "--", url, wanted, seconds=seconds)
         if tag is None:
             (mirror / STAMP).touch()
     return mirror
@@ -137,7 +137,7 @@ def refresh(url: str, cache: Path, tag: str | None = None, seconds: float = REMO
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Wait for the other processes that share the cache; the lock goes when the holder ends."""
+    """Wait for other processes that share the cache; the lock ends with its process."""
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

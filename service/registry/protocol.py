@@ -1,6 +1,6 @@
-"""What the registry and its child have in common: the listing as it is kept, and the answer.
+"""Protocol between the registry client and its child: the stored listing and the response.
 
-The server imports this and not what parses: PyYAML and DVC belong to the child alone.
+The server imports this module instead of the parsers: only the child loads PyYAML and DVC.
 """
 
 import hashlib
@@ -15,30 +15,30 @@ from service.schemas import Experiment
 
 KEPT = "experiments.json"
 LAYOUT = 1
-"""Raised when the same commit would be read differently: what was kept is then read anew."""
+"""Increase it when commits are parsed differently: stored listings are then read anew."""
 FETCHED = "fetched"
-"""Folder below the cache with one folder a fetch, and `<folder>.work` while it runs."""
+"""Folder below the cache with one folder per fetch, and `<folder>.work` while it runs."""
 REFERENCES = ("for-each-ref", "--format=%(objectname) %(refname)", "refs/tags")
-"""The cheap look that tells whether anything changed; `fingerprint` digests its answer."""
+"""The cheap git command that shows whether tags changed; `fingerprint` digests its output."""
 KINDS = {
     kind.__name__: kind for kind in (BundleRefused, NotFound, RegistryUnavailable, StorageFull)
 }
 
 
 class Snapshot(BaseModel):
-    """A listing as it is kept in experiments.json."""
+    """A listing as stored in experiments.json."""
 
     layout: int
     repository: str
     """Digest of the repository's name: another repository's listing is not shown."""
     references: str
-    """Fingerprint of the tags it was made from."""
+    """Fingerprint of its tags."""
     checked: datetime
     experiments: tuple[Experiment, ...]
 
 
 class Response(BaseModel):
-    """What the child says: a snapshot, or an error by the name of its class, or neither."""
+    """Response of the child: a snapshot, an error by the name of its class, or neither."""
 
     snapshot: Snapshot | None = None
     error: str | None = None
@@ -48,17 +48,17 @@ class Response(BaseModel):
 
 
 def digest(repository: str) -> str:
-    """Return what `Snapshot.repository` holds for a repository."""
+    """Return the value of `Snapshot.repository` for a repository."""
     return hashlib.sha256(repository.encode()).hexdigest()
 
 
 def fingerprint(answer: bytes) -> str:
-    """Return the digest of what `git for-each-ref` said of the tags."""
+    """Return the digest of the output of `git for-each-ref`."""
     return hashlib.sha256(answer.strip()).hexdigest()
 
 
-def load(cache: Path, repository: str) -> Snapshot | None:
-    """Return the listing of this repository that was kept; None when there is none to use."""
+def load_snapshot(cache: Path, repository: str) -> Snapshot | None:
+    """Return the stored listing of this repository; None without a usable one."""
     try:
         found = Snapshot.model_validate_json((cache / KEPT).read_bytes())
     except (OSError, ValidationError):
@@ -66,6 +66,6 @@ def load(cache: Path, repository: str) -> Snapshot | None:
     return found if (found.layout, found.repository) == (LAYOUT, digest(repository)) else None
 
 
-def save(snapshot: Snapshot, cache: Path) -> None:
-    """Keep a listing; readers find the one before or this one, never half of it."""
+def save_snapshot(snapshot: Snapshot, cache: Path) -> None:
+    """Store a listing atomically: readers find the old one or the new one."""
     replace_file(cache / KEPT, snapshot.model_dump_json())

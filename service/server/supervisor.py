@@ -250,6 +250,6 @@ def _check_state_folder(settings: Settings) -> None:
     first = not (settings.state / "served.json").exists() and not settings.configmap
     if first and not settings.bundle.is_dir():
         raise UnsafeSettings(
-            f"SERVICE_BUNDLE: there is no model bundle in {settings.bundle}: train one with "
+            f"SERVICE_BUNDLE: {settings.bundle} has no model bundle: train one with "
             "`dvc repro`, or get the shipped one with `dvc pull`"
         )

@@ -171,7 +171,7 @@ class Connection(HttpToolsProtocol):
         """Flush this response, then go on with the next request."""
         corked.flush()  # the next request may be here already, with its own transport
         if self.cycle.response_complete and not self._in_headers:
-            self._start_deadline()  # the rest of a body that was refused; nobody reads it
+            self._start_deadline()  # the unread rest of a refused body
         self.on_response_complete()
 
     def on_message_complete(self) -> None:
@@ -292,7 +292,7 @@ def run_worker(settings: Settings, channel: socket.socket, table: WorkerTable, s
         create_app(container),
         http=Connection,
         loop="uvloop",
-        ws="none",  # there are none; uvicorn would take the connection away
+        ws="none",  # no WebSockets: uvicorn would take the connection away
         lifespan="on",
         log_config=None,
         access_log=False,

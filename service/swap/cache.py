@@ -1,4 +1,4 @@
-"""Bundles on this replica's disk, by digest: what a restart serves when the network is down."""
+"""Cache of bundles on this replica's disk, by digest: restarts serve from it without a network."""
 
 import contextlib
 import errno
@@ -15,25 +15,25 @@ from service.errors import BundleRefused, NotFound, Unavailable
 from service.files import disk_error, reason
 from service.inference.bundle import Bundle, read_bundle
 
-KEPT = 5  # bundles beside those in use; the last ones that served
+KEPT = 5  # bundles besides those in use; the last ones that served
 INCOMING = "incoming-"
-LEFTOVER_SECONDS = 3600.0  # age at which an incoming bundle belongs to nobody
+LEFTOVER_SECONDS = 3600.0  # age above which an incoming bundle is a leftover
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class BundleCache:
-    """A folder a bundle, named by the SHA-256 of its graph, verified each time it is read."""
+    """One folder per bundle, named by the SHA-256 of its graph; each read verifies it."""
 
     def __init__(self, folder: Path) -> None:
-        """Keep bundles below a folder, made when the first one comes."""
+        """Store bundles below a folder, created with the first bundle."""
         self._folder = folder
 
     def read(self, sha256: str) -> Bundle:
         """Read a bundle.
 
         Raises:
-            NotFound: it is not here.
-            BundleRefused: it is here, and was altered; it is deleted, so that it is fetched again.
+            NotFound: the cache does not have it.
+            BundleRefused: it was altered; it is deleted, so that it is fetched again.
         """
         folder = self._path(sha256)
         if not folder.is_dir():
@@ -41,7 +41,7 @@ class BundleCache:
         try:
             bundle = read_bundle(folder)
             if bundle.manifest.sha256 != sha256:
-                raise BundleRefused("the cached bundle is another one")
+                raise BundleRefused("the cached bundle has another digest")
         except BundleRefused:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -54,7 +54,7 @@ class BundleCache:
 
         Raises:
             StorageFull: the disk is full.
-            Unavailable: it cannot be written for another reason.
+            Unavailable: the disk cannot be written for another reason.
         """
         with disk_errors():
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ class BundleCache:
                 shutil.rmtree(fresh, ignore_errors=True)
 
     def prune(self, in_use: set[str]) -> None:
-        """Delete the bundles that served longest ago, and what killed processes left behind."""
+        """Delete the bundles that served longest ago, and leftovers of killed processes."""
         now = time.time()
         idle: list[tuple[float, Path]] = []
         for folder in self._folder.glob("*"):
@@ -87,10 +87,10 @@ class BundleCache:
 
 
 def _put(fresh: Path, target: Path) -> None:
-    """Give a folder its name; what is there under that name is replaced file by file.
+    """Rename a folder; if the target exists, replace its files one by one.
 
-    The graph that is there is the same by its digest, unless it was altered; the manifest may be
-    older. A reader meanwhile finds a whole bundle.
+    An existing graph has the same digest, unless it was altered; the manifest may be older. Readers
+    always find a whole bundle.
     """
     try:
         os.rename(fresh, target)
@@ -100,20 +100,20 @@ def _put(fresh: Path, target: Path) -> None:
         try:
             for name in (GRAPH, MANIFEST):
                 os.replace(fresh / name, target / name)
-        except FileNotFoundError:  # deleted meanwhile: the bundle is in memory, and serves
+        except FileNotFoundError:  # deleted meanwhile: the bundle serves from memory
             return
 
 
 @contextlib.contextmanager
 def disk_errors() -> Iterator[None]:
-    """Turn a disk that cannot be written into an error of the service."""
+    """Turn errors of the disk into errors of the service."""
     try:
         yield
     except OSError as error:
         raise disk_error(
             error,
             Unavailable(
-                f"the service's state can not be written ({reason(error)}): it needs a folder of "
-                "its own, SERVICE_STATE"
+                f"the service's state cannot be written ({reason(error)}): give it a folder of its "
+                "own, SERVICE_STATE"
             ),
         ) from error

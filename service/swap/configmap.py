@@ -20,7 +20,7 @@ NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")  # RFC 1123, as Kuber
 KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 VERBS = {"GET": "get", "PATCH": "patch", "POST": "create"}
 NO_CREDENTIALS = (
-    "The file {file} of the service account can not be used. Mount the token of a service account "
+    "The file {file} of the service account is unusable. Mount the token of a service account "
     "(automountServiceAccountToken: true) or correct the setting of its folder."
 )
 
@@ -48,9 +48,11 @@ class ConfigMapStore:
         check_url("api", api)
         for field, value in (("namespace", namespace), ("name", name)):
             if not NAME.fullmatch(value):
-                raise ValueError(f"{field}: {value!r} is no Kubernetes name: use a-z, 0-9, - and .")
+                raise ValueError(
+                    f"{field}: {value!r} is not a Kubernetes name: use a-z, 0-9, - and ."
+                )
         if not KEY.fullmatch(key):
-            raise ValueError(f"key: {key!r} is no key of a ConfigMap: use a-z, 0-9, -, _ and .")
+            raise ValueError(f"key: {key!r} is not a key of a ConfigMap: use a-z, 0-9, -, _ and .")
         self._name = name
         self._key = key
         self._namespace = namespace
@@ -71,7 +73,7 @@ class ConfigMapStore:
         if stored.resource_version is None:
             answer = await self._create(data)
         else:
-            # A merge patch: labels, annotations and keys of others stay as they are.
+            # A merge patch keeps labels, annotations and other keys as they are.
             metadata = {"resourceVersion": stored.resource_version}
             answer = await self._call("PATCH", self._item, {"metadata": metadata, "data": data})
         vanished = stored.resource_version is not None and _is_absent(answer)
@@ -113,19 +115,19 @@ class ConfigMapStore:
         content = None if body is None else json.dumps(body)
         client = self._connected()
         try:
-            # The limits of httpx are between two bytes; this one is for the whole answer.
+            # httpx limits the time between two bytes; this limit is for the whole response.
             async with asyncio.timeout(self._timeout):
                 return await client.request(method, url, content=content, headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             raise Unavailable(
-                "The Kubernetes API, which keeps the wanted model, does not answer. Try again; "
+                "The Kubernetes API, which keeps the desired model, does not answer. Try again; "
                 "if it lasts, check the setting of its address and the network policy."
             ) from error
 
     def _connected(self) -> httpx.AsyncClient:
         context = self._account.context()
         if self._client is None:
-            # No proxies, redirects or .netrc: the token goes to the API and nowhere else.
+            # No proxies, redirects or .netrc: only the API may get the token.
             self._client = httpx.AsyncClient(verify=context, timeout=self._timeout, trust_env=False)
         return self._client
 
@@ -138,21 +140,21 @@ class ConfigMapStore:
             )
         return Unavailable(
             f"The Kubernetes API answered {status} to {verb} of the ConfigMap {self._name}. "
-            "Try again; if it lasts, look into the log of the API."
+            "Try again; if it lasts, read the log of the API."
         )
 
 
 class _Account:
-    """The credentials that Kubernetes mounts into a pod, and replaces while it runs."""
+    """Credentials that Kubernetes mounts into a pod, and renews while it runs."""
 
     def __init__(self, folder: Path, encrypted: bool) -> None:
         self._folder = folder
         self._encrypted = encrypted
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody yet
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts no authority yet
         self._loaded: tuple[int, int] | None = None  # inode and time of the ca.crt in the context
 
     def token(self) -> str:
-        """Answer the token. Raises Unavailable when it cannot be sent."""
+        """Read the token. Raises Unavailable when it is missing or malformed."""
         # Read each time, some microseconds: tokens of service accounts rotate within the hour.
         try:
             token = (self._folder / "token").read_text("ascii").strip()
@@ -163,7 +165,7 @@ class _Account:
         return token
 
     def context(self) -> ssl.SSLContext:
-        """Answer the context that trusts ca.crt as it is now. Raises Unavailable."""
+        """Return a context that trusts the current ca.crt. Raises Unavailable."""
         if self._encrypted:
             path = self._folder / "ca.crt"
             try:
@@ -178,7 +180,7 @@ class _Account:
 
 class _Stored(NamedTuple):
     model: DesiredModel | None
-    resource_version: str | None  # None: there is no ConfigMap
+    resource_version: str | None  # None: the ConfigMap does not exist
 
 
 class _Metadata(BaseModel):
@@ -201,8 +203,7 @@ def _stored(answer: httpx.Response, name: str, key: str) -> _Stored:
         found = _ConfigMap.model_validate_json(answer.content)
     except ValidationError as error:
         raise Unavailable(
-            "The Kubernetes API answered something that is no ConfigMap. Check the setting of its "
-            "address."
+            "The Kubernetes API did not answer with a ConfigMap. Check the setting of its address."
         ) from error
     text = (found.data or {}).get(key)
     place = f"key `{key}` of the ConfigMap {name}"
@@ -211,7 +212,7 @@ def _stored(answer: httpx.Response, name: str, key: str) -> _Stored:
 
 
 def _is_absent(answer: httpx.Response) -> bool:
-    """Tell a ConfigMap that is not there from a 404 of something else, such as a proxy."""
+    """Tell an absent ConfigMap from a 404 of something else, such as a proxy."""
     if answer.status_code != 404:
         return False
     try:

@@ -1,9 +1,8 @@
 """The desired model: one record, written by a swap, read by every worker of every replica.
 
 Two stores keep it: a file for one machine (here), a Kubernetes ConfigMap for a cluster
-(`configmap.py`). Both return the same, both write by compare-and-set, and neither returns a record
-that it is not sure of. Outside of the code it is called the wanted model: in `/version`, in
-`wanted.json`, in the metric `model_wanted_mismatch`.
+(`configmap.py`). Both return the same, both write by compare-and-set, and neither returns a damaged
+record. Public names say `wanted`: `/version`, `wanted.json`, the metric `model_wanted_mismatch`.
 """
 
 import asyncio
@@ -23,7 +22,7 @@ MAX_BYTES = 64 * 1024  # of a record; a real one has about 300
 LOCK_SECONDS = 10.0  # a writer holds the lock for the time of two fsyncs
 SETTLED_NS = 2_000_000_000  # nanoseconds; far above the resolution of a file's times
 CHANGED = (
-    "Somebody else changed the wanted model at the same time. Look at GET /version, then try again."
+    "Somebody else changed the desired model at the same time. Check GET /version, then try again."
 )
 
 Tag = Annotated[str, Field(min_length=1, max_length=128)]
@@ -71,9 +70,9 @@ class FileStore:
     """Keeps the desired model in a file that the processes of one machine share."""
 
     def __init__(self, path: Path) -> None:
-        """Take the path of the file; its folder is made when it is first written."""
+        """Take the path of the file; the first write creates its folder."""
         self._path = path
-        self._seen: tuple[int, ...] | None = None  # fingerprint of what `_model` was read from
+        self._seen: tuple[int, ...] | None = None  # fingerprint of the file behind `_model`
         self._model: DesiredModel | None = None
 
     async def read(self) -> DesiredModel | None:
@@ -112,7 +111,7 @@ def parse_desired(text: str | bytes, place: str) -> DesiredModel:
         return DesiredModel.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise Unavailable(
-            f"The {place} holds no whole record of a wanted model. Delete it, then choose the "
+            f"The {place} holds a damaged record of the desired model. Delete it, then choose the "
             "model again with POST /replace_ml_model."
         ) from error
 
@@ -128,7 +127,7 @@ def _fingerprint(found: os.stat_result) -> tuple[int, ...]:
 
 
 def _load(path: Path) -> tuple[DesiredModel, tuple[int, ...] | None]:
-    """Read the record, with its fingerprint if that can be relied on."""
+    """Read the record, with its fingerprint once the file has settled."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
         raise OSError(errno.EINVAL, "not a regular file")
     with path.open("rb") as file:
@@ -136,8 +135,8 @@ def _load(path: Path) -> tuple[DesiredModel, tuple[int, ...] | None]:
         text = file.read(MAX_BYTES + 1)
     if len(text) > MAX_BYTES:
         text = b""
-    # A file's times advance in steps of some milliseconds and a freed inode is used again, so two
-    # quick writes could look alike: until the file has settled it is read each time.
+    # The times of a file advance in steps of milliseconds and a freed inode is reused, so two quick
+    # writes can have one fingerprint: until the file has settled, every call reads it.
     settled = time.time_ns() - found.st_mtime_ns > SETTLED_NS
     return parse_desired(text, f"file {path.name}"), _fingerprint(found) if settled else None
 
@@ -146,7 +145,7 @@ def _failed(what: str, error: OSError) -> ServiceError:
     return disk_error(
         error,
         Unavailable(
-            f"The wanted model can not be {what} ({reason(error)}). Check that the service may "
+            f"The desired model cannot be {what} ({reason(error)}). Check that the service may "
             "read and write its state directory."
         ),
     )

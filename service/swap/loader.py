@@ -1,4 +1,4 @@
-"""From a tag to a model that has passed its self-test, step by step, beside the one that serves."""
+"""Loads the model of a tag, step by step up to its self-test, while another model serves."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ log = logging.getLogger("service.swap.loader")
 
 
 class ModelLoader:
-    """From a tag to a model that has passed its self-test."""
+    """Fetches, verifies, loads and tests models."""
 
     def __init__(
         self, registry: RegistryClient, cache: BundleCache, folder: Path, local_tag: str = LOCAL
@@ -29,7 +29,7 @@ class ModelLoader:
         self._folder = folder
         self.local_tag = local_tag
 
-    async def fetch(self, tag: str, progress: ProgressTracker) -> Bundle:
+    async def fetch_bundle(self, tag: str, progress: ProgressTracker) -> Bundle:
         """Fetch the bundle of a tag, verified, into the cache."""
         with progress.step("fetch"):
             folder = await self._registry.fetch(parse_tag(tag))
@@ -41,48 +41,48 @@ class ModelLoader:
             await asyncio.to_thread(shutil.rmtree, folder, True)
         return bundle
 
-    async def find(self, tag: str, sha256: str, progress: ProgressTracker) -> Bundle:
+    async def find_bundle(self, tag: str, sha256: str, progress: ProgressTracker) -> Bundle:
         """Find a bundle by its digest: from the cache, the local folder, or by fetching the tag.
 
         Raises:
-            BundleRefused: the tag has come to name another model.
+            BundleRefused: the tag now names another model.
         """
         try:
-            return await self.cached(sha256)
+            return await self.read_cached(sha256)
         except (NotFound, BundleRefused):
             pass
         if tag == self.local_tag:
             bundle = await asyncio.to_thread(read_bundle, self._folder)
         else:
-            bundle = await self.fetch(tag, progress)
+            bundle = await self.fetch_bundle(tag, progress)
         if bundle.manifest.sha256 != sha256:
-            raise BundleRefused(f"{tag} has come to name another model: set it again")
+            raise BundleRefused(f"{tag} now names another model: set it again")
         return bundle
 
-    async def cached(self, sha256: str) -> Bundle:
+    async def read_cached(self, sha256: str) -> Bundle:
         """Read a bundle from this replica's disk.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: the disk does not have it.
             BundleRefused: it was altered.
         """
         return await asyncio.to_thread(self._cache.read, sha256)
 
-    async def local(self) -> Bundle:
-        """Read the local bundle, and keep it for a rollback after it has been replaced.
+    async def read_local(self) -> Bundle:
+        """Read the local bundle, and cache it for a rollback after its replacement.
 
         Raises:
-            BundleRefused: it is not there, or must not serve.
+            BundleRefused: it is missing, or must not serve.
         """
         bundle = await asyncio.to_thread(read_bundle, self._folder)
         try:
             await asyncio.to_thread(self._cache.keep, bundle)
-        except ServiceError as error:  # a full disk: what can be read can serve
-            log.warning("the local bundle is not kept", extra={"detail": error.detail})
+        except ServiceError as error:  # a full disk: the bundle serves from memory
+            log.warning("local bundle not cached", extra={"detail": error.detail})
         return bundle
 
-    async def load(self, tag: str, bundle: Bundle, progress: ProgressTracker) -> Model:
-        """Open, warm up and test a model, beside the one that serves."""
+    async def load_model(self, tag: str, bundle: Bundle, progress: ProgressTracker) -> Model:
+        """Open, warm up and test a model, while another one serves."""
         with progress.step("load"):
             model = await asyncio.to_thread(Model, tag, bundle)
         with progress.step("warm-up"):

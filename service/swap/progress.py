@@ -1,4 +1,4 @@
-"""Follows one swap through its steps: for the page, the traces, and the error's `step`."""
+"""Tracks one swap through its steps: for the page, the traces, and the `step` of errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ class ProgressTracker:
             yield
 
     def end(self, detail: str | None) -> None:
-        """Write how it ended; a `detail` means that it failed."""
+        """Write the end of the swap; `detail` is the reason of a failure."""
         self._write("done" if detail is None else "failed", detail)
 
     def _write(self, state: str, detail: str | None) -> None:

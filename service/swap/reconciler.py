@@ -1,4 +1,4 @@
-"""Reconciles a worker with the desired model: at its start, and whenever that changes.
+"""Reconciles a worker with the desired model: at its start and after each change.
 
 Every worker of every replica reads the desired model twice a second. If it cannot be loaded, the
 current one keeps serving; the failure is counted, logged, shown in `/version`, and retried.
@@ -26,7 +26,7 @@ log = logging.getLogger("service.swap.reconciler")
 
 
 class Reconciler:
-    """One in each worker."""
+    """Reconciles one worker."""
 
     def __init__(
         self,
@@ -51,10 +51,10 @@ class Reconciler:
         self._tried: DesiredModel | None = None
         self._unreadable: str | None = None
 
-    async def start(self) -> None:
+    async def load_first_model(self) -> None:
         """Load the desired model, or else the last one that served here, or else the local one.
 
-        If none can be loaded, the worker is not ready and goes on trying; nothing is raised.
+        If none can be loaded, the worker is not ready and keeps trying; nothing is raised.
         """
         desired = await self._read_desired()
         last = self._workers.last_served()
@@ -62,35 +62,37 @@ class Reconciler:
         local = (name, last[1] if last is not None and last[0] == name else "")
         first = (desired.tag, desired.sha256) if desired else local
         if self._unreadable and last is not None:
-            first = last  # better than to change the model because of a store that is away
+            first = last  # an unavailable store must not change the model
         for tag, sha256 in dict.fromkeys((first, last or local, local)):
             try:
                 model = await self._obtain_in_turn(tag, sha256, (tag, sha256) == first)
             except ServiceError as error:
-                log.warning("can not be served", extra={"tag": tag, "detail": error.detail})
-            except Exception:  # a bug in one way must not close the others
-                log.exception("can not be served", extra={"tag": tag})
+                log.warning(
+                    "cannot load a model at start", extra={"tag": tag, "detail": error.detail}
+                )
+            except Exception:  # a bug with one model must not exclude the others
+                log.exception("cannot load a model at start", extra={"tag": tag})
             else:
                 self._swapper.switch(model)
                 break
         self._compare(desired)
 
-    async def run(self, interval: float) -> None:
+    async def reconcile_periodically(self, interval: float) -> None:
         """Load a model, then reconcile until cancelled; `interval` in seconds."""
-        await self.start()
+        await self.load_first_model()
         while True:
             await asyncio.sleep(interval)
             try:
                 await self.reconcile()
-            except Exception:  # a bug must not end the loop, and shows in the log
-                log.exception("could not follow")
+            except Exception:  # a bug must not end the loop; the log shows it
+                log.exception("reconciliation failed")
 
     async def reconcile(self) -> None:
-        """Read the desired model once, and serve it if another one serves."""
+        """Read the desired model once, and switch to it if another one serves."""
         desired = await self._read_desired()
         if self._compare(desired):
             return
-        if desired != self._tried:  # what failed before says nothing about another model
+        if desired != self._tried:  # failures of another model do not count
             self._tried, self._failures, self._retry_at = desired, 0, 0.0
         if time.monotonic() < self._retry_at:
             return
@@ -99,13 +101,13 @@ class Reconciler:
         try:
             model = await self._obtain(tag, sha256)
         except Conflict:
-            return  # another worker fetches it; it is in the cache next time
+            return  # another worker fetches it into the cache
         except Exception as error:
             self._fail(tag, error)
             return
         self._failures, self._retry_at = 0, 0.0
         if self._serving.current is not before:
-            return  # a swap in this worker was faster, and knows better
+            return  # a swap in this worker was faster
         self._swapper.switch(model)
         self._metrics.swaps.labels("done", "follow").inc()
         self._compare(desired)
@@ -117,7 +119,7 @@ class Reconciler:
         known = isinstance(error, ServiceError)
         self._metrics.swaps.labels("failed", getattr(error, "step", None) or "follow").inc()
         extra = {"tag": tag, "detail": str(error), "again_in": pause}
-        log.warning("can not follow", extra=extra, exc_info=None if known else error)
+        log.warning("cannot load the desired model", extra=extra, exc_info=None if known else error)
 
     async def _read_desired(self) -> DesiredModel | None:
         """Read the store; None, and a sentence in `_unreadable`, if it cannot be read."""
@@ -126,13 +128,13 @@ class Reconciler:
             desired = await self._store.read()
         except ServiceError as error:
             self._unreadable = error.detail
-        if self._unreadable != before:  # once, not twice a second
-            what = "can not be read" if self._unreadable else "can be read again"
-            log.warning(f"the wanted tag {what}", extra={"detail": self._unreadable})
+        if self._unreadable != before:  # log it once, not twice a second
+            verb = "cannot read" if self._unreadable else "can again read"
+            log.warning(f"{verb} the desired model", extra={"detail": self._unreadable})
         return desired
 
     def _compare(self, desired: DesiredModel | None) -> bool:
-        """Whether the desired model serves. Without a desired model, any is right."""
+        """Return whether the desired model serves. Without a desired model, any is right."""
         current = self._serving.current
         if self._unreadable and current is not None:
             return True  # unknown; the metric stays as it was
@@ -162,31 +164,31 @@ class Reconciler:
                 bundle = await self._local(sha256)
             else:
                 bundle = await self._find(tag, sha256, fetch, progress)
-            return await self._loader.load(tag, bundle, progress)
+            return await self._loader.load_model(tag, bundle, progress)
         except ServiceError as error:
             error.step = error.step or progress.current
             raise
 
     async def _find(self, tag: str, sha256: str, fetch: bool, progress: ProgressTracker) -> Bundle:
         try:
-            return await self._loader.cached(sha256)
+            return await self._loader.read_cached(sha256)
         except (NotFound, BundleRefused):
             if not fetch:
                 raise
-        with self._workers.lock("fetch"):  # one worker does, the others wait
-            return await self._loader.find(tag, sha256, progress)
+        with self._workers.lock("fetch"):  # one worker fetches, the others wait
+            return await self._loader.find_bundle(tag, sha256, progress)
 
     async def _local(self, sha256: str) -> Bundle:
-        """Read the local bundle; after a crash the one that the other workers serve.
+        """Read the local bundle; after a crash, the bundle that the other workers serve.
 
-        If the folder has no bundle that may serve, the one that it held before.
+        If the local bundle may not serve, read its predecessor from the cache.
         """
         if beside := self._workers.sha256_of(self._loader.local_tag):
             with suppress(NotFound, BundleRefused):
-                return await self._loader.cached(beside)
+                return await self._loader.read_cached(beside)
         try:
-            return await self._loader.local()
+            return await self._loader.read_local()
         except BundleRefused:
             if not sha256:
                 raise
-            return await self._loader.cached(sha256)
+            return await self._loader.read_cached(sha256)

@@ -1,10 +1,10 @@
-"""Replacing the model while it answers.
+"""Swaps the model while the service answers.
 
-    lock -> fetch -> verify -> load -> warm-up -> self-test -> write the wanted tag -> switch
+    lock -> fetch -> verify -> load -> warm-up -> self-test -> write the desired model -> switch
 
-Everything before the switch happens beside the model that serves; a failure anywhere leaves it
-serving and says which step failed. The wanted tag is written once and for all replicas, by
-compare-and-set; every other worker reconciles with it (reconciler.py).
+The current model serves until the switch, and goes on serving after a failure; the error names the
+failed step. A swap writes the desired model for all replicas, by compare-and-set; every other
+worker reconciles with it (reconciler.py).
 """
 
 import asyncio
@@ -26,11 +26,11 @@ from service.tags import parse_tag
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
 
-SETTLE = 10.0  # seconds that a swap waits for the other workers; each looks twice a second
+SETTLE = 10.0  # seconds that a swap waits for the other workers, which poll twice a second
 
 
 class Swapper:
-    """Changes which model serves: here at once, elsewhere through the wanted tag."""
+    """Swaps the model: in this worker at once, in others through the desired model."""
 
     def __init__(
         self,
@@ -55,22 +55,22 @@ class Swapper:
         """Serve the model of a tag.
 
         Raises:
-            ServiceError: with the step that failed; the old model serves on.
+            ServiceError: with the failed step; the old model continues to serve.
         """
         parse_tag(tag)
         with self._guarded(tag) as progress:
             stored = await self._store.read()
-            bundle = await self._loader.fetch(tag, progress)
+            bundle = await self._loader.fetch_bundle(tag, progress)
             with progress.step("verify"):
                 _check_compatible(bundle, self._serving.current)
-            model = await self._loader.load(tag, bundle, progress)
+            model = await self._loader.load_model(tag, bundle, progress)
             return await self._commit(model, stored, progress)
 
     async def rollback(self) -> SwapAnswer:
-        """Serve the model that served before; it is still loaded, or else in the cache.
+        """Serve the previous model; it is still loaded, or else cached.
 
         Raises:
-            Conflict: there is none.
+            Conflict: no model served before.
         """
         with self._guarded("rollback") as progress:
             stored = await self._store.read()
@@ -79,8 +79,8 @@ class Swapper:
                 progress.tag = stored.previous_tag
                 label = (stored.previous_tag, stored.previous_sha256)
                 if model is None or (model.tag, model.sha256) != label:
-                    bundle = await self._loader.find(*label, progress)
-                    model = await self._loader.load(label[0], bundle, progress)
+                    bundle = await self._loader.find_bundle(*label, progress)
+                    model = await self._loader.load_model(label[0], bundle, progress)
             if model is None:
                 raise Conflict("there is no model before this one: replace it by tag instead")
             return await self._commit(model, stored, progress)
@@ -103,10 +103,10 @@ class Swapper:
         )
 
     async def _write(self, model: Model, stored: DesiredModel | None) -> DesiredModel:
-        """Make it the wanted model of all replicas, if nobody else wrote since `stored` was read.
+        """Make it the desired model of all replicas, by compare-and-set against `stored`.
 
         Raises:
-            Conflict: somebody did; the model that they want is the one that will serve.
+            Conflict: another swap was faster; its model will serve.
         """
         if stored is not None and (stored.tag, stored.sha256) == (model.tag, model.sha256):
             if await self._store.read() != stored:
@@ -123,7 +123,7 @@ class Swapper:
         )
         try:
             await self._store.write(desired)
-        except Unavailable:  # the answer may have been lost on its way, and not the record
+        except Unavailable:  # perhaps only the response was lost
             if not await self._is_stored(desired):
                 raise
         return desired
@@ -145,7 +145,7 @@ class Swapper:
         self._cache.prune({model.sha256, before.sha256 if before else ""})
 
     async def _settle(self, model: Model) -> None:
-        """Wait until the other workers of this replica have followed: the answer is to be true."""
+        """Wait until all workers of this replica serve the model: the answer lists them."""
         deadline = time.monotonic() + SETTLE
         while time.monotonic() < deadline:
             found = {(worker.tag, worker.sha256) for worker in self._workers.served()}
@@ -189,9 +189,9 @@ class Swapper:
 def _before(
     stored: DesiredModel | None, current: Model | None, local: str
 ) -> tuple[str | None, str | None]:
-    """What a rollback brings back: what was wanted. Here it may not serve yet, elsewhere it does.
+    """Return tag and digest for a rollback: those of the desired model, which serves elsewhere.
 
-    The local bundle is another thing: whatever is in the folder is what is wanted.
+    With the local bundle the serving model counts: its folder may hold any bundle.
     """
     if stored is not None and not (current is not None and current.tag == stored.tag == local):
         return stored.tag, stored.sha256
@@ -199,7 +199,7 @@ def _before(
 
 
 def _check_compatible(bundle: Bundle, current: Model | None) -> None:
-    """Clients send what the old model takes; the new one has to take it too."""
+    """Refuse a model that takes other chips than the current one: clients would fail."""
     if current is None:
         return
     old, new = current.manifest.input, bundle.manifest.input

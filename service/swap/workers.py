@@ -1,8 +1,8 @@
 """The registry of the workers of one replica: small files in the state folder.
 
 workers/<pid>.json   what each worker serves
-swap.json            how far the running swap is, or how the last one ended
-swap.lock            held while a swap runs, and released by the kernel when its process dies
+swap.json            progress of the running swap, or the end of the last one
+swap.lock            held while a swap runs; the kernel releases it when the process dies
 served.json          the last model that served here
 """
 
@@ -27,7 +27,7 @@ log = logging.getLogger("service.swap.workers")
 
 
 class WorkerRegistry:
-    """Files that the workers behind one port share."""
+    """Files shared by the workers behind one port."""
 
     def __init__(self, folder: Path) -> None:
         """Use files below a folder."""
@@ -36,10 +36,10 @@ class WorkerRegistry:
 
     @contextlib.contextmanager
     def lock(self, name: str = "swap") -> Iterator[None]:
-        """Hold the lock of a swap; of several processes and requests one has it.
+        """Hold the lock of a swap, over processes and requests.
 
         Raises:
-            Conflict: another one has it.
+            Conflict: another swap holds it.
         """
         with contextlib.ExitStack() as stack:
             try:
@@ -51,12 +51,12 @@ class WorkerRegistry:
             yield
 
     def write_swap(self, tag: str, step: str, state: str, detail: str | None, started: str) -> None:
-        """Write how far a swap is, if that is possible; it goes on all the same."""
+        """Write the progress of a swap; a failed write does not stop the swap."""
         line = {"tag": tag, "step": step, "state": state, "detail": detail, "started": started}
         _write(self._folder / "swap.json", line | _self())
 
     def last_swap(self) -> SwapProgress | None:
-        """Read how far the running swap is, or how the last one ended."""
+        """Read the progress of the running swap, or the end of the last one."""
         found = _read(self._folder / "swap.json")
         if found is None:
             return None
@@ -67,13 +67,13 @@ class WorkerRegistry:
         return None
 
     def write_model(self, model: Model) -> None:
-        """Write what this worker serves, also for a restart, if that is possible."""
+        """Write which model this worker serves, also for a restart; failures are logged."""
         label = {"tag": model.tag, "sha256": model.sha256}
         _write(self._own, _self() | label | {"parent": os.getppid()})
         _write(self._folder / "served.json", label)
 
     def last_served(self) -> tuple[str, str] | None:
-        """Tag and digest of the last model that served here."""
+        """Read tag and digest of the last model that served here."""
         found = _read(self._folder / "served.json") or {}
         with contextlib.suppress(ValidationError):
             label = ModelRef.model_validate(found)
@@ -94,7 +94,7 @@ class WorkerRegistry:
         return [item["pid"] for item in self._living() if item.get("parent") == parent]
 
     def sha256_of(self, tag: str) -> str:
-        """Digest that another worker of the same service serves under a tag; "" if none does."""
+        """Find the digest that another worker serves under a tag; "" without one."""
         for content in self._living():
             if content.get("parent") == os.getppid() and content.get("tag") == tag:
                 return str(content.get("sha256"))
@@ -116,7 +116,7 @@ class WorkerRegistry:
 
 
 def now() -> str:
-    """This moment, UTC, ISO 8601."""
+    """Return the current time, UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
@@ -131,7 +131,7 @@ def _is_alive(content: dict[str, Any]) -> bool:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    """Write, and log what cannot be written: a full disk must not end a service.
+    """Write a file, and log a failure: a full disk must not stop the service.
 
     Not durable: after a power cut no worker is alive, and the event loop must not wait for a disk.
     """
@@ -139,7 +139,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, json.dumps(content), durable=False)
     except OSError as error:
-        log.warning("can not be written", extra={"file": path.name, "detail": reason(error)})
+        log.warning("state file not written", extra={"file": path.name, "detail": reason(error)})
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -39,7 +39,7 @@ Fields = list[tuple[str, str, int | tuple[int, ...]]]
 
 
 class CounterLayout(NamedTuple):
-    """Which model and labels the numbers stand for. The queue counts under an empty layout."""
+    """Model and labels of the numbers. The queue has an empty layout."""
 
     tag: str
     sha256: str
@@ -51,12 +51,12 @@ class CounterLayout(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Name of the files: one for a tag, a model and a layout."""
+        """Return the name of the files: one per tag, model and layout."""
         return hashlib.sha256(json.dumps(self).encode()).hexdigest()[:16]
 
     @property
     def totals(self) -> np.dtype[np.void]:
-        """Totals of one worker; a histogram has a count a bucket, the last one open, and a sum."""
+        """Totals of one worker; a histogram has a count per bucket, the last open, and a sum."""
         shares, seconds = len(SHARES) + 2, len(SECONDS) + 2
         fields: Fields = [
             ("predictions", "f8", (len(self.classes),)),
@@ -72,7 +72,7 @@ class CounterLayout(NamedTuple):
 
     @property
     def slice(self) -> np.dtype[np.void]:
-        """What one worker saw in one slice of time; the last column is the confidence."""
+        """Observations of one worker in one slice of time; the last column is the confidence."""
         columns = len(self.inputs) + 1
         fields: Fields = [
             ("number", "f8", (1,)),
@@ -100,7 +100,7 @@ class SharedCounters:
         """Map a file that no process has locked, or a new one.
 
         Raises:
-            OSError: there is no room for it.
+            OSError: the disk is full.
         """
         self.names = names
         self._description = folder / f"{names.key}.json"
@@ -120,7 +120,7 @@ class SharedCounters:
         """Write the layout atomically; from now on it is the latest.
 
         Raises:
-            OSError: there is no room for it.
+            OSError: the disk is full.
         """
         _write_description(self._description, self.names)
 
@@ -136,7 +136,7 @@ class SharedCounters:
 
 
 class Window(NamedTuple):
-    """What all workers saw in the last slices of time."""
+    """Observations of all workers in the last slices of time."""
 
     counts: list[npt.NDArray[np.int64]]
     """(K,) of every signal."""
@@ -156,7 +156,7 @@ def read_totals(folder: Path) -> list[tuple[CounterLayout, Record]]:
 
 
 def read_queue(folder: Path) -> Record:
-    """Add up what all workers counted of the queue."""
+    """Add up the queue counters of all workers."""
     return _sum_totals(folder, QUEUE)
 
 
@@ -187,7 +187,7 @@ def read_window(folder: Path, names: CounterLayout, number: int) -> Window:
 
 
 def _write_description(path: Path, names: CounterLayout) -> None:
-    """Make it the latest, also by a clock that was set back; forget the models of long ago."""
+    """Make a model the latest, even after the clock was set back; remove the oldest models."""
     latest = max((moment for moment, _ in _descriptions(path.parent)), default=0)
     moment = max(time.time_ns(), latest + 1)
     try:
@@ -208,7 +208,7 @@ def _remove_model(path: Path) -> None:
                 handle = os.open(item, os.O_RDWR | os.O_CLOEXEC)
                 stack.callback(os.close, handle)
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except FileNotFoundError:  # another worker forgets it too
+            except FileNotFoundError:  # another worker removes it too
                 continue
             except BlockingIOError:  # in use
                 return
@@ -223,7 +223,7 @@ def _map_free_file(folder: Path, names: CounterLayout) -> mmap.mmap:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.fstat(handle).st_nlink:  # it was forgotten before it was locked
+            if not os.fstat(handle).st_nlink:  # it was removed before it was locked
                 continue
             # All of it now: a disk that is full later would end the process with SIGBUS.
             os.posix_fallocate(handle, 0, names.size)
@@ -236,7 +236,7 @@ def _map_free_file(folder: Path, names: CounterLayout) -> mmap.mmap:
 
 
 def _descriptions(folder: Path) -> list[tuple[int, Path]]:
-    """When all models were described, in ns, and where; the latest first."""
+    """List when each model was described, in ns, and its file; the latest first."""
     found = []
     for path in folder.glob("*.json"):
         with suppress(OSError):  # it has just been removed

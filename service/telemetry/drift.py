@@ -1,4 +1,4 @@
-"""Drift: do the live inputs and answers still look like those the model was tested on?
+"""Drift: compares the live inputs and predictions with those that the model was tested on.
 
 The bundle carries a histogram of every signal on unseen chips: each statistic of each band, the
 confidence, the mix of classes. A window of live values is counted into the same bins, and two
@@ -8,12 +8,13 @@ measures compare the shares p (live) and q (reference):
     js    Jensen-Shannon distance, square root of the divergence in bits, 0 to 1 (Endres and
           Schindelin 2003, IEEE Trans. Inf. Theory 49, 7)
 
-The usual "above 0.2" is no threshold by itself: with few samples, or a small reference, the index
-is larger than that by chance. Under no drift it is distributed like (1/N + 1/M) chi-squared with
-K - 1 degrees of freedom (Yurdakul 2018, Statistical properties of the population stability index),
-so the threshold is the larger one of a floor, what matters, and that quantile, what is no chance.
+The usual threshold of 0.2 does not suffice: with few samples, or a small reference, the index is
+larger by chance. Without drift it is distributed like (1/N + 1/M) chi-squared with K - 1 degrees of
+freedom (Yurdakul 2018, Statistical properties of the population stability index). So the threshold
+is the larger of two: a floor below which drift does not matter, and a quantile that chance rarely
+exceeds.
 
-A window that can not be judged is `Insufficient`, with the reason: never a drift, and never a zero.
+Without enough data the result is `Insufficient`, with the reason: never a drift, and never a zero.
 """
 
 import math
@@ -27,10 +28,10 @@ import numpy.typing as npt
 from contracts.bundle import Histogram, Manifest
 
 CHANCE = 1e-7
-"""Of one signal, in one window, to exceed its threshold without a drift: about twenty signals and a
+"""Chance of a signal in a window to exceed its threshold without drift: with twenty signals and a
 hundred independent windows a day stay below 1 % a day (docs/benchmarks.md has the simulation)."""
 SMOOTHING = (
-    0.5  # added to each count: an empty bin is no proof of a share of zero (Jeffreys' prior)
+    0.5  # added to each count: an empty bin does not prove a share of zero (Jeffreys' prior)
 )
 NOT_FINITE = 0.01  # share of values that may be NaN or infinite
 BITS = 8 * math.log(2)  # psi / (js squared) for small differences: both measure (p - q)^2 / q
@@ -40,7 +41,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class Score(NamedTuple):
-    """How far a window is from the reference, and what would be too far."""
+    """Distances of a window from the reference, and their thresholds."""
 
     psi: float
     js: float
@@ -55,7 +56,7 @@ class Score(NamedTuple):
 
 
 class Insufficient(NamedTuple):
-    """Why a window can not be judged: few_samples, not_finite, constant or no_reference."""
+    """Why a window has no score: few_samples, not_finite, constant or no_reference."""
 
     reason: str
     samples: int
@@ -79,7 +80,7 @@ class Signal:
         self.counts = counts  # (K,)
 
     def bin_of(self, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-        """Give the bins of values (N,); -1 for one that is not finite. The outer bins are open."""
+        """Return the bins of values (N,); -1 for NaN and infinity. The outer bins are open."""
         values = np.asarray(values, np.float64)
         finite = np.isfinite(values)
         if self._constant is not None:
@@ -92,7 +93,7 @@ class Signal:
 
 
 def signals(manifest: Manifest) -> list[Signal]:
-    """The signals of a bundle, in the order of its statistics and bands, then answers."""
+    """List the signals of a bundle: statistics of the bands, confidence, classes."""
     names = [
         f"{statistic}/{band}" for statistic in manifest.statistics for band in manifest.input.bands
     ]
@@ -111,9 +112,9 @@ def judge(
     Args:
         signal: the reference.
         counts: (K,) live values in each bin.
-        not_finite: live values that were NaN or infinite, in none of them.
-        few: fewer samples than this are not judged.
-        floor: psi that does not matter, however many samples there are.
+        not_finite: live values that were NaN or infinite, outside of all bins.
+        few: with fewer samples there is no score.
+        floor: psi that does not matter, for any number of samples.
         constant: all live values were the same: a stuck camera, or a probe that repeats one image.
     """
     live, reference = int(counts.sum()), int(signal.counts.sum())
@@ -137,7 +138,7 @@ def judge(
 
 
 def thresholds(live: int, reference: int, bins: int, floor: float) -> tuple[float, float]:
-    """What psi and js of so many samples may be: the floor, or what chance gives."""
+    """Return the thresholds of psi and js: the floor, or the quantile of chance."""
     chance = (1 / live + 1 / reference) * chi_squared_quantile(1 - CHANCE, bins - 1)
     psi = max(floor, chance)
     return psi, math.sqrt(psi / BITS)
@@ -167,7 +168,8 @@ def jensen_shannon_distance(p: Floats, q: Floats) -> Floats:
 def chi_squared_quantile(probability: float, degrees: int) -> float:
     """Quantile of the chi-squared distribution (Wilson and Hilferty 1931, PNAS 17, 12).
 
-    At 1 - 1e-7 it is too high, the careful side: by 19 % with 1 degree, 3 % with 9, 1 % with 30.
+    At 1 - 1e-7 the approximation is too high, which is safe: by 19 % with 1 degree of freedom, 3 %
+    with 9, 1 % with 30.
     """
     z = NormalDist().inv_cdf(probability)
     step = 2 / (9 * degrees)
@@ -175,7 +177,7 @@ def chi_squared_quantile(probability: float, degrees: int) -> float:
 
 
 def mean_of(histogram: Histogram | None) -> float | None:
-    """Mean of a reference histogram, by the middles of its bins; None without values."""
+    """Return the mean of a reference histogram, from the middles of its bins; or None."""
     if histogram is None or not sum(histogram.counts):
         return None
     middles = (np.array(histogram.edges[:-1]) + np.array(histogram.edges[1:])) / 2

@@ -1,4 +1,4 @@
-"""`/metrics`: everything that the workers of this service counted, as Prometheus reads it."""
+"""`/metrics`: the counts of all workers of this service, in the format of Prometheus."""
 
 import asyncio
 import os
@@ -26,19 +26,19 @@ from service.telemetry.observations import Observations
 
 
 class DriftPolicy(NamedTuple):
-    """When a window is enough, and what does not matter."""
+    """Limits below which a window is not scored, or does not count as drift."""
 
     few: int
-    """Fewer samples than this are not judged."""
+    """With fewer samples there is no score."""
     floor: float
     """Population stability index below which nothing is drift."""
 
 
 class TotalsCollector(Collector):
-    """What every model saw and said since the service started, by its tag."""
+    """Inputs and predictions of every model since the service started, by tag."""
 
     def __init__(self, observations: Observations) -> None:
-        """Take the numbers of all workers."""
+        """Export the counts of all workers."""
         self._observations = observations
 
     def collect(self) -> Iterable[Metric]:
@@ -64,9 +64,9 @@ class TotalsCollector(Collector):
                 inputs.add_metric((tag, band, statistic), count, total)
             not_finite.add_metric((tag,), float(record["not_finite"][0, 0]))
         yield from (predictions, inputs, not_finite)
-        yield _histogram("confidence", "Probability of the class that was answered.", totals)
-        yield _histogram("entropy", "Entropy of the answer over that of a guess.", totals)
-        yield _histogram("inference", "Time in the runtime, a chip.", totals, "_seconds")
+        yield _histogram("confidence", "Probability of the predicted class.", totals)
+        yield _histogram("entropy", "Entropy of the probabilities over that of a guess.", totals)
+        yield _histogram("inference", "Time in the runtime per chip.", totals, "_seconds")
         waiting = HistogramMetricFamily(
             "model_queue_seconds",
             "Time between the end of an upload and the beginning of its inference.",
@@ -76,42 +76,42 @@ class TotalsCollector(Collector):
 
 
 class DriftCollector(Collector):
-    """How far the window of the model that serves is from the reference in its bundle."""
+    """Drift of the serving model: its window against the reference in its bundle."""
 
     def __init__(
         self, observations: Observations, serving: Serving, drift_policy: DriftPolicy
     ) -> None:
-        """Take the numbers of all workers, and how to judge them."""
+        """Score the counts of all workers with a policy."""
         self._observations = observations
         self._serving = serving
         self._policy = drift_policy
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the metrics; a signal has a score and its threshold, or a reason why not."""
+        """Yield the metrics; a signal has a score with its threshold, or a reason without them."""
         model = self._serving.current
         yield GaugeMetricFamily(
             "model_drift_window_seconds",
-            "Time that drift is measured over.",
+            "Length of the window in which drift is measured.",
             self._observations.seconds,
         )
         if model is not None:
             yield from _reference(model)
-            yield from self._judged(model)
+            yield from self._scores(model)
 
-    def _judged(self, model: Model) -> Iterable[Metric]:
+    def _scores(self, model: Model) -> Iterable[Metric]:
         labels = ("tag", "signal", "measure")
         score = GaugeMetricFamily(
             "model_drift_score", "Distance of the window from the reference.", labels=labels
         )
         threshold = GaugeMetricFamily(
-            "model_drift_threshold", "Distance above which it is drift.", labels=labels
+            "model_drift_threshold", "Distance above which the signal has drifted.", labels=labels
         )
         samples = GaugeMetricFamily(
             "model_drift_samples", "Predictions in the window.", labels=("tag", "signal")
         )
         insufficient = GaugeMetricFamily(
             "model_drift_insufficient",
-            "1 where the window can not be judged, with the reason.",
+            "1 for a signal without a score, with the reason.",
             labels=("tag", "signal", "reason"),
         )
         tag, window, few, floor = model.tag, self._observations.window(model), *self._policy
@@ -132,18 +132,18 @@ class DriftCollector(Collector):
 
 
 class Exposition:
-    """Writes the answer to a scrape."""
+    """Renders the response to a scrape."""
 
     def __init__(
         self, observations: Observations, metrics: Metrics, collectors: Sequence[Collector]
     ) -> None:
-        """Take the instruments, and collectors of everything else."""
+        """Render the instruments, then the collectors."""
         self._observations = observations
         self._metrics = metrics
         self._collectors = collectors
 
-    async def answer(self) -> Response:
-        """Count what this worker has noted, then write in a thread: requests go on meanwhile."""
+    async def render(self) -> Response:
+        """Flush the buffer of this worker, then render in a thread: requests continue meanwhile."""
         self._observations.flush()
         content = await asyncio.to_thread(generate_latest, self._registry())
         return Response(content, headers={"content-type": CONTENT_TYPE_LATEST})
@@ -160,9 +160,10 @@ class Exposition:
 
 
 def _by_tag(totals: list[tuple[CounterLayout, Record]]) -> list[tuple[CounterLayout, Record]]:
-    """Two models under one tag, as `local` before and after a training, are one series.
+    """Merge two models with one tag, as `local` before and after a training, into one series.
 
-    They are added up where they count the same things; of others only the latest is shown.
+    Totals with identical classes and inputs are summed; otherwise only the newest layout is
+    exported.
     """
     found: dict[str, tuple[CounterLayout, Record]] = {}
     for names, record in totals:
@@ -180,7 +181,7 @@ def _reference(model: Model) -> Iterable[Metric]:
     manifest, tag = model.manifest, model.tag
     share = GaugeMetricFamily(
         "model_reference_class_share",
-        "Share of the answers on the unseen chips of the training.",
+        "Share of the predictions on the unseen chips of the training.",
         labels=("tag", "class"),
     )
     counts = [manifest.reference.classes.get(name, 0) for name in manifest.classes]
@@ -213,7 +214,7 @@ def _add(
     bounds: tuple[float, ...],
     numbers: Floats,
 ) -> None:
-    """Add a histogram: counts a bucket, the last one open, then the sum."""
+    """Add a histogram: one count per bucket, the last bucket open, then the sum."""
     names = [*(str(bound) for bound in bounds), "+Inf"]
     counts = np.cumsum(numbers[:-1]).tolist()
     family.add_metric(labels, list(zip(names, counts, strict=True)), float(numbers[-1]))

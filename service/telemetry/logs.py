@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line on stdout; never an upload's content, never a key."""
+"""Structured logs: one JSON object per line on stdout, without contents of uploads and keys."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ ALWAYS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "ta
 
 
 class JsonFormatter(logging.Formatter):
-    """Time, level, event, and whatever came as `extra`."""
+    """Writes time, level, event, and the fields of `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Write one record as one line."""
@@ -36,12 +36,12 @@ def configure(level: str) -> None:
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # a broken upload is no news
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # broken uploads are common
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
 
 
 class AccessLog:
-    """One line a request, written by hand: the logging module costs more than the rest of it."""
+    """One line per request, without the logging module, which costs more than the rest of it."""
 
     def __init__(self, enabled: bool = True, descriptor: int | None = None) -> None:
         """Write to a file descriptor, stdout by default."""
@@ -61,10 +61,10 @@ class AccessLog:
         tag: str,
         prediction: str,
     ) -> None:
-        """Write the line of one request; by their grammars the texts need no escaping.
+        """Write the line of one request; the grammar of each text excludes what needs escaping.
 
-        `prediction` is the id of the prediction, empty without one; it is in the line where it is
-        not that of the request.
+        `prediction` is the id of the prediction, empty without one; the line has it only if it
+        differs from the id of the request.
         """
         if not self._enabled:
             return
@@ -81,11 +81,11 @@ class AccessLog:
         )
         self._lines.append(line)
         if len(self._lines) == 1:
-            # One system call for all requests of a moment; /dev/null, a pipe or a file alike.
+            # One system call for all requests of a moment.
             asyncio.get_running_loop().call_later(MOMENT, self.flush)
 
     def flush(self) -> None:
-        """Write what has gathered."""
+        """Write the buffered lines."""
         content, self._lines = "".join(self._lines).encode(), []
         while content:
             content = content[os.write(self._descriptor, content) :]

@@ -1,7 +1,7 @@
-"""Prometheus instruments of requests and swaps; those of the model are in observations.py.
+"""Prometheus instruments of requests and swaps; observations.py has those of the model.
 
 With several workers the values live in files that all of them map (prometheus_client's
-multiprocess mode, multiprocess.py), and any worker serves `/metrics` for all (exposition.py).
+multiprocess mode, multiprocess.py), and any worker renders `/metrics` for all (exposition.py).
 """
 
 from typing import Any, NamedTuple
@@ -47,15 +47,15 @@ REFUSALS = (
     UnsupportedMedia,
     Unprocessable,
 )
-"""Why uploads are not predicted."""
+"""Reasons for refused uploads."""
 ANSWERS = ("200", "500", "503", "507")
-"""Of `/predict`, as far as its goal of availability is about them."""
+"""Statuses of `/predict` that count towards its availability objective."""
 SWAP_STEPS = ("lock", "fetch", "verify", "load", "warm-up", "self-test", "switch", "follow")
-"""Where swaps can fail."""
+"""Steps at which swaps can fail."""
 
 
 class _Sized(NamedTuple):
-    """As much of a request or response as the instrumentator looks at."""
+    """The part of a request or response that the instrumentator reads."""
 
     headers: dict[str, int]
 
@@ -76,7 +76,7 @@ class Metrics:
         )
         self.swaps = Counter(
             "model_swaps",
-            "Changes of the model: result done or failed, and the last step reached.",
+            "Model swaps by result (done or failed) and last step.",
             ("result", "step"),
             registry=registry,
         )
@@ -89,14 +89,14 @@ class Metrics:
         )
         self.mismatch = Gauge(
             "model_wanted_mismatch",
-            "Workers that do not serve the model that is wanted.",
+            "Workers that do not serve the desired model.",
             registry=registry,
             multiprocess_mode="livesum",
         )
         self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:
-        """Show what has not happened yet: a series that begins at 1 has not increased."""
+        """Create the series with 0: Prometheus sees no increase in a series that begins at 1."""
         collectors: Any = self.registry._names_to_collectors  # the instrumentator keeps its own
         for status in ANSWERS:
             collectors["http_requests_total"].labels("POST", status, "/predict")
@@ -109,7 +109,7 @@ class Metrics:
             self.swaps.labels("failed", step)
 
     def serves(self, model: Model, before: Model | None) -> None:
-        """Tell which model this process serves from now on."""
+        """Set the model that this process serves from now on."""
         if before is not None:
             self.info.labels(before.tag, before.sha256).set(0)
         self.info.labels(model.tag, model.sha256).set(1)
@@ -117,10 +117,9 @@ class Metrics:
     def count_request(
         self, sizes: tuple[int, int], method: str, route: str, status: int, seconds: float
     ) -> None:
-        """Give a request to the instrumentator; `sizes` are bytes in and out.
+        """Pass a request to the instrumentator; `sizes` are bytes in and out.
 
-        Its metrics are used without its middleware, which would take 37 us more to find out what
-        the gateway already knows.
+        Only its metrics are used: its middleware takes 37 us to find out what the gateway knows.
         """
         request: Any = _Sized({"Content-Length": sizes[0]})
         response: Any = _Sized({"Content-Length": sizes[1]})

@@ -18,17 +18,17 @@ from pathlib import Path
 from service.errors import UnsafeSettings
 
 PREFIX = "conveyor-metrics-"
-# Bytes of a file, by the name that prometheus_client gives it. Series come with routes, methods and
-# statuses, and all that clients can bring about fit; of gauges, 600 models in the life of a worker.
+# Bytes of a file, by prometheus_client's name: room for all routes, methods and statuses that
+# clients can cause, and for the gauges of 600 models in the life of a worker.
 FILE_BYTES = {
     "counter": 256 << 10,
     "gauge_livesum": 128 << 10,
     "histogram": 512 << 10,
     "summary": 64 << 10,
 }
-GAUGES = ("gauge_livesum",)  # what is true only while the worker lives
+GAUGES = ("gauge_livesum",)  # true only while the worker lives
 HEADER = 8  # bytes of a file that say how much of it is used
-MARK = "counter_0.db"  # a folder that has it has its lock already, if its service lives
+MARK = "counter_0.db"  # a folder with this file is locked if its service lives
 
 log = logging.getLogger("service.telemetry.multiprocess")
 
@@ -44,7 +44,7 @@ class MultiprocessDir:
         """Allocate the files of all workers; none has to grow later, when the disk may be full.
 
         Raises:
-            OSError: there is no room for them.
+            OSError: the disk is full.
         """
         for slot in range(workers):
             for kind, size in FILE_BYTES.items():
@@ -60,7 +60,7 @@ class MultiprocessDir:
         In place: a new file may find the disk full.
         """
         for kind in GAUGES:
-            with suppress(OSError):  # somebody has removed it; that must not end the supervisor
+            with suppress(OSError):  # a removed file must not end the supervisor
                 handle = os.open(self._file(kind, slot), os.O_WRONLY)
                 try:
                     os.pwrite(handle, bytes(HEADER), 0)
@@ -79,7 +79,7 @@ def multiprocess_dir(workers: int) -> Iterator[MultiprocessDir]:
     last of them has ended, however that happens.
 
     Raises:
-        UnsafeSettings: there is no room for it.
+        UnsafeSettings: the disk has too little space.
     """
     folder, lock = _create(workers)
     try:
@@ -92,7 +92,7 @@ def multiprocess_dir(workers: int) -> Iterator[MultiprocessDir]:
 def _create(workers: int) -> tuple[MultiprocessDir, int]:
     where = ""
     try:
-        place = tempfile.gettempdir()  # raises when it can write nowhere
+        place = tempfile.gettempdir()  # raises without a writable folder
         where = f"{place}: "
         _remove_leftovers(Path(place))
         folder = MultiprocessDir(Path(tempfile.mkdtemp(prefix=PREFIX, dir=place)))
@@ -108,8 +108,8 @@ def _create(workers: int) -> tuple[MultiprocessDir, int]:
     except OSError as error:
         size = -(-workers * sum(FILE_BYTES.values()) >> 20)
         raise UnsafeSettings(
-            f"TMPDIR: there is no room for the files that {workers} workers count in ({size} MiB): "
-            f"{where}{error.strerror or error}; make room there, or name a folder that has it"
+            f"TMPDIR: no space for the counter files of {workers} workers ({size} MiB): "
+            f"{where}{error.strerror or error}; free some space there, or name another folder"
         ) from None
     return folder, lock
 
@@ -122,16 +122,16 @@ def _remove_leftovers(place: Path) -> None:
 
 
 def _remove_leftover(path: Path) -> None:
-    """Remove a folder that is ours and in nobody's use.
+    """Remove a folder of this user that no service uses.
 
     Raises:
-        OSError: it is in use, or not a folder.
+        OSError: a service uses it, or it is not a folder.
     """
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         if os.fstat(handle).st_uid == os.geteuid() and (path / MARK).exists():
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(path)
-            log.info("removed what a killed service left", extra={"folder": path.name})
+            log.info("removed leftovers of a killed service", extra={"folder": path.name})
     finally:
         os.close(handle)

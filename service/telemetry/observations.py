@@ -9,7 +9,7 @@ A request extends a flat list with five values, in a fraction of a microsecond:
 The list is flat because a thousand tuples that live on would make the garbage collector walk (and
 so unshare) all memory that workers share since the fork. `flush` aggregates the whole buffer at
 once, once a second, before each scrape and when it is long, into a file that every worker can read
-(counters.py). A killed worker loses the observations of its last second, and none ever shown.
+(counters.py). A killed worker loses the observations of its last second, none that was exported.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ class Observations:
     def __init__(
         self, serving: Serving, window: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Look back over `window` seconds, by a clock that all workers share and nobody sets."""
+        """Look back over `window` seconds, by a monotonic clock that all workers share."""
         self.seconds = window
         self._serving = serving
         self._clock = clock
@@ -88,7 +88,7 @@ class Observations:
         if len(buffer) >= BUFFERED * FIELDS:
             self.flush()
 
-    async def run(self) -> None:
+    async def flush_periodically(self) -> None:
         """Flush once a second until cancelled."""
         while True:
             await asyncio.sleep(PAUSE)
@@ -118,15 +118,15 @@ class Observations:
         self._accumulators = {key: it for key, it in self._accumulators.items() if key in kept}
 
     def totals(self) -> list[tuple[CounterLayout, Record]]:
-        """Totals of all workers, a model; the one that began to serve last comes first."""
+        """Read the totals of all workers by model; the latest model comes first."""
         return read_totals(self._directory())
 
     def queue(self) -> Record:
-        """Totals of all workers that are not a matter of a model."""
+        """Read the totals of the queue, which belong to no model."""
         return read_queue(self._directory())
 
     def window(self, model: Model) -> Window:
-        """What all workers saw of a model within the window, by `drift.signals`."""
+        """Read the window of all workers, in the order of `drift.signals`."""
         return read_window(self._directory(), layout_of(model), self._slice_number())
 
     def _count(self, model: Model, buffer: list[Any]) -> None:
@@ -144,7 +144,7 @@ class Observations:
     def _mark_latest(self, model: Model) -> None:
         """Mark the serving model as the latest, also after a rollback.
 
-        Its classes are shown from the beginning, as zeros.
+        Its classes are exported from the beginning, as zeros.
         """
         counters = self._accumulator(model).counters
         if model is not self._latest or not counters.described:
@@ -154,15 +154,15 @@ class Observations:
     def _accumulator(self, model: Model) -> "_Accumulator":
         if model not in self._accumulators:
             self._accumulators[model] = _Accumulator(self._directory(), model)
-            self._latest = None  # a model of long ago, in a late answer, may be the latest now
+            self._latest = None  # a late prediction of an old model may have become the latest
         return self._accumulators[model]
 
     def _slice_number(self) -> int:
-        """Number of the present slice of time; 0 stands for none."""
+        """Return the number of the current slice of time; 0 stands for none."""
         return int(self._clock() / self.seconds * SLICES) + 1
 
     def _directory(self) -> Path:
-        """Folder of the files: that of the other metrics, or one of our own in a lone process."""
+        """Return the folder of the files, that of the other metrics or a temporary one."""
         if self._folder is None:
             shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
             if shared:
@@ -221,28 +221,28 @@ class _Accumulator:
 
 
 def layout_of(model: Model) -> CounterLayout:
-    """What the numbers of a model stand for."""
+    """Return the layout of the counters of a model."""
     classes, bins = model.manifest.classes, [len(it.counts) for it in drift.signals(model.manifest)]
     return CounterLayout(model.tag, model.sha256, classes, tuple(input_columns(model)), tuple(bins))
 
 
 def input_columns(model: Model) -> list[tuple[str, str]]:
-    """Band and statistic of each column (C,) of the graph's output `statistics`."""
+    """Return band and statistic of each column (C,) of the graph's output `statistics`."""
     bands, statistics = model.manifest.input.bands, model.manifest.statistics
     return [(band, statistic) for band in bands for statistic in statistics]
 
 
 def entropy(shares: Floats) -> Floats:
-    """Entropy of probabilities (N, K) over that of not knowing anything: 0 is sure, 1 a guess."""
+    """Entropy of probabilities (N, K) over that of a guess: 0 is sure, 1 a guess."""
     logarithms = np.log(np.where(shares > 0, shares, 1.0))
     found: Floats = -(shares * logarithms).sum(axis=1) / np.log(shares.shape[1])
     return np.clip(found, 0.0, 1.0)  # rounding can go beyond; NaN stays
 
 
 def _add_to_histogram(histogram: Floats, bounds: tuple[float, ...], values: Floats) -> None:
-    """Add values (N,) to a histogram (1, buckets + 1), its sum at the end. What is NaN is left out.
+    """Add values (N,) to a histogram (1, buckets + 1), its sum at the end. NaN is left out.
 
-    A value on a bound belongs below it, as Prometheus has it.
+    A value on a bound counts below it, as in Prometheus.
     """
     values = values[np.isfinite(values)]
     buckets = np.bincount(np.searchsorted(bounds, values), minlength=len(bounds) + 1)

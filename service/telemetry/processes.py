@@ -1,4 +1,4 @@
-"""What the workers of this service cost the machine: processor, memory, files."""
+"""Resources that the workers of this service use: processor, memory, files."""
 
 import os
 from collections import defaultdict
@@ -11,17 +11,17 @@ from prometheus_client.registry import Collector
 
 TICKS = os.sysconf("SC_CLK_TCK")  # of /proc, a second
 SUMS = {
-    "process_resident_memory_bytes": "Resident memory of all workers; what they share is in each.",
+    "process_resident_memory_bytes": "Resident memory of all workers; each counts shared memory.",
     "process_open_fds": "Open files of all workers.",
     "process_max_fds": "Files that all workers together may open.",
 }
 
 
 class ProcessesCollector(Collector):
-    """The workers of this service as one process: sums, and the start of the oldest."""
+    """Exports the workers of this service as one process: sums, and the start of the oldest."""
 
     def __init__(self, workers: Callable[[], list[int]]) -> None:
-        """Take what gives the process ids of the living workers."""
+        """Take a function that returns the process ids of the living workers."""
         self._workers = workers
         self._collectors: dict[int, ProcessCollector] = {}  # making one reads /proc/stat
 
@@ -39,7 +39,7 @@ class ProcessesCollector(Collector):
         )
         yield CounterMetricFamily(
             "process_cpu_seconds",
-            "User and system time of all workers, those that have ended included.",
+            "User and system time of all workers, including ended ones.",
             sum(found["process_cpu_seconds_total"]) + _cpu_of_ended_workers(),
         )
         for name, documentation in SUMS.items():
@@ -55,9 +55,10 @@ def _collector(pid: int) -> ProcessCollector:
 
 
 def _cpu_of_ended_workers() -> float:
-    """Seconds that workers took which have ended since, so that the sum does not fall with them.
+    """Read the processor seconds of ended workers, so that the sum never falls.
 
-    The parent of the workers knows, and has no other children. A lone process has no such parent.
+    The supervisor's own record has them: workers are its only children. A lone process has no
+    supervisor.
     """
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return 0.0

@@ -35,7 +35,7 @@ def parse_stage(text: str) -> str:
     """Check the name of a stage.
 
     Raises:
-        TagError: there is no such stage.
+        TagError: the stage does not exist.
     """
     if text not in STAGES:
         raise TagError(f"stage: {text[:64]!a} is not a stage: write one of {', '.join(STAGES)}")

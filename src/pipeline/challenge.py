@@ -56,7 +56,7 @@ def challenge(against: str) -> Challenge:
     """Compare the model in model/ with the one of a revision.
 
     Raises:
-        RevisionError: there is no such revision.
+        RevisionError: the revision does not exist.
         BundleError: a model is not at hand, altered, or not the one of artifacts/chips/.
         DataError: artifacts/chips/ or reports/predictions.csv is missing, or of another run.
     """

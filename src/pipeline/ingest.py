@@ -155,7 +155,7 @@ def _dvc_cache() -> Path:
     """Folder of the repository's DVC cache."""
     if not Path(".dvc").is_dir():
         raise SourceError(
-            "this is no DVC repository: run it in the repository's root (or `dvc init`)"
+            "this is not a DVC repository: run it in the repository's root (or `dvc init`)"
         )
     with silent_dvc("cache"):
         from dvc.config import Config

@@ -31,7 +31,7 @@ def everything(
 ) -> list[PredictionRow]:
     """List all predictions of a store, page by page."""
     found: list[PredictionRow] = []
-    while page := store.page(found[-1].number if found else 0, limit, labelled):
+    while page := store.list_predictions(found[-1].number if found else 0, limit, labelled):
         found += page
     return found
 

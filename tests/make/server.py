@@ -69,7 +69,7 @@ class Server:
         """
         deadline = time.monotonic() + STARTS_WITHIN
         while len(httpx.get(self.url + "/version", timeout=10).json()["workers"]) < number:
-            if any(line["event"] == "can not be written" for line in self.lines()):
+            if any(line["event"] == "state file not written" for line in self.lines()):
                 return
             assert time.monotonic() < deadline, self.log.read_text(encoding="utf-8")
             time.sleep(0.02)

@@ -67,7 +67,7 @@ class Builder(Protocol):
         """Push a built image under several tags, the last one last; returns its digest."""
 
     def lookup(self, name: str, tag: str) -> Found | None:
-        """The image that the registry has under a tag; None if there is none."""
+        """Find the image of a tag in the registry; None without one."""
 
     def login(self, host: str, user: str, password: str) -> None:
         """Log in to a registry."""

@@ -190,7 +190,7 @@ def read_record(path: Path) -> Image:
     """Read the record of a build.
 
     Raises:
-        ImageError: there is no record.
+        ImageError: the record is missing.
     """
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))

@@ -45,7 +45,7 @@ def before(state: State, stage: str, now: Version) -> Version:
     """The version that a stage served before, without retired ones.
 
     Raises:
-        RegistryError: there is none.
+        RegistryError: no such version remains.
     """
     for move in state.served(stage):
         if move.version != now and move.version not in state.retired:

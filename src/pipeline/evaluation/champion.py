@@ -68,7 +68,7 @@ def known_pixels(commit: str, champion: Manifest, rows: list[Row]) -> set[str]:
         rows: chips of today; an old file that is still there need not be opened again.
 
     Raises:
-        DataError: nobody can say what the champion has seen; the message says why.
+        DataError: the training data of the champion are unknown; the message has the reason.
     """
     trained_on, named = champion.training.data_version, repository.data_version(commit)
     if trained_on != named:

@@ -20,7 +20,7 @@ class DataChange(NamedTuple):
 def data_change(commit: str) -> DataChange | str | None:
     """Compare the data with those of a commit.
 
-    None when they are the same; a sentence when they can not be compared.
+    None when they are the same; a sentence when a comparison is impossible.
     """
     before = repository.show(commit, paths.DATA_VERSION)
     if before is None:

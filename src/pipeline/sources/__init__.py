@@ -1,7 +1,7 @@
-"""Where data come from. One adapter a file; a new one is a class and a row in `SOURCES`.
+"""Sources of data, one per file; a new one is a class and a row in `SOURCES`.
 
-An adapter describes its data set and yields its files. It writes nothing: `pipeline.ingest` checks
-what it yields, replaces `data/` in one step and updates `data.dvc`.
+A source describes its data set and yields its files. It writes nothing: `pipeline.ingest` checks
+the files, replaces `data/` in one step and updates `data.dvc`.
 """
 
 from pipeline.sources.eurosat import EuroSAT

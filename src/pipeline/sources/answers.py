@@ -1,7 +1,7 @@
-"""What the service says over HTTP about labels that people gave: pages of answers, and images.
+"""HTTP client of the service's feedback: pages of labels, and images.
 
-Nothing that it says is believed: sizes, times and the number of pages are bounded, redirects are
-not followed, and an answer is data with checked types. The key goes to the given address only.
+Responses are untrusted: sizes, times and the number of pages are limited, redirects are not
+followed, and types are checked. The key is sent to the given address only.
 """
 
 import asyncio
@@ -21,32 +21,32 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pipeline.errors import SourceError
 
 KEY = "FEEDBACK_KEY"  # variable of the environment; never printed
-PAGE = 1000  # answers; the most that the service gives at once
-MOST_PAGES = 2000  # more than the service keeps
+PAGE = 1000  # labels; the service's limit
+MOST_PAGES = 2000  # more than the service stores
 MOST_PAGE_BYTES = 4 * 2**20
 TIMEOUT = httpx.Timeout(30, connect=10)  # seconds, between two packets
-LONGEST = 120  # seconds from the question to the end of its answer, however slowly it drips
+LONGEST = 120  # seconds from a request to the end of its response
 WAITS = (0.5, 1.0, 2.0)  # seconds before another try
-PASSING = (429, 500, 502, 503, 504)  # what may be over in a moment
+PASSING = (429, 500, 502, 503, 504)  # statuses worth another try
 
 
 class Unreachable(SourceError):
-    """The service did not answer, or failed, at every try."""
+    """The service did not respond, or failed, at every try."""
 
 
 class TooLarge(SourceError):
-    """An answer is larger than it may be."""
+    """A response exceeds its limit."""
 
 
 def _in_utc(time_of: datetime) -> datetime:
     try:
         return time_of.replace(tzinfo=UTC) if time_of.tzinfo is None else time_of.astimezone(UTC)
     except OverflowError:  # the first or last day of the calendar, in another zone
-        raise ValueError("no moment of UTC") from None
+        raise ValueError("not a moment of UTC") from None
 
 
 class Answer(BaseModel):
-    """The label that somebody gave to a prediction."""
+    """A label for a prediction."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -54,7 +54,7 @@ class Answer(BaseModel):
     label: str | None
     answered_at: Annotated[datetime, AfterValidator(_in_utc)] | None
     image: bool
-    """Whether the service has kept the chip."""
+    """Whether the service has stored the chip."""
 
 
 class _Page(BaseModel):
@@ -66,16 +66,16 @@ class Service:
     """A client of `GET /feedback`.
 
     Raises:
-        SourceError: the address is none or not encrypted, or the key can not be one.
+        SourceError: the address is invalid or not encrypted, or the key is malformed.
     """
 
     def __init__(self, url: str, key: str) -> None:
         encrypted = _check_url(url)
         if not (key.isascii() and key.isprintable()) or " " in key:
-            raise SourceError(f"{KEY} holds characters that no key has: set it again")
+            raise SourceError(f"{KEY} has invalid characters: set it again")
         self._url, self._key = url, key
-        headers = {"Accept-Encoding": "identity"}  # nothing to inflate: sizes are what they seem
-        # Asynchronous inside: what waits for a name, a header or a body can be cancelled in time.
+        headers = {"Accept-Encoding": "identity"}  # no compression: sizes can be limited
+        # Asynchronous inside: waiting for a name, a header or a body can be cancelled.
         self._loop = asyncio.Runner()
         self._client = httpx.AsyncClient(
             base_url=url,
@@ -88,7 +88,7 @@ class Service:
         """Yield every prediction that has a label.
 
         Raises:
-            SourceError: the service can not be reached, refuses, or says something else.
+            SourceError: the service is unreachable, refuses, or responds in another format.
         """
         after: str | int | None = None
         seen: set[str | int] = set()
@@ -98,17 +98,19 @@ class Service:
             if page.next is None:
                 return
             if page.next in seen:
-                raise SourceError(f"{self._url}/feedback turns in a circle: a cursor came twice")
+                raise SourceError(
+                    f"{self._url}/feedback repeats itself: it returned one cursor twice"
+                )
             seen.add(page.next)
             after = page.next
-        raise SourceError(f"{self._url}/feedback has no end: stopped after {MOST_PAGES} pages")
+        raise SourceError(f"{self._url}/feedback does not end: stopped after {MOST_PAGES} pages")
 
     def image(self, request_id: str, most: int) -> bytes | None:
-        """Fetch a chip as NPY; None when the service has it no more.
+        """Fetch a chip as NPY; None when the service has deleted it.
 
         Raises:
-            TooLarge: it has more than `most` bytes.
-            SourceError: as of `answers`.
+            TooLarge: the chip has more than `most` bytes.
+            SourceError: as `answers`.
         """
         return self._get(f"feedback/{quote(request_id, safe='')}.npy", {}, most)
 
@@ -145,14 +147,14 @@ class Service:
             ) from None
 
     def _get(self, path: str, query: dict[str, str], most: int) -> bytes | None:
-        """Fetch, trying again what may pass; None for 404."""
+        """Fetch, with more tries after temporary failures; None for 404."""
         problem = ""
         for wait in (0.0, *WAITS):
             time.sleep(wait)
             try:
                 status, content = self._loop.run(self._exchange(path, query, most))
             except TimeoutError:
-                problem = f"not done after {LONGEST} seconds"
+                problem = f"no end after {LONGEST} seconds"
             except httpx.TransportError as error:
                 problem = str(error) or type(error).__name__
             else:
@@ -160,12 +162,12 @@ class Service:
                     return None if status == HTTPStatus.NOT_FOUND else content
                 problem = f"HTTP {status}"
         raise Unreachable(
-            f"{self._url} can not be reached ({problem}, {1 + len(WAITS)} tries): check --url, the "
+            f"{self._url} cannot be reached ({problem}, {1 + len(WAITS)} tries): check --url, the "
             f"network and the service's log, and run it again"
         )
 
     async def _exchange(self, path: str, query: dict[str, str], most: int) -> tuple[int, bytes]:
-        """Ask once: the status, and what came with it where that is of use."""
+        """Send one request; return the status, with the body of a success."""
         async with (
             asyncio.timeout(LONGEST),
             self._client.stream("GET", path, params=query) as response,
@@ -177,9 +179,7 @@ class Service:
             async for part in response.aiter_raw():
                 content += part
                 if len(content) > most:
-                    raise TooLarge(
-                        f"{self._url} sends more than {most} bytes: too much to be right"
-                    )
+                    raise TooLarge(f"{self._url} sends more than {most} bytes, the limit")
             return response.status_code, bytes(content)
 
     def _refuse(self, response: httpx.Response) -> None:
@@ -193,31 +193,33 @@ class Service:
         if response.is_redirect:
             target = ascii(response.headers.get("location", ""))[:200]
             raise SourceError(
-                f"{self._url} redirects to {target}, where the key does not go: give --url the "
+                f"{self._url} redirects to {target}, and the key must not follow: give --url the "
                 f"address of the service itself"
             )
         if status != HTTPStatus.OK or response.headers.get("content-encoding"):
             raise SourceError(
-                f"{self._url}/feedback answers in another way (HTTP {status}): is --url a service "
+                f"{self._url}/feedback has an unknown format (HTTP {status}): is --url a service "
                 f"of this version?"
             )
 
 
 def key_from_environment() -> str:
-    """The key, or nothing where the service needs none."""
+    """Return the key; empty for a service without keys."""
     return os.environ.get(KEY, "").strip()
 
 
 def _check_url(url: str) -> bool:
-    """Tell whether `url` is encrypted; refuse what would send the key in the clear."""
+    """Return whether `url` is encrypted; refuse addresses that would expose the key."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
         httpx.URL(url)
     except (ValueError, httpx.InvalidURL):
-        raise SourceError("--url is no address: write https://landcover.example.com") from None
+        raise SourceError("--url is not an address: write https://landcover.example.com") from None
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise SourceError(f"--url is more than an address: the key goes into {KEY}, the rest away")
+        raise SourceError(
+            f"--url has more than an address: put the key into {KEY} and remove the rest"
+        )
     if not host or not (parts.scheme == "https" or parts.scheme == "http" and _is_loopback(host)):
         raise SourceError(f"--url {url!r} is not encrypted: use https:// (or http on loopback)")
     return parts.scheme == "https"

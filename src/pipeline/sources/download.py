@@ -11,15 +11,15 @@ from urllib3.util import Retry
 from pipeline.errors import SourceError
 from pipeline.progress import CONSOLE
 
-CHUNK = 2**16  # bytes; what an interruption can lose
+CHUNK = 2**16  # bytes that an interruption can lose
 TIMEOUT = (10, 60)  # seconds to connect, seconds between two packets
 
 
 def download(url: str, target: Path, size: int, md5: str) -> Path:
-    """Fetch `url` to `target`, going on where an earlier try stopped; returns `target`.
+    """Fetch `url` to `target`, resuming an earlier try; return `target`.
 
     Raises:
-        SourceError: the server can not be reached, refuses, or sends something else.
+        SourceError: the server is unreachable, refuses, or sends another file.
     """
     if target.exists() and _md5(target) == md5:
         return target
@@ -30,7 +30,7 @@ def download(url: str, target: Path, size: int, md5: str) -> Path:
     except requests.RequestException as error:
         have = part.stat().st_size if part.exists() else 0
         raise SourceError(
-            f"{url}: {error}; {have} of {size} bytes are kept in {part}: run it again to go on"
+            f"{url}: {error}; {have} of {size} bytes are in {part}: run it again to go on"
         ) from None
     if (found := _md5(part)) != md5:
         part.unlink()

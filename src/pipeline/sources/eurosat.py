@@ -29,7 +29,7 @@ CLASSES = (
     "SeaLake",
 )
 ORIGIN = "EuroSAT, Helber et al. 2019, doi:10.1109/JSTARS.2019.2918242; Copernicus Sentinel data"
-MAX_FILE = 4 * 2**20  # bytes; a 13-band chip has 107 KB, so more is no EuroSAT file
+MAX_FILE = 4 * 2**20  # bytes; a 13-band chip of EuroSAT has 107 KB
 
 
 class Archive(NamedTuple):
@@ -90,14 +90,14 @@ MEMBER = re.compile(rf"(?:^|/)({'|'.join(CLASSES)})/(\1_\d+(\.jpg|\.tif))$")
 class EuroSAT:
     """EuroSAT from a zip file or a folder.
 
-    Raises:
-        SourceError: nothing there, no EuroSAT in it, both variants in it, or an unsafe archive.
+    Raises: SourceError: the path is missing, holds no EuroSAT or both variants, or is an unsafe
+    archive.
     """
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
             raise SourceError(
-                f"{path} is not there: give the archive or its folder with --path, "
+                f"{path} does not exist: give the archive or its folder with --path, "
                 f"or let it be fetched with --download rgb"
             )
         self._path = path
@@ -127,7 +127,7 @@ class EuroSAT:
 
     @classmethod
     def from_arguments(cls, arguments: Namespace) -> Self:
-        """Open the archive, after fetching it where that was asked for."""
+        """Open the archive, after fetching it with --download."""
         if arguments.download is None:
             return cls(arguments.path)
         archive = ARCHIVES[arguments.download]
@@ -135,7 +135,7 @@ class EuroSAT:
         return cls(download(archive.url, target, archive.size, archive.md5))
 
     def dataset(self) -> Dataset:
-        """Describe the variant that was found; classes as far as the archive has them."""
+        """Describe the variant; only with classes that the archive has."""
         present = {PurePosixPath(member.target).parts[0] for member in self._members}
         whole = DATASETS[self._suffix]
         return whole.model_copy(
@@ -177,8 +177,8 @@ def _names(path: Path) -> list[str]:
     except zipfile.BadZipFile as error:
         raise SourceError(f"{path} is not a zip file ({error}): fetch it again") from None
     for entry in entries:
-        # Nothing is ever extracted to a path of the archive's own; an archive that tries to
-        # leave its folder is still not the official one.
+        # Nothing is extracted to paths of the archive; but an archive with such paths is not the
+        # official one.
         pure = PurePosixPath(entry.filename.replace("\\", "/"))
         if pure.is_absolute() or ".." in pure.parts:
             raise SourceError(f"{path}: member {entry.filename!r} points outside of the archive")

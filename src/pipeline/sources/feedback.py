@@ -1,10 +1,10 @@
-"""The present data and, on top, the images that people have labelled at the service.
+"""Adds the images that people labelled at the service to the current data.
 
     FEEDBACK_KEY=... python -m pipeline.ingest feedback --url https://landcover.example.com
 
-A label is data, never a path. An image comes in once, under the label that it was given last: its
-name says when, so that an older answer does not move it back after the service forgot the newer
-one's image. What stands in `data/` from another source stays as it is, whatever the answers say.
+A label is data, never a path. An image is added once, under its newest label. Its file name
+contains the time of that label, so that an older label cannot move it back after the service has
+deleted the newer image. Images in `data/` from other sources keep their labels.
 """
 
 import io
@@ -35,16 +35,16 @@ from pipeline.sources.answers import (
 )
 from pipeline.sources.source import File
 
-HEADER = 4096  # bytes that an NPY file may have beside its pixels
-IN_A_ROW = 3  # images that fail one after the other before it is the service that fails
+HEADER = 4096  # bytes of an NPY file besides its pixels
+IN_A_ROW = 3  # failures in a row after which the service counts as failed
 SHOWN = 5  # lines of each kind
 
 
 class Feedback:
-    """`data/` as it is, and the labelled images of a service.
+    """The current `data/`, and the labelled images of a service.
 
     Raises:
-        SourceError: `data/` is not what data.dvc names, or the service can not be asked.
+        SourceError: `data/` differs from data.dvc, or the service cannot be queried.
     """
 
     def __init__(self, url: str, key: str = "", since: datetime | None = None) -> None:
@@ -60,7 +60,7 @@ class Feedback:
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
-        """Declare which service is asked."""
+        """Declare the address of the service."""
         parser.add_argument(
             "--url", required=True, help=f"of the service; a key with role `label` goes into {KEY}"
         )
@@ -68,27 +68,27 @@ class Feedback:
             "--since",
             type=_moment,
             metavar="DATE",
-            help="only answers given since, such as 2026-05-01 (default: all that it has)",
+            help="only labels since this date, such as 2026-05-01 (default: all)",
         )
 
     @classmethod
     def from_arguments(cls, arguments: Namespace) -> Self:
-        """Ask the service for its answers."""
+        """Query the service for its labels."""
         return cls(arguments.url, key_from_environment(), arguments.since)
 
     def dataset(self) -> Dataset:
-        """Describe the data as they are described."""
+        """Return the description of the current data."""
         return self._dataset
 
     def files(self) -> Iterator[File]:
-        """Yield the labelled images, the newest answer first, then what was there before."""
+        """Yield the labelled images, the newest label first, then the current images."""
         left_out: set[str] = set()
         if self._answers:
             yield from self._labelled(left_out)
         for path in self._old:
             if path not in left_out:
                 yield File(path, (paths.DATA / path).read_bytes())
-        self._say(len(left_out))
+        self._print_summary(len(left_out))
 
     def __len__(self) -> int:
         return len(self._old) + len(self._answers)
@@ -96,7 +96,7 @@ class Feedback:
     def _choose(
         self, answers: Iterator[Answer], since: datetime | None
     ) -> list[tuple[str, str, str]]:
-        """Answers with an image and a label of ours: (request, label, time), the newest first."""
+        """Select labels of known classes with images: (request, label, time), newest first."""
         chosen: dict[str, tuple[datetime, str]] = {}
         for answer in answers:
             if answer.label is None or answer.answered_at is None:
@@ -107,8 +107,8 @@ class Feedback:
                 self._counts["without an image"] += 1
             elif answer.label not in self._dataset.classes:
                 self._bad.append(
-                    f"answer {_shown(answer.request_id)}: label {_shown(answer.label)} is no class "
-                    f"of {paths.DATA}/ ({', '.join(self._dataset.classes)})"
+                    f"answer {_shown(answer.request_id)}: label {_shown(answer.label)} is not a "
+                    f"class of {paths.DATA}/ ({', '.join(self._dataset.classes)})"
                 )
             else:
                 chosen[answer.request_id] = (answer.answered_at, answer.label)
@@ -116,7 +116,7 @@ class Feedback:
         return [(request, chosen[request][1], _digits(chosen[request][0])) for request in order]
 
     def _labelled(self, left_out: set[str]) -> Iterator[File]:
-        """Yield what is new or bad; add the paths of ours that were relabelled to `left_out`."""
+        """Yield new and bad images; add the paths of relabelled images to `left_out`."""
         before = self._digests()
         folder = "train/" if self._old and all(map(predefined_split, self._old)) else ""
         labels: dict[str, str] = {}  # digest of the pixels -> the newest label
@@ -126,7 +126,7 @@ class Feedback:
                 problem = fault(pixels, self._dataset)
             except DataError as error:
                 problem = str(error)
-            if problem:  # for ingest to find and to count
+            if problem:  # ingest finds and counts it
                 yield File(
                     f"{folder}{name}/feedback-{sha256(content).hexdigest()[:16]}.npy", content
                 )
@@ -140,13 +140,13 @@ class Feedback:
                 yield File(f"{folder}{name}/feedback-{key[:16]}-{moment}.npy", _npy(pixels))
 
     def _is_new(self, name: str, moment: str, copies: list[str], left_out: set[str]) -> bool:
-        """Judge an image that was labelled `name` at `moment` by its copies in `data/`."""
+        """Return whether an image labelled `name` at `moment` is new, compared with its copies."""
         ours = {path for path in copies if FEEDBACK.fullmatch(PurePosixPath(path).name)}
         others = [path for path in copies if path not in ours]
         if others:
             left_out |= ours
             if label(others[0]) != name:
-                self._kept.append(f"{others[0]} is {name} to who answered")
+                self._kept.append(f"{others[0]} has the label {name} at the service")
             return False
         newer = {path for path in ours if label(path) != name and _answered(path) > moment}
         if newer:
@@ -157,7 +157,7 @@ class Feedback:
         return ours <= left_out
 
     def _digests(self) -> defaultdict[str, list[str]]:
-        """Digest of the pixels -> paths of all images of `data/`."""
+        """Map the digest of the pixels to the paths of all images of `data/`."""
         found: defaultdict[str, list[str]] = defaultdict(list)
         for path in self._old:
             try:
@@ -168,7 +168,7 @@ class Feedback:
         return found
 
     def _images(self) -> Iterator[tuple[str, str, bytes]]:
-        """Fetch the labelled images: (label, time, NPY), the newest answer first."""
+        """Fetch the labelled images: (label, time, NPY), the newest label first."""
         dataset = self._dataset
         size = len(dataset.bands) * dataset.size**2 * np.dtype(dataset.dtype).itemsize
         failed = 0
@@ -188,20 +188,20 @@ class Feedback:
                     continue
                 yield name, moment, content
 
-    def _say(self, corrected: int) -> None:
-        """Print what the table of ingest can not know."""
+    def _print_summary(self, corrected: int) -> None:
+        """Print the counts that the table of ingest lacks."""
         print(f"feedback: {len(self._answers)} labelled images at {self._url}")
         sentences = {
-            "without an image": "answers without an image, which the service did not keep",
-            "labelled in two ways": "answers for an image that has a newer one, which counts",
-            "copies": "answers that say the same of the same image",
-            "older": "answers for an image that has a newer one in the data, which counts",
+            "without an image": "labels without an image, which the service did not store",
+            "labelled in two ways": "labels of an image with a newer label, which counts",
+            "copies": "repeated labels of the same image",
+            "older": "labels of an image with a newer label in the data, which counts",
         }
         for kind, sentence in sentences.items():
             if self._counts[kind]:
                 print(f"feedback: {sentence}: {self._counts[kind]}")
         if corrected:
-            print(f"feedback: images of earlier answers with another label now: {corrected}")
+            print(f"feedback: images that have another label now: {corrected}")
         _print_some("kept as it is", self._kept)
         _print_some("bad", self._bad)
 
@@ -212,7 +212,7 @@ def _digits(moment: datetime) -> str:
 
 
 def _answered(path: str) -> str:
-    """When the answer was given that brought a file of ours; empty where its name does not say."""
+    """Return the time of the label in the name of a file; empty without one."""
     found = FEEDBACK.fullmatch(PurePosixPath(path).name)
     return (found and found[1]) or ""
 
@@ -225,7 +225,7 @@ def _print_some(kind: str, lines: list[str]) -> None:
 
 
 def _refuse_other_data() -> None:
-    """Refuse a `data/` that is not its version: ingesting it would undo what others ingested."""
+    """Refuse a `data/` that differs from data.dvc: ingesting it would undo other ingests."""
     if not paths.DATA_VERSION.exists():
         return
     try:
@@ -235,20 +235,20 @@ def _refuse_other_data() -> None:
         is_changed = True
     if is_changed:
         raise SourceError(
-            f"{paths.DATA}/ is not the version that {paths.DATA_VERSION} names: run "
-            f"`dvc pull {paths.DATA_VERSION}`, or `dvc add {paths.DATA}` where the change is yours"
+            f"{paths.DATA}/ differs from the version in {paths.DATA_VERSION}: run "
+            f"`dvc pull {paths.DATA_VERSION}`, or `dvc add {paths.DATA}` if the change is yours"
         )
 
 
 def _npy(pixels: npt.NDArray[Any]) -> bytes:
-    """The same bytes for the same pixels, however the service has written them."""
+    """Write NPY: the same bytes for the same pixels."""
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(pixels))
     return buffer.getvalue()
 
 
 def _shown(text: str) -> str:
-    """A stranger's text on a terminal: short, and without control characters."""
+    """Shorten an untrusted text for a terminal, without control characters."""
     return ascii(text[:60])
 
 
@@ -256,5 +256,5 @@ def _moment(text: str) -> datetime:
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        raise ArgumentTypeError(f"{text!r} is no date: write 2026-05-01") from None
+        raise ArgumentTypeError(f"{text!r} is not a date: write 2026-05-01") from None
     return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""Your own images: one directory a class, JPEG, PNG, GeoTIFF or NPY, any number of bands.
+"""Your own images: one directory per class, JPEG, PNG, GeoTIFF or NPY, any number of bands.
 
 `<path>/<class>/<file>`, or with a split of your own `<path>/{train,validation,test}/<class>/<file>`
 (then set `preprocess.split: predefined`).
@@ -17,15 +17,15 @@ from pipeline.data.images import SUFFIXES, decode
 from pipeline.errors import DataError, SourceError
 from pipeline.sources.source import File
 
-PROBE = 50  # files that are opened to find out what the chips are
+PROBE = 50  # files that are opened to detect bands, size and dtype
 SCALES = {"uint8": 255.0, "uint16": 10_000.0}  # full range; Sentinel-2's reflectance x 10,000
 
 
 class Folder:
     """A directory tree of labelled images.
 
-    What the chips are (bands, size, dtype) is what most of the first files are; ingest reports
-    every file that differs.
+    Most of the probed files decide the bands, size and dtype of the chips; ingest reports every
+    file that differs.
 
     Raises:
         SourceError: no folder, no images, or options that do not fit the images.
@@ -42,7 +42,7 @@ class Folder:
         licence: str = "not stated",
     ) -> None:
         if not path.is_dir():
-            raise SourceError(f"{path} is not a folder: give one with a directory a class")
+            raise SourceError(f"{path} is not a folder: give a folder with one directory per class")
         self._path = path
         self._files = sorted(
             item
@@ -58,7 +58,7 @@ class Folder:
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
-        """Declare where the images are and what can not be read from them."""
+        """Declare the folder, and the facts that the images do not contain."""
         parser.add_argument(
             "--path", type=Path, required=True, help="folder with one directory a class"
         )
@@ -121,7 +121,7 @@ class Folder:
         )
 
     def _probe(self) -> tuple[tuple[int, int], str]:
-        """Find what most of the files are: ((bands, size), dtype)."""
+        """Detect ((bands, size), dtype) of most files."""
         seen: Counter[tuple[tuple[int, int], str]] = Counter()
         step = max(1, len(self._files) // PROBE)
         for item in self._files[::step]:

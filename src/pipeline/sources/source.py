@@ -1,4 +1,4 @@
-"""What a data adapter is."""
+"""The interface of a source of data."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator

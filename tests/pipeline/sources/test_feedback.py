@@ -103,12 +103,12 @@ def test_the_command_reads_its_key_from_the_environment_and_never_prints_it(
     assert "FEEDBACK_KEY is refused: set it to a key with role `label`" in refused.stderr
     assert KEY not in result.stdout + result.stderr + refused.stdout + refused.stderr
     result = call(main, *line, "--since", "yesterday")
-    assert result.returncode == 2 and "'yesterday' is no date: write 2026-05-01" in result.stderr
+    assert result.returncode == 2 and "'yesterday' is not a date: write 2026-05-01" in result.stderr
 
 
 def test_data_of_another_version_are_not_made_the_newest(ingested: Path, service: Service) -> None:
     Path("data/class-0/000.png").unlink()
-    with pytest.raises(SourceError, match="is not the version that data.dvc names: run `dvc pull"):
+    with pytest.raises(SourceError, match="differs from the version in data.dvc: run `dvc pull"):
         bring(service)
     dvc("checkout", "data.dvc")
     service.add("a", "class-1", image(0, 100))
@@ -172,7 +172,7 @@ def test_the_newest_of_two_answers_for_an_image_counts(
     service.add("b", "class-2", image(0, 100), at="2026-05-02T11:00:00Z")
     service.add("c", "class-0", image(0, 100), at="2026-05-01T12:00:00")
     assert classes(files(service)) == ["class-2"]
-    assert "an image that has a newer one, which counts: 2" in capsys.readouterr().out
+    assert "an image with a newer label, which counts: 2" in capsys.readouterr().out
 
 
 def test_a_label_that_was_corrected_since_moves_the_image(data: Path, service: Service) -> None:
@@ -205,7 +205,7 @@ def test_a_corrected_label_stays_when_the_service_forgets_the_image_of_the_corre
     assert classes(corrected) == ["class-2"]
     service.answers[0]["image"] = False
     assert take(service) == corrected
-    assert "an image that has a newer one in the data, which counts: 1" in capsys.readouterr().out
+    assert "an image with a newer label in the data, which counts: 1" in capsys.readouterr().out
     service.add("newest", "class-0", image(0, 100), at="2026-05-03T12:00:01Z")
     assert classes(take(service)) == ["class-0"]
 
@@ -231,7 +231,10 @@ def test_images_of_another_source_keep_their_label(
     service.add("same", "class-0", image(0, 0))
     service.add("other", "class-2", image(0, 1))
     assert files(service) == []
-    assert "kept as it is: class-0/001.png is class-2 to who answered" in capsys.readouterr().out
+    assert (
+        "kept as it is: class-0/001.png has the label class-2 at the service"
+        in capsys.readouterr().out
+    )
 
 
 def test_only_answers_since_a_day_are_taken(data: Path, service: Service) -> None:
@@ -265,7 +268,7 @@ def test_a_label_that_is_no_class_is_reported_and_never_a_path(
     output = capsys.readouterr().out
     for index, label in enumerate(labels):
         reported = (
-            f"bad: answer 'bad-{index}': label {ascii(label)} is no class of data/ (class-0, "
+            f"bad: answer 'bad-{index}': label {ascii(label)} is not a class of data/ (class-0, "
         )
         assert reported in output
     assert "\x1b" not in output
@@ -278,7 +281,7 @@ def test_an_image_that_is_gone_is_left_out(
     service.add("gone", "class-1", image(0, 100))
     service.images.clear()
     assert files(service) == []
-    assert "answers without an image, which the service did not keep: 1" in capsys.readouterr().out
+    assert "labels without an image, which the service did not store: 1" in capsys.readouterr().out
 
 
 def test_a_request_id_is_a_name_and_not_a_path(data: Path, service: Service) -> None:
@@ -328,12 +331,12 @@ PAGES = [
     (page({"request_id": "a"}), r"answers.0.label"),
     (page(ANSWER | {"request_id": "a" * 1000}), r"answers.0.request_id"),
     (page(ANSWER | {"answered_at": "soon"}), r"answers.0.answered_at"),
-    (page(ANSWER | {"answered_at": "0001-01-01T00:00:00+23:00"}), "no moment of UTC"),
-    (page(ANSWER | {"answered_at": "9999-12-31T23:59:59-23:00"}), "no moment of UTC"),
+    (page(ANSWER | {"answered_at": "0001-01-01T00:00:00+23:00"}), "not a moment of UTC"),
+    (page(ANSWER | {"answered_at": "9999-12-31T23:59:59-23:00"}), "not a moment of UTC"),
     (page(*[ANSWER] * 1001), "'answers': List should have at most 1000 items"),
     (page(ANSWER | {"label": {"a": 1}}), r"answers.0.label"),
     (b" " * (5 * 2**20), "more than 4194304 bytes"),
-    (page(following="again"), "turns in a circle"),
+    (page(following="again"), "repeats itself"),
 ]
 
 
@@ -351,19 +354,19 @@ def test_pages_without_end_are_refused(
 ) -> None:
     service.add("a", "class-1", image(0, 100))
     service.circle = True
-    with pytest.raises(SourceError, match="turns in a circle"):
+    with pytest.raises(SourceError, match="repeats itself"):
         files(service)
     service.circle = False
     monkeypatch.setattr(answers, "MOST_PAGES", 3)
     for index in range(9):
         service.add(f"{index}", "class-1", image(0, 200 + index))
-    with pytest.raises(SourceError, match="has no end: stopped after 3 pages"):
+    with pytest.raises(SourceError, match="does not end: stopped after 3 pages"):
         files(service)
 
 
 def test_a_response_that_is_cut_off_is_refused(data: Path, service: Service) -> None:
     service.cut = True
-    with pytest.raises(SourceError, match="can not be reached"):
+    with pytest.raises(SourceError, match="cannot be reached"):
         files(service)
 
 
@@ -377,7 +380,7 @@ def test_a_response_that_drips_is_given_up(
 ) -> None:
     monkeypatch.setattr(answers, "LONGEST", 0.1)
     monkeypatch.setattr(answers, "WAITS", ())
-    with dripping(beginning) as url, pytest.raises(SourceError, match="not done after 0.1 seconds"):
+    with dripping(beginning) as url, pytest.raises(SourceError, match="no end after 0.1 seconds"):
         Feedback(url, KEY)
 
 
@@ -388,7 +391,7 @@ def test_a_refusal_of_the_service_is_one_error_with_its_cure(data: Path, service
         (403, "FEEDBACK_KEY is refused: set it to a key with role `label`"),
         (404, "SERVICE_FEEDBACK is not off there"),
         (418, "is --url a service of this version"),
-        (302, "redirects to 'https://elsewhere.example.com/', where the key does not go"),
+        (302, "redirects to 'https://elsewhere.example.com/', and the key must not follow"),
     ):
         service.failures, service.asked = [status], []
         with pytest.raises(SourceError, match=cure):
@@ -406,7 +409,7 @@ def test_a_service_that_does_not_run_is_an_error(data: Path, service: Service) -
     url = service.url
     service.shutdown()
     service.server_close()
-    with pytest.raises(SourceError, match="can not be reached .*, 4 tries"):
+    with pytest.raises(SourceError, match="cannot be reached .*, 4 tries"):
         Feedback(url, KEY)
 
 
@@ -418,8 +421,8 @@ def test_an_unsafe_address_is_refused_without_its_secret(data: Path) -> None:
         ("https://", "is not encrypted"),
         ("https://user:secret@landcover.example.com", "the key goes into FEEDBACK_KEY"),
         ("https://landcover.example.com?key=secret", "the key goes into FEEDBACK_KEY"),
-        ("https://landcover.example.com:port", "is no address"),
-        ("https://[::1", "is no address"),
+        ("https://landcover.example.com:port", "is not an address"),
+        ("https://[::1", "is not an address"),
     ):
         with pytest.raises(SourceError, match=reason) as caught:
             Feedback(url, KEY)
@@ -428,6 +431,6 @@ def test_an_unsafe_address_is_refused_without_its_secret(data: Path) -> None:
 
 def test_a_malformed_key_is_refused_without_its_value(data: Path) -> None:
     for key in ("two words", "line\nbreak", "schlüssel"):
-        with pytest.raises(SourceError, match="characters that no key has") as caught:
+        with pytest.raises(SourceError, match="invalid characters") as caught:
             Feedback("https://landcover.example.com", key)
         assert key not in str(caught.value)

@@ -114,7 +114,7 @@ async def enter(guard: Guard, route: str, headers: Headers) -> None:
     role = role_of(method, template)
     if not guard.is_open(role):
         assert role is not None
-        await guard.check(role, headers)
+        await guard.authorize(role, headers)
 
 
 def outcome(guard: Guard, route: str, headers: Headers) -> type[ServiceError] | None:
@@ -137,7 +137,7 @@ def expected(
 
 def refusal(guard: Guard, headers: Headers) -> str:
     with pytest.raises(Unauthorized) as caught:
-        asyncio.run(guard.check(Role.DEPLOY, headers))
+        asyncio.run(guard.authorize(Role.DEPLOY, headers))
     return caught.value.detail
 
 
@@ -194,7 +194,7 @@ def test_the_role_deploy_is_never_open() -> None:
 def test_a_key_without_the_role_is_refused_with_the_name_of_the_role() -> None:
     guard = Guard(HASHES, frozenset(), None)
     with pytest.raises(Forbidden, match="the role `deploy`"):
-        asyncio.run(guard.check(Role.DEPLOY, headers_of("bearer key-view")))
+        asyncio.run(guard.authorize(Role.DEPLOY, headers_of("bearer key-view")))
 
 
 # Keys
@@ -209,7 +209,7 @@ def test_a_key_is_taken_from_either_header_in_any_case() -> None:
         [(b"host", b"x"), (b"x-api-key", b"key-deploy"), (b"accept", b"*/*")],
     ]
     for headers in sent:
-        asyncio.run(Guard(HASHES, frozenset(), None).check(Role.DEPLOY, headers))
+        asyncio.run(Guard(HASHES, frozenset(), None).authorize(Role.DEPLOY, headers))
 
 
 SECRETS = [
@@ -270,7 +270,7 @@ def test_a_key_is_compared_with_every_hash_in_constant_time(
     for secret in (b"key-predict", b"key-none", b"key-unknown", b"", b"\xff", b"a" * 1_000_000):
         compared.clear()
         with pytest.raises((Unauthorized, Forbidden)):
-            asyncio.run(guard.check(Role.DEPLOY, [(b"x-api-key", secret)]))
+            asyncio.run(guard.authorize(Role.DEPLOY, [(b"x-api-key", secret)]))
         assert compared == list(HASHES), secret[:20]
 
 
@@ -278,16 +278,16 @@ def test_a_key_is_checked_without_the_issuer() -> None:
     with issuing() as gone:
         pass
     guard = Guard(HASHES, frozenset(), gone.verifier())
-    asyncio.run(guard.check(Role.DEPLOY, headers_of("bearer key-deploy")))
+    asyncio.run(guard.authorize(Role.DEPLOY, headers_of("bearer key-deploy")))
     with pytest.raises(Unavailable):
-        asyncio.run(guard.check(Role.DEPLOY, headers_of("token good")))
+        asyncio.run(guard.authorize(Role.DEPLOY, headers_of("token good")))
 
 
 def test_a_new_key_has_the_roles_that_are_configured_for_its_hash() -> None:
     key, digest = new_key()
     assert re.fullmatch(r"cvy_[A-Za-z0-9_-]{43}", key)
     guard = Guard({digest: frozenset({Role.DEPLOY})}, frozenset(), None)
-    asyncio.run(guard.check(Role.DEPLOY, [(b"x-api-key", key.encode())]))
+    asyncio.run(guard.authorize(Role.DEPLOY, [(b"x-api-key", key.encode())]))
     assert new_key()[0] != key
 
 

@@ -111,7 +111,7 @@ def test_a_broken_file_changes_nothing(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "live.json").write_bytes(content)
     os.utime(tmp_path / "live.json", (1, 1))
     accuracy_file.refresh()
-    assert accuracy_file.live() == AccuracySnapshot(CELLS)
+    assert accuracy_file.latest() == AccuracySnapshot(CELLS)
 
 
 def test_the_floor_is_the_minimum_accuracy_of_the_gate_in_the_manifest(bundle: Path) -> None:

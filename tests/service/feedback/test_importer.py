@@ -32,7 +32,7 @@ class Site:
         counts = FeedbackCounters(self.registry)
         self.answers = FeedbackService("", folder, self.folder, 0.6, counts)
         self.bounds = RetentionLimits(DAYS, 1000, 1 << 30)
-        recorder = JournalRecorder(self.journal, counts.unrecorded, False, 0.6)
+        recorder = JournalRecorder(self.journal, counts.count_unrecorded, False, 0.6)
         self._parts = (self.journal, recorder, self.answers, self.accuracy_file, counts)
         self.start()
 
@@ -46,8 +46,8 @@ class Site:
         """Leave a closed file with predictions."""
         before = set(self.folder.glob("*"))
         for name in names:
-            self.journal.append(seen(name, days=days))
-        self.journal.rotate(force=True)
+            self.journal.append_prediction(seen(name, days=days))
+        self.journal.rotate_file(force=True)
         (path,) = set(self.folder.glob("*")) - before
         return path
 
@@ -56,7 +56,7 @@ class Site:
         self.feedback_importer._prune_at = self.feedback_importer._publish_at = (
             self.feedback_importer._retry_at
         ) = 0.0
-        self.feedback_importer.turn()
+        self.feedback_importer.run_once()
 
     def kept(self) -> list[str]:
         return names(everything(self.answers.store()))
@@ -107,7 +107,9 @@ def test_an_unreadable_file_is_counted_once_and_the_others_are_imported(
         site.turn()
     assert site.kept() == ["0", "1", "2"]
     assert site.lost("damaged") == 1.0
-    assert len([item for item in caplog.records if "can not read" in item.message]) == 1
+    assert (
+        len([item for item in caplog.records if "unreadable predictions file" in item.message]) == 1
+    )
 
 
 def test_a_file_that_becomes_readable_is_imported(
@@ -136,7 +138,7 @@ def test_a_worker_that_can_open_no_file_sets_none_aside(
         raise OSError(24, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr("service.feedback.importer.take", many)
+        patch.setattr("service.feedback.importer.lock_file", many)
         site.turn()
     assert site.lost("damaged") == 0.0
     site.turn()
@@ -147,22 +149,22 @@ def test_a_prediction_is_labelled_beside_an_unreadable_file(site: Site) -> None:
     site.folder.mkdir()
     a_folder(site.folder / "1-1.spool")
     site.record("a", days=1)
-    assert site.answers._give("a", "Forest", NOW).correct
+    assert site.answers._add_label("a", "Forest", NOW).correct
 
 
 def test_the_newest_refused_files_are_kept_and_do_not_count_against_the_limit(
     site: Site, clock: object
 ) -> None:
     for number in range(REFUSED_KEPT + 3):
-        site.journal.append(seen(f"wrong-{number}", best=99))  # there is no such class
-        site.journal.rotate(force=True)
+        site.journal.append_prediction(seen(f"wrong-{number}", best=99))  # there is no such class
+        site.journal.rotate_file(force=True)
         site.turn()
     left = sorted(site.folder.glob(f"*{REFUSED}"))
     assert len(left) == REFUSED_KEPT
     assert f"wrong-{REFUSED_KEPT + 2}".encode() in left[-1].read_bytes()
     assert b"wrong-3" in left[0].read_bytes()
     assert site.lost("refused") == REFUSED_KEPT + 3
-    site.journal.measure()
+    site.journal.measure_size()
     assert site.journal.used == 0
     os.utime(left[0], (1, 1))
     site.turn()
@@ -259,4 +261,4 @@ def test_after_the_end_nothing_asks_the_database(site: Site) -> None:
     site.record("a")
     asyncio.run(site.feedback_importer.close())
     with pytest.raises(RuntimeError, match="after shutdown"):
-        asyncio.run(site.answers.page(0, 10, None))
+        asyncio.run(site.answers.list_predictions(0, 10, None))

@@ -19,11 +19,11 @@ from service.feedback.journal import (
     ModelRecord,
     Journal,
     JournalFull,
-    files,
-    find,
-    frame,
-    read,
-    take,
+    encode_frame,
+    find_prediction,
+    journal_files,
+    lock_file,
+    read_frames,
 )
 from service.feedback.recorder import IMAGES, JournalRecorder
 from service.inference.bundle import read_bundle
@@ -48,47 +48,47 @@ def journal(tmp_path: Path) -> Journal:
 
 
 def only(journal: Journal) -> Path:
-    (path,) = files(journal.folder)
+    (path,) = journal_files(journal.folder)
     return path
 
 
 def test_appended_predictions_are_read_in_order(journal: Journal) -> None:
     wanted = [seen(1), seen(2, chip=bytes(range(256))), seen(3, OTHER, b"\xc5CVY"), seen(4)]
     for item in wanted:
-        journal.append(item)
-    assert read(only(journal).read_bytes()) == (wanted, 0)
+        journal.append_prediction(item)
+    assert read_frames(only(journal).read_bytes()) == (wanted, 0)
 
 
 def test_a_file_cut_off_anywhere_keeps_all_that_is_whole(journal: Journal) -> None:
     ends = []
     for number in range(3):
-        journal.append(seen(number, chip=b"chip"))
+        journal.append_prediction(seen(number, chip=b"chip"))
         ends.append(only(journal).stat().st_size)
     data = only(journal).read_bytes()
     for size in range(len(data)):
-        found, damaged = read(data[:size])
+        found, damaged = read_frames(data[:size])
         assert len(found) == sum(end <= size for end in ends), size
         assert damaged <= 1
 
 
 def test_a_flipped_byte_loses_one_prediction_and_no_other(journal: Journal) -> None:
-    journal.append(seen(0))
+    journal.append_prediction(seen(0))
     start = only(journal).stat().st_size
-    journal.append(seen(1, chip=b"some pixels"))
+    journal.append_prediction(seen(1, chip=b"some pixels"))
     end = only(journal).stat().st_size
-    journal.append(seen(2))
+    journal.append_prediction(seen(2))
     data = only(journal).read_bytes()
     for place in range(start, end):
         broken = bytearray(data)
         broken[place] ^= 0x10
-        found, damaged = read(bytes(broken))
+        found, damaged = read_frames(bytes(broken))
         assert found == [seen(0), seen(2)] and damaged, place
 
 
 def test_a_frame_of_a_newer_version_is_skipped(journal: Journal) -> None:
-    journal.append(seen(0))
-    data = only(journal).read_bytes() + b"".join(frame(9, b"something new"))
-    assert read(data) == ([seen(0)], 1)
+    journal.append_prediction(seen(0))
+    data = only(journal).read_bytes() + b"".join(encode_frame(9, b"something new"))
+    assert read_frames(data) == ([seen(0)], 1)
 
 
 @pytest.mark.parametrize(
@@ -99,65 +99,69 @@ def test_a_frame_of_a_newer_version_is_skipped(journal: Journal) -> None:
 def test_a_frame_with_malformed_content_is_skipped(
     journal: Journal, kind: int, text: bytes
 ) -> None:
-    journal.append(seen(0))
-    middle = b"".join(frame(kind, text))
+    journal.append_prediction(seen(0))
+    middle = b"".join(encode_frame(kind, text))
     path = only(journal)
     path.write_bytes(path.read_bytes() + middle)
-    journal.append(seen(1))
-    assert read(path.read_bytes()) == ([seen(0), seen(1)], 1)
-    assert find(journal.folder, "request-1") == seen(1)
+    journal.append_prediction(seen(1))
+    assert read_frames(path.read_bytes()) == ([seen(0), seen(1)], 1)
+    assert find_prediction(journal.folder, "request-1") == seen(1)
 
 
 def test_a_prediction_with_a_malformed_request_id_is_skipped(journal: Journal) -> None:
-    journal.append(seen(0))
+    journal.append_prediction(seen(0))
     path = only(journal)
-    key = zlib.crc32(MODEL.text())
+    key = zlib.crc32(MODEL.to_json())
     wrong = PREDICTION_TEXT.pack(key, 0, 0.5, 1) + b"\xff\xfe"
-    path.write_bytes(path.read_bytes() + b"".join(frame(PREDICTION, wrong)))
-    assert read(path.read_bytes()) == ([seen(0)], 1)
+    path.write_bytes(path.read_bytes() + b"".join(encode_frame(PREDICTION, wrong)))
+    assert read_frames(path.read_bytes()) == ([seen(0)], 1)
 
 
 def test_predictions_are_found_beside_an_unreadable_file(journal: Journal) -> None:
-    journal.append(seen(7))
+    journal.append_prediction(seen(7))
     (journal.folder / "1-1.spool").mkdir()
     (journal.folder / "2-1.spool").symlink_to("2-1.spool")
-    assert find(journal.folder, "request-7") == seen(7)
+    assert find_prediction(journal.folder, "request-7") == seen(7)
 
 
 def test_refused_files_do_not_count_against_the_limit(tmp_path: Path) -> None:
     journal = Journal(tmp_path, limit=2000)
     (tmp_path / "1-1.refused").write_bytes(bytes(3000))
-    journal.measure()
+    journal.measure_size()
     assert journal.used == 0
-    journal.append(seen(1))
+    journal.append_prediction(seen(1))
 
 
 def test_nothing_is_written_beyond_the_limit(tmp_path: Path) -> None:
     journal = Journal(tmp_path, limit=2000)
     with pytest.raises(JournalFull):
         for number in range(100):
-            journal.append(seen(number))
-    journal.rotate()
-    journal.measure()
+            journal.append_prediction(seen(number))
+    journal.rotate_file()
+    journal.measure_size()
     assert 2000 <= journal.used < 2500
     with pytest.raises(JournalFull):
-        journal.append(seen(100))
+        journal.append_prediction(seen(100))
     only(journal).unlink()  # imported
-    journal.measure()
-    journal.append(seen(100))
-    assert read(only(journal).read_bytes()).found == [seen(100)]
+    journal.measure_size()
+    journal.append_prediction(seen(100))
+    assert read_frames(only(journal).read_bytes()).predictions == [seen(100)]
 
 
 def test_while_imports_lag_files_are_few_and_large(journal: Journal) -> None:
     for number in range(20):
-        journal.append(seen(number))
-        journal.rotate()
-    assert len(files(journal.folder)) == 2
-    journal.append(seen(20, chip=bytes(LARGE)))
-    journal.rotate()
-    journal.append(seen(21))
-    assert len(files(journal.folder)) == 3
-    found = [item for path in files(journal.folder) for item in read(path.read_bytes()).found]
+        journal.append_prediction(seen(number))
+        journal.rotate_file()
+    assert len(journal_files(journal.folder)) == 2
+    journal.append_prediction(seen(20, chip=bytes(LARGE)))
+    journal.rotate_file()
+    journal.append_prediction(seen(21))
+    assert len(journal_files(journal.folder)) == 3
+    found = [
+        item
+        for path in journal_files(journal.folder)
+        for item in read_frames(path.read_bytes()).predictions
+    ]
     assert [item.request_id for item in found] == [f"request-{number}" for number in range(22)]
 
 
@@ -166,7 +170,7 @@ def test_a_file_is_locked_as_long_as_its_process_appends_to_it(tmp_path: Path) -
 import sys, time
 from pathlib import Path
 from service.feedback.journal import Journal, ModelRecord, PredictionRecord
-Journal(Path(sys.argv[1])).append(eval(sys.argv[2]))
+Journal(Path(sys.argv[1])).append_prediction(eval(sys.argv[2]))
 print("written", flush=True)
 time.sleep(600)
 """
@@ -174,23 +178,23 @@ time.sleep(600)
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"written\n"
-        (path,) = files(tmp_path)
-        assert take(path) is None
-        assert find(tmp_path, "request-7") == seen(7)  # to be read it need not be closed
+        (path,) = journal_files(tmp_path)
+        assert lock_file(path) is None
+        assert find_prediction(tmp_path, "request-7") == seen(7)  # to be read it need not be closed
         process.send_signal(signal.SIGKILL)
         process.wait()
-    descriptor = take(path)
+    descriptor = lock_file(path)
     assert descriptor is not None
     os.close(descriptor)
-    assert read(path.read_bytes()) == ([seen(7)], 0)
+    assert read_frames(path.read_bytes()) == ([seen(7)], 0)
 
 
 def test_a_prediction_is_found_by_its_whole_id(journal: Journal) -> None:
-    journal.append(seen(11))
-    journal.append(seen(11, chip=b"the same id again"))
-    assert find(journal.folder, "request-1") is None
-    assert find(journal.folder, "request-11") == seen(11)
-    assert find(journal.folder / "absent", "request-11") is None
+    journal.append_prediction(seen(11))
+    journal.append_prediction(seen(11, chip=b"the same id again"))
+    assert find_prediction(journal.folder, "request-1") is None
+    assert find_prediction(journal.folder, "request-11") == seen(11)
+    assert find_prediction(journal.folder / "absent", "request-11") is None
 
 
 def test_a_full_disk_takes_whole_predictions_or_none(tmp_path: Path) -> None:
@@ -199,15 +203,15 @@ def test_a_full_disk_takes_whole_predictions_or_none(tmp_path: Path) -> None:
         written = 0
         with pytest.raises(OSError, match="No space left|took a part"):
             while True:
-                journal.append(seen(written, chip=bytes(9_000)))
+                journal.append_prediction(seen(written, chip=bytes(9_000)))
                 written += 1
         assert written == 7
         with pytest.raises(OSError, match="No space left|took a part"):
-            journal.append(seen(written, chip=bytes(9_000)))
-        found, damaged = read(only(journal).read_bytes())
+            journal.append_prediction(seen(written, chip=bytes(9_000)))
+        found, damaged = read_frames(only(journal).read_bytes())
         assert len(found) == written and not damaged
-        journal.append(seen(written))  # a small one fits
-        assert len(read(only(journal).read_bytes()).found) == written + 1
+        journal.append_prediction(seen(written))  # a small one fits
+        assert len(read_frames(only(journal).read_bytes()).predictions) == written + 1
 
 
 # The recorder
@@ -228,7 +232,7 @@ def test_the_recorder_writes_the_prediction_with_its_model_and_image(
     chip = make_chip(1)
     lost: list[str] = []
     recorder(journal, lost).record("abc", model, 3, 0.5, chip)
-    (found,), damaged = read(only(journal).read_bytes())
+    (found,), damaged = read_frames(only(journal).read_bytes())
     assert (found.request_id, found.best, found.probability) == ("abc", 3, 0.5)
     assert (found.model.tag, found.model.sha256) == ("local", model.sha256)
     assert found.model.classes == CLASSES
@@ -244,7 +248,7 @@ def test_without_room_for_images_predictions_are_still_recorded(
     writer = recorder(journal, lost)
     for number in range(20):
         writer.record(f"r{number}", model, 0, 0.1, make_chip(1))
-    found = read(only(journal).read_bytes()).found
+    found = read_frames(only(journal).read_bytes()).predictions
     assert len(found) == 20 and not lost
     assert [bool(item.chip) for item in found] == [True] * 2 + [False] * 18
 
@@ -258,14 +262,14 @@ def test_images_of_a_second_are_few_and_the_uncertain_ones_come_first(
         writer.record(f"sure-{number}", model, 0, 0.9, chip)
     for number in range(2 * IMAGES):
         writer.record(f"unsure-{number}", model, 0, 0.3, chip)
-    found = read(only(journal).read_bytes()).found
+    found = read_frames(only(journal).read_bytes()).predictions
     assert len(found) == 4 * IMAGES
     kept = [item for item in found if item.chip]
     assert len([item for item in kept if item.probability > 0.6]) == IMAGES // 2
     assert len(kept) == IMAGES
-    writer.tick()
+    writer.reset_image_quota()
     writer.record("next", model, 0, 0.9, chip)
-    assert read(only(journal).read_bytes()).found[-1].chip
+    assert read_frames(only(journal).read_bytes()).predictions[-1].chip
 
 
 @pytest.mark.parametrize("reason", ["disk_error", "spool_full", "bug"])

@@ -70,7 +70,7 @@ def test_a_statement_that_is_never_answered_ends(database: Database, way: Proxy)
             way.stop()
             connection.execute(text("SELECT 2"))
 
-    with pytest.raises(FeedbackUnavailable, match="predictions go on"):
+    with pytest.raises(FeedbackUnavailable, match="predictions continue"):
         in_a_thread(ask)
 
 
@@ -103,11 +103,11 @@ def test_a_silent_server_is_asked_once_and_then_skipped_for_a_while(
 
     def ask() -> None:
         with pytest.raises(FeedbackUnavailable):
-            store.page(0, 10, None)
+            store.list_predictions(0, 10, None)
         met = way.connections
         for _ in range(100):
-            with pytest.raises(FeedbackUnavailable, match="predictions go on"):
-                store.answer("a", "Forest", NOW)
+            with pytest.raises(FeedbackUnavailable, match="predictions continue"):
+                store.add_label("a", "Forest", NOW)
         assert way.connections == met
 
     in_a_thread(ask)
@@ -149,7 +149,7 @@ def test_posts_and_gets_are_refused_while_it_is_silent_and_taken_again_after_it(
     monkeypatch.setattr("service.feedback.service.LONGEST", 1.0)
     monkeypatch.setattr("service.feedback.database.SKIP_SECONDS", 0.5)
     answers._store = Store(database)
-    answers._store.save([seen("a")])
+    answers._store.save_predictions([seen("a")])
 
     async def ask(client: httpx.AsyncClient, method: str) -> httpx.Response:
         body = {"request_id": "a", "label": "Forest"} if method == "POST" else None
@@ -170,7 +170,7 @@ def test_posts_and_gets_are_refused_while_it_is_silent_and_taken_again_after_it(
                 methods = ["POST", "GET"] * 2 * THREADS
                 given = await asyncio.gather(*(ask(client, method) for method in methods))
                 assert {answer.status_code for answer in given} == {503}
-                assert all("predictions go on" in answer.text for answer in given)
+                assert all("predictions continue" in answer.text for answer in given)
             way.go_on()
             await until_taken(client)
 
@@ -184,9 +184,9 @@ def test_a_request_is_refused_while_its_thread_still_waits(
     monkeypatch.setattr("service.feedback.service.LONGEST", 0.1)
     release = threading.Event()
     store = answers.store()
-    monkeypatch.setattr(store, "page", lambda *_: release.wait(ENDS_WITHIN))
+    monkeypatch.setattr(store, "list_predictions", lambda *_: release.wait(ENDS_WITHIN))
     with pytest.raises(FeedbackUnavailable, match="did not answer in time"):
-        asyncio.run(answers.page(0, 10, None))
+        asyncio.run(answers.list_predictions(0, 10, None))
     release.set()
     answers.close()
 
@@ -199,7 +199,7 @@ def test_a_thread_of_the_service_is_free_again_while_the_server_is_still_silent(
     way.stop()
 
     async def ask() -> None:
-        pages = [answers.page(0, 10, None) for _ in range(2 * THREADS)]
+        pages = [answers.list_predictions(0, 10, None) for _ in range(2 * THREADS)]
         found = await asyncio.gather(*pages, return_exceptions=True)
         assert {type(item) for item in found} == {FeedbackUnavailable}
 

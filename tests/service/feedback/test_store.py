@@ -33,7 +33,9 @@ def store(url: str, tmp_path: Path) -> Iterator[Store]:
 
 
 def test_saved_predictions_are_listed_with_their_model(store: Store) -> None:
-    store.save([seen("a"), seen("b", RIVER, 0.5, chip=1), seen("c", 1, 0.7, model=SAME_TAG)])
+    store.save_predictions(
+        [seen("a"), seen("b", RIVER, 0.5, chip=1), seen("c", 1, 0.7, model=SAME_TAG)]
+    )
     rows = sorted(everything(store), key=lambda row: row.request_id)
     assert names(rows) == ["a", "b", "c"]
     assert rows[1]._replace(number=0) == PredictionRow(
@@ -43,69 +45,71 @@ def test_saved_predictions_are_listed_with_their_model(store: Store) -> None:
 
 
 def test_saving_again_changes_nothing(store: Store) -> None:
-    store.save([seen("a", chip=1), seen("b")])
-    store.answer("a", "River", NOW)
+    store.save_predictions([seen("a", chip=1), seen("b")])
+    store.add_label("a", "River", NOW)
     before = everything(store)
-    store.save([seen("a", chip=1), seen("b")])
-    store.save([seen("b"), seen("a")])
+    store.save_predictions([seen("a", chip=1), seen("b")])
+    store.save_predictions([seen("b"), seen("a")])
     assert everything(store) == before
 
 
 def test_of_two_predictions_with_one_id_the_first_counts(store: Store) -> None:
-    store.save([seen("a", FOREST), seen("a", RIVER, chip=1)])
-    store.save([seen("a", RIVER, chip=2)])
+    store.save_predictions([seen("a", FOREST), seen("a", RIVER, chip=1)])
+    store.save_predictions([seen("a", RIVER, chip=2)])
     (row,) = everything(store)
     assert (row.predicted, row.image) == ("Forest", False)
 
 
 def test_an_image_is_given_as_it_was_seen(store: Store) -> None:
-    store.save([seen("a", chip=5), seen("b")])
-    content = store.image("a")
+    store.save_predictions([seen("a", chip=5), seen("b")])
+    content = store.read_image("a")
     assert content is not None
     assert np.array_equal(np.load(io.BytesIO(content)), make_chip(5))
-    assert store.image("b") is None and store.image("unknown") is None
+    assert store.read_image("b") is None and store.read_image("unknown") is None
 
 
 def test_an_answer_counts_once_and_another_label_corrects_it(store: Store) -> None:
-    store.save([seen("a")])
+    store.save_predictions([seen("a")])
     soon = NOW + timedelta(seconds=30)
-    assert store.answer("a", "Forest", soon) == LabelResult("Forest", True, 1, 30.0)
-    assert store.answer("a", "Forest", soon) == LabelResult("Forest", True, 1, None)
+    assert store.add_label("a", "Forest", soon) == LabelResult("Forest", True, 1, 30.0)
+    assert store.add_label("a", "Forest", soon) == LabelResult("Forest", True, 1, None)
     assert everything(store)[0].answered_at == soon
     later = soon + timedelta(days=1)
-    assert store.answer("a", "River", later) == LabelResult("Forest", False, 2, None)
+    assert store.add_label("a", "River", later) == LabelResult("Forest", False, 2, None)
     (row,) = everything(store)
     assert (row.label, row.answered_at) == ("River", later)
-    assert store.cells(NOW)[0] == [("landcover@v1.0.0", "Forest", "River", 1)]
+    assert store.count_confusion(NOW)[0] == [("landcover@v1.0.0", "Forest", "River", 1)]
 
 
 def test_an_unknown_id_has_no_answer_and_an_unknown_label_is_refused(store: Store) -> None:
-    store.save([seen("a"), seen("b", 0, model=SAME_TAG)])
-    assert store.answer("unknown", "Forest", NOW) is None
-    with pytest.raises(Unprocessable, match="label: 'Wood' is no class.*AnnualCrop, Forest"):
-        store.answer("a", "Wood", NOW)
-    with pytest.raises(Unprocessable, match="'Forest' is no class.*there are no, yes"):
-        store.answer("b", "Forest", NOW)
+    store.save_predictions([seen("a"), seen("b", 0, model=SAME_TAG)])
+    assert store.add_label("unknown", "Forest", NOW) is None
+    with pytest.raises(Unprocessable, match="label: 'Wood' is not a class.*AnnualCrop, Forest"):
+        store.add_label("a", "Wood", NOW)
+    with pytest.raises(Unprocessable, match="'Forest' is not a class.*one of no, yes"):
+        store.add_label("b", "Forest", NOW)
     assert everything(store, labelled=True) == []
 
 
 def test_the_same_answer_from_many_at_once_counts_once(store: Store) -> None:
-    store.save([seen("a")])
+    store.save_predictions([seen("a")])
     with ThreadPoolExecutor(8) as pool:
-        given = list(pool.map(lambda _: store.answer("a", "River", NOW), range(40)))
+        given = list(pool.map(lambda _: store.add_label("a", "River", NOW), range(40)))
     assert {item and item.answers for item in given} == {1}
     assert len([item for item in given if item and item.delay is not None]) == 1
-    assert store.cells(NOW)[0] == [("landcover@v1.0.0", "Forest", "River", 1)]
+    assert store.count_confusion(NOW)[0] == [("landcover@v1.0.0", "Forest", "River", 1)]
 
 
 def test_pages_are_complete_while_predictions_come_in(store: Store) -> None:
-    store.save([seen(f"before-{number}") for number in range(200)])
+    store.save_predictions([seen(f"before-{number}") for number in range(200)])
     for number in range(0, 200, 2):
-        store.answer(f"before-{number}", "Forest", NOW)
+        store.add_label(f"before-{number}", "Forest", NOW)
 
     def write(worker: int) -> None:
         for number in range(20):
-            store.save([seen(f"{worker}-{number}-{item}", days=worker) for item in range(5)])
+            store.save_predictions(
+                [seen(f"{worker}-{number}-{item}", days=worker) for item in range(5)]
+            )
 
     with ThreadPoolExecutor(2) as pool:
         writers = [pool.submit(write, worker) for worker in range(2)]
@@ -122,12 +126,12 @@ def test_pages_are_complete_while_predictions_come_in(store: Store) -> None:
 
 
 def test_answers_count_by_tag_within_the_window(store: Store) -> None:
-    store.save([seen(f"{number}") for number in range(5)])
-    store.save([seen("other", 1, model=SAME_TAG)])
+    store.save_predictions([seen(f"{number}") for number in range(5)])
+    store.save_predictions([seen("other", 1, model=SAME_TAG)])
     for number, label in enumerate(["Forest", "Forest", "River", "Forest"]):
-        store.answer(f"{number}", label, NOW - timedelta(days=number))
-    store.answer("other", "no", NOW)
-    cells, floors = store.cells(NOW - timedelta(days=2))
+        store.add_label(f"{number}", label, NOW - timedelta(days=number))
+    store.add_label("other", "no", NOW)
+    cells, floors = store.count_confusion(NOW - timedelta(days=2))
     tag = "landcover@v1.0.0"
     wanted = {(tag, "Forest", "Forest", 2), (tag, "Forest", "River", 1), (tag, "yes", "no", 1)}
     assert set(cells) == wanted
@@ -138,21 +142,21 @@ def test_answers_count_by_tag_within_the_window(store: Store) -> None:
 
 
 def test_expired_predictions_are_deleted_with_their_images_and_labels(store: Store) -> None:
-    store.save([seen(f"{days}", chip=1, days=days) for days in range(10)])
-    store.answer("9", "River", NOW)
+    store.save_predictions([seen(f"{days}", chip=1, days=days) for days in range(10)])
+    store.add_label("9", "River", NOW)
     Retention(store.database).prune(NOW - timedelta(days=4.5), 1000, 1 << 30)
     assert names(everything(store)) == ["0", "1", "2", "3", "4"]
-    assert store.image("9") is None
-    assert store.cells(NOW - timedelta(days=9))[0] == []
+    assert store.read_image("9") is None
+    assert store.count_confusion(NOW - timedelta(days=9))[0] == []
     assert sum(Retention(store.database).kept().counts.values()) == 5
 
 
 def test_over_the_limit_the_oldest_predictions_are_deleted_and_labelled_ones_last(
     store: Store,
 ) -> None:
-    store.save([seen(f"{number}") for number in range(10)])
+    store.save_predictions([seen(f"{number}") for number in range(10)])
     for number in (0, 5):
-        store.answer(f"{number}", "Forest", NOW)
+        store.add_label(f"{number}", "Forest", NOW)
     retention = Retention(store.database)
     retention.prune(NOW - timedelta(days=1), 4, 0)
     assert names(everything(store)) == ["0", "5", "8", "9"]
@@ -169,9 +173,9 @@ def test_images_that_help_labelling_least_are_deleted_first(store: Store) -> Non
         seen("sure, new", chip=4),
         seen("unsure, new", probability=0.3, chip=5),
     ]
-    store.save(order)
-    store.answer("sure, confirmed", "Forest", NOW)
-    store.answer("sure, corrected", "River", NOW)
+    store.save_predictions(order)
+    store.add_label("sure, confirmed", "Forest", NOW)
+    store.add_label("sure, corrected", "River", NOW)
     retention = Retention(store.database)
     kept = retention.kept()
     assert kept.counts == {
@@ -192,19 +196,19 @@ def test_images_that_help_labelling_least_are_deleted_first(store: Store) -> Non
 
 
 def test_the_image_of_a_withdrawn_correction_counts_as_confirmed(store: Store) -> None:
-    store.save([seen("a", chip=1)])
-    store.answer("a", "River", NOW)
-    store.answer("a", "Forest", NOW)
+    store.save_predictions([seen("a", chip=1)])
+    store.add_label("a", "River", NOW)
+    store.add_label("a", "Forest", NOW)
     assert Retention(store.database).kept().counts[Kind.CONFIRMED] == 1
 
 
 def test_the_bytes_of_images_stay_below_the_cap(store: Store) -> None:
     retention = Retention(store.database)
     for number in range(30):
-        store.save([seen(f"{number}", chip=number % 7, probability=number / 30)])
+        store.save_predictions([seen(f"{number}", chip=number % 7, probability=number / 30)])
         retention.prune_images(100_000)
         assert retention.kept().bytes <= 100_000
-    assert store.image("17") is not None and store.image("29") is None
+    assert store.read_image("17") is not None and store.read_image("29") is None
     with store.database.read() as connection:
         total = connection.scalar(select(func.sum(func.length(images.c.content))))
     assert total == retention.kept().bytes
@@ -214,22 +218,22 @@ def test_the_bytes_of_images_stay_below_the_cap(store: Store) -> None:
 
 
 def test_a_probability_that_is_nan_is_saved_as_zero(store: Store) -> None:
-    store.save([seen("a", probability=float("nan"), chip=1)])
+    store.save_predictions([seen("a", probability=float("nan"), chip=1)])
     assert everything(store)[0].probability == 0.0
 
 
 def test_a_failed_save_stores_nothing(store: Store) -> None:
     wrong = seen("b", chip=1)._replace(moment=1 << 70)
     with pytest.raises((DataError, OverflowError)):
-        store.save([seen("a"), wrong])
+        store.save_predictions([seen("a"), wrong])
     assert everything(store) == []
-    store.save([seen("a")])
+    store.save_predictions([seen("a")])
     assert names(everything(store)) == ["a"]
 
 
 def test_one_model_is_saved_once(store: Store) -> None:
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda number: store.save([seen(f"{number}")]), range(20)))
+        list(pool.map(lambda number: store.save_predictions([seen(f"{number}")]), range(20)))
     with store.database.read() as connection:
         assert connection.scalar(select(func.count()).select_from(models)) == 1
         assert connection.scalar(select(func.count()).select_from(predictions)) == 20
@@ -238,14 +242,14 @@ def test_one_model_is_saved_once(store: Store) -> None:
 def test_a_postgresql_that_restarts_is_used_again(cluster: Postgres, tmp_path: Path) -> None:
     database = Database(cluster.new(), tmp_path)
     store = Store(database)
-    store.save([seen("a")])
+    store.save_predictions([seen("a")])
     cluster.stop()
     try:
-        with pytest.raises(FeedbackUnavailable, match="predictions go on"):
-            store.answer("a", "Forest", NOW)
+        with pytest.raises(FeedbackUnavailable, match="predictions continue"):
+            store.add_label("a", "Forest", NOW)
     finally:
         cluster.start()
-    assert store.answer("a", "Forest", NOW) == LabelResult("Forest", True, 1, 0.0)
+    assert store.add_label("a", "Forest", NOW) == LabelResult("Forest", True, 1, 0.0)
     database.close()
 
 
@@ -254,8 +258,8 @@ def test_a_corrupt_database_file_is_refused_with_a_sentence(tmp_path: Path) -> N
     database = Database("", tmp_path)
     for _ in range(2):
         with pytest.raises(FeedbackUnavailable, match="SQLITE_NOTADB"):
-            Store(database).save([seen("a")])
+            Store(database).save_predictions([seen("a")])
     (tmp_path / "feedback.db").unlink()
-    Store(database).save([seen("a")])
+    Store(database).save_predictions([seen("a")])
     assert names(everything(Store(database))) == ["a"]
     database.close()

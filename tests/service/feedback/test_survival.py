@@ -102,9 +102,9 @@ def test_predictions_made_without_the_database_are_all_recorded_later(
             during = [predict(server)["request_id"] for _ in range(20)]
             for name in (before, during[0], "unknown"):
                 detail = refusal(give(server, name, "River"), 503)
-                assert "predictions go on" in detail
+                assert "predictions continue" in detail
             refusal(httpx.get(server.url + "/feedback"), 503)
-            until(lambda: "could not keep" in server.log.read_text(encoding="utf-8"))
+            until(lambda: "feedback import failed" in server.log.read_text(encoding="utf-8"))
             during += [predict(server)["request_id"] for _ in range(20)]
             assert httpx.get(server.url + "/readyz").status_code == 200
         finally:
@@ -125,7 +125,7 @@ def test_a_service_starts_without_its_database_and_records_later(
         said = predict(server)
         assert QUOTED not in refusal(give(server, said["request_id"], "Forest"), 503)
         next_is_right(server, bundle)
-        until(lambda: "could not keep" in server.log.read_text(encoding="utf-8"))
+        until(lambda: "feedback import failed" in server.log.read_text(encoding="utf-8"))
         assert QUOTED not in server.log.read_text(encoding="utf-8")
         assert server.stop() == 0
     assert waiting(server)  # for the next start
@@ -172,14 +172,14 @@ def test_damaged_or_refused_records_do_not_stop_the_import_of_others(
 ) -> None:
     left = Journal(tmp_path / "state" / FOLDER)
     for number, moment in enumerate((1_000_000, 1 << 62)):
-        left.append(
+        left.append_prediction(
             PredictionRecord(
                 f"left-{number}", MODEL, 1, 0.5, moment, b"not as many pixels" * number
             )
         )
-        left.rotate(force=True)
-    left.append(PredictionRecord("left-2", MODEL, 1, 0.5, 1_000_000, b""))
-    left.rotate(force=True)
+        left.rotate_file(force=True)
+    left.append_prediction(PredictionRecord("left-2", MODEL, 1, 0.5, 1_000_000, b""))
+    left.rotate_file(force=True)
     last = sorted((tmp_path / "state" / FOLDER).glob("*.spool"))[-1]
     last.write_bytes(last.read_bytes() + b"\xc5CVY torn")
     with serving(bundle, tmp_path, feedback_days=36500) as server:

@@ -139,7 +139,7 @@ def test_the_keyboard_alone_is_enough(page: "Page") -> None:
 
 def test_an_error_is_the_sentence_of_the_service(page: "Page") -> None:
     choose(page, b"no image at all", "notes.txt")
-    expect(page.get_by_role("alert").first).to_contain_text("is no image that is taken")
+    expect(page.get_by_role("alert").first).to_contain_text("is not a supported image")
     headline(page).to_have_text("No answer")
     expect(page.get_by_role("button", name="Resize it to fit")).to_have_count(0)
 

@@ -168,7 +168,7 @@ def gone(folder: Path) -> None:
         (lambda folder: (folder / "model.onnx").unlink(), "holds model.json; wanted"),
         (lambda folder: (folder / "model.json").unlink(), "holds model.onnx; wanted"),
         (empty, "holds nothing; wanted"),
-        (gone, "there is no model bundle"),
+        (gone, "the model bundle is missing"),
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
@@ -338,7 +338,7 @@ def test_a_graph_reads_no_file_of_the_server(
         nodes = [helper.make_node("Identity", ["stolen"], ["probabilities"])]
         nodes += [helper.make_node("Cast", ["chips"], ["statistics"], to=TensorProto.FLOAT)]
         graph = graph_of(nodes, ["probabilities", "statistics"], initializer=[tensor])
-        with pytest.raises(BundleRefused, match="can not open the graph"):
+        with pytest.raises(BundleRefused, match="cannot open the graph"):
             with_graph(folder, graph)
 
 

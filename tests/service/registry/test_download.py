@@ -307,7 +307,7 @@ def test_a_remote_that_refuses_is_unavailable(project: Project, cache: Path) -> 
     project.write(".dvc/config", CONFIG.format(f"http://127.0.0.1:{port}/dvc"))
     project.train(b"1")
     project.tag(V1.tag)
-    with pytest.raises(RegistryUnavailable, match="^The DVC remote can not be reached"):
+    with pytest.raises(RegistryUnavailable, match="^The DVC remote cannot be reached"):
         fetch(project.folder, cache)
 
 

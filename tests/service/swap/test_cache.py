@@ -309,11 +309,11 @@ def test_an_unreadable_wanted_tag_keeps_the_last_model_and_is_logged(
         assert "Delete it" in answer.json()["detail"]
         assert serves(server, known) == {label[V2]}
         assert version(server)["wanted"] is None
-        said = warnings(server, "the wanted tag can not be read")
+        said = warnings(server, "cannot read the desired model")
         assert len(said) == 2, "each worker says it once"
         assert "wanted.json" in said[0]["detail"]
         (state / "wanted.json").unlink()
-        until(lambda: warnings(server, "the wanted tag can be read again"))
+        until(lambda: warnings(server, "can again read the desired model"))
         assert serves(server, known) == {label[V2]}
 
 

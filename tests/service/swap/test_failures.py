@@ -242,7 +242,7 @@ PUBLISHED: dict[str, tuple[Callable[[Published, str], None], int, str, str]] = {
         "verify",
         "clients of this service send uint16 (4, 64, 64) of B02, B03, B04, B08",
     ),
-    "no ONNX": (with_graph(b"\x00 no graph"), 422, "load", "can not open the graph"),
+    "no ONNX": (with_graph(b"\x00 no graph"), 422, "load", "cannot open the graph"),
     "graph of another input": (
         with_graph(make_graph(57, 3, "uint16", 64)),
         422,
@@ -497,7 +497,7 @@ def test_a_store_that_does_not_take_the_tag_keeps_the_old_model(
     parts = Parts(bundle, other, tmp_path, Store(tmp_path / "wanted.json", error, written=False))
 
     async def steps() -> None:
-        await parts.reconciler.start()
+        await parts.reconciler.load_first_model()
         with pytest.raises(type(error)) as caught:
             await parts.swapper.replace(GOOD)
         assert caught.value.step == "switch"
@@ -518,7 +518,7 @@ def test_a_tag_that_was_written_although_the_answer_was_lost_serves(
     parts = Parts(bundle, other, tmp_path, store)
 
     async def steps() -> None:
-        await parts.reconciler.start()
+        await parts.reconciler.load_first_model()
         answer = await parts.swapper.replace(GOOD)
         assert (answer.model.tag, answer.previous and answer.previous.tag) == (GOOD, "local")
 
@@ -542,7 +542,7 @@ def test_a_tag_that_somebody_else_set_meanwhile_wins(
     parts.registry.meanwhile = lambda: store._write(theirs)
 
     async def steps() -> None:
-        await parts.reconciler.start()
+        await parts.reconciler.load_first_model()
         with pytest.raises(Conflict) as caught:
             await parts.swapper.replace(GOOD)
         assert caught.value.step == "switch"
@@ -559,7 +559,7 @@ def test_a_cancelled_swap_is_recorded_as_failed_and_frees_the_lock(
     parts = Parts(bundle, other, tmp_path, FileStore(tmp_path / "wanted.json"))
 
     async def steps() -> None:
-        await parts.reconciler.start()
+        await parts.reconciler.load_first_model()
         swap = asyncio.create_task(parts.swapper.replace(GOOD))
         parts.registry.meanwhile = lambda: swap.cancel() and None
         with pytest.raises(asyncio.CancelledError):
@@ -582,7 +582,7 @@ def test_a_slow_follower_does_not_undo_a_faster_swap(
     third = make_bundle(tmp_path / "third", seed=6)
 
     async def steps() -> None:
-        await parts.reconciler.start()
+        await parts.reconciler.load_first_model()
         await parts.swapper.replace(GOOD)
         parts.serving.previous = None  # what it would find at once
         parts.registry.bundle = third

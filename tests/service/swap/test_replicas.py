@@ -163,7 +163,7 @@ def test_of_two_that_swap_at_once_one_wins_and_both_end_alike(
             late = slow.result()
             assert late.status_code == 409, late.text
             assert late.json()["step"] == "switch"
-            assert "Somebody else changed the wanted model" in late.json()["detail"]
+            assert "Somebody else changed the desired model" in late.json()["detail"]
             until(lambda: all_serve(servers, label[V2]))
             swap = version(servers[0])["swap"]
             assert (swap["tag"], swap["step"], swap["state"]) == (V1, "switch", "failed")

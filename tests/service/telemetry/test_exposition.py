@@ -65,7 +65,7 @@ class Worker:
         self.observations.add(model, int(answer.probabilities.argmax()), answer, 0.001, 0.0001)
 
     def scrape(self) -> Samples:
-        response = asyncio.run(self.exposition.answer())
+        response = asyncio.run(self.exposition.render())
         assert response.headers["content-type"].startswith("text/plain; version=")
         found: Samples = {}
         for family in text_string_to_metric_families(bytes(response.body).decode()):

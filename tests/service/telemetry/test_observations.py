@@ -182,7 +182,7 @@ def test_notes_are_counted_by_and_by_without_a_scrape(folder: Path, model: Model
     observations = worker(model)
 
     async def serve() -> None:
-        task = asyncio.create_task(observations.run())
+        task = asyncio.create_task(observations.flush_periodically())
         see(observations, model, chips(1))
         while not predictions(observations, model):
             await asyncio.sleep(0.01)
