@@ -167,7 +167,7 @@ class RegistryClient:
         running = self._refreshing is not None and not self._refreshing.done()
         if not running and time.monotonic() - self._refreshed_at >= min(self._refresh, RETRY):
             self._refreshing = asyncio.create_task(self._refresh_mirror())
-        detail = self._refresh_error or "Git was not checked for a while; a new check is running."
+        detail = self._refresh_error or "Git was not checked for a while; a new check is under way."
         if checked is None:
             raise RegistryUnavailable(detail)
         return datetime.fromtimestamp(checked, UTC), detail

@@ -218,7 +218,7 @@ def _check_url(url: str) -> bool:
         raise SourceError("--url is not an address: write https://landcover.example.com") from None
     if parts.username or parts.password or parts.query or parts.fragment:
         raise SourceError(
-            f"--url has more than an address: put the key into {KEY} and remove the rest"
+            f"--url has more than an address: the key goes into {KEY}, remove the rest"
         )
     if not host or not (parts.scheme == "https" or parts.scheme == "http" and _is_loopback(host)):
         raise SourceError(f"--url {url!r} is not encrypted: use https:// (or http on loopback)")
