@@ -8,6 +8,7 @@ from functools import partial
 from time import perf_counter
 from typing import NamedTuple
 
+from contracts.images import Fit
 from service.errors import InvalidOutput, ServiceError, TooLarge
 from service.feedback.recorder import Recorder
 from service.inference.decode import Array, Buffer, decode
@@ -54,8 +55,8 @@ class Predictor:
         self._recorder = recorder
         self._reported: Model | None = None  # whose invalid output is in the log already
 
-    async def predict(self, content: Buffer, resize: bool, prediction_id: str) -> Predicted:
-        """Answer for one image file; with `resize` an image of another size is resampled.
+    async def predict(self, content: Buffer, fit: Fit, prediction_id: str) -> Predicted:
+        """Answer for one image file; `fit` says what becomes of an image of another size.
 
         `prediction_id` identifies this prediction, so that people can label it.
 
@@ -66,16 +67,14 @@ class Predictor:
             limit = self._max_pixels
             if len(content) < LARGE:
                 arrived, at_once = perf_counter(), min(limit, LARGE)
-                job = partial(
-                    self._decode_and_infer, content, at_once, resize, prediction_id, arrived
-                )
+                job = partial(self._decode_and_infer, content, at_once, fit, prediction_id, arrived)
                 try:
                     return await self._queue.submit(job)
                 except TooLarge:  # a small file can declare a large image
                     if limit <= LARGE:
                         raise
             model = self._serving.model()
-            decoding = partial(self._decode, content, limit, model, resize)
+            decoding = partial(self._decode, content, limit, model, fit)
             chip = await self._memory.run_in_thread(content, decoding)
             arrived = perf_counter()
             return await self._queue.submit(
@@ -86,15 +85,15 @@ class Predictor:
             raise
 
     def _decode_and_infer(
-        self, content: Buffer, limit: int, resize: bool, prediction_id: str, arrived: float
+        self, content: Buffer, limit: int, fit: Fit, prediction_id: str, arrived: float
     ) -> Predicted:
         model = self._serving.model()
-        chip = self._decode(content, limit, model, resize)
+        chip = self._decode(content, limit, model, fit)
         return self._infer(chip, model, prediction_id, arrived)
 
-    def _decode(self, content: Buffer, limit: int, model: Model, resize: bool) -> Array:
+    def _decode(self, content: Buffer, limit: int, model: Model, fit: Fit) -> Array:
         with self._tracing.span("decode", bytes=len(content)):
-            return decode(content, model.manifest.input, limit, resize)
+            return decode(content, model.manifest.input, limit, fit)
 
     def _infer(self, chip: Array, model: Model, prediction_id: str, arrived: float) -> Predicted:
         started = perf_counter()

@@ -118,9 +118,10 @@ def _describe_problems(app: FastAPI) -> None:
 
 
 def _add_predictions(app: FastAPI, parts: Parts) -> None:
-    def predict(fit: Literal["resize"] | None = None) -> None:
+    def predict(fit: Literal["crop", "pad", "stretch", "resize"] | None = None) -> None:
         """Classify one chip: GeoTIFF, TIFF, PNG, JPEG or NPY, with the bands and size that
-        `/version` names. `fit=resize` resamples an image of another size."""
+        `/version` names. `fit` resamples an image of another size: `crop` takes its middle, `pad`
+        adds a border, `stretch` (or `resize`) gives up its proportions."""
 
     route = DocumentedRoute(
         "/predict",

@@ -16,14 +16,14 @@ import numpy.typing as npt
 from PIL import Image
 
 from contracts.bundle import Input
+from contracts.images import BANDS, PNG_MAGIC, Fit, RefusedImage, check_png, fit_to
 from service.errors import BadRequest, TooLarge, Unprocessable, UnsupportedMedia
 from service.inference.tiff import read_any, read_plain
 
 TAKEN = "GeoTIFF, TIFF, PNG, JPEG or NPY"
-MODES = {"L": 1, "RGB": 3, "RGBA": 4, "I;16": 1}  # Pillow's mode -> bands
 MAX_SCANS = 64  # of a progressive JPEG; each one decodes the whole image again
 MAX_SEGMENTS = 4096  # markers of a JPEG before its first scan, chunks of a PNG
-PNG_MAGIC, JPEG_MAGIC, SCAN = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\xff\xda"
+JPEG_MAGIC, SCAN = b"\xff\xd8\xff", b"\xff\xda"
 METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # JPEG: APP1 to APP13, APP15, comments
 MAX_NPY_HEADER = 4096
 NPY_VERSIONS = {b"\x01\x00": "<H", b"\x02\x00": "<I", b"\x03\x00": "<I"}  # -> length of header
@@ -41,8 +41,10 @@ Buffer = bytes | memoryview
 Array = npt.NDArray[Any]
 
 
-def decode(content: Buffer, wanted: Input, max_pixels: int, resize: bool = False) -> Array:
+def decode(content: Buffer, wanted: Input, max_pixels: int, fit: Fit = "") -> Array:
     """Decode an upload into a chip (bands, height, width) as the model wants it, contiguous.
+
+    `fit` says what becomes of an image of another size; the model's own way if it is empty.
 
     Raises:
         BadRequest: there are no bytes.
@@ -50,7 +52,7 @@ def decode(content: Buffer, wanted: Input, max_pixels: int, resize: bool = False
         UnsupportedMedia: the format is not supported.
         Unprocessable: it is broken, or of another dtype, number of bands or size.
     """
-    return conform(read_image(content, max_pixels), wanted, resize)
+    return conform(read_image(content, max_pixels), wanted, fit)
 
 
 def read_image(content: Buffer, max_pixels: int) -> Array:
@@ -62,7 +64,7 @@ def read_image(content: Buffer, max_pixels: int) -> Array:
         plain = read_plain(content)
         pixels = read_any(content, max_pixels) if plain is None else plain
     elif magic == PNG_MAGIC:
-        pixels = _read_picture(_critical_chunks(bytes(content)), max_pixels)
+        pixels = _read_png(bytes(content), max_pixels)
     elif magic[:3] == JPEG_MAGIC:
         pixels = _read_picture(_without_metadata(bytes(content)), max_pixels)
     elif magic[:6] == b"\x93NUMPY":
@@ -74,8 +76,8 @@ def read_image(content: Buffer, max_pixels: int) -> Array:
     return pixels
 
 
-def conform(pixels: Array, wanted: Input, resize: bool) -> Array:
-    """Check an image against what the model wants; resize it when asked to.
+def conform(pixels: Array, wanted: Input, fit: Fit) -> Array:
+    """Check an image against what the model wants; resample it where that is asked for.
 
     Raises:
         Unprocessable: another dtype, number of bands or size.
@@ -94,23 +96,22 @@ def conform(pixels: Array, wanted: Input, resize: bool) -> Array:
                 f"({wanted.units} x {wanted.scale:g}): convert them, not by stretching"
             )
     if (height, width) != (wanted.height, wanted.width):
-        if not resize:
+        how = fit or wanted.fit
+        if not how:
             raise Unprocessable(
                 f"{width} x {height} pixels, wanted {wanted.width} x {wanted.height}: cut the "
                 "image into chips of that size, or add ?fit=resize to have it resampled"
             )
-        pixels = _resize(pixels, wanted)
+        pixels = fit_to(pixels, wanted.height, wanted.width, how, wanted.nodata or 0)
     return np.ascontiguousarray(pixels, dtype=wanted.dtype)
 
 
-def _resize(pixels: Array, wanted: Input) -> Array:
-    """Bilinear, averaging when it shrinks; the whole image, without keeping its proportions."""
-    size = (wanted.width, wanted.height)
-    planes = [Image.fromarray(band.astype(np.float32)) for band in pixels]
-    resized = [np.asarray(plane.resize(size, Image.Resampling.BILINEAR)) for plane in planes]
-    limits = np.iinfo(wanted.dtype)
-    rounded: Array = np.clip(np.rint(np.stack(resized)), limits.min, limits.max)
-    return rounded.astype(wanted.dtype)
+def _read_png(content: bytes, max_pixels: int) -> Array:
+    try:
+        check_png(content)
+    except RefusedImage as error:
+        raise Unprocessable(str(error)) from None
+    return _read_picture(_critical_chunks(content), max_pixels)
 
 
 def _critical_chunks(content: bytes) -> bytes:
@@ -151,10 +152,10 @@ def _read_picture(content: bytes, max_pixels: int) -> Array:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
-                bands = MODES.get(image.mode)
+                bands = BANDS.get(image.mode)
                 if bands is None:
                     raise Unprocessable(
-                        f"the picture has colour mode {image.mode}, taken are {', '.join(MODES)}: "
+                        f"the picture has colour mode {image.mode}, taken are {', '.join(BANDS)}: "
                         "convert it"
                     )
                 if image.width * image.height * bands > max_pixels:

@@ -17,20 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
+from contracts.images import COMPRESSIONS, RefusedImage, check_pages
 from service.errors import TooLarge, Unprocessable
 
 MAX_DIRECTORIES = 32  # overviews and masks of one image; more is an attack or a film
 MAX_TAGS = 1024  # of one directory
 MAX_VALUES = 16384  # of one tag: strips or tiles of the image; each costs microseconds
 MAX_TEXT = 1 << 20  # bytes of a tag that holds text or a profile
-COMPRESSIONS = {
-    1: "none",
-    5: "LZW",
-    8: "deflate",
-    32773: "PackBits",
-    32946: "deflate",
-    50000: "ZSTD",
-}
 DTYPES = {(8, 1): "u1", (16, 1): "<u2"}  # (bits, sample format) of the fast way
 SIZES = {
     **{1: 1, 2: 1, 6: 1, 7: 1, 3: 2, 8: 2, 4: 4, 9: 4, 11: 4, 13: 4},
@@ -208,9 +201,10 @@ def check_directories(content: bytes) -> None:
         subfiles = _walk(content)
     except (struct.error, OverflowError):
         raise Unprocessable("the TIFF is cut off or broken: write it again") from None
-    images = [kind for kind in subfiles if not kind & (REDUCED | MASK)]
-    if len(images) > 1:
-        raise Unprocessable(f"the TIFF holds {len(images)} images; send one image a request")
+    try:
+        check_pages(sum(not kind & (REDUCED | MASK) for kind in subfiles))
+    except RefusedImage as error:
+        raise Unprocessable(str(error)) from None
 
 
 def _walk(content: bytes) -> list[int]:

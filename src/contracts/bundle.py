@@ -40,6 +40,8 @@ class Input(Part):
     valid_max: int
     resolution: float | None
     """Ground size of a pixel, metres."""
+    fit: Literal["", "crop", "pad", "stretch"] = ""
+    """How images of another size became chips (contracts.images.Fit); empty: they are refused."""
 
     @property
     def shape(self) -> tuple[int, int, int]:

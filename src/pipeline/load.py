@@ -31,7 +31,7 @@ from pipeline import paths
 from pipeline.arguments import parse_none
 from pipeline.data.chip_table import CHIP_TABLE, Row, write_chip_table
 from pipeline.data.dataset import Dataset, image_files, label
-from pipeline.data.images import decode, digest, fault
+from pipeline.data.images import as_chip, decode, digest, fault
 from pipeline.errors import DataError, command
 from pipeline.files import ArrayWriter, replacing, write_json
 from pipeline.params import read_params
@@ -135,7 +135,8 @@ def _decode_file(name: str, dataset: Dataset) -> tuple[Decoded, npt.NDArray[Any]
         return Decoded(name, str(error)), None
     if reason := fault(chip.pixels, dataset):
         return Decoded(name, reason), None
-    return Decoded(name, None, digest(chip.pixels), chip.crs, chip.centre), chip.pixels
+    pixels = as_chip(chip.pixels, dataset)
+    return Decoded(name, None, digest(pixels), chip.crs, chip.centre), pixels
 
 
 def _without_contradictions(rows: list[Row], faults: dict[str, str]) -> list[Row]:
@@ -163,6 +164,7 @@ def _report(
         "duplicates": len(rows) - len({row.sha256 for row in rows}),
         "classes": {name: counts[name] for name in dataset.classes},
         "bad_fraction": len(faults) / len(names),
+        "passed_over": dataset.passed_over,
         "quarantine": [{"path": path, "reason": faults[path]} for path in sorted(faults)],
     }
 

@@ -100,7 +100,7 @@ def attacks() -> Iterator[tuple[str, bytes, Input]]:
 def verdict(content: bytes, wanted: Input, resize: bool) -> str:
     """`right`, the status of a refusal, or what went wrong."""
     try:
-        chip = decode(content, wanted, MAX_PIXELS, resize)
+        chip = decode(content, wanted, MAX_PIXELS, "stretch" if resize else "")
     except ServiceError as error:
         return str(error.status)
     except BaseException as error:

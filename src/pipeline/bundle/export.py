@@ -70,4 +70,5 @@ def _input(dataset: Dataset) -> Input:
         nodata=dataset.nodata,
         valid_max=dataset.valid_max,
         resolution=dataset.resolution,
+        fit=dataset.fit,
     )

@@ -40,6 +40,10 @@ class Dataset(BaseModel):
     origin: str
     """Where the data come from, in a sentence, with a reference."""
     licence: str
+    fit: Literal["", "crop", "pad", "stretch"] = ""
+    """How images of another size become chips (contracts.images.Fit); empty: they are faults."""
+    passed_over: dict[str, int] = Field(default_factory=dict)
+    """Files that the source did not take, counted by reason."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "Dataset":
@@ -49,8 +53,11 @@ class Dataset(BaseModel):
         return self
 
     def write(self, folder: Path) -> None:
-        """Write `dataset.json` into `folder`."""
-        (folder / FILE_NAME).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        """Write `dataset.json` into `folder`; without what says nothing, so that data keep their
+        version."""
+        empty = {name for name in ("fit", "passed_over") if not getattr(self, name)}
+        text = self.model_dump_json(indent=2, exclude=empty)
+        (folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> "Dataset":
@@ -78,7 +85,7 @@ class Dataset(BaseModel):
 def label(path: str) -> str:
     """Class of a file of `data/`: its directory, below the predefined split if there is one."""
     *folders, _ = PurePosixPath(path).parts
-    if folders and folders[0] in SPLITS:
+    if len(folders) == 2 and folders[0] in SPLITS:
         folders = folders[1:]
     return folders[0] if len(folders) == 1 else ""
 

@@ -18,11 +18,12 @@ from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
+from contracts.images import BANDS, COMPRESSIONS, check_pages, check_png, fit_to
 from pipeline.data.dataset import Dataset
 from pipeline.errors import DataError
 
-SUFFIXES = (".tif", ".tiff", ".jpg", ".jpeg", ".png", ".npy")
-MODES = {"L": 1, "RGB": 3, "RGBA": 4, "I;16": 1}  # Pillow's mode -> bands
+# GDAL's names of the compressions.
+TAKEN = {name.upper() for name in COMPRESSIONS.values()}
 NPY_HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -76,6 +77,12 @@ def _decode_geotiff(content: bytes) -> Chip:
             size = raster.count * raster.height * raster.width * value
             if size > LARGEST:  # a few bytes can claim that, and GDAL makes room first
                 raise ValueError(f"{size} bytes of pixels, wanted at most {LARGEST}")
+            check_pages(max(1, len(raster.subdatasets)))  # GDAL opens the first and lists all
+            if raster.compression and raster.compression.value.upper() not in TAKEN:
+                raise ValueError(
+                    f"the TIFF is compressed by {raster.compression.value}; taken are "
+                    f"{', '.join(dict.fromkeys(COMPRESSIONS.values()))}: write it again"
+                )
             pixels = raster.read()
             if raster.crs is None:
                 return Chip(pixels)
@@ -115,22 +122,28 @@ def _npy_header(file: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]
 def _decode_picture(content: bytes) -> Chip:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
+        check_png(content)
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
-            if image.mode not in MODES:
-                raise ValueError(f"colour mode {image.mode}; wanted one of {', '.join(MODES)}")
+            if image.mode not in BANDS:
+                raise ValueError(f"colour mode {image.mode}; wanted one of {', '.join(BANDS)}")
             pixels = np.asarray(image)
     return Chip(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
 
 
+def as_chip(pixels: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[Any]:
+    """The image in the size of a chip, where the data set says how; unchanged otherwise."""
+    if not dataset.fit or pixels.dtype != np.dtype(dataset.dtype):
+        return pixels
+    return fit_to(pixels, dataset.size, dataset.size, dataset.fit, dataset.nodata or 0)
+
+
 def fault(pixels: npt.NDArray[Any], dataset: Dataset) -> str | None:
-    """Say why a chip can not be used, or None when it can."""
-    wanted = (len(dataset.bands), dataset.size, dataset.size)
-    if pixels.shape[0] != wanted[0]:
-        return f"{pixels.shape[0]} bands, wanted {wanted[0]} ({', '.join(dataset.bands)})"
-    if pixels.shape != wanted:
-        return (
-            f"{pixels.shape[2]} x {pixels.shape[1]} pixels, wanted {dataset.size} x {dataset.size}"
-        )
+    """Say why an image can not be used, or None when it can."""
+    bands, height, width = pixels.shape
+    if bands != len(dataset.bands):
+        return f"{bands} bands, wanted {len(dataset.bands)} ({', '.join(dataset.bands)})"
+    if not dataset.fit and (height, width) != (dataset.size, dataset.size):
+        return f"{width} x {height} pixels, wanted {dataset.size} x {dataset.size}"
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         return f"{int((~np.isfinite(pixels)).sum())} values are NaN or infinite"
     if pixels.dtype != np.dtype(dataset.dtype):

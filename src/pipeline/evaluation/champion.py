@@ -7,7 +7,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from contracts.bundle import Manifest
+import numpy as np
+
+from contracts.bundle import Input, Manifest
+from contracts.images import fit_to
 from pipeline import paths, repository
 from pipeline.bundle.manifest import read_bundle
 from pipeline.data.chip_table import Row
@@ -83,17 +86,21 @@ def known_pixels(commit: str, champion: Manifest, rows: list[Row]) -> set[str]:
         gone = [path for path, md5 in before.items() if md5 not in at_hand]
         files = open_files(commit)
         for path in track(gone, "earlier data", len(gone)):
-            found |= _pixels(path, files.cat_file(f"/{paths.DATA}/{path}"))
+            content = files.cat_file(f"/{paths.DATA}/{path}")
+            found |= _pixels(path, content, champion.input)
     except not_at_hand() as error:
         raise DataError(f"the champion's data are not at hand ({_first_line(error)})") from None
     return found
 
 
-def _pixels(path: str, content: bytes) -> set[str]:
+def _pixels(path: str, content: bytes, wanted: Input) -> set[str]:
     try:
-        return {digest(decode(path, content).pixels)}
+        pixels = decode(path, content).pixels
     except DataError:
         return set()  # load has left it out then, too
+    if wanted.fit and pixels.dtype == np.dtype(wanted.dtype):
+        pixels = fit_to(pixels, wanted.height, wanted.width, wanted.fit, wanted.nodata or 0)
+    return {digest(pixels)}
 
 
 def data_listing(commit: str | None) -> dict[str, str]:

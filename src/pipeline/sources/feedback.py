@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from pipeline import paths
 from pipeline.data.dataset import Dataset, image_files, label, predefined_split
-from pipeline.data.images import decode, digest, fault
+from pipeline.data.images import as_chip, decode, digest, fault
 from pipeline.data.split import FEEDBACK
 from pipeline.data.version import silent_dvc
 from pipeline.errors import DataError, PipelineError, SourceError
@@ -164,7 +164,7 @@ class Feedback:
                 pixels = decode(path, (paths.DATA / path).read_bytes()).pixels
             except DataError:
                 continue  # ingest reports it
-            found[digest(pixels)].append(path)
+            found[digest(as_chip(pixels, self._dataset))].append(path)
         return found
 
     def _images(self) -> Iterator[tuple[str, str, bytes]]:

@@ -138,7 +138,7 @@ def test_a_large_image_is_resampled_beside_the_loop(server: Server) -> None:
 
 
 def test_another_value_of_fit_is_refused(server: Server) -> None:
-    response = httpx.post(server.url + "/predict?fit=crop", files={"file": npy(CHIP)})
+    response = httpx.post(server.url + "/predict?fit=smaller", files={"file": npy(CHIP)})
     assert response.status_code == 422
     assert "fit" in response.json()["detail"]
 

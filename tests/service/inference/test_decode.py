@@ -220,4 +220,4 @@ def test_resizing_keeps_to_the_range_of_the_dtype() -> None:
     wanted = mutants.CHIPS
     for value in (0, 65535):
         pixels = np.full((4, 7, 300), value, np.uint16)
-        assert (conform(pixels, wanted, resize=True) == value).all()
+        assert (conform(pixels, wanted, "stretch") == value).all()

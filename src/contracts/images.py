@@ -1,0 +1,112 @@
+"""Images: what one may train on is what one may send.
+
+| file | read | refused, with the reason |
+|---|---|---|
+| PNG | 8 bits: grey, RGB, RGBA (four bands); 16 bits: grey | 16 bits in colour, palettes, others |
+| JPEG | grey, RGB | CMYK |
+| TIFF, GeoTIFF | one image, any number of bands, in COMPRESSIONS | several images or pages, others |
+| NPY | (bands, height, width) of numbers | archives, objects |
+
+Pixels are taken as they are stored: no stretching, no colour profile, no rotation that EXIF asks
+for. The pipeline and the service each have a decoder for their needs, and both keep to this table;
+tests/contracts/test_images.py shows them the same files.
+"""
+
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+SUFFIXES = (".tif", ".tiff", ".jpg", ".jpeg", ".png", ".npy")
+BANDS = {"L": 1, "RGB": 3, "RGBA": 4, "I;16": 1}
+"""Bands of a PNG or JPEG, by Pillow's mode."""
+COMPRESSIONS = {
+    1: "none",
+    5: "LZW",
+    8: "deflate",
+    32773: "PackBits",
+    32946: "deflate",
+    50000: "ZSTD",
+}
+"""Compressions of a TIFF, by the value of its tag 259."""
+
+Fit = Literal["", "crop", "pad", "stretch"]
+"""How an image of another size becomes a chip; empty: it is refused."""
+FITS = tuple(filter(None, get_args(Fit)))
+
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_DEPTH, _COLOUR = 24, 25  # bytes of the first chunk, IHDR
+_GREY = 0
+
+Array = npt.NDArray[Any]
+
+
+class RefusedImage(ValueError):
+    """An image that is not read; the message says why, and the cure."""
+
+
+def check_png(content: bytes) -> None:
+    """Refuse colour of 16 bits: Pillow would drop the lower byte of each value.
+
+    Raises:
+        RefusedImage: the PNG has several channels of 16 bits.
+    """
+    header = content[: _COLOUR + 1]
+    if header.startswith(PNG_MAGIC) and len(header) > _COLOUR:
+        if header[_DEPTH] == 16 and header[_COLOUR] != _GREY:
+            raise RefusedImage(
+                "a PNG of 16 bits in several channels would lose half of its bits: "
+                "save it as a TIFF or NPY of uint16"
+            )
+
+
+def check_pages(images: int) -> None:
+    """Refuse a TIFF of several images: pages may be bands, dates or places.
+
+    Raises:
+        RefusedImage: there is more than one.
+    """
+    if images > 1:
+        raise RefusedImage(
+            f"the TIFF holds {images} images or pages, one with all bands is taken: write the "
+            "bands into one image (tifffile: photometric='minisblack', planarconfig='separate')"
+        )
+
+
+def fit_to(pixels: Array, height: int, width: int, how: Fit, fill: int = 0) -> Array:
+    """Resample an image to the size of a chip, bilinear, averaging where it shrinks.
+
+    Args:
+        pixels: (bands, H, W), unsigned integers.
+        how: `stretch` gives up the proportions. `crop` fills the chip with the middle of the image,
+            `pad` puts the whole image into the middle of the chip.
+        fill: the value around an image that is padded.
+
+    Returns:
+        (bands, height, width), of the same dtype.
+    """
+    bands, rows, columns = pixels.shape
+    if (rows, columns) == (height, width):
+        return pixels
+    if how == "stretch":
+        return _resample(pixels, height, width)
+    choose = max if how == "crop" else min
+    scale = choose(height / rows, width / columns)
+    inner = _resample(pixels, max(1, round(rows * scale)), max(1, round(columns * scale)))
+    if how == "crop":
+        top, left = (inner.shape[1] - height) // 2, (inner.shape[2] - width) // 2
+        return inner[:, top : top + height, left : left + width]
+    chip = np.full((bands, height, width), fill, pixels.dtype)
+    top, left = (height - inner.shape[1]) // 2, (width - inner.shape[2]) // 2
+    chip[:, top : top + inner.shape[1], left : left + inner.shape[2]] = inner
+    return chip
+
+
+def _resample(pixels: Array, height: int, width: int) -> Array:
+    planes = [Image.fromarray(band.astype(np.float32)) for band in pixels]
+    size, bilinear = (width, height), Image.Resampling.BILINEAR
+    resized = np.stack([np.asarray(plane.resize(size, bilinear)) for plane in planes])
+    limits = np.iinfo(pixels.dtype)
+    rounded: Array = np.clip(np.rint(resized), limits.min, limits.max)
+    return rounded.astype(pixels.dtype)

@@ -1,0 +1,130 @@
+"""The table of images: the pipeline and the service read the same files alike."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tifffile
+from PIL import Image
+
+from contracts.images import FITS, Fit, fit_to
+from pipeline.data.images import decode
+from pipeline.errors import DataError
+from service.errors import ServiceError
+from service.inference.decode import read_image
+from tests.make.images import CHIP, CHIPS, PICTURE, PICTURES, npy, picture, png_chunk, tiff
+
+MAX_PIXELS = 1 << 24
+BANDS_APART = np.ascontiguousarray(CHIP)  # (bands, H, W), a page each if tifffile may choose
+
+
+def deep_png(colour: int, channels: int) -> bytes:
+    """A PNG of 16 bits a channel."""
+    values = np.arange(32 * 32 * channels, dtype=">u2").reshape(32, 32 * channels) * 7
+    lines = b"".join(b"\0" + row.tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", 32, 32, 16, colour, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
+def pages(**options: object) -> bytes:
+    content = io.BytesIO()
+    tifffile.imwrite(content, BANDS_APART, **options)
+    return content.getvalue()
+
+
+def of_mode(form: str, mode: str, **options: object) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(PICTURE).convert(mode).save(content, form, **options)
+    return content.getvalue()
+
+
+def turned() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    return picture("JPEG", quality=90, exif=exif)
+
+
+def compressed(method: str) -> bytes:
+    return tiff(PICTURE, planarconfig="contig", compression=method)
+
+
+READ = {
+    **{f"{name}.tif": content for name, content in CHIPS.items() if "NPY" not in name},
+    **{f"{name}.npy": content for name, content in CHIPS.items() if "NPY" in name},
+    **{f"{name}.{name[-4:].strip().lower()}": content for name, content in PICTURES.items()},
+    "grey of 16 bits.png": deep_png(0, 1),
+    "grey.png": of_mode("PNG", "L"),
+    "four bands.png": of_mode("PNG", "RGBA"),
+    "grey.jpg": of_mode("JPEG", "L"),
+    "turned by EXIF.jpg": turned(),
+}
+REFUSED = {
+    "RGB of 16 bits.png": (deep_png(2, 3), "half of its bits"),
+    "grey and alpha of 16 bits.png": (deep_png(4, 2), "half of its bits"),
+    "palette.png": (of_mode("PNG", "P"), "colour mode P"),
+    "grey and alpha.png": (of_mode("PNG", "LA"), "colour mode LA"),
+    "one bit.png": (of_mode("PNG", "1"), "colour mode 1"),
+    "CMYK.jpg": (of_mode("JPEG", "CMYK"), "colour mode CMYK"),
+    "a page a band.tif": (pages(photometric="minisblack"), "images or pages"),
+    "JPEG in TIFF.tif": (compressed("jpeg"), "compressed by"),
+    "WebP in TIFF.tif": (compressed("webp"), "compressed by"),
+    "LZMA in TIFF.tif": (compressed("lzma"), "compressed by"),
+    "LERC in TIFF.tif": (compressed("lerc"), "compressed by"),
+    "archive.npy": (b"PK\x03\x04" + npy(CHIP), ""),
+    "objects.npy": (npy(np.full((1, 2, 2), None, object)), ""),
+}
+
+
+def test_files_of_the_table_are_read_alike_by_training_and_service() -> None:
+    for name, content in READ.items():
+        trained, served = decode(name, content).pixels, read_image(content, MAX_PIXELS)
+        assert trained.dtype.newbyteorder("=") == served.dtype.newbyteorder("="), name
+        assert np.array_equal(trained, served), name
+
+
+def test_files_beyond_the_table_are_refused_by_training_and_service() -> None:
+    for name, (content, reason) in REFUSED.items():
+        with pytest.raises(DataError) as refused:
+            decode(name, content)
+        assert reason in str(refused.value), name
+        with pytest.raises(ServiceError) as error:
+            read_image(content, MAX_PIXELS)
+        assert reason in error.value.detail, name
+
+
+def test_sixteen_bits_are_kept() -> None:
+    pixels = decode("x.png", deep_png(0, 1)).pixels
+    assert pixels.dtype == np.uint16
+    assert len(np.unique(pixels)) == 1024
+
+
+def image(height: int, width: int) -> npt.NDArray[np.uint16]:
+    """A ramp from left to right, another one from top to bottom."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows * 60_000 // height, columns * 60_000 // width]).astype(np.uint16)
+
+
+@pytest.mark.parametrize("how", FITS)
+def test_every_fit_makes_a_chip_of_the_size_and_dtype_from_any_image(how: Fit) -> None:
+    for height, width in ((1, 1), (1, 900), (900, 1), (5, 7), (48, 48), (300, 200)):
+        chip = fit_to(image(height, width), 48, 32, how)
+        assert (chip.shape, chip.dtype) == ((2, 48, 32), np.uint16), (height, width)
+
+
+def test_crop_keeps_the_middle_pad_keeps_everything_stretch_gives_up_proportions() -> None:
+    wide = image(50, 100)
+    across = {how: fit_to(wide, 50, 50, how, fill=65_535)[1, 25] for how in FITS}
+    assert np.array_equal(across["crop"], wide[1, 25, 25:75])
+    assert across["pad"].min() < 1_000 and np.sort(across["pad"])[-1] < 60_000
+    assert across["stretch"].min() < 1_000 < 58_000 < across["stretch"].max()
+    above = fit_to(wide, 50, 50, "pad", fill=65_535)[0]
+    assert (above[:12] == 65_535).all() and (above[-12:] == 65_535).all()
+
+
+def test_an_image_of_the_right_size_is_not_touched() -> None:
+    pixels = image(32, 32)
+    assert all(fit_to(pixels, 32, 32, how) is pixels for how in FITS)
