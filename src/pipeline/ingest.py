@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import paths
-from pipeline.data.dataset import Dataset, image_files, label
+from pipeline.data.dataset import SPLITS, Dataset, image_files, label
 from pipeline.data.images import decode, fault
 from pipeline.data.version import silent_dvc
 from pipeline.errors import DataError, SourceError, command
@@ -46,7 +46,7 @@ def ingest(source: Source, *, dry_run: bool = False) -> None:
     """Make what `source` yields the version of the data; print what that changes.
 
     Raises:
-        DataError: no usable file, or fewer than two classes; `data/` stays as it was.
+        DataError: too few usable files or classes; `data/` stays as it was.
     """
     cache = _dvc_cache()
     dataset = source.dataset()
@@ -127,6 +127,14 @@ def _refuse_useless(dataset: Dataset, after: dict[str, str], faults: dict[str, s
         raise DataError(
             f"{dataset.name} has one class only ({next(iter(counts))}); wanted two or more"
         )
+    for name in dataset.classes:
+        if counts[name] < len(SPLITS):
+            first = next((item for item in faults.items() if label(item[0]) == name), None)
+            worst = f"; the first bad one: {first[0]}: {first[1]}" if first else ""
+            raise DataError(
+                f"class {name} has {counts[name]} usable images, {', '.join(SPLITS)} need one "
+                f"each: add some, or ingest without the class{worst}"
+            )
 
 
 def _summary(
@@ -145,6 +153,8 @@ def _summary(
     table.add_section()
     table.add_row("all", *(str(c.total()) for c in (total, new, removed, bad)))
     Console().print(table)
+    for reason, count in dataset.passed_over.items():
+        print(f"passed over: {count} {'file' if count == 1 else 'files'}: {reason}")
     for path, problem in list(faults.items())[:SHOWN_FAULTS]:
         print(f"bad: {path}: {problem}")
     if len(faults) > SHOWN_FAULTS:

@@ -1,24 +1,46 @@
 """Your own images: one directory per class, JPEG, PNG, GeoTIFF or NPY, any number of bands.
 
-`<path>/<class>/<file>`, or with a split of your own `<path>/{train,validation,test}/<class>/<file>`
-(then set `preprocess.split: predefined`).
+`<path>/<class>/<file>`, or with a split of your own `<path>/<split>/<class>/<file>` (then set
+`preprocess.split: predefined`); a split may be called train, training, val, valid, validation, dev,
+test or testing, in any case. Directories below a class are part of it. Links are followed.
+
+`--size 128 --fit crop` takes images of any size.
 """
 
+import os
+import unicodedata
 from argparse import ArgumentParser, Namespace
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Self, cast
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
+from pydantic import ValidationError
 
+from contracts.images import FITS, SUFFIXES, Fit
 from pipeline.data.dataset import Dataset, label
-from pipeline.data.images import SUFFIXES, decode
+from pipeline.data.images import decode
 from pipeline.errors import DataError, SourceError
 from pipeline.sources.source import File
 
 PROBE = 50  # files that are opened to detect bands, size and dtype
 SCALES = {"uint8": 255.0, "uint16": 10_000.0}  # full range; Sentinel-2's reflectance x 10,000
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+SYSTEM = ("Thumbs.db", "desktop.ini", "__MACOSX")  # and all names that begin with a dot
+
+
+class Found(NamedTuple):
+    """The files of a folder."""
+
+    images: dict[str, Path]
+    """Path in `data/` -> the file."""
+    passed_over: Counter[str]
+    """Number of other files, by reason."""
 
 
 class Folder:
@@ -28,7 +50,8 @@ class Folder:
     file that differs.
 
     Raises:
-        SourceError: no folder, no images, or options that do not fit the images.
+        SourceError: no folder, a class without images, a folder that cannot be read, or options
+            that do not fit the images.
     """
 
     def __init__(
@@ -40,25 +63,48 @@ class Folder:
         scale: float | None = None,
         units: str = "",
         licence: str = "not stated",
+        size: int | None = None,
+        fit: Fit = "",
     ) -> None:
         if not path.is_dir():
             raise SourceError(f"{path} is not a folder: give a folder with one directory per class")
+        if size is not None and not fit:
+            raise SourceError(f"--size {size} also needs --fit: one of {', '.join(FITS)}")
         self._path = path
-        self._files = sorted(
-            item
-            for item in path.rglob("*")
-            if item.is_file() and item.suffix.lower() in SUFFIXES and self._label(item)
-        )
-        if not self._files:
+        self._found = find_images(path)
+        if not self._found.images:
             raise SourceError(
-                f"{path} holds no images in class directories; "
-                f"wanted {path}/<class>/<file> ending in {', '.join(SUFFIXES)}"
+                f"{path} holds no images in class directories; wanted {path}/<class>/<file> "
+                f"ending in {', '.join(SUFFIXES)}{_listed(self._found.passed_over)}"
             )
-        self._dataset = self._describe(name or path.resolve().name, bands, scale, units, licence)
+        bands = tuple(filter(None, (band.strip() for band in bands)))
+        (count, probed), dtype = self._probe()
+        if bands and len(bands) != count:
+            raise SourceError(f"--bands names {len(bands)} bands, the images have {count}")
+        if dtype not in SCALES:
+            raise SourceError(f"the images are {dtype}; wanted uint8 or uint16: convert them first")
+        name = name or path.resolve().name
+        try:
+            self._dataset = Dataset(
+                name=name,
+                classes=tuple(sorted({label(item) for item in self._found.images})),
+                bands=bands or tuple(f"band-{index + 1}" for index in range(count)),
+                dtype=cast(Any, dtype),
+                size=size or probed,
+                scale=SCALES[dtype] if scale is None else scale,
+                units=units or ("reflectance" if dtype == "uint16" else "display value, 0 to 1"),
+                valid_max=int(np.iinfo(dtype).max),
+                origin=f"the folder {name}",
+                licence=licence,
+                fit=fit,
+                passed_over=dict(sorted(self._found.passed_over.items())),
+            )
+        except ValidationError as error:
+            raise SourceError(_cure(error)) from None
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
-        """Declare the folder, and the facts that the images do not contain."""
+        """Declare where the images are, and what cannot be read from them."""
         parser.add_argument(
             "--path", type=Path, required=True, help="folder with one directory a class"
         )
@@ -71,6 +117,16 @@ class Folder:
         )
         parser.add_argument("--units", default="", help="unit of the scaled values")
         parser.add_argument("--licence", default="not stated", help="of the images")
+        parser.add_argument(
+            "--size", type=int, help="height and width of a chip, pixels (default: the images')"
+        )
+        parser.add_argument(
+            "--fit",
+            choices=FITS,
+            default="",
+            help="take images of any size: the middle (crop), with a border (pad), or without "
+            "their proportions (stretch); `/predict` does the same",
+        )
 
     @classmethod
     def from_arguments(cls, arguments: Namespace) -> Self:
@@ -78,10 +134,12 @@ class Folder:
         return cls(
             arguments.path,
             name=arguments.name,
-            bands=tuple(filter(None, arguments.bands.split(","))),
+            bands=tuple(arguments.bands.split(",")),
             scale=arguments.scale,
             units=arguments.units,
             licence=arguments.licence,
+            size=arguments.size,
+            fit=arguments.fit,
         )
 
     def dataset(self) -> Dataset:
@@ -89,47 +147,163 @@ class Folder:
         return self._dataset
 
     def files(self) -> Iterator[File]:
-        """Yield the images, ordered by path."""
-        for item in self._files:
-            yield File(item.relative_to(self._path).as_posix(), item.read_bytes())
+        """Yield the images, ordered by path.
+
+        Raises:
+            SourceError: a file cannot be read.
+        """
+        for path, item in self._found.images.items():
+            yield File(path, _read(item))
 
     def __len__(self) -> int:
-        return len(self._files)
-
-    def _label(self, item: Path) -> str:
-        return label(item.relative_to(self._path).as_posix())
-
-    def _describe(
-        self, name: str, bands: tuple[str, ...], scale: float | None, units: str, licence: str
-    ) -> Dataset:
-        (count, size), dtype = self._probe()
-        if bands and len(bands) != count:
-            raise SourceError(f"--bands names {len(bands)} bands, the images have {count}")
-        if dtype not in SCALES:
-            raise SourceError(f"the images are {dtype}; wanted uint8 or uint16: convert them first")
-        return Dataset(
-            name=name,
-            classes=tuple(sorted({self._label(item) for item in self._files})),
-            bands=bands or tuple(f"band-{index + 1}" for index in range(count)),
-            dtype=cast(Any, dtype),
-            size=size,
-            scale=SCALES[dtype] if scale is None else scale,
-            units=units or ("reflectance" if dtype == "uint16" else "display value, 0 to 1"),
-            valid_max=int(np.iinfo(dtype).max),
-            origin=f"the folder {name}",
-            licence=licence,
-        )
+        return len(self._found.images)
 
     def _probe(self) -> tuple[tuple[int, int], str]:
-        """Detect ((bands, size), dtype) of most files."""
+        """Find what most of the files are: ((bands, shorter side), dtype)."""
         seen: Counter[tuple[tuple[int, int], str]] = Counter()
-        step = max(1, len(self._files) // PROBE)
-        for item in self._files[::step]:
+        images = list(self._found.images.values())
+        for item in images[:: max(1, len(images) // PROBE)]:
             try:
-                pixels = decode(item.name, item.read_bytes()).pixels
+                pixels = decode(item.name, _read(item)).pixels
             except DataError:
                 continue  # ingest reports it
-            seen[(pixels.shape[0], pixels.shape[1]), str(pixels.dtype)] += 1
+            seen[(pixels.shape[0], min(pixels.shape[1:])), str(pixels.dtype)] += 1
         if not seen:
             raise SourceError(f"{self._path}: none of the images can be read")
         return seen.most_common(1)[0][0]
+
+
+def find_images(folder: Path) -> Found:
+    """Find the images below a folder, and count the files that are not taken.
+
+    Raises:
+        SourceError: a class has no image, splits and classes are mixed, a folder cannot be read, or
+            two files would get the same name.
+    """
+    root = _root(folder)
+    tops = [item for item in _entries(root) if item.is_dir()]
+    splits = _splits(tops)
+    found = Found({}, Counter())
+    for item in _entries(root):
+        if not item.is_dir():
+            found.passed_over[_reason(item) or "not in the directory of a class"] += 1
+    for top in tops:
+        groups = [item for item in _entries(top) if item.is_dir()] if splits else [top]
+        if splits:
+            loose = [item for item in _entries(top) if not item.is_dir()]
+            reasons = [_reason(item) or "not in the directory of a class" for item in loose]
+            found.passed_over.update(reasons)
+        prefix = (splits[top],) if splits else ()
+        for group in groups:
+            _take(group, prefix, found)
+    return Found(dict(sorted(found.images.items())), found.passed_over)
+
+
+def _root(folder: Path) -> Path:
+    """Where the classes or splits lie: archives often have a folder around everything."""
+    while True:
+        entries = _entries(folder)
+        folders = [item for item in entries if item.is_dir()]
+        inside = [item for item in _entries(folders[0]) if item.is_dir()] if folders else []
+        wrapped = len(folders) == 1 and folders[0].name.lower() not in SPLIT_NAMES and inside
+        if not wrapped or any(_reason(item) is None for item in entries if not item.is_dir()):
+            return folder
+        folder = folders[0]
+
+
+def _splits(tops: list[Path]) -> dict[Path, str]:
+    """Directory -> its split, if the directories are splits; otherwise they are classes."""
+    named = {top: SPLIT_NAMES[top.name.lower()] for top in tops if top.name.lower() in SPLIT_NAMES}
+    parents = {top for top in named if any(item.is_dir() for item in _entries(top))}
+    if parents and len(named) == len(tops):
+        return named
+    if len(parents) > 1:
+        others = ", ".join(top.name for top in tops if top not in named)
+        raise SourceError(
+            f"{', '.join(sorted(top.name for top in parents))} look like splits, {others} beside "
+            "them does not: move one of them away"
+        )
+    return {}
+
+
+def _take(group: Path, prefix: tuple[str, ...], found: Found) -> None:
+    """Add the images of a class, of all directories below it."""
+    name = unicodedata.normalize("NFC", group.name)
+    passed_over: Counter[str] = Counter()
+    taken = 0
+    for item in _walk(group, {os.path.realpath(group)}, passed_over):
+        if reason := _reason(item):
+            passed_over[reason] += 1
+            continue
+        # Below a class `data/` is flat, so that a path says what it is.
+        file = "_".join(item.relative_to(group).parts)
+        path = PurePosixPath(*prefix, name, file).as_posix()
+        if path in found.images:
+            raise SourceError(f"{item} and {found.images[path]} are both {path}: rename one")
+        found.images[path] = item
+        taken += 1
+    found.passed_over.update(passed_over)
+    if not taken:
+        raise SourceError(
+            f"the class {name} has no image that is taken{_listed(passed_over)}: convert its "
+            f"files to {', '.join(SUFFIXES)}, or remove the folder {group}"
+        )
+
+
+def _walk(folder: Path, above: set[str], passed_over: Counter[str]) -> Iterator[Path]:
+    for item in _entries(folder):
+        if not item.is_dir():
+            yield item
+        elif (place := os.path.realpath(item)) in above:
+            passed_over["a link to a folder around it"] += 1
+        else:
+            yield from _walk(item, {*above, place}, passed_over)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Files and directories, without what operating systems and editors hide there."""
+    try:
+        return sorted(item for item in folder.iterdir() if not _is_hidden(item))
+    except OSError as error:
+        raise SourceError(
+            f"{folder} cannot be read ({error.strerror}): let this user read it, or move it away"
+        ) from None
+
+
+def _is_hidden(item: Path) -> bool:
+    return item.name.startswith(".") or item.name in SYSTEM
+
+
+def _reason(item: Path) -> str | None:
+    """Why a file is not taken; None if it is."""
+    if item.is_symlink() and not item.exists():
+        return "a broken link"
+    if not item.is_file():
+        return "not a file"
+    suffix = item.suffix.lower()
+    return None if suffix in SUFFIXES else f"ends in {suffix or 'nothing'}"
+
+
+def _read(item: Path) -> bytes:
+    try:
+        return item.read_bytes()
+    except OSError as error:
+        raise SourceError(
+            f"{item} cannot be read ({error.strerror}): let this user read it"
+        ) from None
+
+
+def _listed(passed_over: Counter[str]) -> str:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(passed_over.items()))
+    return f" ({reasons})" if reasons else ""
+
+
+def _cure(error: ValidationError) -> str:
+    """The first fault of a description, with the option that sets it."""
+    fault = error.errors()[0]
+    field = str(fault["loc"][0]) if fault["loc"] else ""
+    option = {"bands": "--bands", "size": "--size", "scale": "--scale"}.get(field, field)
+    text = fault["msg"].removeprefix("Value error, ")
+    if field == "size":
+        return f"chips of {fault['input']} px: {text.lower()}: give --size and --fit"
+    return f"{option or '--bands'}: {text}"
