@@ -94,10 +94,11 @@ demo: train-sample ## train on the embedded sample, then serve (or: make demo EU
 	@$(MAKE) --no-print-directory serve
 
 train-sample: setup ## the first half of the demo: pull the sample, train, evaluate, report
+	@git rev-parse --git-dir >/dev/null || { echo "error: DVC and the report need a Git repository that this user owns: git clone instead of an unpacked download, or see what Git says above"; exit 1; }
 ifdef EUROSAT
 	@python -m pipeline.ingest eurosat --path '$(EUROSAT)'
 else
-	@dvc pull --quiet data.dvc
+	@dvc pull data.dvc
 endif
 	@dvc repro
 	@python -m pipeline.report --against HEAD
@@ -183,12 +184,12 @@ verify: setup ## hold dvc.lock, this commit and the DVC remote together
 
 register: setup ## give this commit's model a version
 	@mkdir -p artifacts
-	@dvc pull --quiet model
+	@dvc pull model
 	@tag=$$(python -m delivery.registry register --ci-skip) && echo "VERSION=$$tag" | tee artifacts/release.env
 
 image: setup ## build, scan and push the service's image with its model: VERSION=landcover@v1.2.0
 	@git fetch --quiet --tags origin
-	@dvc pull --quiet model
+	@dvc pull model
 	@python -m delivery.image build --version="$$GIVEN_VERSION"
 	@python -m delivery.image scan
 	@python -m delivery.image push

@@ -4,7 +4,7 @@
 |---|---|---|
 | PNG | 8 bits: grey, RGB, RGBA (four bands); 16 bits: grey | 16 bits in colour, palettes, others |
 | JPEG | grey, RGB | CMYK |
-| TIFF, GeoTIFF | one image, any number of bands, in COMPRESSIONS | several images or pages, others |
+| TIFF, GeoTIFF | one image, any number of bands, in COMPRESSIONS | several images, others |
 | NPY | (bands, height, width) of numbers | archives, objects |
 
 Pixels are taken as they are stored: no stretching, no colour profile, no rotation that EXIF asks

@@ -106,7 +106,7 @@ def _request(release: Release) -> RolloutRequest:
 def _bundle(version: Version) -> Path:
     """Download the bundle of a version: the smoke test compares its golden answers."""
     folder = BUNDLES / version.release
-    dvc("get", "--quiet", "--force", "--rev", version.tag, "--out", str(folder), ".", "model")
+    dvc("get", "--force", "--rev", version.tag, "--out", str(folder), ".", "model")
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,22 +13,48 @@ import yaml
 from delivery.errors import RemoteError, ToolError
 
 LOCK = Path("dvc.lock")
+ERROR = "ERROR: "
+SILENT = "failed without a message"
+LONGEST = 600  # characters of a reason
+CURES = {
+    "gdrive_service_account": "set GDRIVE_CREDENTIALS_FILE to the key file in the pipeline, or dvc "
+    "remote modify --local team-drive gdrive_service_account_json_file_path key.json here",
+    "storageQuotaExceeded": "a service account has no storage on My Drive: take a folder of a "
+    "Shared Drive as the remote's url",
+    "[Cc]redentials|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|AccessDenied|Forbidden": (
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_ROLE_ARN in the pipeline "
+        "(docs/gitlab-setup.md)"
+    ),
+    "endpoint URL|NoSuchBucket|bucket does not exist|Name or service not known": (
+        "check url and endpointurl of the remote in .dvc/config"
+    ),
+    "Permission denied": "let this user read and write there, or set another cache.dir",
+}
+"""Words in DVC's errors -> what to change."""
 
 
 def dvc(*words: str) -> str:
     """Run dvc; returns its output.
 
     Raises:
-        ToolError: it failed; the message has its last line.
+        ToolError: it failed; the message has its errors, and the setting to change if it is known.
     """
     environment = os.environ | {"DVC_NO_ANALYTICS": "1"}
     done = subprocess.run(
         ["dvc", *words], capture_output=True, text=True, check=False, env=environment
     )
     if done.returncode != 0:
-        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise ToolError(f"dvc {words[0]}: {lines[-1] if lines else 'failed without a message'}")
+        raise ToolError(f"dvc {words[0]}: {_reason(done.stderr) or _reason(done.stdout) or SILENT}")
     return done.stdout
+
+
+def _reason(output: str) -> str:
+    """The errors in what DVC printed. Its last line is never the cause; --quiet hides them all."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]
+    text = "; ".join(dict.fromkeys(errors or lines[-1:]))[:LONGEST]
+    cure = next((cure for pattern, cure in CURES.items() if re.search(pattern, output)), "")
+    return f"{text}: {cure}" if cure else text
 
 
 def read_lock() -> dict[str, Any]:

@@ -62,7 +62,7 @@ def train(experiment: Experiment) -> None:
     experiment.trained = TRAINED in LOG.read_text(encoding="utf-8", errors="replace")
     if code != 0:
         raise TrainingFailed(f"dvc repro ended with {code}: its log is {LOG}, and in the report")
-    dvc("push", "--quiet", "--run-cache")
+    dvc("push", "--run-cache")
     checkpoints.delete()
     if current and not experiment.trained:
         # evaluate ran for its pictures and measured slightly other latencies: discard them.
@@ -75,9 +75,9 @@ def pull_cached() -> None:
 
     Not `dvc repro --pull`: it requests the outputs of load and preprocess, which are not stored.
     """
-    dvc("pull", "--quiet", "--run-cache", "data.dvc")
+    dvc("pull", "--run-cache", "data.dvc")
     with suppress(ToolError):  # a model that is not stored is trained again
-        dvc("fetch", "--quiet", "train")
+        dvc("fetch", "train")
 
 
 def _follow(line: Sequence[str]) -> int:

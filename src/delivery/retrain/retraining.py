@@ -109,7 +109,7 @@ def retrain(
         return _no_new_data(evidence)
     with watched("retrain"):
         _run("dvc repro", ["dvc", "repro"])
-    dvc("push", "--quiet", "--run-cache")
+    dvc("push", "--run-cache")
     proposal = Proposal(evidence, read_challenge(_challenge(target)))
     if evidence:
         _write(DRIFT, evidence)

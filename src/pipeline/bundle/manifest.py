@@ -40,8 +40,6 @@ def read_bundle(folder: Path = paths.MODEL) -> tuple[bytes, Manifest]:
             f"{folder}/ holds {', '.join(found) or 'nothing'}; a bundle is {MANIFEST} and {GRAPH}, "
             f"no more and no less: train or pull it again"
         )
-    if any((folder / name).is_symlink() for name in found):
-        raise BundleError(f"{folder}/ holds a symbolic link; a bundle is two plain files")
     try:
         manifest = parse_manifest((folder / MANIFEST).read_bytes())
     except ValidationError as error:

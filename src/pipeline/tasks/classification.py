@@ -5,6 +5,7 @@ float, rows sum to 1; `labels` are (N,) int, indices of classes.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,6 +42,8 @@ PICTURES: tuple[tuple[str, str], ...] = (
     ("reliability", "Calibration"),
 )
 TEMPERATURES = (-2.5, 2.5)  # natural logarithm of the temperature: 1/12 to 12
+MOST_CLASSES = 40  # of a confusion matrix; more are drawn as PAIRS
+PAIRS = 30  # most frequent confusions that are drawn
 MISTAKES, COLUMNS = 18, 6  # mistakes that are shown at most, and how many in a row
 
 
@@ -252,10 +255,16 @@ def mean_log_loss(labels: Labels, probabilities: Probabilities) -> float:
 
 
 def _draw_confusion(names: Sequence[str], labels: Labels, predicted: Labels) -> "Figure":
-    """Draw which class is taken for which; a row sums to the chips of that class."""
+    """Draw which class is taken for which; a row sums to the chips of that class.
+
+    A table of more than MOST_CLASSES is too large to read, and its memory grows with the square of
+    their number: the most frequent mistakes are drawn instead.
+    """
     from pipeline.tasks import plots
 
     count = len(names)
+    if count > MOST_CLASSES:
+        return _draw_confused_pairs(names, labels, predicted)
     table = np.zeros((count, count), int)
     np.add.at(table, (labels, predicted), 1)
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
@@ -272,6 +281,27 @@ def _draw_confusion(names: Sequence[str], labels: Labels, predicted: Labels) -> 
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(f"Confusion: {int(table.trace())} of {int(table.sum())} test chips right")
+    return figure
+
+
+def _draw_confused_pairs(names: Sequence[str], labels: Labels, predicted: Labels) -> "Figure":
+    """Draw the pairs of classes that are confused most often, as bars."""
+    from pipeline.tasks import plots
+
+    wrong = labels != predicted
+    pairs = Counter(zip(labels[wrong].tolist(), predicted[wrong].tolist(), strict=True))
+    worst = pairs.most_common(PAIRS)[::-1]
+    figure = plots.figure(8, 1.4 + 0.26 * max(1, len(worst)))
+    axes = figure.subplots()
+    plain = plots.plain(names)
+    texts = [f"{plain[true]} as {plain[best]}" for (true, best), _ in worst]
+    axes.barh(range(len(worst)), [number for _, number in worst], color=plots.BLUE)
+    axes.set_yticks(range(len(worst)), texts, fontsize=8)
+    axes.set_xlabel("test chips")
+    axes.set_title(
+        f"{int((~wrong).sum())} of {len(labels)} test chips right; the {len(worst)} most frequent "
+        f"of {len(pairs)} confusions of {len(names)} classes"
+    )
     return figure
 
 

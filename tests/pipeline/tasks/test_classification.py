@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.tasks.classification import (
+    _draw_confusion,
     calibration_error,
     class_scores,
     macro_f1,
@@ -62,3 +63,13 @@ def test_a_model_that_is_too_timid_or_too_sure_is_mended(scale: float) -> None:
 def test_a_model_that_is_always_right_stays_within_limits() -> None:
     logits = np.eye(3, dtype=np.float32)
     assert 1 / 13 < temperature(logits, np.arange(3)) < 1
+
+
+@pytest.mark.parametrize(("count", "titled"), [(40, "Confusion: 20"), (1000, "30 most frequent")])
+def test_the_picture_of_confusions_has_a_bounded_size(count: int, titled: str) -> None:
+    labels = np.arange(count).repeat(2)
+    labels[:20] = 0
+    predicted = np.where(np.arange(len(labels)) < 20, labels, (labels + 1) % count)
+    figure = _draw_confusion([f"species-{index}" for index in range(count)], labels, predicted)
+    assert titled in figure.axes[0].get_title()
+    assert max(figure.get_size_inches()) < 25
