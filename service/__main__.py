@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 
 # Before anything imports NumPy: its threads would not survive the fork, and are not needed.
@@ -35,9 +36,11 @@ def main() -> None:
 
 
 def _serve(with_key: bool) -> None:
+    # As process 1 of a container, a signal without a handler would be lost.
+    signal.signal(signal.SIGTERM, _end_at_once)
     from service.auth.roles import Role, new_key
     from service.errors import UnsafeSettings
-    from service.server.supervisor import serve
+    from service.server.supervisor import as_url, serve
     from service.settings import read_settings
 
     try:
@@ -45,12 +48,17 @@ def _serve(with_key: bool) -> None:
         if with_key and not settings.api_keys:
             key, digest = new_key()
             settings = settings.model_copy(update={"api_keys": {digest: frozenset({Role.DEPLOY})}})
-            print(f"The page is http://{settings.host}:{settings.port}/, the end is Ctrl-C.")
+            print(f"The page is {as_url(settings.host, settings.port)}/, the end is Ctrl-C.")
             print(f"To replace the model there, until then: {key}", flush=True)
         code = serve(settings)
     except UnsafeSettings as error:
         sys.exit(f"error: {error}")
     sys.exit(code)
+
+
+def _end_at_once(number: int, _: object) -> None:
+    """End while the service is still starting; the supervisor stops in order later."""
+    raise SystemExit(128 + number)
 
 
 def _migrate() -> None:

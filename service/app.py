@@ -2,6 +2,7 @@
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
@@ -28,6 +29,9 @@ def create_app(container: Container) -> Gateway:
         description=DESCRIPTION,
         version="1",
         lifespan=lambda _: running(container),
+        # Relative to the address of the document, so that a proxy may put a prefix before it all.
+        servers=[{"url": "."}],
+        docs_url=None,
         redoc_url=None,
     )
     app.add_exception_handler(ServiceError, _service_error)  # type: ignore[arg-type]
@@ -38,6 +42,10 @@ def create_app(container: Container) -> Gateway:
     parts = container.parts()
     add_routes(app, parts)
     exposition = container.exposition()
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return get_swagger_ui_html(openapi_url="openapi.json", title=f"{app.title}: API")
 
     @app.get("/metrics", tags=["operations"], response_class=PlainTextResponse)
     async def metrics() -> Response:

@@ -4,8 +4,10 @@ docs/service.md lists them in one table; a test holds the table to this file.
 """
 
 import difflib
+import math
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,9 +25,18 @@ DATABASE = re.compile(r"(postgres|postgresql|postgresql\+psycopg)://.|sqlite:///
 OFF = "off"  # of SERVICE_FEEDBACK
 
 
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+"""Quota of a container, by cgroups: microseconds of CPU, or `max`, in a period."""
+
+
 def cores() -> int:
     """Cores this process may use: a container's share, not the machine's."""
-    return len(os.sched_getaffinity(0))
+    found = len(os.sched_getaffinity(0))
+    with suppress(OSError, ValueError):
+        quota, period = CPU_MAX.read_text(encoding="ascii").split()
+        if quota != "max":
+            found = min(found, max(1, math.ceil(int(quota) / int(period))))
+    return found
 
 
 class Settings(BaseSettings):

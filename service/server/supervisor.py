@@ -212,19 +212,27 @@ def serve(settings: Settings) -> int:
         # What the workers share after the fork stays shared: the garbage collector would write
         # into all of it.
         gc.freeze()
-        host, port = listener.getsockname()[:2]
-        log.info(
-            "listening", extra={"address": f"http://{host}:{port}", "workers": settings.workers}
-        )
+        address = as_url(*listener.getsockname()[:2])
+        log.info("listening", extra={"address": address, "workers": settings.workers})
         Supervisor(settings, listener, WorkerTable(settings.workers), metrics_dir).run()
     return 0
 
 
+def as_url(host: str, port: int) -> str:
+    """Address to open: brackets around IPv6, and this machine where all addresses are meant."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def _listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    both = settings.host == "::" and socket.has_dualstack_ipv6()
     try:
         listener = socket.create_server(
-            (settings.host, settings.port), family=family, backlog=BACKLOG
+            (settings.host, settings.port),
+            family=family,
+            backlog=BACKLOG,
+            dualstack_ipv6=both,
         )
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)

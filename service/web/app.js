@@ -1,11 +1,11 @@
 // Starts the parts of the page and tells each what the others learn.
 
-import { loadSamples, showInput, startClassify } from "/web/classify.js";
-import { loadExperiments, showServing, startExperiments } from "/web/experiments.js";
-import { startFeedback } from "/web/feedback.js";
-import { startKeys } from "/web/server.js";
-import { startServing } from "/web/serving.js";
-import { startSwaps } from "/web/swap.js";
+import { loadSamples, showInput, startClassify } from "./classify.js";
+import { loadExperiments, showServing, startExperiments } from "./experiments.js";
+import { startFeedback } from "./feedback.js";
+import { startKeys } from "./server.js";
+import { startServing } from "./serving.js";
+import { startSwaps } from "./swap.js";
 
 let digest = null;
 

@@ -1,8 +1,8 @@
 // One image in, one answer out.
 
-import { askAbout } from "/web/feedback.js";
-import { byId, digest, el, notice, percent, words } from "/web/page.js";
-import { asked, read, request, unloaded } from "/web/server.js";
+import { askAbout } from "./feedback.js";
+import { byId, digest, el, notice, percent, words } from "./page.js";
+import { asked, read, request, unloaded } from "./server.js";
 
 const PATIENCE = 200; // ms before the progress is shown: most answers are faster
 const SHOWN = 20; // classes; the rest is said to be there

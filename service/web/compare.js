@@ -2,7 +2,7 @@
 
 import { 
   broken, byId, digitsOf, el, label, number, replaceIfChanged, short, signed,
- } from "/web/page.js";
+ } from "./page.js";
 
 const LESS_IS_BETTER = /loss|error|latency|size|seconds|time/;
 // Metrics whose better direction is known; more test chips are not a better model.

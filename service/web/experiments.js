@@ -1,11 +1,11 @@
 // The experiments: a table to sort and filter, two of them to compare, one of them to serve.
 
-import { isLessBetter, showComparison } from "/web/compare.js";
+import { isLessBetter, showComparison } from "./compare.js";
 import {
   broken, byId, day, digitsOf, el, label, moment, notice, number, replaceIfChanged, short,
-} from "/web/page.js";
-import { read, unloaded } from "/web/server.js";
-import { openReplace } from "/web/swap.js";
+} from "./page.js";
+import { read, unloaded } from "./server.js";
+import { openReplace } from "./swap.js";
 
 const PAUSE = 30_000; // ms between looks
 const MOST = 500; // rows

@@ -1,7 +1,7 @@
 // "Is this right?" below an answer: what people say is what the model is measured by.
 
-import { byId, el, words } from "/web/page.js";
-import { asked, request } from "/web/server.js";
+import { byId, el, words } from "./page.js";
+import { asked, request } from "./server.js";
 
 let answer = null; // the one that is shown
 

@@ -1,6 +1,6 @@
 // Requests to the service, and the key that goes with them.
 
-import { byId, notice } from "/web/page.js";
+import { byId, notice } from "./page.js";
 
 let key = ""; // in memory only: a reload forgets it
 
@@ -31,7 +31,7 @@ export async function request(path, options = {}, credential = key) {
   if (credential) headers.Authorization = `Bearer ${credential}`;
   let response;
   try {
-    response = await fetch(path, { ...options, headers, cache: "no-store" });
+    response = await fetch(`.${path}`, { ...options, headers, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem(0, "The service does not answer. Check that it runs, then try again.");

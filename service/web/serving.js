@@ -1,8 +1,8 @@
 // What this replica serves, looked at every few seconds while somebody can see it.
 
-import { byId, digest, el, label, moment, notice, replaceIfChanged, words } from "/web/page.js";
-import { read } from "/web/server.js";
-import { openRollback } from "/web/swap.js";
+import { byId, digest, el, label, moment, notice, replaceIfChanged, words } from "./page.js";
+import { read } from "./server.js";
+import { openRollback } from "./swap.js";
 
 const PAUSE = 4000; // ms between looks
 const SWAPPING = 300; // ms between looks while a swap runs

@@ -1,7 +1,7 @@
 // Replacing and rolling back: asks first, follows the steps, says how it ended.
 
-import { byId, el, label, notice, short } from "/web/page.js";
-import { currentKey, request, useKey } from "/web/server.js";
+import { byId, el, label, notice, short } from "./page.js";
+import { currentKey, request, useKey } from "./server.js";
 
 const STEPS = ["fetch", "verify", "load", "warm-up", "self-test", "switch"];
 

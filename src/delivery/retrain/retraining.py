@@ -1,5 +1,6 @@
 """The retraining: from an alert or a schedule to a merge request with a new model."""
 
+import codecs
 import os
 import re
 import shlex
@@ -39,7 +40,8 @@ def read_ingest(path: Path = INGEST) -> list[str]:
     if not path.exists():
         return []
     words: list[str] = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    for number, line in enumerate(content.splitlines(), 1):
         try:
             words += shlex.split(line.decode("utf-8"), comments=True)
         except ValueError as error:  # includes invalid UTF-8
