@@ -13,6 +13,8 @@ export PATH := $(BIN):$(PATH):$(CURDIR)/tests/e2e/tools/node_modules/.bin:$(CURD
 export DVC_NO_ANALYTICS := 1
 # Images of Python often set it; each of many short processes would then compile torch anew.
 unexport PYTHONDONTWRITEBYTECODE
+# A user's `pip config set install.user true` cannot work in an environment.
+export PIP_USER := 0
 
 # What a person or a pipeline says reaches the command as it is: neither make nor the shell expands
 # it. A title of a merge request is no code.
@@ -28,8 +30,8 @@ EXTRAS ?= registry,train,delivery,dev
 TORCH ?= auto
 # uv, which pip brings along where it is missing, or pip alone, which takes several times as long.
 INSTALLER ?= uv
-# The name of this file holds what was installed.
-INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS) $(TORCH); cat pyproject.toml poetry.lock ci/environment.py) | sha256sum | cut -c1-16)
+# The name of this file holds what was installed, and where: a copied clone installs its own code.
+INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS) $(TORCH) '$(CURDIR)'; cat pyproject.toml poetry.lock ci/environment.py) | sha256sum | cut -c1-16)
 
 .PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge test test-fast mutants e2e lint audit format \
   models promote rollback retire lineage gitlab-setup \
@@ -45,7 +47,7 @@ setup: $(if $(NO_SETUP),,$(INSTALLED)) ## install everything into .venv (idempot
 
 $(INSTALLED):
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "error: Python 3.11, 3.12 or 3.13 is needed, this is " + sys.version.split()[0] + ": make setup PYTHON=python3.11")'
-	@test -x '$(BIN)/python' || $(PYTHON) -m venv '$(VENV)' || { rm -rf '$(VENV)'; \
+	@'$(BIN)/python' -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv '$(VENV)' || { \
 	  echo "error: no virtual environment could be made: on Debian or Ubuntu, apt-get install python3-venv"; exit 1; }
 	@'$(BIN)/python' ci/environment.py '$(EXTRAS)' --torch '$(TORCH)' --installer '$(INSTALLER)'
 	@rm -f '$(VENV)'/.installed-* && touch '$@'

@@ -82,7 +82,14 @@ def make(kind: str, network: str, params: Params, *, seed: int = 0) -> Served:
     write_chips(folder, dataset, pixels)
     with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
         prepared = Prepared(paths.CHIPS, dataset, [], [], "")
-        manifest = export(predictor, params, prepared, seconds=0.0, hardware="none: random weights")
+        manifest = export(
+            predictor,
+            params,
+            prepared,
+            revision="none",
+            seconds=0.0,
+            hardware="none: random weights",
+        )
     content, chip = encode(kind, pixels[0])
     np.save(folder / "chip.npy", chip)
     return Served(

@@ -76,9 +76,10 @@ def parse_manifest(document: bytes) -> Manifest:
 
 def _read_plain(path: Path, limit: int) -> bytes:
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        raise BundleRefused(f"{path.name} is a link or unreadable; wanted a plain file") from None
+        # Links are followed: `cache.type symlink` of DVC lays a bundle out so.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise BundleRefused(f"{path.name} cannot be read: {error.strerror}") from None
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode):
         os.close(handle)

@@ -47,6 +47,10 @@ class RevisionError(PipelineError):
     """A Git revision, or a file in it, is not there."""
 
 
+class OwnershipError(RevisionError):
+    """Git refuses a repository that belongs to another user."""
+
+
 class GateError(PipelineError):
     """The model misses a floor; it must not be merged."""
 

@@ -1,12 +1,13 @@
 """What the Git repository says. Arguments are lists and names stand behind `--end-of-options`."""
 
+import shlex
 import subprocess
 from pathlib import Path
 
 from contracts import git as safe
 from contracts.commit import Unreadable, read_data
 from pipeline import paths
-from pipeline.errors import RevisionError
+from pipeline.errors import OwnershipError, RevisionError
 
 RESULTS = ("dvc.lock", "reports")
 """What `dvc repro` itself changes: no input of a training."""
@@ -16,12 +17,17 @@ def revision() -> str:
     """Commit that is checked out; `unknown` outside Git.
 
     It ends in `-dirty` when tracked files differ from the commit, RESULTS aside.
+
+    Raises:
+        OwnershipError: the repository belongs to another user; without it, lineage would be lost.
     """
     inputs = [f":(exclude){path}" for path in RESULTS]
     try:
         commit = _git("rev-parse", "HEAD").strip()
         changed = _git("status", "--porcelain", "-uno", "--", ".", *inputs).strip()
         return commit + ("-dirty" if changed else "")
+    except OwnershipError:
+        raise
     except RevisionError:
         return "unknown"
 
@@ -34,6 +40,8 @@ def resolve(name: str) -> str:
     """
     try:
         return _git(*safe.commit_of(name)).strip()
+    except OwnershipError:
+        raise
     except RevisionError:
         raise RevisionError(
             f"revision {name!r} is not in this repository: fetch it (git fetch origin), "
@@ -69,5 +77,10 @@ def _git(*arguments: str) -> str:
             env=safe.environment(),
         )
     except (OSError, subprocess.CalledProcessError) as error:
+        if "dubious ownership" in str(getattr(error, "stderr", "")):
+            raise OwnershipError(
+                "Git refuses this folder, which belongs to another user: "
+                f"git config --global --add safe.directory {shlex.quote(str(Path.cwd()))}"
+            ) from None
         raise RevisionError(f"git {arguments[0]} failed: {error}") from None
     return result.stdout

@@ -28,7 +28,7 @@ import torch
 from dvclive import Live
 from torch import Tensor, nn
 
-from pipeline import paths, tasks
+from pipeline import paths, repository, tasks
 from pipeline.arguments import parse_none
 from pipeline.bundle.export import export
 from pipeline.data.prepared import Prepared, read_prepared
@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     parse_none("train", __doc__, arguments)
     params = read_params()
     prepared = read_prepared()
+    revision = repository.revision()  # of the code that runs now, whatever is edited meanwhile
     try:
         result = train(params, prepared)
     except RuntimeError as error:  # torch has no class of its own for the CPU's allocator
@@ -69,7 +70,12 @@ def main(arguments: Sequence[str] = ()) -> None:
             ) from None
         raise
     manifest = export(
-        result.model, params, prepared, seconds=result.seconds, hardware=result.hardware
+        result.model,
+        params,
+        prepared,
+        revision=revision,
+        seconds=result.seconds,
+        hardware=result.hardware,
     )
     result.checkpoints.clear()
     print(f"train: {paths.MODEL}/ is {manifest.sha256[:12]}, best epoch {result.best_epoch}")

@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from pipeline import repository as git
+from pipeline.errors import OwnershipError
 
 
 def test_a_model_names_the_commit_when_only_results_of_the_pipeline_differ(
@@ -27,3 +30,17 @@ def test_a_model_says_dirty_when_an_input_of_the_training_differs(
         file.write("# changed\n")
 
     assert git.revision() == f"{made}-dirty"
+
+
+def test_a_repository_of_another_user_is_refused_with_the_cure(
+    repository: Path, commit: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit("before")
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    for ask in (git.revision, lambda: git.resolve("HEAD")):
+        with pytest.raises(OwnershipError, match="git config --global --add safe.directory /"):
+            ask()
+
+
+def test_outside_of_git_the_revision_is_unknown(workdir: Path) -> None:
+    assert git.revision() == "unknown"

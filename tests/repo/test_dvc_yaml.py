@@ -55,7 +55,7 @@ def test_every_module_that_a_stage_uses_is_a_dependency_and_no_other(stage: str)
 
 
 def test_a_stage_runs_the_file_of_its_name() -> None:
-    commands = {stage: f"python -m pipeline.{stage}" for stage in STAGES}
+    commands = {stage: f"PYTHONPATH=src python -m pipeline.{stage}" for stage in STAGES}
     assert {stage: document["cmd"] for stage, document in STAGES.items()} == commands
 
 

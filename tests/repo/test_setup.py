@@ -1,6 +1,7 @@
 """`make setup`: which packages and which torch it takes, and how it fails."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from ci.environment import (
     locked,
     pip_settings_for_uv,
 )
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run
 
 LOCK = ROOT / "poetry.lock"
 CUDA = {"nvidia-nccl-cu13", "triton", "cuda-toolkit"}
@@ -145,3 +146,36 @@ def test_a_python_that_is_too_old_is_refused_by_name(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "error: Python 3.11, 3.12 or 3.13 is needed, this is 3.8.18" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The Makefile in a folder with a blank, where installing only prints."""
+    folder = tmp_path / "my clone"
+    (folder / "ci").mkdir(parents=True)
+    shutil.copy(ROOT / "Makefile", folder)
+    for name in ("pyproject.toml", "poetry.lock"):
+        (folder / name).touch()
+    (folder / "ci/environment.py").write_text("print('installing')", encoding="utf-8")
+    return folder
+
+
+def make_setup(folder: Path) -> str:
+    done = run("make", "setup", f"PYTHON={sys.executable}", f"--directory={folder}", check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_half_made_environment_is_completed(project: Path) -> None:
+    """What `python -m venv` leaves behind where Debian's python3-venv is missing has no pip."""
+    run(sys.executable, "-m", "venv", "--without-pip", ".venv", cwd=project)
+    assert "installing" in make_setup(project)
+    run(str(project / ".venv/bin/python"), "-m", "pip", "--version")
+    assert "installing" not in make_setup(project)
+
+
+def test_a_copied_clone_installs_its_own_code(project: Path) -> None:
+    run(sys.executable, "-m", "venv", ".venv", cwd=project)
+    make_setup(project)
+    copy = shutil.copytree(project, project.with_name("copy"), symlinks=True)
+    assert "installing" in make_setup(copy)

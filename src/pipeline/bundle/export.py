@@ -19,11 +19,18 @@ LIBRARIES = ("torch", "onnx", "onnxruntime", "numpy")
 
 
 def export(
-    predictor: Predictor, params: Params, prepared: Prepared, *, seconds: float, hardware: str
+    predictor: Predictor,
+    params: Params,
+    prepared: Prepared,
+    *,
+    revision: str,
+    seconds: float,
+    hardware: str,
 ) -> Manifest:
     """Write the bundle to `model/`; return its manifest.
 
     Args:
+        revision: commit of the code that trained.
         seconds: what training took.
         hardware: what it ran on.
 
@@ -45,7 +52,7 @@ def export(
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=round(seconds, 1),
             hardware=hardware,
-            git_revision=repository.revision(),
+            git_revision=revision,
             data_version=repository.data_version(),
             params=params.model_dump(mode="json"),
             libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
