@@ -62,7 +62,7 @@ def read_plain(content: Buffer) -> Array | None:
     """Read an uncompressed TIFF without copying; None when it is not plain enough, or broken."""
     try:
         plain = _locate(content)
-    except (struct.error, KeyError, IndexError):
+    except (struct.error, KeyError, IndexError, ValueError):
         return None
     if plain is None:
         return None
