@@ -200,12 +200,20 @@ def read_settings(**overrides: Any) -> Settings:
         UnsafeSettings: a variable has a value that cannot be used, or the whole is unsafe.
     """
     _refuse_unknown()
+    _unquote()
     try:
         return Settings(**overrides)
     except ValidationError as error:
         raise UnsafeSettings("; ".join(_sentence(item) for item in error.errors())) from None
     except ValueError as error:  # a list or mapping that is not JSON
         raise UnsafeSettings(f"{error}; lists and mappings are JSON") from None
+
+
+def _unquote() -> None:
+    """Take the quotes of a shell off: `docker run --env-file` passes them on as they are."""
+    for name, value in os.environ.items():
+        if name.startswith(PREFIX) and re.fullmatch(r"(['\"]).*\1", value, re.DOTALL):
+            os.environ[name] = value[1:-1]
 
 
 def _refuse_unknown() -> None:

@@ -144,7 +144,13 @@ class Guard:
 def _credentials(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, bool]:
     """Find the one secret of a request, and whether it came as a bearer token."""
     sent = [(name.lower(), value.strip()) for name, value in headers]
-    found = [item for item in sent if item[0] in (b"authorization", b"x-api-key")]
+    keys = [item for item in sent if item[0] == b"x-api-key"]
+    # Beside a key, `Basic` is for a proxy in front, which passes it on.
+    found = keys + [
+        (name, value)
+        for name, value in sent
+        if name == b"authorization" and not (keys and value[:6].lower() == b"basic ")
+    ]
     if not found:
         raise Unauthorized(MISSING)
     if len(found) > 1:

@@ -1,7 +1,10 @@
 """What stands in front of the service: containers, quotas, addresses, proxies with a prefix."""
 
+import asyncio
+import hashlib
 import os
 import re
+import resource
 import signal
 import socket
 import sys
@@ -12,6 +15,8 @@ import pytest
 
 from service import __main__ as program
 from service import settings as module
+from service.auth.roles import Guard, Role
+from service.errors import Unauthorized
 from service.http.page import WEB
 from service.server import supervisor
 from service.settings import cores, read_settings
@@ -94,3 +99,34 @@ def test_the_page_works_behind_any_prefix() -> None:
 def test_the_api_documentation_works_behind_any_prefix(server: Server) -> None:
     assert "url: 'openapi.json'" in httpx.get(server.url + "/docs").text
     assert httpx.get(server.url + "/openapi.json").json()["servers"] == [{"url": "."}]
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_quotes_that_an_env_file_keeps_are_taken_off(
+    monkeypatch: pytest.MonkeyPatch, quote: str
+) -> None:
+    keys = '{"' + "0" * 64 + '": ["deploy"]}'
+    monkeypatch.setenv("SERVICE_API_KEYS", f"{quote}{keys}{quote}")
+    monkeypatch.setenv("SERVICE_LOG_LEVEL", f"{quote}debug{quote}")
+    settings = read_settings()
+    assert list(settings.api_keys) == ["0" * 64]
+    assert settings.log_level == "debug"
+
+
+def test_a_key_beside_the_credentials_of_a_proxy_is_taken() -> None:
+    guard = Guard({hashlib.sha256(b"key").hexdigest(): frozenset({Role.VIEW})}, frozenset(), None)
+    proxied = (b"authorization", b"Basic dXNlcjpwYXNzd29yZA==")
+    asyncio.run(guard.check(Role.VIEW, [proxied, (b"x-api-key", b"key")]))
+    for headers in ([proxied], [(b"authorization", b"Bearer key"), (b"x-api-key", b"key")]):
+        with pytest.raises(Unauthorized):
+            asyncio.run(guard.check(Role.VIEW, headers))
+
+
+def test_the_service_may_open_as_many_descriptors_as_the_system_allows() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, before[1]), before[1]))
+        supervisor._raise_descriptor_limit()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
