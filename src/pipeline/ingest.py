@@ -28,6 +28,7 @@ from pipeline.data.dataset import SPLITS, Dataset, image_files, label
 from pipeline.data.images import decode, fault
 from pipeline.data.version import silent_dvc
 from pipeline.errors import DataError, SourceError, command
+from pipeline.files import write_text
 from pipeline.progress import track
 from pipeline.sources import SOURCES, File, Source
 
@@ -181,10 +182,23 @@ def _commit(staging: Path, cache: Path) -> None:
         repo.Repo.init(staging, no_scm=True).close()
         with repo.Repo(staging, config={"cache": {"dir": str(cache)}}) as project:
             project.add(str(staging / paths.DATA))
-    (staging / paths.DATA_VERSION).replace(paths.DATA_VERSION)  # the commit point
-    shutil.rmtree(paths.DATA, ignore_errors=True)
-    (staging / paths.DATA).replace(paths.DATA)
+    version = (staging / paths.DATA_VERSION).read_text(encoding="utf-8")
+    write_text(paths.DATA_VERSION, version)  # the commit point
+    _lay_out(staging / paths.DATA)
     shutil.rmtree(staging)
+
+
+def _lay_out(fresh: Path) -> None:
+    """Put the new files in the place of `data/`, which may be on another disk."""
+    if not (paths.DATA.is_symlink() or paths.DATA.is_mount()):
+        shutil.rmtree(paths.DATA, ignore_errors=True)
+        shutil.move(fresh, paths.DATA)  # a rename, or a copy to another disk
+        return
+    # A link or a mount stays, with other files in it.
+    for old in paths.DATA.iterdir():
+        shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+    for item in fresh.iterdir():
+        shutil.move(item, paths.DATA / item.name)
 
 
 if __name__ == "__main__":

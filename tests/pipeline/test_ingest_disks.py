@@ -1,0 +1,56 @@
+"""`data/` and `artifacts/` on other disks, by links and mounts."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.data.dataset import image_files
+from pipeline.ingest import ingest
+from pipeline.sources.folder import Folder
+from tests.conftest import run, write_images
+
+
+@pytest.fixture
+def other_disk(repository: Path) -> Iterator[Path]:
+    """A folder of a file system that a rename does not reach."""
+    folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    assert folder.stat().st_dev != repository.stat().st_dev
+    yield folder
+    shutil.rmtree(folder)
+
+
+def ingest_twice(source: Path) -> None:
+    """The second version has one image less; both are laid out and known to DVC."""
+    ingest(Folder(write_images(source)))
+    (source / "class-0/000.png").unlink()
+    ingest(Folder(source))
+    assert len(list(image_files(Path("data")))) == 35
+    assert "up to date" in run("dvc", "status", "data.dvc").stdout
+    assert not Path("artifacts/incoming").exists()
+
+
+def test_artifacts_may_be_a_link_to_another_disk(other_disk: Path, tmp_path: Path) -> None:
+    Path("artifacts").symlink_to(other_disk)
+    ingest_twice(tmp_path / "mine")
+
+
+def test_data_may_be_a_link_to_another_disk(other_disk: Path, tmp_path: Path) -> None:
+    Path("data").symlink_to(other_disk)
+    ingest_twice(tmp_path / "mine")
+    assert Path("data").is_symlink()
+    assert len(list(image_files(other_disk))) == 35
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_data_may_be_a_mounted_volume(repository: Path, tmp_path: Path) -> None:
+    Path("data").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", "data"], check=True)
+    try:
+        ingest_twice(tmp_path / "mine")
+    finally:
+        subprocess.run(["umount", "data"], check=True)
