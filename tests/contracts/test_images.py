@@ -63,7 +63,7 @@ READ = {
     "turned by EXIF.jpg": turned(),
 }
 REFUSED = {
-    "RGB of 16 bits.png": (deep_png(2, 3), "half of its bits"),
+    "RGB of 16 bits.png": (deep_png(2, 3), "a PNG of 16 bits in several channels"),
     "grey and alpha of 16 bits.png": (deep_png(4, 2), "half of its bits"),
     "palette.png": (of_mode("PNG", "P"), "colour mode P"),
     "grey and alpha.png": (of_mode("PNG", "LA"), "colour mode LA"),

@@ -21,3 +21,11 @@ def test_the_how_to_of_a_new_source_works(repository: Path) -> None:
     output = run(sys.executable, "run.py", name, "--count", "6").stdout
     assert "data.dvc is the new version" in output
     assert len(list(image_files(Path("data")))) == 12
+
+
+def test_every_message_of_the_page_for_trouble_is_produced_by_a_test() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    messages = re.findall(r"^\| `([^`]+)` \|", page, flags=re.MULTILINE)
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    assert len(messages) > 15
+    assert [message for message in messages if message not in tests] == []

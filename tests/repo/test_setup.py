@@ -179,3 +179,23 @@ def test_a_copied_clone_installs_its_own_code(project: Path) -> None:
     make_setup(project)
     copy = shutil.copytree(project, project.with_name("copy"), symlinks=True)
     assert "installing" in make_setup(copy)
+
+
+def test_a_python_that_cannot_make_environments_is_reported_with_the_package(
+    project: Path,
+) -> None:
+    """As Debian's Python without python3-venv."""
+    python = project / "python"
+    python.write_text('#!/bin/sh\ntest "$2" != venv || exit 1\n', encoding="utf-8")
+    python.chmod(0o755)
+    done = run("make", "setup", "PYTHON=./python", cwd=project, check=False)
+    assert done.returncode != 0
+    assert "no virtual environment could be made" in done.stdout
+    assert "apt-get install python3-venv" in done.stdout
+
+
+def test_a_download_without_history_is_reported_with_the_cure(project: Path) -> None:
+    done = run("make", "train-sample", "NO_SETUP=1", cwd=project, check=False)
+    assert done.returncode != 0
+    assert "DVC and the report need a Git repository" in done.stdout
+    assert "not a git repository" in done.stderr
