@@ -66,7 +66,7 @@ def test_a_start_on_a_full_disk_is_refused_with_a_sentence(
         assert list(disk.iterdir()) == []
         last = server.log.read_text(encoding="utf-8").splitlines()[-1]
         assert last.startswith("error: TMPDIR: ")
-        assert f"{disk}: No space left on device; make room there" in last
+        assert f"{disk}: No space left on device; free some space there" in last
 
 
 def no_room(handle: int, start: int, length: int) -> None:
