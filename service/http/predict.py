@@ -60,4 +60,6 @@ def read_fit(query: bytes) -> Fit:
             return "stretch"
         case ["crop" | "pad" | "stretch" as fit]:
             return cast(Fit, fit)
-    raise Unprocessable(f"fit: use one of {', '.join(FITS)}; without it the image must have the right size")
+    raise Unprocessable(
+        f"fit: use one of {', '.join(FITS)}; without it the image must have the right size"
+    )

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,13 +31,13 @@ def deep_png(colour: int, channels: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
 
 
-def pages(**options: object) -> bytes:
+def pages(**options: Any) -> bytes:
     content = io.BytesIO()
     tifffile.imwrite(content, BANDS_APART, **options)
     return content.getvalue()
 
 
-def of_mode(form: str, mode: str, **options: object) -> bytes:
+def of_mode(form: str, mode: str, **options: Any) -> bytes:
     content = io.BytesIO()
     Image.fromarray(PICTURE).convert(mode).save(content, form, **options)
     return content.getvalue()
@@ -112,7 +113,7 @@ def image(height: int, width: int) -> npt.NDArray[np.uint16]:
 def test_every_fit_makes_a_chip_of_the_size_and_dtype_from_any_image(how: Fit) -> None:
     for height, width in ((1, 1), (1, 900), (900, 1), (5, 7), (48, 48), (300, 200)):
         chip = fit_to(image(height, width), 48, 32, how)
-        assert (chip.shape, chip.dtype) == ((2, 48, 32), np.uint16), (height, width)
+        assert (chip.shape, chip.dtype.name) == ((2, 48, 32), "uint16"), (height, width)
 
 
 def test_crop_keeps_the_middle_pad_keeps_everything_stretch_gives_up_proportions() -> None:

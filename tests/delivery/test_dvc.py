@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from delivery import dvc as module
 from delivery.dvc import dvc
 from delivery.errors import ToolError
 from tests.conftest import ROOT, run
@@ -64,7 +63,7 @@ def test_a_pull_from_an_unusable_remote_names_cause_and_setting(
 
 
 def test_a_command_that_prints_nothing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.subprocess, "run", lambda *_, **__: Silent())
+    monkeypatch.setattr("delivery.dvc.subprocess.run", lambda *_, **__: Silent())
     with pytest.raises(ToolError, match="dvc pull: failed without a message"):
         dvc("pull")
 

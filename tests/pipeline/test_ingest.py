@@ -100,7 +100,7 @@ def test_a_path_that_leaves_the_folder_is_refused(repository: Path, tmp_path: Pa
 
 
 def test_a_folder_without_dvc_is_refused(workdir: Path, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="no DVC repository"):
+    with pytest.raises(SourceError, match="not a DVC repository"):
         ingest(Folder(write_images(tmp_path / "mine")))
 
 

@@ -71,7 +71,7 @@ def test_an_image_is_answered_observed_and_recorded_once(
     container: Container, bundle: Path, recorded: Recorded
 ) -> None:
     chip = make_chip(5)
-    body, tag = asyncio.run(container.predictor().predict(npy(chip), False, "abc"))
+    body, tag = asyncio.run(container.predictor().predict(npy(chip), "", "abc"))
     probabilities = expected(bundle, chip)
     best, answer = int(probabilities.argmax()), json.loads(body)
     assert tag == "landcover@v1.0.0"
@@ -97,7 +97,7 @@ def test_an_image_without_a_prediction_is_counted_as_refused_and_not_recorded(
     before = refused(container, error.__name__)
     for _ in range(2):
         with pytest.raises(error):
-            asyncio.run(container.predictor().predict(content, False, "abc"))
+            asyncio.run(container.predictor().predict(content, "", "abc"))
     assert refused(container, error.__name__) == before + 2
     assert (recorded, counted(container)) == ([], 0)
 
@@ -108,5 +108,5 @@ def test_a_broken_model_is_logged_once(
     for _ in range(3):
         with pytest.raises(InvalidOutput, match="landcover@v1.0.0: the model returned"):
             bright = npy(np.full((4, 64, 64), 65535, np.uint16))
-            asyncio.run(container.predictor().predict(bright, False, "abc"))
+            asyncio.run(container.predictor().predict(bright, "", "abc"))
     assert [record.message for record in caplog.records] == ["the model returned no prediction"]
