@@ -10,12 +10,9 @@ from typing import Any
 
 import yaml
 
-from delivery.errors import RemoteError, ToolError
+from delivery.errors import RemoteError, ToolError, reason
 
 LOCK = Path("dvc.lock")
-ERROR = "ERROR: "
-SILENT = "failed without a message"
-LONGEST = 600  # characters of a reason
 CURES = {
     "gdrive_service_account": "set GDRIVE_CREDENTIALS_FILE to the key file in the pipeline, or dvc "
     "remote modify --local team-drive gdrive_service_account_json_file_path key.json here",
@@ -44,17 +41,10 @@ def dvc(*words: str) -> str:
         ["dvc", *words], capture_output=True, text=True, check=False, env=environment
     )
     if done.returncode != 0:
-        raise ToolError(f"dvc {words[0]}: {_reason(done.stderr) or _reason(done.stdout) or SILENT}")
+        output = done.stderr.strip() or done.stdout
+        cure = next((cure for signs, cure in CURES.items() if re.search(signs, output)), "")
+        raise ToolError(f"dvc {words[0]}: {reason(output)}{cure and f': {cure}'}")
     return done.stdout
-
-
-def _reason(output: str) -> str:
-    """The errors in what DVC printed. Its last line is never the cause; --quiet hides them all."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]
-    text = "; ".join(dict.fromkeys(errors or lines[-1:]))[:LONGEST]
-    cure = next((cure for pattern, cure in CURES.items() if re.search(pattern, output)), "")
-    return f"{text}: {cure}" if cure else text
 
 
 def read_lock() -> dict[str, Any]:

@@ -13,11 +13,15 @@ DeliveryError
 """
 
 import functools
+import re
 import sys
 from collections.abc import Callable
 from typing import ParamSpec
 
 P = ParamSpec("P")
+ERROR = re.compile(r"(error|fatal)\b", re.IGNORECASE)
+PREFIX = re.compile(r"(error|fatal): ", re.IGNORECASE)
+LONGEST = 600  # characters of a reason
 
 
 class DeliveryError(Exception):
@@ -58,6 +62,14 @@ class GitLabError(DeliveryError):
 
 class ToolError(DeliveryError):
     """A required program is missing or failed."""
+
+
+def reason(output: str) -> str:
+    """The cause in what a program printed: its errors. The last line is often advice."""
+    lines = [line.strip() for line in output.splitlines() if re.search(r"\w", line)]
+    errors = [PREFIX.sub("", line) for line in lines if ERROR.match(line)]
+    text = "; ".join(dict.fromkeys(errors or lines[-1:])) or "failed without a message"
+    return "".join(letter if letter.isprintable() else " " for letter in text)[:LONGEST]
 
 
 def command(main: Callable[P, None]) -> Callable[P, None]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from delivery.errors import ImageError, ToolError
+from delivery.errors import ImageError, ToolError, reason
 
 _ABSENT = ("manifest unknown", "name unknown", "not known to registry", "manifest_unknown")
 _LOOPBACK = re.compile(r"(localhost|127\.[0-9.]+|\[::1\]):[0-9]+/")
@@ -222,14 +222,11 @@ def run(program: str, *words: str, stdin: str | None = None) -> str:
 
     Raises:
         ToolError: it is not installed.
-        ImageError: it failed, with its last line.
+        ImageError: it failed, with its errors.
     """
     done = _call(program, words, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     if done.returncode != 0:
-        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise ImageError(
-            f"{program} {words[0]}: {lines[-1] if lines else 'failed without a message'}"
-        )
+        raise ImageError(f"{program} {words[0]}: {reason(done.stderr or done.stdout)}")
     return done.stdout
 
 

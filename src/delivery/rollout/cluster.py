@@ -11,7 +11,7 @@ import time
 from typing import Any, NamedTuple
 
 from contracts.tags import Version
-from delivery.errors import RolloutError, TagError, ToolError
+from delivery.errors import RolloutError, TagError, ToolError, reason
 from delivery.rollout.manifests import APP, APPLIED, CONTAINER, NAME_LABEL, TAG, Document
 from delivery.tags import parse_version
 
@@ -54,7 +54,7 @@ class Cluster:
         """Run kubectl; returns its output, or with `show` prints it.
 
         Raises:
-            RolloutError: it failed; the message has its last line.
+            RolloutError: it failed; the message has its errors.
             ToolError: it is not installed.
         """
         command = ["kubectl", *words, *self._where]
@@ -74,8 +74,7 @@ class Cluster:
         except subprocess.TimeoutExpired:
             raise RolloutError(f"kubectl {words[0]}: did not end within {timeout:g} s") from None
         if done.returncode != 0:
-            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            raise RolloutError(f"kubectl {words[0]}: {lines[-1]}")
+            raise RolloutError(f"kubectl {words[0]}: {reason(done.stderr)}")
         return done.stdout or ""
 
     def get(self, *what: str) -> Any:

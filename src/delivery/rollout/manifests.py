@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from contracts.tags import Version
-from delivery.errors import RolloutError, ToolError
+from delivery.errors import RolloutError, ToolError, reason
 from delivery.tags import parse_stage
 
 APP = "landcover"
@@ -65,8 +65,7 @@ def render(stage: str, canary: bool = False, overlays: Path = OVERLAYS) -> list[
         folder = folder.with_name(folder.name + CANARY)
     done = subprocess.run([*_kustomize(), str(folder)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or ["kustomize failed without a message"]
-        raise RolloutError(f"{folder}: {lines[-1]}")
+        raise RolloutError(f"{folder}: {reason(done.stderr)}")
     found = [document for document in yaml.safe_load_all(done.stdout) if document]
     # A namespace first, then its objects in kustomize's order.
     return sorted(found, key=lambda document: document["kind"] != "Namespace")

@@ -55,7 +55,7 @@ def _trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": DVC}, sort_keys=False))
     (folder / ".gitignore").write_text("/artifacts\n")
     (folder / "reports").mkdir()
-    write_images(base / "images", each=2)
+    write_images(base / "images", each=3)
     for words in (
         ("dvc", "init", "--quiet"),
         ("dvc", "remote", "add", "--quiet", "--default", "team", "../dvc"),
@@ -65,7 +65,7 @@ def _trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         run(*words, cwd=folder)
     Project(folder, base / "origin.git").commit("Train")
-    write_images(base / "images", each=3)  # what came in since
+    write_images(base / "images", each=4)  # what came in since
     return base
 
 
