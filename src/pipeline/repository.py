@@ -19,7 +19,8 @@ def revision() -> str:
     It ends in `-dirty` when tracked files differ from the commit, RESULTS aside.
 
     Raises:
-        OwnershipError: the repository belongs to another user; without it, lineage would be lost.
+        RevisionError: the repository belongs to another user, or has no commit: lineage would be
+            lost.
     """
     inputs = [f":(exclude){path}" for path in RESULTS]
     try:
@@ -28,7 +29,11 @@ def revision() -> str:
         return commit + ("-dirty" if changed else "")
     except OwnershipError:
         raise
-    except RevisionError:
+    except RevisionError as error:
+        if "unknown revision" in str(error):
+            raise RevisionError(
+                "the repository has no commit yet: git add --all . && git commit -m start"
+            ) from None
         return "unknown"
 
 
@@ -82,5 +87,6 @@ def _git(*arguments: str) -> str:
                 "Git refuses this folder, which belongs to another user: "
                 f"git config --global --add safe.directory {shlex.quote(str(Path.cwd()))}"
             ) from None
-        raise RevisionError(f"git {arguments[0]} failed: {error}") from None
+        said = str(getattr(error, "stderr", "") or error).strip()
+        raise RevisionError(f"git {arguments[0]} failed: {said}") from None
     return result.stdout

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import repository as git
-from pipeline.errors import OwnershipError
+from pipeline.errors import OwnershipError, RevisionError
+from tests.conftest import run
 
 
 def test_a_model_names_the_commit_when_only_results_of_the_pipeline_differ(
@@ -40,6 +41,12 @@ def test_a_repository_of_another_user_is_refused_with_the_cure(
     for ask in (git.revision, lambda: git.resolve("HEAD")):
         with pytest.raises(OwnershipError, match="git config --global --add safe.directory /"):
             ask()
+
+
+def test_a_repository_without_a_commit_is_refused_with_the_cure(workdir: Path) -> None:
+    run("git", "init", "--quiet", cwd=workdir)
+    with pytest.raises(RevisionError, match="no commit yet: git add --all"):
+        git.revision()
 
 
 def test_outside_of_git_the_revision_is_unknown(workdir: Path) -> None:
