@@ -8,7 +8,7 @@ ARG CUDA_BASE=docker.io/nvidia/cuda:13.0.3-base-ubuntu24.04@sha256:7c7413a562004
 # What both stages of `serve` stand on: the base and git. Perl, which only git's scripts need, goes
 # again, and so do the programs of git that serve, mail or push; what stays is what the package
 # database says, so that a scanner sees it. Versions are Debian's of the day: its security updates
-# replace each other, and the old one can not be installed any more.
+# replace each other, and the old one cannot be installed any more.
 FROM ${PYTHON_BASE} AS system
 # hadolint ignore=DL3008,SC2046
 RUN apt-get update \
@@ -106,7 +106,7 @@ WORKDIR /app
 USER 10001:0
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-# No HEALTHCHECK: Kubernetes asks /healthz and /readyz itself and OCI images can not carry one;
+# No HEALTHCHECK: Kubernetes asks /healthz and /readyz itself and OCI images cannot carry one;
 # compose.yaml has its own.
 # checkov:skip=CKV_DOCKER_2:probes belong to what runs the image
 ENTRYPOINT ["python", "-m", "service"]

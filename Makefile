@@ -125,18 +125,21 @@ gate: setup ## judge the model: exit 1 when it misses a floor (AGAINST=main)
 challenge: setup ## compare the model with that of a revision on chips that neither was trained on (AGAINST=main)
 	@python -m pipeline.challenge --against="$${GIVEN_AGAINST:-main}"
 
+# Tests wait for the programs that they start about a fifth of their time: one more than cores.
+WORKERS := $(shell expr $$(nproc) + 1)
+
 test: setup ## run the tests
-	@pytest --numprocesses auto --dist loadfile --durations 10 --ignore tests/e2e
+	@pytest --numprocesses $(WORKERS) --dist loadfile --durations 10 --ignore tests/e2e
 
 test-fast: setup ## run the tests that start no program and train nothing, in a minute
-	@pytest --numprocesses auto --dist loadfile --durations 10 --ignore tests/e2e -m "not system"
+	@pytest --numprocesses $(WORKERS) --dist loadfile --durations 10 --ignore tests/e2e -m "not system"
 
 mutants: setup ## change core modules in small ways, and show the changes that no test notices
 	@command -v mutmut >/dev/null || { echo "error: mutmut is not installed: pip install mutmut==3.8.1"; exit 1; }
 	@mutmut run --max-children 1 && mutmut results
 
 e2e: setup ## run the whole story: merge request, report, merge, release, rollout
-	@pytest --numprocesses 2 --dist loadfile --durations 15 tests/e2e
+	@pytest --numprocesses $(WORKERS) --dist loadfile --durations 15 tests/e2e
 
 # Spelled by codespell, which also refuses the phrases of ci/words.txt.
 PROSE := README.md CONTRIBUTING.md $(wildcard docs/*.md)

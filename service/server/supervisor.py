@@ -67,6 +67,8 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._request_stop)
+        address = as_url(*self.listener.getsockname()[:2])
+        log.info("listening", extra={"address": address, "workers": self.settings.workers})
         for slot in range(self.settings.workers):
             self._fork(slot)
         with selectors.DefaultSelector() as selector:
@@ -215,8 +217,6 @@ def serve(settings: Settings) -> int:
         # What the workers share after the fork stays shared: the garbage collector would write
         # into all of it.
         gc.freeze()
-        address = as_url(*listener.getsockname()[:2])
-        log.info("listening", extra={"address": address, "workers": settings.workers})
         Supervisor(settings, listener, WorkerTable(settings.workers), metrics_dir).run()
     return 0
 

@@ -35,7 +35,7 @@ _AUTHOR = re.compile(rb"author .*> (\d{1,12}) ([+-])(\d{2})(\d{2})")
 
 
 class Unreadable(Exception):
-    """A file at a commit can not be used; the message goes on after the file's name."""
+    """A file at a commit cannot be used; the message goes on after the file's name."""
 
 
 class Bundle(NamedTuple):

@@ -1,10 +1,10 @@
 """What can go wrong, as one tree. A message says what, with which value, and the cure.
 
 PipelineError
-├── ParameterError    params.yaml holds a key, type or value that can not be used
-├── DataError         the data can not be used as they are
-│   └── SourceError   a source can not be read or fetched
-├── TrainingError     training can not start, or can not go on
+├── ParameterError    params.yaml holds a key, type or value that cannot be used
+├── DataError         the data cannot be used as they are
+│   └── SourceError   a source cannot be read or fetched
+├── TrainingError     training cannot start, or cannot go on
 ├── BundleError       a model bundle is incomplete, altered or of another schema
 ├── RevisionError     a Git revision, or a file in it, is not there
 └── GateError         the model misses a floor; it must not be merged
@@ -24,19 +24,19 @@ class PipelineError(Exception):
 
 
 class ParameterError(PipelineError):
-    """params.yaml holds a key, type or value that can not be used."""
+    """params.yaml holds a key, type or value that cannot be used."""
 
 
 class DataError(PipelineError):
-    """The data can not be used as they are."""
+    """The data cannot be used as they are."""
 
 
 class SourceError(DataError):
-    """A source can not be read or fetched."""
+    """A source cannot be read or fetched."""
 
 
 class TrainingError(PipelineError):
-    """Training can not start, or can not go on."""
+    """Training cannot start, or cannot go on."""
 
 
 class BundleError(PipelineError):

@@ -98,7 +98,7 @@ def read_params(path: Path = paths.PARAMS) -> Params:
     """Read and check `params.yaml`.
 
     Raises:
-        ParameterError: the file is missing or no YAML, or a key, type or value can not be used;
+        ParameterError: the file is missing or no YAML, or a key, type or value cannot be used;
             names every such field with its value and the cure.
     """
     try:

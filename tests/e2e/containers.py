@@ -60,7 +60,7 @@ def environment() -> dict[str, str]:
 
 
 def missing() -> str:
-    """Why containers can not be used here; empty when they can."""
+    """Why containers cannot be used here; empty when they can."""
     absent = [program for program in PROGRAMS if not shutil.which(program)]
     if absent:
         return f"{', '.join(absent)} not installed: make setup-e2e"

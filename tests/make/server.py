@@ -65,7 +65,7 @@ class Server:
     def wait_for_workers(self, number: int) -> None:
         """Wait until so many have a model, of all that share its state; `/readyz` wants one.
 
-        Each writes that into a file. One that can not, as its disk is full, is not waited for.
+        Each writes that into a file. One that cannot, as its disk is full, is not waited for.
         """
         deadline = time.monotonic() + STARTS_WITHIN
         while len(httpx.get(self.url + "/version", timeout=10).json()["workers"]) < number:

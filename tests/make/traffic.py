@@ -35,7 +35,7 @@ TRAINING = {
 def publish(folder: Path, chips: Sequence[Path]) -> tuple[Path, Path]:
     """Make a bundle, and a repository with another one under TAG; returns both folders.
 
-    The other one lacks the reference of one signal, so that a signal can not be measured.
+    The other one lacks the reference of one signal, so that a signal cannot be measured.
     """
     first = watched_bundle(folder / "first", list(chips), training=TRAINING)
     second = watched_bundle(folder / "second", list(chips), seed=1, training=TRAINING)

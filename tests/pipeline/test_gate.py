@@ -1,4 +1,4 @@
-"""The gate: on by default, names each floor that is missed, and can not be talked past."""
+"""The gate: on by default, names each floor that is missed, and cannot be talked past."""
 
 import json
 import shutil

@@ -60,7 +60,7 @@ def test_the_summary_counts_new_removed_and_bad_files(
     assert rows["class-1"] == ["13", "1", "0", "0"]
     assert rows["class-2"] == ["12", "0", "0", "1"]
     assert rows["all"] == ["36", "1", "1", "1"]
-    assert "bad: class-2/bad.png: can not be read" in output
+    assert "bad: class-2/bad.png: cannot be read" in output
     assert not Path("data/class-2/bad.png").exists()
 
 

@@ -1,4 +1,4 @@
-"""Load: every file is opened, and what can not be used is told apart, listed and limited."""
+"""Load: every file is opened, and what cannot be used is told apart, listed and limited."""
 
 import json
 import shutil
@@ -69,7 +69,7 @@ def test_bad_files_are_quarantined_with_their_reason(data: Path) -> None:
     write_params({"load": {"max_bad_fraction": 0.2}})
     load.main()
     assert len(rows()) == 36
-    assert reasons()["class-0/cut.png"].startswith("can not be read")
+    assert reasons()["class-0/cut.png"].startswith("cannot be read")
     assert reasons()["class-1/flat.png"] == "constant: every value is 7"
     assert reasons()["class-1/small.png"] == f"9 x 9 pixels, wanted {SIZE} x {SIZE}"
     assert reasons()["stray.png"] == "not in a directory of a class"
@@ -100,7 +100,7 @@ def test_too_many_bad_files_fail_the_stage_and_name_the_worst(data: Path) -> Non
     result = call(load.main)
     assert result.returncode == 1
     assert "1 of 37 files are bad (2.7%), load.max_bad_fraction allows 2.0%" in result.stderr
-    assert "class-0/bad.png: can not be read" in result.stderr
+    assert "class-0/bad.png: cannot be read" in result.stderr
     assert "Traceback" not in result.stderr
     assert Path("artifacts/raw/manifest.csv").read_bytes() == before
     assert "class-0/bad.png" in reasons()

@@ -65,7 +65,7 @@ def decode(name: str, content: bytes) -> Chip:
     except Exception as error:  # on damaged bytes decoders raise what they run into, of any type
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         reason = PLACE.sub("the file", reason)
-        raise DataError(f"can not be read: {reason[:LONGEST]}") from None
+        raise DataError(f"cannot be read: {reason[:LONGEST]}") from None
 
 
 def _decode_geotiff(content: bytes) -> Chip:
@@ -138,7 +138,7 @@ def as_chip(pixels: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[Any]:
 
 
 def fault(pixels: npt.NDArray[Any], dataset: Dataset) -> str | None:
-    """Say why an image can not be used, or None when it can."""
+    """Say why an image cannot be used, or None when it can."""
     bands, height, width = pixels.shape
     if bands != len(dataset.bands):
         return f"{bands} bands, wanted {len(dataset.bands)} ({', '.join(dataset.bands)})"

@@ -77,7 +77,7 @@ class ResNet(nn.Module):
 class Predictor(nn.Module):
     """A network with its normalisation and its temperature: digital numbers in, logits out.
 
-    They are part of the model so that training and serving can not differ.
+    They are part of the model so that training and serving cannot differ.
     """
 
     mean: Tensor

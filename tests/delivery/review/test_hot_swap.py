@@ -72,13 +72,13 @@ def test_transient_errors_are_retried(address: Address, capsys: pytest.CaptureFi
         (404, "default backend - 404"),
         (302, ""),
         (502, "<html>"),
-        (503, detail("Git can not be reached")),
+        (503, detail("Git cannot be reached")),
         (409, detail("another swap is under way")),
         (200, "{}"),
     ]
     swap(address.url)
     said = capsys.readouterr().out
-    assert said.count("wait  ") == 5 and "Git can not be reached" in said
+    assert said.count("wait  ") == 5 and "Git cannot be reached" in said
     assert "404 from another server, not the service" in said
     assert {path for path, _, _ in address.asked} == {"/replace_ml_model"}  # nowhere else
 

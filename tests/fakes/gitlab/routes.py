@@ -223,7 +223,7 @@ def shown(variable: Document) -> Document:
 
 
 def check_masked(variable: Document) -> None:
-    """Refuse a value that can not be masked."""
+    """Refuse a value that cannot be masked."""
     if variable["masked"] and not re.fullmatch(r"\S{8,}", str(variable["value"])):
         raise Refusal(400, {"message": {"value": ["is invalid"]}})
 

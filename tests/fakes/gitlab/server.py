@@ -5,7 +5,7 @@ API documentation (18.x) and from what python-gitlab and CML 0.20.6 send.
 True to the original:
 - the paths below `/api/v4`, projects by number or by URL-encoded path, and the status codes: 401
   for an unknown token, 403 with `insufficient_scope` and the scope that is missing, 403 for a role
-  that is too low, 404 for a project that the token can not see, 409 or 400 for what exists;
+  that is too low, 404 for a project that the token cannot see, 409 or 400 for what exists;
 - PRIVATE-TOKEN and bearer tokens; JSON, form and multipart bodies;
 - pages of 20 with `X-Total...` and `Link` headers; notes and merge requests newest first;
 - at most one open merge request a source branch; masked values of 8 characters or more, without

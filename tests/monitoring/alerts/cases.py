@@ -440,7 +440,7 @@ CASES = [
     ),
     Case(
         "ReplicasDisagree",
-        "three workers can not follow",
+        "three workers cannot follow",
         serving("aa", "a") | {'model_wanted_mismatch{instance="a"}': "3x60"},
         "15m",
         (Fire("ticket", "3 workers do not serve the desired model", {"cause": "not-wanted"}),),

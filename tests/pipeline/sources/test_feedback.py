@@ -135,7 +135,7 @@ BAD = {
     "of an endless header": (claim("(" * 500), "the header is damaged"),
     "cut off": (npy(image(0, 100))[:-100], "2972 bytes of pixels, the header says 3072"),
     "empty": (b"", "empty file"),
-    "no image": (b"<html>", "can not be read"),
+    "no image": (b"<html>", "cannot be read"),
     "huge": (bytes(100_000), "more than 7168 bytes"),
 }
 

@@ -1,4 +1,4 @@
-"""The registry: how often it looks, what it says when it can not, and what it leaves behind."""
+"""The registry: how often it looks, what it says when it cannot, and what it leaves behind."""
 
 import asyncio
 import errno
@@ -118,7 +118,7 @@ def test_a_damaged_or_foreign_cache_is_not_shown(
         assert len(listing(trained, cache).experiments) == 2
 
 
-# When Git can not be reached
+# When Git cannot be reached
 
 
 @pytest.mark.parametrize("address", ["{}/gone", "file://ada:secret@{}/gone", "{}"])
@@ -202,7 +202,7 @@ def test_a_protocol_that_runs_commands_is_refused(tmp_path: Path, cache: Path) -
 def test_a_full_disk_does_not_hide_the_listing(
     trained: Path, cache: Path, children: Callable[[], list[int]]
 ) -> None:
-    (cache / "experiments.json").mkdir(parents=True)  # can not be replaced by a file
+    (cache / "experiments.json").mkdir(parents=True)  # cannot be replaced by a file
     assert len(listing(trained, cache).experiments) == 2
 
 
