@@ -12,7 +12,7 @@ for. The pipeline and the service each have a decoder for their needs, and both 
 tests/contracts/test_images.py shows them the same files.
 """
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,26 @@ _DEPTH, _COLOUR = 24, 25  # bytes of the first chunk, IHDR
 _GREY = 0
 
 Array = npt.NDArray[Any]
+
+
+class Chips(Protocol):
+    """What all chips of a data set, or of a model, have in common."""
+
+    @property
+    def dtype(self) -> str:
+        """uint8 or uint16."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Bands, height, width."""
+
+    @property
+    def fit(self) -> Fit:
+        """How images of another size become chips."""
+
+    @property
+    def nodata(self) -> int | None:
+        """Digital number of a pixel without data."""
 
 
 class RefusedImage(ValueError):
@@ -74,6 +94,17 @@ def check_pages(images: int) -> None:
         )
 
 
+def as_chip(pixels: Array, wanted: Chips) -> Array:
+    """The image in the size of a chip, if the chips say how; unchanged otherwise.
+
+    An image of another dtype stays as it is: it is refused for that.
+    """
+    if not wanted.fit or pixels.dtype != np.dtype(wanted.dtype):
+        return pixels
+    _, height, width = wanted.shape
+    return fit_to(pixels, height, width, wanted.fit, wanted.nodata or 0)
+
+
 def fit_to(pixels: Array, height: int, width: int, how: Fit, fill: int = 0) -> Array:
     """Resample an image to the size of a chip, bilinear, averaging where it shrinks.
 
@@ -90,23 +121,30 @@ def fit_to(pixels: Array, height: int, width: int, how: Fit, fill: int = 0) -> A
     if (rows, columns) == (height, width):
         return pixels
     if how == "stretch":
-        return _resample(pixels, height, width)
-    choose = max if how == "crop" else min
-    scale = choose(height / rows, width / columns)
-    inner = _resample(pixels, max(1, round(rows * scale)), max(1, round(columns * scale)))
+        return _resample(pixels, height, width, (0, 0, columns, rows))
     if how == "crop":
-        top, left = (inner.shape[1] - height) // 2, (inner.shape[2] - width) // 2
-        return inner[:, top : top + height, left : left + width]
+        # Cut first: a line of a million pixels, scaled to the height of a chip, fills the memory.
+        scale = max(height / rows, width / columns)
+        high, wide = min(rows, height / scale), min(columns, width / scale)
+        left, top = (columns - wide) / 2, (rows - high) / 2
+        box = (left, top, min(columns, left + wide), min(rows, top + high))
+        return _resample(pixels, height, width, box)
+    scale = min(height / rows, width / columns)
+    high, wide = max(1, round(rows * scale)), max(1, round(columns * scale))
+    top, left = (height - high) // 2, (width - wide) // 2
     chip = np.full((bands, height, width), fill, pixels.dtype)
-    top, left = (height - inner.shape[1]) // 2, (width - inner.shape[2]) // 2
-    chip[:, top : top + inner.shape[1], left : left + inner.shape[2]] = inner
+    whole = _resample(pixels, high, wide, (0, 0, columns, rows))
+    chip[:, top : top + high, left : left + wide] = whole
     return chip
 
 
-def _resample(pixels: Array, height: int, width: int) -> Array:
+def _resample(
+    pixels: Array, height: int, width: int, box: tuple[float, float, float, float]
+) -> Array:
+    """Resample the part in `box`: left, top, right, bottom."""
     planes = [Image.fromarray(band.astype(np.float32)) for band in pixels]
     size, bilinear = (width, height), Image.Resampling.BILINEAR
-    resized = np.stack([np.asarray(plane.resize(size, bilinear)) for plane in planes])
+    resized = np.stack([np.asarray(plane.resize(size, bilinear, box)) for plane in planes])
     limits = np.iinfo(pixels.dtype)
     rounded: Array = np.clip(np.rint(resized), limits.min, limits.max)
     return rounded.astype(pixels.dtype)

@@ -7,6 +7,7 @@ PipelineError
 ├── TrainingError     training cannot start, or cannot go on
 ├── BundleError       a model bundle is incomplete, altered or of another schema
 ├── RevisionError     a Git revision, or a file in it, is not there
+├── OwnershipError    Git refuses a repository that belongs to another user
 └── GateError         the model misses a floor; it must not be merged
 """
 
@@ -47,7 +48,7 @@ class RevisionError(PipelineError):
     """A Git revision, or a file in it, is not there."""
 
 
-class OwnershipError(RevisionError):
+class OwnershipError(PipelineError):
     """Git refuses a repository that belongs to another user."""
 
 

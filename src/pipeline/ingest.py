@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from rich.console import Console
 from rich.table import Table
 
+from contracts.images import as_chip
 from pipeline import paths
 from pipeline.data.dataset import SPLITS, Dataset, image_files, label
 from pipeline.data.images import decode, fault
@@ -105,7 +106,7 @@ def _problem(file: File, dataset: Dataset) -> str | None:
     if label(file.path) not in dataset.classes:
         return f"not in a directory of a class ({', '.join(dataset.classes)})"
     try:
-        return fault(decode(file.path, file.content).pixels, dataset)
+        return fault(as_chip(decode(file.path, file.content).pixels, dataset), dataset)
     except DataError as error:
         return str(error)
 
@@ -191,7 +192,8 @@ def _commit(staging: Path, cache: Path) -> None:
 def _lay_out(fresh: Path) -> None:
     """Put the new files in the place of `data/`, which may be on another disk."""
     if not (paths.DATA.is_symlink() or paths.DATA.is_mount()):
-        shutil.rmtree(paths.DATA, ignore_errors=True)
+        if paths.DATA.exists():
+            shutil.rmtree(paths.DATA)
         shutil.move(fresh, paths.DATA)  # a rename, or a copy to another disk
         return
     # A link or a mount stays, with other files in it.

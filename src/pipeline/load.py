@@ -27,11 +27,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from contracts.images import as_chip
 from pipeline import paths
 from pipeline.arguments import parse_none
 from pipeline.data.chip_table import CHIP_TABLE, Row, write_chip_table
 from pipeline.data.dataset import Dataset, image_files, label
-from pipeline.data.images import as_chip, decode, digest, fault
+from pipeline.data.images import decode, digest, fault
 from pipeline.errors import DataError, command
 from pipeline.files import ArrayWriter, replacing, write_json
 from pipeline.params import read_params
@@ -81,8 +82,7 @@ def _load(names: list[str], dataset: Dataset, target: Path) -> tuple[list[Row], 
     """Decode all files into `target`; return the rows of the good and the faults of the bad."""
     rows: list[Row] = []
     faults: dict[str, str] = {}
-    shape = (len(dataset.bands), dataset.size, dataset.size)
-    with ArrayWriter(target, shape, dataset.dtype) as chips:
+    with ArrayWriter(target, dataset.shape, dataset.dtype) as chips:
         for files, pixels in _decode_all(names, dataset):
             for file in files:
                 if file.fault:
@@ -122,7 +122,7 @@ def _decode_batch(names: list[str], dataset: Dataset) -> tuple[list[Decoded], np
         if pixels is not None:
             arrays.append(pixels)
     if not arrays:
-        return records, np.empty((0, len(dataset.bands), dataset.size, dataset.size), dataset.dtype)
+        return records, np.empty((0, *dataset.shape), dataset.dtype)
     return records, np.stack(arrays)
 
 
@@ -133,9 +133,9 @@ def _decode_file(name: str, dataset: Dataset) -> tuple[Decoded, npt.NDArray[Any]
         chip = decode(name, (paths.DATA / name).read_bytes())
     except DataError as error:
         return Decoded(name, str(error)), None
-    if reason := fault(chip.pixels, dataset):
-        return Decoded(name, reason), None
     pixels = as_chip(chip.pixels, dataset)
+    if reason := fault(pixels, dataset):
+        return Decoded(name, reason), None
     return Decoded(name, None, digest(pixels), chip.crs, chip.centre), pixels
 
 

@@ -19,16 +19,14 @@ def revision() -> str:
     It ends in `-dirty` when tracked files differ from the commit, RESULTS aside.
 
     Raises:
-        RevisionError: the repository belongs to another user, or has no commit: lineage would be
-            lost.
+        OwnershipError, RevisionError: the repository belongs to another user, or has no commit:
+            lineage would be lost.
     """
     inputs = [f":(exclude){path}" for path in RESULTS]
     try:
         commit = _git("rev-parse", "HEAD").strip()
         changed = _git("status", "--porcelain", "-uno", "--", ".", *inputs).strip()
         return commit + ("-dirty" if changed else "")
-    except OwnershipError:
-        raise
     except RevisionError as error:
         if "unknown revision" in str(error):
             raise RevisionError(
@@ -45,8 +43,6 @@ def resolve(name: str) -> str:
     """
     try:
         return _git(*safe.commit_of(name)).strip()
-    except OwnershipError:
-        raise
     except RevisionError:
         raise RevisionError(
             f"revision {name!r} is not in this repository: fetch it (git fetch origin), "

@@ -1,6 +1,7 @@
 """The table of images: the pipeline and the service read the same files alike."""
 
 import io
+import resource
 import struct
 import zlib
 from typing import Any
@@ -129,3 +130,13 @@ def test_crop_keeps_the_middle_pad_keeps_everything_stretch_gives_up_proportions
 def test_an_image_of_the_right_size_is_not_touched() -> None:
     pixels = image(32, 32)
     assert all(fit_to(pixels, 32, 32, how) is pixels for how in FITS)
+
+
+@pytest.mark.parametrize("how", FITS)
+@pytest.mark.parametrize("shape", [(1, 1, 2_000_000), (1, 2_000_000, 1)])
+def test_a_fit_of_a_long_line_takes_no_more_memory_than_the_line(
+    how: Fit, shape: tuple[int, ...]
+) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert fit_to(np.zeros(shape, np.uint8), 64, 64, how).shape == (1, 64, 64)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 512 << 10  # KiB

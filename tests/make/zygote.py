@@ -5,6 +5,7 @@ its own environment, working directory and descriptors; its parent is the zygote
 exit code on. What is about the program itself starts the program.
 """
 
+import atexit
 import functools
 import importlib
 import json
@@ -12,6 +13,7 @@ import os
 import runpy
 import select
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -123,7 +125,9 @@ def fork(environment: Mapping[str, str], log: Path) -> Forked:
 @functools.cache
 def registry_launcher() -> str:
     """Path of what starts `python -m service.registry` as a fork, in the place of `python`."""
-    path = Path(tempfile.mkdtemp(prefix="conveyor-launcher-")) / "python"
+    folder = tempfile.mkdtemp(prefix="conveyor-launcher-")
+    atexit.register(shutil.rmtree, folder)
+    path = Path(folder) / "python"
     address = _address("service.registry")
     path.write_text(LAUNCHER.format(python=sys.executable, address=address), encoding="utf-8")
     path.chmod(0o700)

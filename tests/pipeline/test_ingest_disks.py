@@ -54,3 +54,22 @@ def test_data_may_be_a_mounted_volume(repository: Path, tmp_path: Path) -> None:
         ingest_twice(tmp_path / "mine")
     finally:
         subprocess.run(["umount", "data"], check=True)
+
+
+def test_old_data_that_cannot_be_removed_end_the_ingest_and_nothing_lies_in_a_wrong_place(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest(Folder(write_images(tmp_path / "mine")))
+    (tmp_path / "mine/class-0/000.png").unlink()
+
+    def refuse(path: object, *_: object, **options: bool) -> None:
+        if path == Path("data") and not options.get("ignore_errors"):
+            raise PermissionError(13, "Permission denied", "data")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.ingest.shutil.rmtree", refuse)
+        with pytest.raises(PermissionError):
+            ingest(Folder(tmp_path / "mine"))
+    assert not Path("data/data").exists()
+    run("dvc", "checkout", "--force", "data.dvc")  # as the module says
+    assert len(list(image_files(Path("data")))) == 35

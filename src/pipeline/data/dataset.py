@@ -45,6 +45,11 @@ class Dataset(BaseModel):
     passed_over: dict[str, int] = Field(default_factory=dict)
     """Files that the source did not take, counted by reason."""
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Bands, height, width of a chip."""
+        return len(self.bands), self.size, self.size
+
     @model_validator(mode="after")
     def _names_are_unique(self) -> "Dataset":
         for field, names in (("classes", self.classes), ("bands", self.bands)):
@@ -53,8 +58,8 @@ class Dataset(BaseModel):
         return self
 
     def write(self, folder: Path) -> None:
-        """Write `dataset.json` into `folder`; without what says nothing, so that data keep their
-        version."""
+        """Write `dataset.json` into `folder`."""
+        # Without what is empty: the same data keep the version that they had before these fields.
         empty = {name for name in ("fit", "passed_over") if not getattr(self, name)}
         text = self.model_dump_json(indent=2, exclude=empty)
         (folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")

@@ -18,7 +18,7 @@ from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
-from contracts.images import BANDS, COMPRESSIONS, check_pages, check_png, fit_to
+from contracts.images import BANDS, COMPRESSIONS, check_pages, check_png
 from pipeline.data.dataset import Dataset
 from pipeline.errors import DataError
 
@@ -77,7 +77,7 @@ def _decode_geotiff(content: bytes) -> Chip:
             size = raster.count * raster.height * raster.width * value
             if size > LARGEST:  # a few bytes can claim that, and GDAL makes room first
                 raise ValueError(f"{size} bytes of pixels, wanted at most {LARGEST}")
-            check_pages(max(1, len(raster.subdatasets)))  # GDAL opens the first and lists all
+            check_pages(len(raster.subdatasets))  # none is listed where there is one
             if raster.compression and raster.compression.value.upper() not in TAKEN:
                 raise ValueError(
                     f"the TIFF is compressed by {raster.compression.value}; taken are "
@@ -130,24 +130,17 @@ def _decode_picture(content: bytes) -> Chip:
     return Chip(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
 
 
-def as_chip(pixels: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[Any]:
-    """The image in the size of a chip, where the data set says how; unchanged otherwise."""
-    if not dataset.fit or pixels.dtype != np.dtype(dataset.dtype):
-        return pixels
-    return fit_to(pixels, dataset.size, dataset.size, dataset.fit, dataset.nodata or 0)
-
-
 def fault(pixels: npt.NDArray[Any], dataset: Dataset) -> str | None:
-    """Say why an image cannot be used, or None when it can."""
-    bands, height, width = pixels.shape
-    if bands != len(dataset.bands):
-        return f"{bands} bands, wanted {len(dataset.bands)} ({', '.join(dataset.bands)})"
-    if not dataset.fit and (height, width) != (dataset.size, dataset.size):
-        return f"{width} x {height} pixels, wanted {dataset.size} x {dataset.size}"
+    """Say why a chip cannot be used, or None when it can."""
+    wanted = dataset.shape
+    if pixels.shape[0] != wanted[0]:
+        return f"{pixels.shape[0]} bands, wanted {wanted[0]} ({', '.join(dataset.bands)})"
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         return f"{int((~np.isfinite(pixels)).sum())} values are NaN or infinite"
     if pixels.dtype != np.dtype(dataset.dtype):
         return f"values are {pixels.dtype}, wanted {dataset.dtype}"
+    if pixels.shape != wanted:
+        return f"{pixels.shape[2]} x {pixels.shape[1]} pixels, wanted {wanted[2]} x {wanted[1]}"
     if pixels.max() > dataset.valid_max:
         return f"largest value {pixels.max()}, wanted at most {dataset.valid_max}"
     if pixels.min() == pixels.max():

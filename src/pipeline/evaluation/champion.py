@@ -7,10 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-
 from contracts.bundle import Input, Manifest
-from contracts.images import fit_to
+from contracts.images import as_chip
 from pipeline import paths, repository
 from pipeline.bundle.manifest import read_bundle
 from pipeline.data.chip_table import Row
@@ -98,9 +96,7 @@ def _pixels(path: str, content: bytes, wanted: Input) -> set[str]:
         pixels = decode(path, content).pixels
     except DataError:
         return set()  # load has left it out then, too
-    if wanted.fit and pixels.dtype == np.dtype(wanted.dtype):
-        pixels = fit_to(pixels, wanted.height, wanted.width, wanted.fit, wanted.nodata or 0)
-    return {digest(pixels)}
+    return {digest(as_chip(pixels, wanted))}
 
 
 def data_listing(commit: str | None) -> dict[str, str]:

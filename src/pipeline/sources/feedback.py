@@ -19,12 +19,13 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from contracts.images import as_chip
 from pipeline import paths
 from pipeline.data.dataset import Dataset, image_files, label, predefined_split
-from pipeline.data.images import as_chip, decode, digest, fault
+from pipeline.data.images import decode, digest, fault
 from pipeline.data.split import FEEDBACK
 from pipeline.data.version import silent_dvc
-from pipeline.errors import DataError, PipelineError, SourceError
+from pipeline.errors import DataError, SourceError
 from pipeline.sources.answers import (
     KEY,
     Answer,
@@ -228,11 +229,8 @@ def _refuse_other_data() -> None:
     """Refuse a `data/` that differs from data.dvc: ingesting it would undo other ingests."""
     if not paths.DATA_VERSION.exists():
         return
-    try:
-        with silent_dvc("status") as repo, repo.Repo() as project, repo.lock_repo(project):
-            is_changed = bool(project.status(targets=[str(paths.DATA_VERSION)]))
-    except PipelineError:
-        is_changed = True
+    with silent_dvc("status") as repo, repo.Repo() as project, repo.lock_repo(project):
+        is_changed = bool(project.status(targets=[str(paths.DATA_VERSION)]))
     if is_changed:
         raise SourceError(
             f"{paths.DATA}/ differs from the version in {paths.DATA_VERSION}: run "

@@ -31,7 +31,8 @@ SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-SYSTEM = ("Thumbs.db", "desktop.ini", "__MACOSX")  # and all names that begin with a dot
+SYSTEM = ("Thumbs.db", "desktop.ini", "__MACOSX")  # hidden, as names that begin with a dot
+NO_CLASS = "not in the directory of a class"
 
 
 class Found(NamedTuple):
@@ -181,49 +182,50 @@ def find_images(folder: Path) -> Found:
             two files would get the same name.
     """
     root = _root(folder)
-    tops = [item for item in _entries(root) if item.is_dir()]
-    splits = _splits(tops)
     found = Found({}, Counter())
-    for item in _entries(root):
-        if not item.is_dir():
-            found.passed_over[_reason(item) or "not in the directory of a class"] += 1
+    tops = _folders(root, found.passed_over)
+    splits = _splits(tops)
     for top in tops:
-        groups = [item for item in _entries(top) if item.is_dir()] if splits else [top]
-        if splits:
-            loose = [item for item in _entries(top) if not item.is_dir()]
-            reasons = [_reason(item) or "not in the directory of a class" for item in loose]
-            found.passed_over.update(reasons)
-        prefix = (splits[top],) if splits else ()
-        for group in groups:
-            _take(group, prefix, found)
+        if top in splits:
+            for group in _folders(top, found.passed_over):
+                _take(group, (splits[top],), found)
+        else:
+            _take(top, (), found)
     return Found(dict(sorted(found.images.items())), found.passed_over)
 
 
 def _root(folder: Path) -> Path:
     """Where the classes or splits lie: archives often have a folder around everything."""
     while True:
-        entries = _entries(folder)
-        folders = [item for item in entries if item.is_dir()]
-        inside = [item for item in _entries(folders[0]) if item.is_dir()] if folders else []
-        wrapped = len(folders) == 1 and folders[0].name.lower() not in SPLIT_NAMES and inside
-        if not wrapped or any(_reason(item) is None for item in entries if not item.is_dir()):
+        passed_over: Counter[str] = Counter()
+        folders = _folders(folder, passed_over)
+        only = folders[0] if len(folders) == 1 and not passed_over[NO_CLASS] else None
+        if only is None or only.name.lower() in SPLIT_NAMES or not _folders(only, Counter()):
             return folder
-        folder = folders[0]
+        folder = only
 
 
 def _splits(tops: list[Path]) -> dict[Path, str]:
     """Directory -> its split, if the directories are splits; otherwise they are classes."""
     named = {top: SPLIT_NAMES[top.name.lower()] for top in tops if top.name.lower() in SPLIT_NAMES}
-    parents = {top for top in named if any(item.is_dir() for item in _entries(top))}
+    parents = sorted(top.name for top in named if _folders(top, Counter()))
     if parents and len(named) == len(tops):
         return named
     if len(parents) > 1:
         others = ", ".join(top.name for top in tops if top not in named)
         raise SourceError(
-            f"{', '.join(sorted(top.name for top in parents))} look like splits, {others} beside "
-            "them does not: move one of them away"
+            f"{', '.join(parents)} look like splits, {others} beside them does not: move one of "
+            "them away"
         )
     return {}
+
+
+def _folders(folder: Path, passed_over: Counter[str]) -> list[Path]:
+    """The folders in a folder; the files in it are in no class, and counted."""
+    entries = _entries(folder)
+    folders = [item for item in entries if item.is_dir() and not _is_hidden(item)]
+    passed_over.update(_reason(item) or NO_CLASS for item in entries if item not in folders)
+    return folders
 
 
 def _take(group: Path, prefix: tuple[str, ...], found: Found) -> None:
@@ -231,7 +233,7 @@ def _take(group: Path, prefix: tuple[str, ...], found: Found) -> None:
     name = unicodedata.normalize("NFC", group.name)
     passed_over: Counter[str] = Counter()
     taken = 0
-    for item in _walk(group, {os.path.realpath(group)}, passed_over):
+    for item in _walk(group, {os.path.realpath(group)}):
         if reason := _reason(item):
             passed_over[reason] += 1
             continue
@@ -250,20 +252,19 @@ def _take(group: Path, prefix: tuple[str, ...], found: Found) -> None:
         )
 
 
-def _walk(folder: Path, above: set[str], passed_over: Counter[str]) -> Iterator[Path]:
+def _walk(folder: Path, above: set[str]) -> Iterator[Path]:
+    """Yield the files below a folder; of a hidden folder, and of a link in a circle, itself."""
     for item in _entries(folder):
-        if not item.is_dir():
-            yield item
-        elif (place := os.path.realpath(item)) in above:
-            passed_over["a link to a folder around it"] += 1
+        place = os.path.realpath(item)
+        if item.is_dir() and not _is_hidden(item) and place not in above:
+            yield from _walk(item, {*above, place})
         else:
-            yield from _walk(item, {*above, place}, passed_over)
+            yield item
 
 
 def _entries(folder: Path) -> list[Path]:
-    """Files and directories, without what operating systems and editors hide there."""
     try:
-        return sorted(item for item in folder.iterdir() if not _is_hidden(item))
+        return sorted(folder.iterdir())
     except OSError as error:
         raise SourceError(
             f"{folder} cannot be read ({error.strerror}): let this user read it, or move it away"
@@ -276,6 +277,10 @@ def _is_hidden(item: Path) -> bool:
 
 def _reason(item: Path) -> str | None:
     """Why a file is not taken; None if it is."""
+    if _is_hidden(item):
+        return "hidden"
+    if item.is_dir():
+        return "a link to a folder around it"
     if item.is_symlink() and not item.exists():
         return "a broken link"
     if not item.is_file():

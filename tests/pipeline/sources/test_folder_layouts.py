@@ -63,11 +63,12 @@ def test_links_to_folders_are_followed_and_never_in_a_circle(tmp_path: Path) -> 
 def test_files_that_are_not_taken_are_counted_by_reason(tmp_path: Path) -> None:
     put(tmp_path, [*each("maize", "rye"), *each("maize", suffix=".webp", count=2), "loose.png"])
     (tmp_path / "rye/notes.txt").write_text("wet")
-    (tmp_path / "rye/.DS_Store").write_text("hidden files of the system are not counted")
-    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "rye/.DS_Store").write_text("of the system")
+    put(tmp_path, ["rye/._0.png", ".ipynb_checkpoints/0.png"])
     assert find_images(tmp_path).passed_over == {
         "ends in .webp": 2,
         "ends in .txt": 1,
+        "hidden": 3,
         "not in the directory of a class": 1,
     }
 

@@ -137,10 +137,19 @@ def test_a_large_image_is_resampled_beside_the_loop(server: Server) -> None:
     assert response.status_code == 200, response.text
 
 
+def test_every_fit_takes_an_image_of_any_shape(server: Server) -> None:
+    thin = np.full((4, 1, 100_000), 500, np.uint16)
+    for how in ("crop", "pad", "stretch"):
+        for chip in (even(200, 70), even(3, 5), thin):
+            answer = httpx.post(f"{server.url}/predict?fit={how}", files={"file": npy(chip)})
+            assert answer.status_code == 200, (how, chip.shape, answer.text)
+
+
 def test_another_value_of_fit_is_refused(server: Server) -> None:
-    response = httpx.post(server.url + "/predict?fit=smaller", files={"file": npy(CHIP)})
-    assert response.status_code == 422
-    assert "fit" in response.json()["detail"]
+    for query in ("fit=smaller", "fit=", "fit=crop&fit=pad", "fit=CROP"):
+        response = httpx.post(f"{server.url}/predict?{query}", files={"file": npy(CHIP)})
+        assert response.status_code == 422, query
+        assert "fit: use one of crop, pad, stretch" in response.json()["detail"]
 
 
 UNFIT = [
