@@ -1,8 +1,9 @@
 # Two images: `serve` answers predictions, `train` runs the jobs of a pipeline. docs/images.md tells
 # where the bytes are and how to renew these pins, which stand nowhere else.
-ARG PYTHON_BASE=docker.io/library/python:3.11-slim-bookworm@sha256:528257d48c1da0dcecc2e725d1ae34498d60c965f1241e39cd6a85a8859bdf84
+ARG IMAGE_PREFIX=docker.io/
+ARG PYTHON_BASE=${IMAGE_PREFIX}library/python:3.11-slim-bookworm@sha256:528257d48c1da0dcecc2e725d1ae34498d60c965f1241e39cd6a85a8859bdf84
 # Not the `runtime` flavour: torch's wheels bring CUDA's libraries, the driver comes from the host.
-ARG CUDA_BASE=docker.io/nvidia/cuda:13.0.3-base-ubuntu24.04@sha256:7c7413a56200486f71f181cad9310f6fd31b6bb21816ade15fc9c1e1e927a5c1
+ARG CUDA_BASE=${IMAGE_PREFIX}nvidia/cuda:13.0.3-base-ubuntu24.04@sha256:7c7413a56200486f71f181cad9310f6fd31b6bb21816ade15fc9c1e1e927a5c1
 
 
 # What both stages of `serve` stand on: the base and git. Perl, which only git's scripts need, goes

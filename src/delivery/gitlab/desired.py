@@ -231,6 +231,12 @@ VARIABLES = (
         "Key file of the service account, for a DVC remote on Google Drive.",
         file=True,
     ),
+    Variable(
+        "IMAGE_PREFIX", "Mirror of Docker Hub, with a slash at its end; docker.io/ when not set."
+    ),
+    Variable("KUBECTL_MIRROR", "Mirror of kubectl's downloads."),
+    Variable("TRIVY_MIRROR", "Mirror of trivy's downloads."),
+    Variable("BUILDKIT_MIRROR", "Mirror of BuildKit's downloads."),
 )
 
 RETIRED = ("REAP_TOKEN", "REAP_HOURS")

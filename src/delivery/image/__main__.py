@@ -6,8 +6,9 @@
     python -m delivery.image resolve --version landcover@v1.2.0   the same, of a pushed version
 
 Environment: IMAGE names the repository in the registry (default localhost/landcover: this machine
-only), IMAGE_BUILD_ARGS holds more build arguments, `NAME=value` separated by spaces. In a job of
-GitLab, CI_REGISTRY, CI_REGISTRY_USER and CI_REGISTRY_PASSWORD log in.
+only), IMAGE_PREFIX where bases come from (docker.io/), IMAGE_BUILD_ARGS more build arguments,
+`NAME=value` separated by spaces. In a job of GitLab, CI_REGISTRY, CI_REGISTRY_USER and
+CI_REGISTRY_PASSWORD log in, and those of CI_DEPENDENCY_PROXY where bases come from there.
 
 `build` records its image in artifacts/image/image.json, where `scan` and `push` find it. A version
 whose image was pushed from this commit with this bundle is not built again. An image has two tags:
@@ -73,7 +74,11 @@ def _build_arguments(given: list[str]) -> dict[str, str]:
     if wrong := next((word for word in words if not word.partition("=")[1]), ""):
         raise ImageError(f"build argument: {wrong!a} has no value: write NAME=value")
     pairs = (word.partition("=") for word in words)
-    return {key: value for key, _, value in pairs}
+    arguments = {key: value for key, _, value in pairs}
+    prefix = arguments.get("IMAGE_PREFIX") or os.environ.get("IMAGE_PREFIX", "")
+    if prefix and not prefix.endswith("/"):
+        raise ImageError(f"IMAGE_PREFIX {prefix!a} does not end with a slash: write {prefix}/")
+    return arguments | ({"IMAGE_PREFIX": prefix} if prefix else {})
 
 
 def _parser() -> ArgumentParser:

@@ -84,6 +84,7 @@ def _build(
 ) -> tuple[str, int]:
     """Build; returns id and size. A stale cache could yield other labels, so they are checked."""
     builder = choose_builder()
+    _login_to_mirror(arguments.get("IMAGE_PREFIX", ""))
     created = repository.git("show", "--no-patch", "--format=%cI", "HEAD")
     made = builder.build(Recipe(target, {**arguments, "CREATED": created}))
     found = builder.inspect(made)
@@ -175,8 +176,17 @@ def _lookup(name: str, version: Version) -> Image | None:
 
 
 def _login(name: str) -> None:
-    host = os.environ.get("CI_REGISTRY", "")
-    user, password = (os.environ.get(f"CI_REGISTRY_{what}", "") for what in ("USER", "PASSWORD"))
+    _login_to(name, "CI_REGISTRY", "CI_REGISTRY")
+
+
+def _login_to_mirror(prefix: str) -> None:
+    """Log in where bases come from, if that is the dependency proxy of this job's GitLab."""
+    _login_to(prefix, "CI_DEPENDENCY_PROXY_SERVER", "CI_DEPENDENCY_PROXY")
+
+
+def _login_to(name: str, host_variable: str, variables: str) -> None:
+    host = os.environ.get(host_variable, "")
+    user, password = (os.environ.get(f"{variables}_{what}", "") for what in ("USER", "PASSWORD"))
     if password and host and name.startswith(f"{host}/"):
         choose_builder().login(host, user, password)
 

@@ -25,7 +25,9 @@ def test_bases_are_pinned_by_digest_and_in_one_place() -> None:
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     pins = re.findall(r"^ARG \w+_BASE=(\S+)$", text, re.MULTILINE)
     assert len(pins) == 2
-    assert all(re.fullmatch(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}", pin) for pin in pins)
+    pattern = r"\$\{IMAGE_PREFIX\}[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}"
+    assert all(re.fullmatch(pattern, pin) for pin in pins)
+    assert "\nARG IMAGE_PREFIX=docker.io/\n" in text
     bases = set(re.findall(r"^FROM (\S+)", text, re.MULTILINE))
     assert bases == {"${PYTHON_BASE}", "${CUDA_BASE}", "system", "packages"}
 
@@ -34,7 +36,17 @@ def test_jobs_run_on_the_python_that_serves() -> None:
     jobs = yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text(encoding="utf-8"))
     pin = jobs["variables"]["PYTHON_IMAGE"]
     dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    assert f"\nARG PYTHON_BASE=docker.io/library/{pin}\n" in dockerfile
+    assert f"\nARG PYTHON_BASE={pin}\n" in dockerfile
+    assert jobs["variables"]["IMAGE_PREFIX"] == "docker.io/"
+
+
+def test_every_image_of_docker_hub_has_the_prefix() -> None:
+    """A mirror or GitLab's dependency proxy then serves all of them."""
+    files = [ROOT / "Dockerfile", ROOT / ".gitlab-ci.yml", *(ROOT / "ci").glob("*.yml")]
+    pattern = r"(?m)(?:_BASE=|_IMAGE: |^ +name: |^ +image: )(\S+[:@]\S+)$"
+    images = [match for file in files for match in re.findall(pattern, file.read_text())]
+    assert len(images) >= 4
+    assert [image for image in images if not image.startswith("${IMAGE_PREFIX}")] == []
 
 
 def test_nothing_reaches_a_build_that_is_not_named() -> None:

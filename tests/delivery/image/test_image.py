@@ -18,6 +18,8 @@ from tests.make.versions import GRAPH_SHA256, V1, train_version
 
 NAME = "registry.example.org/group/landcover"
 DIGEST = "sha256:" + "d" * 64
+FACTS = ("CI_REGISTRY", "CI_DEPENDENCY_PROXY", "IMAGE")
+"""How the variables of a job begin that the command reads."""
 
 
 class FakeEngine:
@@ -61,7 +63,7 @@ class FakeEngine:
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     found = FakeEngine()
     monkeypatch.setattr(image, "choose_builder", lambda: found)
-    for name in [name for name in os.environ if name.startswith(("CI_REGISTRY", "IMAGE"))]:
+    for name in [name for name in os.environ if name.startswith(FACTS)]:
         monkeypatch.delenv(name)
     return found
 
@@ -129,6 +131,32 @@ def test_build_arguments_come_from_the_environment_too(
     command("build", "--version", V1.tag, "--build-arg=PYTHON_BASE=b=c")
     assert engine.built[0].arguments["PYTHON_BASE"] == "b=c"
     assert engine.built[0].arguments["CML"] == ""
+
+
+def test_a_mirror_of_docker_hub_is_given_to_the_build_and_logged_in_to(
+    trained: Project, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = "gitlab.example.org:443/team/dependency_proxy/containers/"
+    monkeypatch.setenv("IMAGE_PREFIX", prefix)
+    for name, value in (("SERVER", "gitlab.example.org:443"), ("USER", "ci"), ("PASSWORD", "key")):
+        monkeypatch.setenv(f"CI_DEPENDENCY_PROXY_{name}", value)
+    command("build", "--version", V1.tag)
+    assert engine.built[0].arguments["IMAGE_PREFIX"] == prefix
+    assert engine.logins == [("gitlab.example.org:443", "ci", "key")]
+    command("build", "--version", V1.tag, "--build-arg=IMAGE_PREFIX=mirror.example.org/")
+    assert engine.built[1].arguments["IMAGE_PREFIX"] == "mirror.example.org/"
+
+
+def test_a_prefix_that_makes_no_name_is_refused(
+    trained: Project,
+    engine: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("IMAGE_PREFIX", "mirror.example.org")
+    said = refusal(capsys, "build", "--version", V1.tag)
+    assert "IMAGE_PREFIX 'mirror.example.org' does not end with a slash: write" in said
+    assert engine.built == []
 
 
 def test_a_build_argument_cannot_change_a_label(trained: Project, engine: FakeEngine) -> None:
