@@ -22,7 +22,8 @@ from typing import Any
 import httpx
 import pytest
 
-from delivery.image.builders import TIME
+from delivery.errors import ToolError
+from delivery.image.builders import TIME, require_namespaces
 from service.auth.roles import new_key
 from tests.conftest import ROOT
 
@@ -64,7 +65,13 @@ def missing() -> str:
     absent = [program for program in PROGRAMS if not shutil.which(program)]
     if absent:
         return f"{', '.join(absent)} not installed: make setup-e2e"
-    return "" if os.geteuid() == 0 else "building a base image needs root"
+    if os.geteuid() != 0:
+        return "building a base image needs root"
+    try:
+        require_namespaces()
+    except ToolError as error:
+        return str(error)
+    return ""
 
 
 needed = pytest.mark.skipif(bool(missing()), reason=missing())

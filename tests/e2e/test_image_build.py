@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from delivery.image.builders import TIME
+from delivery.image.builders import TIME, Buildah, Buildkit
 from tests.e2e import containers
 from tests.e2e.images import V1, V2, deliver, image, project, record
 from tests.make.projects import Published
@@ -81,3 +81,19 @@ def test_pushed_image_is_found_by_version_and_not_built_again(
     assert deliver(project, "push")[1] == pushed
     tags = containers.call("skopeo", "list-tags", "--tls-verify=false", f"docker://{name}")
     assert {"v1.0.0", f"v1.0.0-{record(project)['revision'][:12]}"} <= set(json.loads(tags)["Tags"])
+
+
+def test_an_archive_as_buildkit_makes_it_is_inspected_saved_and_pushed(
+    image: str, registry: str, tmp_path: Path
+) -> None:
+    """buildah writes the archive here: BuildKit itself is not to be had where tests run."""
+    archive = f"oci-archive:{tmp_path / 'serve.tar'}"
+    containers.call("buildah", "push", "--quiet", image, archive)
+    buildkit = Buildkit()
+    assert buildkit.inspect(archive).labels == Buildah().inspect(image).labels
+    buildkit.save(archive, tmp_path / "docker.tar")
+    assert (tmp_path / "docker.tar").stat().st_size > 0
+    name = f"{registry}/group/buildkit"
+    digest = buildkit.push(archive, name, ("one", "two"))
+    found = [buildkit.lookup(name, tag) for tag in ("one", "two")]
+    assert [each and each.digest for each in found] == [digest, digest]

@@ -145,6 +145,20 @@ def test_another_architecture_is_named_before_anything_is_downloaded(
     assert "KUBECTL: no file is pinned for riscv64" in done.stderr
 
 
+@pytest.mark.parametrize(("host", "program"), [("", "buildah"), ("tcp://x:1", "buildctl")])
+def test_the_builder_is_buildctl_where_buildkit_builds(
+    tmp_path: Path, host: str, program: str
+) -> None:
+    """The other one is missing, and would have to be installed."""
+    (tmp_path / program).symlink_to("/bin/true")
+    for name in ("bash", "uname"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    settings = {"PATH": str(tmp_path), "BUILDKIT_HOST": host}
+    words = ["bash", str(INSTALL), "builder", "bash"]
+    done = subprocess.run(words, env=settings, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_trivy_is_one_that_exists_and_not_the_one_of_an_attacker() -> None:
     """0.27 to 0.69.1 were deleted, 0.69.4 was published by an attacker."""
     version = tuple(map(int, pin("TRIVY").removeprefix("v").split(".")))

@@ -232,8 +232,15 @@ VARIABLES = (
         file=True,
     ),
     Variable(
+        "PRIVATE_CA_FILE", "CAs of your own, in PEM, for S3, registry and mirrors.", file=True
+    ),
+    Variable(
         "IMAGE_PREFIX", "Mirror of Docker Hub, with a slash at its end; docker.io/ when not set."
     ),
+    Variable(
+        "BUILD_RUNNER_TAG", "Tag of the runners that may build images; untagged jobs' when not set."
+    ),
+    Variable("BUILDKIT_HOST", "Address of a BuildKit that builds the images instead of buildah."),
     Variable("KUBECTL_MIRROR", "Mirror of kubectl's downloads."),
     Variable("TRIVY_MIRROR", "Mirror of trivy's downloads."),
     Variable("BUILDKIT_MIRROR", "Mirror of BuildKit's downloads."),

@@ -1,4 +1,4 @@
-"""The image builders: buildah with skopeo, or Docker where buildah is not installed.
+"""The image builders: BuildKit at BUILDKIT_HOST, else buildah, else Docker; skopeo for registries.
 
 A name such as `localhost/landcover` is local to this machine. A registry on loopback is accessed
 over plain HTTP, as Docker does.
@@ -32,6 +32,8 @@ class Recipe(NamedTuple):
 
     target: str
     arguments: Mapping[str, str]
+    fresh: bool = False
+    """Without layers of earlier builds, so that Debian's updates of the day come in."""
 
 
 class Built(NamedTuple):
@@ -49,6 +51,10 @@ class Found(NamedTuple):
     labels: Mapping[str, str]
     size: int
     """Bytes, compressed."""
+
+
+ARCHIVES = Path("artifacts/image")
+"""Where BuildKit's archives lie."""
 
 
 class Builder(Protocol):
@@ -77,13 +83,36 @@ def choose_builder() -> Builder:
     """Return the builder of this machine.
 
     Raises:
-        ToolError: neither is installed.
+        ToolError: none is installed.
     """
+    if os.environ.get("BUILDKIT_HOST"):
+        return Buildkit()
     if shutil.which("buildah"):
         return Buildah()
     if shutil.which("docker"):
         return Docker()
     raise ToolError("neither buildah nor docker is installed: apt-get install buildah skopeo")
+
+
+def require_namespaces() -> None:
+    """Refuse a machine where buildah cannot work: it mounts in namespaces of its own.
+
+    A container of Docker may not make them, if its runner was registered as GitLab describes it.
+
+    Raises:
+        ToolError: the kernel or the container's runtime forbids it; the message has the cures.
+    """
+    for words in (("--mount",), ("--map-root-user", "--mount")):
+        try:
+            run("unshare", *words, "true")
+            return
+        except ImageError as error:
+            cause = error
+    raise ToolError(
+        f"buildah may not create namespaces here ({cause}): in the runner's config.toml, set "
+        'privileged = true, or security_opt = ["seccomp:unconfined", "apparmor:unconfined"], and '
+        "BUILD_RUNNER_TAG to its tag; or set BUILDKIT_HOST (docs/gitlab-setup.md)"
+    )
 
 
 def is_local(name: str) -> bool:
@@ -99,10 +128,16 @@ class Buildah:
     """
 
     def build(self, recipe: Recipe) -> str:
-        """See Builder."""
+        """See Builder.
+
+        Raises:
+            ToolError: this machine forbids the namespaces that buildah needs.
+        """
+        require_namespaces()
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "id")
-            words = ["--layers", f"--timestamp={TIME}", f"--target={recipe.target}"]
+            words = ["--no-cache"] if recipe.fresh else []
+            words += ["--layers", f"--timestamp={TIME}", f"--target={recipe.target}"]
             words += [f"--build-arg={key}={value}" for key, value in recipe.arguments.items()]
             stream("buildah", "build", *words, f"--iidfile={file}", ".")
             return file.read_text(encoding="ascii").strip()
@@ -119,17 +154,20 @@ class Buildah:
 
     def push(self, image: str, name: str, tags: tuple[str, ...]) -> str:
         """See Builder. Later tags are copied in the registry, so that all have one digest."""
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, "digest")
-            first = f"docker://{name}:{tags[0]}"
-            words = ("push", f"--digestfile={file}", *_tls("tls-verify", name), image, first)
-            stream("buildah", *words)
-            digest = file.read_text(encoding="ascii").strip()
+        digest = self._push_first(image, f"docker://{name}:{tags[0]}", name)
         secure = (*_tls("src-tls-verify", name), *_tls("dest-tls-verify", name))
         for tag in tags[1:]:
             source, target = f"docker://{name}@{digest}", f"docker://{name}:{tag}"
             stream("skopeo", "copy", "--quiet", *secure, source, target)
         return digest
+
+    def _push_first(self, image: str, target: str, name: str) -> str:
+        """Push under the first tag; returns the digest."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "digest")
+            words = ("push", f"--digestfile={file}", *_tls("tls-verify", name), image, target)
+            stream("buildah", *words)
+            return file.read_text(encoding="ascii").strip()
 
     def lookup(self, name: str, tag: str) -> Found | None:
         """See Builder."""
@@ -149,6 +187,53 @@ class Buildah:
         run("skopeo", "login", f"--username={user}", "--password-stdin", host, stdin=password)
 
 
+class Buildkit(Buildah):
+    """BuildKit elsewhere, such as a rootless one in the cluster: the runner needs no rights at all.
+
+    buildctl sends the context to the daemon at BUILDKIT_HOST and gets an archive; skopeo reads and
+    pushes it. The id of an image is the name of its archive.
+    """
+
+    def build(self, recipe: Recipe) -> str:
+        """See Builder. All files get one time, as with buildah."""
+        archive = ARCHIVES / f"{recipe.target}.tar"
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        arguments = {**recipe.arguments, "SOURCE_DATE_EPOCH": str(TIME)}
+        words = ["--frontend=dockerfile.v0", "--local=context=.", "--local=dockerfile=."]
+        words += [f"--opt=target={recipe.target}"]
+        words += [f"--opt=build-arg:{key}={value}" for key, value in arguments.items()]
+        words += ["--no-cache"] if recipe.fresh else []
+        stream(
+            "buildctl", "build", *words, f"--output=type=oci,dest={archive},rewrite-timestamp=true"
+        )
+        return f"oci-archive:{archive}"
+
+    def inspect(self, image: str) -> Built:
+        """See Builder. The size is compressed."""
+        config = json.loads(run("skopeo", "inspect", "--config", image))
+        manifest = json.loads(run("skopeo", "inspect", "--raw", image))
+        size = sum(int(layer["size"]) for layer in manifest["layers"])
+        return Built(config.get("config", {}).get("Labels") or {}, size)
+
+    def save(self, image: str, archive: Path) -> None:
+        """See Builder. trivy does not read the archives of OCI, but those of Docker."""
+        stream("skopeo", "copy", "--quiet", image, f"docker-archive:{archive}")
+
+    def _push_first(self, image: str, target: str, name: str) -> str:
+        """Push under the first tag; returns the digest."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "digest")
+            secure = _tls("dest-tls-verify", name)
+            stream("skopeo", "copy", "--quiet", *secure, f"--digestfile={file}", image, target)
+            return file.read_text(encoding="ascii").strip()
+
+    def login(self, host: str, user: str, password: str) -> None:
+        """See Builder. buildctl shows BuildKit what Docker's file has, which skopeo reads, too."""
+        file = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker", "config.json")
+        words = (f"--authfile={file}", f"--username={user}", "--password-stdin", host)
+        run("skopeo", "login", *words, stdin=password)
+
+
 class Docker:
     """Docker with BuildKit."""
 
@@ -159,6 +244,7 @@ class Docker:
             arguments = {"SOURCE_DATE_EPOCH": str(TIME), **recipe.arguments}
             words = [f"--build-arg={key}={value}" for key, value in arguments.items()]
             words += [f"--target={recipe.target}", f"--iidfile={file}"]
+            words += ["--no-cache"] if recipe.fresh else []
             stream("docker", "build", *words, ".")
             return file.read_text(encoding="ascii").strip()
 
@@ -241,7 +327,9 @@ def _call(program: str, words: tuple[str, ...], **options: Any) -> subprocess.Co
 def _cure(program: str) -> str:
     if program == "trivy":
         return "see https://trivy.dev; nothing is released without a scan"
-    return f"apt-get install {program}"
+    if program == "buildctl":
+        return "ci/install buildctl"
+    return f"apt-get install {'util-linux' if program == 'unshare' else program}"
 
 
 def _tls(option: str, name: str) -> tuple[str, ...]:

@@ -9,12 +9,29 @@ import pytest
 
 from delivery.errors import ImageError, ToolError
 from delivery.image import image
-from delivery.image.builders import Buildah, Built, Docker, Found, Recipe, choose_builder, is_local
+from delivery.image.builders import (
+    TIME,
+    Buildah,
+    Buildkit,
+    Built,
+    Docker,
+    Found,
+    Recipe,
+    choose_builder,
+    is_local,
+)
 from delivery.image.image import Image
 from tests.make.versions import GRAPH_SHA256, V1
 
 NAME = "registry.example.org/group/landcover"
 DIGEST = "sha256:" + "d" * 64
+
+
+WRITE_ID = (
+    'for word in "$@"; do case "$word" in --iidfile=*) printf sha256:made > '
+    '"${word#--iidfile=}";; esac; done'
+)
+"""What buildah and docker do with the id of an image."""
 
 
 def program(folder: Path, name: str, script: str) -> Path:
@@ -33,6 +50,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("bash", "cat", "git"):
         (folder / name).symlink_to(str(shutil.which(name)))
     monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.delenv("BUILDKIT_HOST", raising=False)
     return folder
 
 
@@ -81,6 +99,71 @@ def test_docker_builds_without_buildah(path: Path) -> None:
     assert isinstance(choose_builder(), Buildah)
 
 
+def test_a_runner_that_forbids_namespaces_is_named_before_the_build(path: Path) -> None:
+    """As Docker's default profile does, under which the runner of the docs was registered."""
+    program(path, "unshare", "echo 'unshare: unshare failed: Operation not permitted' >&2; exit 1")
+    calls = program(path, "buildah", "")
+    with pytest.raises(ToolError) as error:
+        Buildah().build(Recipe("serve", {}))
+    assert "buildah may not create namespaces here (unshare --" in str(error.value)
+    assert "Operation not permitted" in str(error.value)
+    for cure in ("privileged = true", "seccomp:unconfined", "BUILD_RUNNER_TAG", "BUILDKIT_HOST"):
+        assert cure in str(error.value)
+    assert "build" not in calls.read_text()
+
+
+@pytest.mark.parametrize("allowed", ["--mount true", "--map-root-user --mount true"])
+def test_namespaces_by_either_way_let_buildah_build(path: Path, allowed: str) -> None:
+    """A capability lets root mount; without one, buildah takes a namespace of users first."""
+    program(path, "unshare", f"[ \"$*\" = '{allowed}' ]")
+    program(path, "buildah", WRITE_ID)
+    assert Buildah().build(Recipe("serve", {})) == "sha256:made"
+
+
+@pytest.mark.parametrize("builder", ["buildah", "docker", "buildctl"])
+def test_a_fresh_build_takes_no_layer_of_an_earlier_one(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, builder: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if builder == "buildctl":
+        monkeypatch.setenv("BUILDKIT_HOST", "tcp://buildkitd:1234")
+    program(path, "unshare", "")
+    calls = program(path, builder, WRITE_ID)
+    for fresh in (False, True):
+        choose_builder().build(Recipe("serve", {}, fresh))
+    cached, anew = [line for line in calls.read_text().splitlines() if line.startswith("build ")]
+    assert "--no-cache" not in cached and "--no-cache" in anew
+
+
+def test_buildkit_is_asked_with_one_time_for_all_files(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What buildctl is asked was written from its documentation; it has met no real BuildKit."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BUILDKIT_HOST", "tcp://buildkitd:1234")
+    calls = program(path, "buildctl", "")
+    built = choose_builder().build(Recipe("serve", {"VERSION": V1.tag}))
+    assert built == "oci-archive:artifacts/image/serve.tar"
+    assert calls.read_text().splitlines()[-1].split() == [
+        "build",
+        "--frontend=dockerfile.v0",
+        "--local=context=.",
+        "--local=dockerfile=.",
+        "--opt=target=serve",
+        f"--opt=build-arg:VERSION={V1.tag}",
+        f"--opt=build-arg:SOURCE_DATE_EPOCH={TIME}",
+        "--output=type=oci,dest=artifacts/image/serve.tar,rewrite-timestamp=true",
+    ]
+
+
+def test_buildkit_goes_first(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(path, "buildah", "")
+    monkeypatch.setenv("BUILDKIT_HOST", "tcp://buildkitd:1234")
+    assert isinstance(choose_builder(), Buildkit)
+    with pytest.raises(ToolError, match="buildctl is not installed: ci/install buildctl"):
+        choose_builder().build(Recipe("serve", {}))
+
+
 def test_a_registry_that_is_down_is_not_one_without_the_image(path: Path) -> None:
     program(path, "skopeo", "echo 'level=fatal msg=\"connection refused\"' >&2; exit 1")
     with pytest.raises(ImageError, match="skopeo inspect: .*connection refused"):
@@ -106,11 +189,7 @@ def test_only_a_registry_on_loopback_goes_without_tls(path: Path, name: str, pla
 
 def test_docker_does_the_same(path: Path, tmp_path: Path) -> None:
     answer = [{"Size": 7, "Config": {"Labels": {"a": "b"}}, "RepoDigests": [f"{NAME}@{DIGEST}"]}]
-    script = (
-        'for word in "$@"; do case "$word" in --iidfile=*) printf sha256:made > '
-        '"${word#--iidfile=}";; esac; done\n'
-        f"[ \"$1 $2\" != 'image inspect' ] || echo '{json.dumps(answer)}'"
-    )
+    script = f"{WRITE_ID}\n[ \"$1 $2\" != 'image inspect' ] || echo '{json.dumps(answer)}'"
     calls = program(path, "docker", script)
     docker = Docker()
     assert docker.build(Recipe("serve", {"VERSION": V1.tag})) == "sha256:made"
@@ -128,6 +207,15 @@ def test_a_password_is_never_an_argument(path: Path) -> None:
     Buildah().login("registry.example.org", "ci", "secret")
     assert "secret" not in calls.read_text()
     assert (path / "given").read_text() == "secret"
+
+
+def test_buildkit_finds_the_password_where_docker_keeps_it(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    calls = program(path, "skopeo", "")
+    Buildkit().login("registry.example.org", "ci", "secret")
+    assert f"login --authfile={tmp_path}/config.json --username=ci" in calls.read_text()
 
 
 @pytest.mark.parametrize(
