@@ -1,7 +1,7 @@
 """The parts of a dashboard: panels in sections, their queries, and the layout. No Grafana yet."""
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Kind = Literal["timeseries", "stat", "table", "heatmap", "bargauge", "statetimeline"]
 Style = Literal["line", "dashed", "limit"]
@@ -74,6 +74,18 @@ class Panel(NamedTuple):
     """Key of NEEDS."""
 
 
+def chart(
+    title: str,
+    description: str,
+    unit: str,
+    *queries: Query,
+    kind: Kind = "timeseries",
+    **layout: Any,
+) -> Panel:
+    """A panel; `layout` has the other fields of `Panel`."""
+    return Panel(title, description, kind, unit, queries, **layout)
+
+
 def stat(
     title: str,
     description: str,
@@ -92,6 +104,11 @@ class Section(NamedTuple):
 
     title: str
     panels: tuple[Panel, ...]
+
+
+def section(title: str, *panels: Panel) -> Section:
+    """A heading with its panels."""
+    return Section(title, panels)
 
 
 class Annotation(NamedTuple):

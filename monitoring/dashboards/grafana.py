@@ -3,10 +3,7 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from grafana_foundation_sdk.builders import (
-    bargauge,
-    common,
-)
+from grafana_foundation_sdk.builders import bargauge, common
 from grafana_foundation_sdk.builders import dashboard as build
 from grafana_foundation_sdk.builders import (
     heatmap,

@@ -5,10 +5,10 @@ from monitoring.dashboards.definition import MODEL as OF
 from monitoring.dashboards.definition import (
     NAMESPACE,
     Dashboard,
-    Panel,
     Query,
-    Section,
     Threshold,
+    chart,
+    section,
     stat,
 )
 from monitoring.dashboards.model import RELEASES, SWAPS
@@ -39,253 +39,205 @@ def by_route(window: str = RATE) -> str:
     return quantile(0.9, "http_request_duration_seconds", NAMESPACE, "handler", window)
 
 
-NOW = Section(
+NOW = section(
     "Now",
-    (
-        stat(
-            "Successful predictions",
-            "Share of predictions that were not answered with 5xx.",
-            "percentunit",
-            Query(succeeded(PREDICT), "now"),
-            (Threshold(0.99, "orange"), Threshold(AVAILABILITY.target, "green")),
-            "red",
+    stat(
+        "Successful predictions",
+        "Share of predictions that were not answered with 5xx.",
+        "percentunit",
+        Query(succeeded(PREDICT), "now"),
+        (Threshold(0.99, "orange"), Threshold(AVAILABILITY.target, "green")),
+        "red",
+    ),
+    stat(
+        "Error budget left",
+        f"{percent(AVAILABILITY.budget)} of the predictions of {DAYS} days may fail: the share "
+        "that is left, of fewer days if Prometheus keeps fewer.",
+        "percentunit",
+        Query(
+            f"1 - (1 - ({succeeded(PREDICT, f'{DAYS}d')})) / {AVAILABILITY.budget}", f"{DAYS} days"
         ),
-        stat(
-            "Error budget left",
-            f"{percent(AVAILABILITY.budget)} of the predictions of {DAYS} days may fail: the share "
-            "that is left, of fewer days if Prometheus keeps fewer.",
-            "percentunit",
-            Query(
-                f"1 - (1 - ({succeeded(PREDICT, f'{DAYS}d')})) / {AVAILABILITY.budget}",
-                f"{DAYS} days",
-            ),
-            (Threshold(0, "orange"), Threshold(0.25, "green")),
-            "red",
-        ),
-        stat(
-            "Predictions",
-            "Images answered a second, by all replicas.",
-            "ops",
-            Query(rate("model_predictions_total", OF), "now"),
-        ),
-        stat(
-            "Latency, 90 %",
-            "90 % of the predictions are faster; the objective is "
-            f"{percent(objectives.LATENCY.target)} below {QUICK} s.",
-            "s",
-            Query(quantile(0.9, "http_request_duration_seconds", PREDICT), "/predict"),
-            (Threshold(QUICK, "orange"), Threshold(1, "red")),
-        ),
-        stat(
-            "Replicas that answer",
-            "Replicas whose metrics Prometheus can read.",
-            "short",
-            Query(or_zero(f"count(up{{{REPLICAS}}} == 1)"), "replicas"),
-            (Threshold(1, "green"),),
-            "red",
-        ),
-        stat(
-            "Alerts",
-            "How many alerts fire; the table below names them.",
-            "short",
-            Query(or_zero(f"count({FIRING})"), "firing"),
-            (Threshold(1, "red"),),
-        ),
+        (Threshold(0, "orange"), Threshold(0.25, "green")),
+        "red",
+    ),
+    stat(
+        "Predictions",
+        "Images answered a second, by all replicas.",
+        "ops",
+        Query(rate("model_predictions_total", OF), "now"),
+    ),
+    stat(
+        "Latency, 90 %",
+        "90 % of the predictions are faster; the objective is "
+        f"{percent(objectives.LATENCY.target)} below {QUICK} s.",
+        "s",
+        Query(quantile(0.9, "http_request_duration_seconds", PREDICT), "/predict"),
+        (Threshold(QUICK, "orange"), Threshold(1, "red")),
+    ),
+    stat(
+        "Replicas that answer",
+        "Replicas whose metrics Prometheus can read.",
+        "short",
+        Query(or_zero(f"count(up{{{REPLICAS}}} == 1)"), "replicas"),
+        (Threshold(1, "green"),),
+        "red",
+    ),
+    stat(
+        "Alerts",
+        "How many alerts fire; the table below names them.",
+        "short",
+        Query(or_zero(f"count({FIRING})"), "firing"),
+        (Threshold(1, "red"),),
     ),
 )
 
-REQUESTS = Section(
+REQUESTS = section(
     "Requests",
-    (
-        Panel(
-            "Share of successful requests",
-            "Requests that were not answered with 5xx, beside the objective.",
-            "timeseries",
-            "percentunit",
-            (
-                Query(succeeded(PREDICT), "/predict"),
-                Query(succeeded(NAMESPACE), "all routes"),
-                Query(f"vector({AVAILABILITY.target})", "objective", "limit"),
+    chart(
+        "Share of successful requests",
+        "Requests that were not answered with 5xx, beside the objective.",
+        "percentunit",
+        Query(succeeded(PREDICT), "/predict"),
+        Query(succeeded(NAMESPACE), "all routes"),
+        Query(f"vector({AVAILABILITY.target})", "objective", "limit"),
+        width=12,
+        minimum=None,
+        maximum=1,
+    ),
+    chart(
+        "Requests by route",
+        "Requests to the eight busiest routes.",
+        "reqps",
+        Query(
+            largest_of(
+                ROUTES,
+                rate("http_requests_total", NAMESPACE, "handler"),
+                rate("http_requests_total", NAMESPACE, "handler", LOOK_BACK),
             ),
-            width=12,
-            minimum=None,
-            maximum=1,
+            "{{handler}}",
         ),
-        Panel(
-            "Requests by route",
-            "Requests to the eight busiest routes.",
-            "timeseries",
-            "reqps",
-            (
-                Query(
-                    largest_of(
-                        ROUTES,
-                        rate("http_requests_total", NAMESPACE, "handler"),
-                        rate("http_requests_total", NAMESPACE, "handler", LOOK_BACK),
-                    ),
-                    "{{handler}}",
-                ),
-            ),
-            width=12,
-        ),
-        Panel(
-            "Predictions",
-            "Images answered, by the model that answered.",
-            "timeseries",
-            "ops",
-            (Query(rate("model_predictions_total", OF, "tag"), "{{tag}}"),),
-        ),
-        Panel(
-            "Bytes",
-            "What comes in as uploads, and what goes out as answers.",
-            "timeseries",
-            "Bps",
-            (
-                Query(rate("http_request_size_bytes_sum", NAMESPACE), "in"),
-                Query(rate("http_response_size_bytes_sum", NAMESPACE), "out"),
-            ),
-        ),
-        Panel(
-            "Alerts that fire",
-            "What fires now; docs/runbook.md has a page for each.",
-            "table",
-            "short",
-            (Query(f"count by (alertname, severity) ({FIRING})", "times"),),
-        ),
+        width=12,
+    ),
+    chart(
+        "Predictions",
+        "Images answered, by the model that answered.",
+        "ops",
+        Query(rate("model_predictions_total", OF, "tag"), "{{tag}}"),
+    ),
+    chart(
+        "Bytes",
+        "What comes in as uploads, and what goes out as answers.",
+        "Bps",
+        Query(rate("http_request_size_bytes_sum", NAMESPACE), "in"),
+        Query(rate("http_response_size_bytes_sum", NAMESPACE), "out"),
+    ),
+    chart(
+        "Alerts that fire",
+        "What fires now; docs/runbook.md has a page for each.",
+        "short",
+        Query(f"count by (alertname, severity) ({FIRING})", "times"),
+        kind="table",
     ),
 )
 
-LATENCY = Section(
+LATENCY = section(
     "Latency",
-    (
-        Panel(
-            "Latency of predictions",
-            "Time in the service of /predict; slow ones raise PredictionsSlow.",
-            "timeseries",
-            "s",
-            quantiles("http_request_duration_seconds", PREDICT),
-            thresholds=(Threshold(QUICK, "orange"),),
-        ),
-        Panel(
-            "Latency of all requests",
-            "Time in the service, finer in its steps than by route.",
-            "timeseries",
-            "s",
-            quantiles("http_request_duration_highr_seconds", NAMESPACE),
-        ),
-        Panel(
-            "Latency by route, 90 %",
-            "Which of the routes is slow: the eight slowest.",
-            "timeseries",
-            "s",
-            (Query(largest_of(ROUTES, by_route(), by_route(LOOK_BACK)), "{{handler}}"),),
-        ),
+    chart(
+        "Latency of predictions",
+        "Time in the service of /predict; slow ones raise PredictionsSlow.",
+        "s",
+        *quantiles("http_request_duration_seconds", PREDICT),
+        thresholds=(Threshold(QUICK, "orange"),),
+    ),
+    chart(
+        "Latency of all requests",
+        "Time in the service, finer in its steps than by route.",
+        "s",
+        *quantiles("http_request_duration_highr_seconds", NAMESPACE),
+    ),
+    chart(
+        "Latency by route, 90 %",
+        "Which of the routes is slow: the eight slowest.",
+        "s",
+        Query(largest_of(ROUTES, by_route(), by_route(LOOK_BACK)), "{{handler}}"),
     ),
 )
 
-ERRORS = Section(
+ERRORS = section(
     "Errors",
-    (
-        Panel(
-            "Errors by status",
-            "4xx is the caller's fault, 5xx the service's.",
-            "timeseries",
-            "reqps",
-            (
-                Query(
-                    rate("http_requests_total", f'{NAMESPACE},status=~"[45].."', "status"),
-                    "{{status}}",
-                ),
-            ),
-            width=12,
-        ),
-        Panel(
-            "Refused uploads by reason",
-            "Why uploads were refused; many with one reason point to a broken client.",
-            "timeseries",
-            "reqps",
-            (Query(rate("uploads_refused_total", NAMESPACE, "reason"), "{{reason}}"),),
-            width=12,
-        ),
+    chart(
+        "Errors by status",
+        "4xx is the caller's fault, 5xx the service's.",
+        "reqps",
+        Query(rate("http_requests_total", f'{NAMESPACE},status=~"[45].."', "status"), "{{status}}"),
+        width=12,
+    ),
+    chart(
+        "Refused uploads by reason",
+        "Why uploads were refused; many with one reason point to a broken client.",
+        "reqps",
+        Query(rate("uploads_refused_total", NAMESPACE, "reason"), "{{reason}}"),
+        width=12,
     ),
 )
 
-SATURATION = Section(
+SATURATION = section(
     "Saturation",
-    (
-        Panel(
-            "CPU",
-            "Cores that a replica keeps busy; near its limit everything waits.",
-            "timeseries",
-            "suffix: cores",
-            (Query(rate("process_cpu_seconds_total", REPLICAS, "instance"), "{{instance}}"),),
+    chart(
+        "CPU",
+        "Cores that a replica keeps busy; near its limit everything waits.",
+        "suffix: cores",
+        Query(rate("process_cpu_seconds_total", REPLICAS, "instance"), "{{instance}}"),
+    ),
+    chart(
+        "Wait for the model",
+        "How long a chip waits for the runtime; it grows before requests fail.",
+        "s",
+        *quantiles("model_queue_seconds", NAMESPACE),
+    ),
+    chart(
+        "Time in the model",
+        "How long the runtime needs for a chip.",
+        "s",
+        *quantiles("model_inference_seconds", OF),
+    ),
+    chart(
+        "Memory",
+        "Memory of all workers of a replica.",
+        "bytes",
+        Query(largest("process_resident_memory_bytes", REPLICAS, "instance"), "{{instance}}"),
+    ),
+    chart(
+        "Open files",
+        "Share of the files that a replica may open; at 100 % it takes no connection.",
+        "percentunit",
+        Query(
+            f"max by (instance) (process_open_fds{{{REPLICAS}}} "
+            f"/ process_max_fds{{{REPLICAS}}})",
+            "{{instance}}",
         ),
-        Panel(
-            "Wait for the model",
-            "How long a chip waits for the runtime; it grows before requests fail.",
-            "timeseries",
-            "s",
-            quantiles("model_queue_seconds", NAMESPACE),
-        ),
-        Panel(
-            "Time in the model",
-            "How long the runtime needs for a chip.",
-            "timeseries",
-            "s",
-            quantiles("model_inference_seconds", OF),
-        ),
-        Panel(
-            "Memory",
-            "Memory of all workers of a replica.",
-            "timeseries",
-            "bytes",
-            (
-                Query(
-                    largest("process_resident_memory_bytes", REPLICAS, "instance"),
-                    "{{instance}}",
-                ),
-            ),
-        ),
-        Panel(
-            "Open files",
-            "Share of the files that a replica may open; at 100 % it takes no connection.",
-            "timeseries",
-            "percentunit",
-            (
-                Query(
-                    f"max by (instance) (process_open_fds{{{REPLICAS}}} "
-                    f"/ process_max_fds{{{REPLICAS}}})",
-                    "{{instance}}",
-                ),
-            ),
-            thresholds=(Threshold(0.8, "orange"),),
-        ),
-        Panel(
-            "Workers",
-            "Processes that answer requests; at a gap a worker died and was restarted.",
-            "timeseries",
-            "short",
-            (Query(largest("service_workers", NAMESPACE, "instance"), "{{instance}}"),),
-        ),
-        Panel(
-            "Feedback on disk",
-            "Images kept for labelling, and predictions that wait for the database.",
-            "timeseries",
-            "bytes",
-            (
-                Query(largest("feedback_image_bytes", NAMESPACE), "images"),
-                Query(f"sum({largest('feedback_spool_bytes', NAMESPACE, 'instance')})", "waiting"),
-            ),
-            width=12,
-        ),
-        Panel(
-            "Images kept",
-            "Number of images kept, by the reason.",
-            "timeseries",
-            "short",
-            (Query(largest("feedback_images", NAMESPACE, "kind"), "{{kind}}"),),
-            width=12,
-        ),
+        thresholds=(Threshold(0.8, "orange"),),
+    ),
+    chart(
+        "Workers",
+        "Processes that answer requests; at a gap a worker died and was restarted.",
+        "short",
+        Query(largest("service_workers", NAMESPACE, "instance"), "{{instance}}"),
+    ),
+    chart(
+        "Feedback on disk",
+        "Images kept for labelling, and predictions that wait for the database.",
+        "bytes",
+        Query(largest("feedback_image_bytes", NAMESPACE), "images"),
+        Query(f"sum({largest('feedback_spool_bytes', NAMESPACE, 'instance')})", "waiting"),
+        width=12,
+    ),
+    chart(
+        "Images kept",
+        "Number of images kept, by the reason.",
+        "short",
+        Query(largest("feedback_images", NAMESPACE, "kind"), "{{kind}}"),
+        width=12,
     ),
 )
 

@@ -1,6 +1,6 @@
 """The dashboard "System": the machines below the service, by node-exporter and dcgm-exporter."""
 
-from monitoring.dashboards.definition import NODE, Dashboard, Panel, Query, Section, Threshold, stat
+from monitoring.dashboards.definition import NODE, Dashboard, Query, Threshold, chart, section, stat
 from monitoring.dashboards.promql import or_zero, rate
 
 FULL = (Threshold(0.8, "orange"), Threshold(0.9, "red"))
@@ -22,184 +22,128 @@ LOAD = (
 )
 UPTIME = f"max by (instance) (node_time_seconds{{{NODE}}} - node_boot_time_seconds{{{NODE}}})"
 
-NOW = Section(
+NOW = section(
     "Now",
-    (
-        stat(
-            "CPU",
-            "Busy share of all cores.",
-            "percentunit",
-            Query(BUSY, "{{instance}}"),
-            FULL,
-        ),
-        stat(
-            "Memory",
-            "Share of the memory that is in use.",
-            "percentunit",
-            Query(MEMORY, "{{instance}}"),
-            FULL,
-        ),
-        stat(
-            "Fullest disk",
-            "Used share of the fullest file system; DiskFilling warns before it is full.",
-            "percentunit",
-            Query(f"max by (instance) ({DISK})", "{{instance}}"),
-            FULL,
-        ),
-        stat(
-            "Load a core",
-            "Runnable processes per core; above 1 they wait.",
-            "short",
-            Query(LOAD, "{{instance}}"),
-            (Threshold(1, "orange"), Threshold(2, "red")),
-        ),
-        stat("Uptime", "Time since the machine started.", "s", Query(UPTIME, "{{instance}}")),
-        stat(
-            "Targets that do not answer",
-            "Targets that Prometheus cannot scrape; the panel Targets names them.",
-            "short",
-            Query(or_zero("count(up == 0)"), "now"),
-            (Threshold(1, "red"),),
-        ),
+    stat("CPU", "Busy share of all cores.", "percentunit", Query(BUSY, "{{instance}}"), FULL),
+    stat(
+        "Memory",
+        "Share of the memory that is in use.",
+        "percentunit",
+        Query(MEMORY, "{{instance}}"),
+        FULL,
+    ),
+    stat(
+        "Fullest disk",
+        "Used share of the fullest file system; DiskFilling warns before it is full.",
+        "percentunit",
+        Query(f"max by (instance) ({DISK})", "{{instance}}"),
+        FULL,
+    ),
+    stat(
+        "Load a core",
+        "Runnable processes per core; above 1 they wait.",
+        "short",
+        Query(LOAD, "{{instance}}"),
+        (Threshold(1, "orange"), Threshold(2, "red")),
+    ),
+    stat("Uptime", "Time since the machine started.", "s", Query(UPTIME, "{{instance}}")),
+    stat(
+        "Targets that do not answer",
+        "Targets that Prometheus cannot scrape; the panel Targets names them.",
+        "short",
+        Query(or_zero("count(up == 0)"), "now"),
+        (Threshold(1, "red"),),
     ),
 )
 
-MACHINE = Section(
+MACHINE = section(
     "Machine",
-    (
-        Panel(
-            "CPU",
-            "Busy share of the cores.",
-            "timeseries",
-            "percentunit",
-            (Query(BUSY, "{{instance}}"),),
-            maximum=1,
+    chart("CPU", "Busy share of the cores.", "percentunit", Query(BUSY, "{{instance}}"), maximum=1),
+    chart(
+        "Load a core",
+        "Runnable processes per core; above 1 they wait.",
+        "short",
+        Query(LOAD, "{{instance}}"),
+    ),
+    chart(
+        "Memory",
+        "Used memory, and all memory.",
+        "bytes",
+        Query(
+            f"max by (instance) (node_memory_MemTotal_bytes{{{NODE}}} "
+            f"- node_memory_MemAvailable_bytes{{{NODE}}})",
+            "{{instance}}",
         ),
-        Panel(
-            "Load a core",
-            "Runnable processes per core; above 1 they wait.",
-            "timeseries",
-            "short",
-            (Query(LOAD, "{{instance}}"),),
+        Query(
+            f"max by (instance) (node_memory_MemTotal_bytes{{{NODE}}})",
+            "all of {{instance}}",
+            "dashed",
         ),
-        Panel(
-            "Memory",
-            "Used memory, and all memory.",
-            "timeseries",
-            "bytes",
-            (
-                Query(
-                    f"max by (instance) (node_memory_MemTotal_bytes{{{NODE}}} "
-                    f"- node_memory_MemAvailable_bytes{{{NODE}}})",
-                    "{{instance}}",
-                ),
-                Query(
-                    f"max by (instance) (node_memory_MemTotal_bytes{{{NODE}}})",
-                    "all of {{instance}}",
-                    "dashed",
-                ),
-            ),
-        ),
-        Panel(
-            "Disk space",
-            "Share of each file system that is used.",
-            "timeseries",
-            "percentunit",
-            (Query(f"max by (instance, mountpoint) ({DISK})", "{{instance}} {{mountpoint}}"),),
-            thresholds=FULL,
-            maximum=1,
-        ),
-        Panel(
-            "Disk traffic",
-            "Bytes that are read from and written to the disks.",
-            "timeseries",
-            "Bps",
-            (
-                Query(rate("node_disk_read_bytes_total", NODE, "instance"), "read {{instance}}"),
-                Query(
-                    rate("node_disk_written_bytes_total", NODE, "instance"), "write {{instance}}"
-                ),
-            ),
-        ),
-        Panel(
-            "Network",
-            "Bytes in and out, not among containers; with compose, only those of node-exporter.",
-            "timeseries",
-            "Bps",
-            (
-                Query(
-                    rate("node_network_receive_bytes_total", CARDS, "instance"), "in {{instance}}"
-                ),
-                Query(
-                    rate("node_network_transmit_bytes_total", CARDS, "instance"), "out {{instance}}"
-                ),
-            ),
-        ),
+    ),
+    chart(
+        "Disk space",
+        "Share of each file system that is used.",
+        "percentunit",
+        Query(f"max by (instance, mountpoint) ({DISK})", "{{instance}} {{mountpoint}}"),
+        thresholds=FULL,
+        maximum=1,
+    ),
+    chart(
+        "Disk traffic",
+        "Bytes that are read from and written to the disks.",
+        "Bps",
+        Query(rate("node_disk_read_bytes_total", NODE, "instance"), "read {{instance}}"),
+        Query(rate("node_disk_written_bytes_total", NODE, "instance"), "write {{instance}}"),
+    ),
+    chart(
+        "Network",
+        "Bytes in and out, not among containers; with compose, only those of node-exporter.",
+        "Bps",
+        Query(rate("node_network_receive_bytes_total", CARDS, "instance"), "in {{instance}}"),
+        Query(rate("node_network_transmit_bytes_total", CARDS, "instance"), "out {{instance}}"),
     ),
 )
 
 # Its exporter has another port than node-exporter, in a cluster another name: no choice of a node.
-GPU = Section(
+GPU = section(
     "GPUs of all machines",
-    (
-        Panel(
-            "GPU use",
-            "Share of the time in which the GPU computed.",
-            "timeseries",
-            "percent",
-            (
-                Query(
-                    "max by (instance, gpu) (DCGM_FI_DEV_GPU_UTIL)",
-                    "{{instance}} {{gpu}}",
-                ),
-            ),
-            maximum=100,
-            needs="gpu",
-        ),
-        Panel(
-            "GPU memory",
-            "Memory of the GPU that is used.",
-            "timeseries",
-            "bytes",
-            (
-                Query(
-                    "max by (instance, gpu) (DCGM_FI_DEV_FB_USED) * 1048576",
-                    "{{instance}} {{gpu}}",
-                ),
-            ),
-            needs="gpu",
-        ),
-        Panel(
-            "GPU temperature",
-            "A hot GPU slows down by itself.",
-            "timeseries",
-            "celsius",
-            (
-                Query(
-                    "max by (instance, gpu) (DCGM_FI_DEV_GPU_TEMP)",
-                    "{{instance}} {{gpu}}",
-                ),
-            ),
-            thresholds=(Threshold(85, "orange"),),
-            needs="gpu",
-        ),
+    chart(
+        "GPU use",
+        "Share of the time in which the GPU computed.",
+        "percent",
+        Query("max by (instance, gpu) (DCGM_FI_DEV_GPU_UTIL)", "{{instance}} {{gpu}}"),
+        maximum=100,
+        needs="gpu",
+    ),
+    chart(
+        "GPU memory",
+        "Memory of the GPU that is used.",
+        "bytes",
+        Query("max by (instance, gpu) (DCGM_FI_DEV_FB_USED) * 1048576", "{{instance}} {{gpu}}"),
+        needs="gpu",
+    ),
+    chart(
+        "GPU temperature",
+        "A hot GPU slows down by itself.",
+        "celsius",
+        Query("max by (instance, gpu) (DCGM_FI_DEV_GPU_TEMP)", "{{instance}} {{gpu}}"),
+        thresholds=(Threshold(85, "orange"),),
+        needs="gpu",
     ),
 )
 
-WATCHING = Section(
+WATCHING = section(
     "Scraping",
-    (
-        Panel(
-            "Targets",
-            "Whether Prometheus can scrape each job; the worst target counts.",
-            "statetimeline",
-            "short",
-            (Query("min by (job) (up)", "{{job}}"),),
-            width=24,
-            thresholds=(Threshold(1, "green"),),
-            base="red",
-            texts=("silent", "answers"),
-        ),
+    chart(
+        "Targets",
+        "Whether Prometheus can scrape each job; the worst target counts.",
+        "short",
+        Query("min by (job) (up)", "{{job}}"),
+        kind="statetimeline",
+        width=24,
+        thresholds=(Threshold(1, "green"),),
+        base="red",
+        texts=("silent", "answers"),
     ),
 )
 

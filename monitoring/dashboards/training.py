@@ -1,7 +1,7 @@
 """The dashboard "Training": cost and result of pipelines, and the expiry of tokens."""
 
 from monitoring.dashboards.definition import MODEL as OF
-from monitoring.dashboards.definition import Dashboard, Panel, Query, Section, Threshold, stat
+from monitoring.dashboards.definition import Dashboard, Query, Threshold, chart, section, stat
 from monitoring.dashboards.model import RELEASES
 from monitoring.objectives import EXPIRY_DAYS, seconds
 
@@ -11,127 +11,114 @@ TOKENS = "min by (token) (conveyor_token_expires_timestamp_seconds) - time()"
 CERTIFICATES = "min by (instance) (probe_ssl_earliest_cert_expiry) - time()"
 EXPIRES = (Threshold(EXPIRY_DAYS * DAY, "orange"), Threshold(30 * DAY, "green"))  # red before
 
-NOW = Section(
+NOW = section(
     "The last training",
-    (
-        stat(
-            "Age",
-            "Time since a model was trained.",
-            "s",
-            Query(AGE, "ago"),
-            (Threshold(30 * DAY, "orange"), Threshold(90 * DAY, "red")),
-        ),
-        stat(
-            "Accuracy",
-            "Accuracy on the test images.",
-            "percentunit",
-            Query("max(conveyor_training_accuracy)", "test images"),
-        ),
-        stat(
-            "Duration",
-            "Seconds in the training loop.",
-            "s",
-            Query("max(conveyor_training_seconds)", "loop"),
-        ),
-        stat(
-            "Epochs",
-            "Trained epochs; fewer than in params.yaml mean an early stop.",
-            "short",
-            Query("max(conveyor_training_epochs)", "epochs"),
-        ),
-        stat(
-            "Next token expires in",
-            "Without its token a pipeline cannot push; TokenExpiring warns.",
-            "s",
-            Query(f"min({TOKENS})", "first"),
-            EXPIRES,
-            "red",
-        ),
-        stat(
-            "Silent for",
-            "Time since the last pipeline reported anything.",
-            "s",
-            Query('time() - max(push_time_seconds{job="conveyor"})', "ago"),
-        ),
+    stat(
+        "Age",
+        "Time since a model was trained.",
+        "s",
+        Query(AGE, "ago"),
+        (Threshold(30 * DAY, "orange"), Threshold(90 * DAY, "red")),
+    ),
+    stat(
+        "Accuracy",
+        "Accuracy on the test images.",
+        "percentunit",
+        Query("max(conveyor_training_accuracy)", "test images"),
+    ),
+    stat(
+        "Duration",
+        "Seconds in the training loop.",
+        "s",
+        Query("max(conveyor_training_seconds)", "loop"),
+    ),
+    stat(
+        "Epochs",
+        "Trained epochs; fewer than in params.yaml mean an early stop.",
+        "short",
+        Query("max(conveyor_training_epochs)", "epochs"),
+    ),
+    stat(
+        "Next token expires in",
+        "Without its token a pipeline cannot push; TokenExpiring warns.",
+        "s",
+        Query(f"min({TOKENS})", "first"),
+        EXPIRES,
+        "red",
+    ),
+    stat(
+        "Silent for",
+        "Time since the last pipeline reported anything.",
+        "s",
+        Query('time() - max(push_time_seconds{job="conveyor"})', "ago"),
     ),
 )
 
-PIPELINES = Section(
+PIPELINES = section(
     "Pipelines",
-    (
-        Panel(
-            "Duration of pipelines",
-            "From the creation of a pipeline to its report, with the wait for a runner.",
-            "timeseries",
-            "s",
-            (Query("max by (pipeline) (conveyor_pipeline_seconds)", "{{pipeline}}"),),
-            width=12,
-        ),
-        Panel(
-            "Accuracy in training and in production",
-            "Accuracy on the test images, live accuracy, and the floor of the gate.",
-            "timeseries",
-            "percentunit",
-            (
-                Query("max(conveyor_training_accuracy)", "trained"),
-                Query(f"max by (tag) (model_live_accuracy{{{OF}}})", "live {{tag}}"),
-                Query(f"max(model_accuracy_floor{{{OF}}})", "floor", "limit"),
-            ),
-            width=12,
-            minimum=None,
-            maximum=1,
-        ),
-        Panel(
-            "Seconds in training",
-            "Of the training loop alone.",
-            "timeseries",
-            "s",
-            (Query("max(conveyor_training_seconds)", "training"),),
-        ),
-        Panel(
-            "GPU use in training",
-            "Mean use of the busiest GPU; when it is low, the GPU waits for data.",
-            "timeseries",
-            "percentunit",
-            (Query("max(conveyor_training_gpu_utilization_ratio)", "GPU"),),
-            maximum=1,
-            needs="gpu",
-        ),
-        Panel(
-            "GPU memory in training",
-            "Peak memory of a GPU.",
-            "timeseries",
-            "bytes",
-            (Query("max(conveyor_training_gpu_memory_bytes)", "GPU"),),
-            needs="gpu",
-        ),
+    chart(
+        "Duration of pipelines",
+        "From the creation of a pipeline to its report, with the wait for a runner.",
+        "s",
+        Query("max by (pipeline) (conveyor_pipeline_seconds)", "{{pipeline}}"),
+        width=12,
+    ),
+    chart(
+        "Accuracy in training and in production",
+        "Accuracy on the test images, live accuracy, and the floor of the gate.",
+        "percentunit",
+        Query("max(conveyor_training_accuracy)", "trained"),
+        Query(f"max by (tag) (model_live_accuracy{{{OF}}})", "live {{tag}}"),
+        Query(f"max(model_accuracy_floor{{{OF}}})", "floor", "limit"),
+        width=12,
+        minimum=None,
+        maximum=1,
+    ),
+    chart(
+        "Seconds in training",
+        "Of the training loop alone.",
+        "s",
+        Query("max(conveyor_training_seconds)", "training"),
+    ),
+    chart(
+        "GPU use in training",
+        "Mean use of the busiest GPU; when it is low, the GPU waits for data.",
+        "percentunit",
+        Query("max(conveyor_training_gpu_utilization_ratio)", "GPU"),
+        maximum=1,
+        needs="gpu",
+    ),
+    chart(
+        "GPU memory in training",
+        "Peak memory of a GPU.",
+        "bytes",
+        Query("max(conveyor_training_gpu_memory_bytes)", "GPU"),
+        needs="gpu",
     ),
 )
 
-EXPIRY = Section(
+EXPIRY = section(
     "Expiry",
-    (
-        Panel(
-            "Tokens expire in",
-            "`make gitlab-setup APPLY=1` renews those of the bots.",
-            "bargauge",
-            "s",
-            (Query(TOKENS, "{{token}}"),),
-            width=12,
-            thresholds=EXPIRES,
-            base="red",
-        ),
-        Panel(
-            "Certificates expire in",
-            "Read by the probe at each address; CertificateExpiring warns.",
-            "bargauge",
-            "s",
-            (Query(CERTIFICATES, "{{instance}}"),),
-            width=12,
-            thresholds=EXPIRES,
-            base="red",
-            needs="probe",
-        ),
+    chart(
+        "Tokens expire in",
+        "`make gitlab-setup APPLY=1` renews those of the bots.",
+        "s",
+        Query(TOKENS, "{{token}}"),
+        kind="bargauge",
+        width=12,
+        thresholds=EXPIRES,
+        base="red",
+    ),
+    chart(
+        "Certificates expire in",
+        "Read by the probe at each address; CertificateExpiring warns.",
+        "s",
+        Query(CERTIFICATES, "{{instance}}"),
+        kind="bargauge",
+        width=12,
+        thresholds=EXPIRES,
+        base="red",
+        needs="probe",
     ),
 )
 
