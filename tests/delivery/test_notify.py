@@ -2,9 +2,7 @@
 
 import json
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +11,21 @@ import tenacity
 
 from delivery import notify
 from tests.conftest import run
+from tests.fakes.http import Request, answering
 
 
-class Webhook(ThreadingHTTPServer):
+class Webhook:
     """Keeps the messages, and answers with the next of `answers`, or 200."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
         self.messages: list[dict[str, Any]] = []
         self.answers: list[int] = []
-        self.url = f"http://127.0.0.1:{self.server_port}/hooks/secret-of-the-channel"
 
-
-class Handler(BaseHTTPRequestHandler):
-    server: Webhook
-
-    def do_POST(self) -> None:
-        assert self.path == "/hooks/secret-of-the-channel"
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.messages.append(json.loads(body))
-        self.send_response(self.server.answers.pop(0) if self.server.answers else 200)
-        self.send_header("Location", "http://127.0.0.1:1/elsewhere")
-        self.end_headers()
-
-    def log_message(self, *arguments: object) -> None:
-        pass
+    def answer(self, request: Request) -> None:
+        assert request.path == "/hooks/secret-of-the-channel"
+        self.messages.append(json.loads(request.body))
+        status = self.answers.pop(0) if self.answers else 200
+        request.reply(status, headers={"Location": "http://127.0.0.1:1/elsewhere"})
 
 
 @pytest.fixture
@@ -54,15 +42,10 @@ def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("NOTIFY_EVENTS", raising=False)
     monkeypatch.setattr(notify._post.retry, "wait", tenacity.wait_none())
-    with Webhook() as server:
-        monkeypatch.setenv("NOTIFY_URL", server.url)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    webhook = Webhook()
+    with answering(webhook.answer) as url:
+        monkeypatch.setenv("NOTIFY_URL", f"{url}/hooks/secret-of-the-channel")
+        yield webhook
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:

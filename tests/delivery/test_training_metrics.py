@@ -5,7 +5,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx
@@ -17,6 +16,7 @@ from delivery.metrics import gpu, pipeline
 from delivery.metrics.pipeline import NotPushed, push, watched
 from tests.conftest import ROOT
 from tests.fakes.gitlab import server as gitlab
+from tests.fakes.http import Request, answering
 from tests.make.ports import free_port
 
 pytestmark = pytest.mark.skipif(
@@ -369,27 +369,16 @@ def test_user_and_password_of_the_address_are_sent(
 ) -> None:
     seen: list[tuple[str, str | None]] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_PUT(self) -> None:
-            seen.append((self.path, self.headers.get("Authorization")))
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(403 if len(seen) > 1 else 200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+    def answer(request: Request) -> None:
+        seen.append((request.path, request.headers.get("Authorization")))
+        request.reply(403 if len(seen) > 1 else 200)
 
-        def log_message(self, *words: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        url = f"http://me:p%40ss@127.0.0.1:{server.server_port}/push/"
-        monkeypatch.setenv("PUSHGATEWAY_URL", url)
+    with answering(answer) as url:
+        place = url.removeprefix("http://")
+        monkeypatch.setenv("PUSHGATEWAY_URL", f"http://me:p%40ss@{place}/push/")
         for _ in range(2):
             with watched("main"):
                 pass
-        server.shutdown()
-        thread.join()
 
     path = "/push/metrics/job/conveyor/pipeline/main"
     assert seen == [(path, "Basic bWU6cEBzcw==")] * 2

@@ -2,7 +2,7 @@
 
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Generic, TypeVar
@@ -46,18 +46,36 @@ class Handler(BaseHTTPRequestHandler, Generic[State]):
         """Answer; a client that did not wait for it is no error."""
         try:
             self.send_response(status)
-            self.send_header("Content-Type", kind)
-            if status != 204:
-                self.send_header("Content-Length", str(len(body)))
-            for name, value in (headers or {}).items():
+            length = {} if status == 204 else {"Content-Length": len(body)}
+            for name, value in {"Content-Type": kind, **length, **(headers or {})}.items():
                 self.send_header(name, str(value))
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
         except ConnectionError:
             self.close_connection = True
 
     def log_message(self, *arguments: Any) -> None:
         """Write nothing on standard error."""
+
+
+class Request(Handler[Callable[["Request"], None]]):
+    """A request of any method to a stand-in that is one function."""
+
+    body = b""
+
+    def do_GET(self) -> None:
+        self.body = self.content()
+        self.state(self)
+
+    do_HEAD = do_POST = do_PUT = do_GET
+
+
+@contextmanager
+def answering(answer: Callable[[Request], None]) -> Iterator[str]:
+    """Run a stand-in that gives each request to a function, as `serving` does."""
+    with serving(Request, answer) as url:
+        yield url
 
 
 @contextmanager

@@ -6,12 +6,13 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 import numpy.typing as npt
+
+from tests.fakes import http
 
 KEY = "key-with-role-label"
 PAGE = 2  # answers, so that a few make several pages
@@ -25,11 +26,11 @@ def npy(pixels: npt.NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-class Service(ThreadingHTTPServer):
+class Service:
     """Holds answers and images; what goes wrong is set on it."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = ""
         self.answers: list[dict[str, Any]] = []
         self.images: dict[str, bytes] = {}
         self.key = KEY
@@ -41,14 +42,6 @@ class Service(ThreadingHTTPServer):
         self.circle = False
         self.cut = False
         self.broken: set[str] = set()  # images that always fail
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that hang up: they do so on purpose."""
-
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return f"http://127.0.0.1:{self.server_port}"
 
     def add(
         self,
@@ -75,16 +68,13 @@ class Service(ThreadingHTTPServer):
             self.images[request_id] = image if isinstance(image, bytes) else npy(image)
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(http.Handler[Service]):
     """Answers as the contract has it."""
-
-    protocol_version = "HTTP/1.1"
-    server: Service
 
     def do_GET(self) -> None:
         """Serve a page or an image."""
         parts = urlsplit(self.path)
-        service = self.server
+        service = self.state
         service.asked.append(self.path)
         service.keys.append(self.headers.get("Authorization"))
         if service.failures:
@@ -97,7 +87,7 @@ class Handler(BaseHTTPRequestHandler):
             self._image(unquote(parts.path.removeprefix("/feedback/").removesuffix(".npy")))
 
     def _page(self, query: dict[str, str]) -> None:
-        service = self.server
+        service = self.state
         if service.page is not None:
             self._send(service.page)
             return
@@ -112,38 +102,26 @@ class Handler(BaseHTTPRequestHandler):
         self._send(json.dumps(document).encode())
 
     def _image(self, request_id: str) -> None:
-        if request_id in self.server.broken:
+        if request_id in self.state.broken:
             self._send(b"{}", 500)
-        elif request_id in self.server.images:
-            self._send(self.server.images[request_id])
+        elif request_id in self.state.images:
+            self._send(self.state.images[request_id])
         else:
             self._send(b"{}", 404)
 
     def _send(self, content: bytes, status: int = 200) -> None:
-        self.send_response(status)
-        if self.server.location and status // 100 == 3:
-            self.send_header("Location", self.server.location)
-        self.send_header("Content-Length", str(len(content) + (10 if self.server.cut else 0)))
-        self.end_headers()
-        self.wfile.write(content)
-        if self.server.cut:
-            self.close_connection = True
-
-    def log_message(self, *arguments: object) -> None:
-        """Say nothing."""
+        location = {"Location": self.state.location} if self.state.location else {}
+        length = len(content) + (10 if self.state.cut else 0)
+        self.reply(status, content, headers={"Content-Length": length, **location})
+        self.close_connection |= self.state.cut
 
 
 @contextmanager
 def serving() -> Iterator[Service]:
     """Run a service until the block ends."""
-    with Service() as service:
-        thread = threading.Thread(target=service.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield service
-        finally:
-            service.shutdown()
-            thread.join()
+    service = Service()
+    with http.serving(Handler, service) as service.url:
+        yield service
 
 
 @contextmanager

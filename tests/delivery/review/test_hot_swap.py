@@ -1,57 +1,39 @@
 """Asking for another model, of servers that are not the service, or not yet."""
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from delivery.errors import RolloutError
 from delivery.review import hot_swap
+from tests.fakes.http import Request, answering
 
 TAG = "experiment/12-7"
 
 
-class Address(ThreadingHTTPServer):
+class Address:
     """Gives its answers in turn, the last one for ever; keeps what it was asked."""
 
-    def __init__(self, *answers: tuple[int, str]) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answers = list(answers)
+    def __init__(self) -> None:
+        self.url = ""
+        self.answers = [(200, "{}")]
         self.asked: list[tuple[str, str, object]] = []
-        self.url = f"http://127.0.0.1:{self.server_port}"
 
-
-class Handler(BaseHTTPRequestHandler):
-    server: Address
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        self.server.asked.append((self.path, self.headers["authorization"], body))
-        answers = self.server.answers
-        status, text = answers.pop(0) if len(answers) > 1 else answers[0]
-        self.send_response(status)
-        self.send_header("location", "/elsewhere")
-        self.send_header("content-length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def log_message(self, *arguments: object) -> None:
-        pass
+    def answer(self, request: Request) -> None:
+        self.asked.append(
+            (request.path, request.headers["authorization"], json.loads(request.body))
+        )
+        status, text = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        request.reply(status, text.encode(), headers={"location": "/elsewhere"})
 
 
 @pytest.fixture
 def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[Address]:
     monkeypatch.setattr(hot_swap, "PAUSE", 0)
-    with Address((200, "{}")) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    address = Address()
+    with answering(address.answer) as address.url:
+        yield address
 
 
 def swap(url: str, limit: float = 60) -> None:

@@ -4,10 +4,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +19,7 @@ from monitoring.local.stack import Monitor
 from monitoring.local.traffic import Input, brighter, find_images
 from service.auth.roles import new_key
 from tests.conftest import write_images
+from tests.fakes.http import answering
 from tests.make.bundles import make_chip
 from tests.make.monitored_bundles import watched_bundle, write_chips
 from tests.make.server import Server, serving
@@ -162,7 +160,8 @@ def test_without_prometheus_or_service_the_error_names_the_command_that_starts_i
 
 
 def test_another_program_on_the_port_is_an_error(demo: Demo) -> None:
-    with page(b"<html>hello</html>") as place:
+    with answering(lambda request: request.reply(200, b"<html>hello</html>")) as url:
+        place = url.removeprefix("http://")
         ended = demo("--service", place)
     assert f"error: http://{place}/version: unexpected response" in str(ended.code)
 
@@ -247,23 +246,3 @@ def test_the_worst_signal_has_the_largest_ratio_to_its_threshold() -> None:
 def test_a_service_that_does_not_measure_drift_is_an_error() -> None:
     with pytest.raises(MonitoringError, match="does not measure drift"):
         read_drift("# TYPE up gauge\nup 1\n")
-
-
-@contextmanager
-def page(body: bytes) -> Iterator[str]:
-    """A server that answers everything with the same page; its host:port."""
-
-    class Page(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield f"127.0.0.1:{server.server_address[1]}"
-        server.shutdown()

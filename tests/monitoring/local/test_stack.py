@@ -6,10 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from monitoring.local.configuration import SOURCE, LocalTargets, write_configura
 from monitoring.local.stack import Monitor, default_service, parse_address
 from monitoring.objectives import APP, PROBES, SERVICE
 from tests.conftest import ROOT
+from tests.fakes.http import Request, answering
 from tests.monitoring.conftest import WITHIN, Start, until
 
 NAMES = {"prometheus", "alertmanager", "node-exporter"}
@@ -33,31 +32,16 @@ LOCAL = LocalTargets(
 )
 
 
-class Exporter(BaseHTTPRequestHandler):
-    """Answers as the smallest service that can be scraped."""
-
-    def do_GET(self) -> None:
-        body = b"model_queue_seconds_count 7\n"
-        self.send_response(200)
-        self.send_header("content-type", "text/plain; version=0.0.4")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+def export(request: Request) -> None:
+    """Answer as the smallest service that can be scraped."""
+    request.reply(200, b"model_queue_seconds_count 7\n", "text/plain; version=0.0.4")
 
 
 @pytest.fixture
 def services() -> Iterator[list[str]]:
     """Two services that can be scraped, as host:port."""
-    servers = [ThreadingHTTPServer(("127.0.0.1", 0), Exporter) for _ in range(2)]
-    for server in servers:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield [f"127.0.0.1:{server.server_address[1]}" for server in servers]
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with answering(export) as first, answering(export) as second:
+        yield [url.removeprefix("http://") for url in (first, second)]
 
 
 def query(prometheus: str, text: str) -> list[dict[str, Any]]:

@@ -405,10 +405,9 @@ def test_a_missing_key_is_an_error(data: Path, service: Service) -> None:
     assert service.keys == [None]
 
 
-def test_a_service_that_does_not_run_is_an_error(data: Path, service: Service) -> None:
-    url = service.url
-    service.shutdown()
-    service.server_close()
+def test_a_service_that_does_not_run_is_an_error(data: Path) -> None:
+    with serving() as service:
+        url = service.url
     with pytest.raises(SourceError, match="cannot be reached .*, 4 tries"):
         Feedback(url, KEY)
 

@@ -5,10 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
-import threading
 from contextlib import closing
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ import pytest
 from contracts.tags import Tag
 from service.errors import BundleRefused, NotFound, RegistryUnavailable, StorageFull
 from service.tags import parse_tag
+from tests.fakes.http import Request, answering
 from tests.make.repositories import (
     CONFIG,
     V1,
@@ -55,11 +53,6 @@ def project(tmp_path: Path) -> Project:
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     return tmp_path / "state"
-
-
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
 
 
 @pytest.mark.parametrize(("tag", "graph"), [(V1, "graph 1"), (V2, "graph 2")])
@@ -272,24 +265,20 @@ def test_an_unusable_remote_is_unavailable(project: Project, cache: Path, config
 
 
 def test_a_remote_over_http_is_read(project: Project, cache: Path) -> None:
-    folder = str(project.folder / "sample")
-    handler = partial(QuietHandler, directory=folder)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            project.write(".dvc/config", CONFIG.format(f"http://127.0.0.1:{server.server_port}"))
-            project.train(b"graph")
-            project.tag(V1.tag)
-            assert (fetch(project.folder, cache) / "model.onnx").read_bytes() == b"graph"
-            project.lock("0" * 32 + ".dir")
-            project.commit()
-            project.tag(V2.tag)
-            with pytest.raises(NotFound, match="run `dvc push`"):
-                fetch(project.folder, cache, V2)
-        finally:
-            server.shutdown()
-            thread.join()
+    def answer(request: Request) -> None:
+        path = project.folder / "sample" / request.path.strip("/")
+        request.reply(200, path.read_bytes()) if path.is_file() else request.reply(404)
+
+    with answering(answer) as url:
+        project.write(".dvc/config", CONFIG.format(url))
+        project.train(b"graph")
+        project.tag(V1.tag)
+        assert (fetch(project.folder, cache) / "model.onnx").read_bytes() == b"graph"
+        project.lock("0" * 32 + ".dir")
+        project.commit()
+        project.tag(V2.tag)
+        with pytest.raises(NotFound, match="run `dvc push`"):
+            fetch(project.folder, cache, V2)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")

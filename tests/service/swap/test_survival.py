@@ -4,12 +4,10 @@ import io
 import os
 import socket
 import struct
-import threading
 import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import pytest
 import tifffile
 
 from tests.conftest import ROOT
+from tests.fakes.http import Request, answering
 from tests.make.bundles import expected, make_chip
 from tests.make.images import CHIPS, npy, tiff
 from tests.make.server import Server, serving
@@ -143,32 +142,19 @@ def peak(server: Server) -> int:
     return found
 
 
-class Listener(HTTPServer):
-    hits = 0
-
-
-class Counting(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        assert isinstance(self.server, Listener)
-        self.server.hits += 1
-        self.send_error(404)
-
-    do_HEAD = do_GET
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 def test_files_that_point_elsewhere_leak_nothing(
     server: Server, answer: Any, tmp_path: Path
 ) -> None:
     canary = tmp_path / "canary.tif"
     canary.write_bytes(CHIPS["plain TIFF"])
-    with Listener(("127.0.0.1", 0), Counting) as listener:
-        thread = threading.Thread(target=listener.serve_forever)
-        thread.start()
-        address = f"http://127.0.0.1:{listener.server_address[1]}/x.tif"
-        for target in (str(canary), f"/vsicurl/{address}", address):
+    hits: list[str] = []
+
+    def answer_404(request: Request) -> None:
+        hits.append(request.path)
+        request.reply(404)
+
+    with answering(answer_404) as url:
+        for target in (str(canary), f"/vsicurl/{url}/x.tif", f"{url}/x.tif"):
             source = f"<SourceFilename>{target}</SourceFilename>"
             vrt = f'<VRTDataset rasterXSize="64" rasterYSize="64">{source}</VRTDataset>'
             wms = f"<GDAL_WMS><Service><ServerUrl>{target}</ServerUrl></Service></GDAL_WMS>"
@@ -178,9 +164,7 @@ def test_files_that_point_elsewhere_leak_nothing(
                 check_refusal(
                     httpx.post(server.url + "/predict", files={"file": ("a.tif", content)})
                 )
-        listener.shutdown()
-        thread.join()
-        assert listener.hits == 0
+    assert hits == []
     check_next(server, answer)
 
 
