@@ -33,12 +33,7 @@ REFERENCE = {
     f'model_reference_class_share{{tag="{TAG}",class="River",instance="{name}"}}': "0.25x60"
     for name in ("a", "b")
 }
-ENTROPY = dict(
-    [
-        model("model_entropy_sum", "0+1.5x60"),
-        model("model_entropy_count", "0+6x60"),
-    ]
-)
+ENTROPY = dict([model("model_entropy_sum", "0+1.5x60"), model("model_entropy_count", "0+6x60")])
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 
 
