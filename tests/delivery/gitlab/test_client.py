@@ -113,7 +113,7 @@ def job(api: FakeGitLab, tmp_path: Path) -> dict[str, str]:
     return {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
-        "CI_PROJECT_URL": api.web_url,
+        "CML_REPO": api.web_url,
         "CI_MERGE_REQUEST_IID": "1",
         "CI_COMMIT_SHA": "a" * 40,
         "REPO_TOKEN": api.admit(user="bot", level=30),
@@ -126,7 +126,7 @@ def cml(job: dict[str, str], folder: Path, *words: str) -> subprocess.CompletedP
     return subprocess.run(command, env=job, cwd=folder, capture_output=True, text=True, check=False)
 
 
-UPDATE = ("comment", "update", "--publish-native", "--watermark-title=report", "--target=pr")
+UPDATE = ("comment", "update", "--publish-native", "--watermark-title=report", "report.md")
 
 
 def test_one_comment_is_written_and_then_renewed(
@@ -135,7 +135,7 @@ def test_one_comment_is_written_and_then_renewed(
     report = tmp_path / "report.md"
     (tmp_path / "curve.png").write_bytes(b"\x89PNG picture\r\n\xff")
     report.write_text("# first\n\n![curve](curve.png) ![gone](gone.png) `![code](curve.png)`\n")
-    done = cml(job, tmp_path, *UPDATE, f"--repo={api.web_url}", "report.md")
+    done = cml(job, tmp_path, *UPDATE)
     assert done.returncode == 0, done.stderr
     note = api.notes[1][0]
     assert done.stdout.strip() == f"{api.web_url}/-/merge_requests/1#note_{note['id']}"
@@ -144,7 +144,7 @@ def test_one_comment_is_written_and_then_renewed(
     assert "![gone](gone.png)" in note["body"] and "`![code](curve.png)`" in note["body"]
     report.write_text("# second\n")
     job["CI_COMMIT_SHA"] = "b" * 40  # the watermark has the commit, and still is the same
-    assert cml(job, tmp_path, *UPDATE, f"--repo={api.web_url}", "report.md").returncode == 0
+    assert cml(job, tmp_path, *UPDATE).returncode == 0
     assert len(api.notes[1]) == 1 and note["body"].startswith("# second")
     assert f'![](https://cml.dev/watermark.png#{"b" * 40} "CML watermark report")' in note["body"]
 
@@ -153,7 +153,7 @@ def test_comments_with_another_watermark_are_others(
     api: FakeGitLab, job: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "report.md").write_text("text")
-    where = ("--publish-native", "--repo", api.web_url, "report.md")
+    where = ("--publish-native", "report.md")
     for title in ("report", "data", "report"):
         words = ("comment", "update", "--watermark-title", title, *where)
         assert cml(job, tmp_path, *words).returncode == 0
@@ -164,49 +164,28 @@ def test_a_comment_below_twenty_others_is_missed_as_by_the_original(
     api: FakeGitLab, job: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "report.md").write_text("text")
-    words = (*UPDATE, f"--repo={api.web_url}", "report.md")
-    cml(job, tmp_path, *words)
+    cml(job, tmp_path, *UPDATE)
     for number in range(20):
         api.add_note(1, f"note {number}")
-    cml(job, tmp_path, *words)
+    cml(job, tmp_path, *UPDATE)
     assert len(api.notes[1]) == 22
-
-
-def test_the_merge_request_is_found_by_the_commit(
-    api: FakeGitLab, job: dict[str, str], tmp_path: Path
-) -> None:
-    (tmp_path / "report.md").write_text("text")
-    del job["CI_MERGE_REQUEST_IID"]
-    assert cml(job, tmp_path, *UPDATE, f"--repo={api.web_url}", "report.md").returncode == 0
-    assert len(api.notes[1]) == 1
-    job["CI_COMMIT_SHA"] = "c" * 40
-    failed = cml(job, tmp_path, *UPDATE, f"--repo={api.web_url}", "report.md")
-    assert failed.returncode == 1 and "not found" in failed.stderr
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (("comment", "update", "--publish-nativ", "report.md"), "--publish-nativ"),
-        (("comment", "update", "--pr", "--target=pr", "report.md"), "not allowed with"),
-        (("comment", "update", "--driver=svn", "report.md"), "invalid choice"),
         (("comment", "update"), "required"),
         (("comment", "update", "report.md", "more.md"), "unrecognized"),
-        (("comment",), "required"),
         (("send-comment", "report.md"), "invalid choice"),
-        (("pr", "create", "--branche=x", "."), "--branche=x"),
         (("comment", "update", "--publish-native", "nothing.md"), "no such file"),
         (("comment", "update", "report.md"), "asset.cml.dev"),
-        (("comment", "update", "--target=pr/99", "--publish-native", "report.md"), "Not Found"),
-        (("comment", "update", "--token=wrong", "--publish-native", "report.md"), "Unauthorized"),
-        (("comment", "update", "--target=tag/1", "--publish-native", "report.md"), "unsupported"),
     ],
 )
 def test_a_call_that_is_wrong_fails(
     api: FakeGitLab, job: dict[str, str], tmp_path: Path, words: tuple[str, ...], said: str
 ) -> None:
     (tmp_path / "report.md").write_text("![p](report.md)")
-    job["CML_REPO"] = api.web_url
     failed = cml(job, tmp_path, *words)
     assert failed.returncode == 1 and said in failed.stderr
     assert "Traceback" not in failed.stderr
@@ -217,44 +196,13 @@ def test_a_comment_that_is_too_long_is_refused(
     api: FakeGitLab, job: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "report.md").write_text("x" * 1_000_000)
-    failed = cml(job, tmp_path, *UPDATE, f"--repo={api.web_url}", "report.md")
+    failed = cml(job, tmp_path, *UPDATE)
     assert failed.returncode == 1 and "too large" in failed.stderr
 
 
-def test_without_a_token_or_a_driver_it_fails(
+def test_a_missing_or_wrong_token_fails(
     api: FakeGitLab, job: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "report.md").write_text("text")
-    words = (*UPDATE, f"--repo={api.web_url}", "report.md")
-    assert "token not found" in cml(job | {"REPO_TOKEN": ""}, tmp_path, *words).stderr
-    assert "driver not set" in cml(job | {"CI_PROJECT_URL": ""}, tmp_path, *words).stderr
-
-
-def test_a_branch_is_pushed_and_a_merge_request_opened_once(
-    api: FakeGitLab, job: dict[str, str], tmp_path: Path
-) -> None:
-    bare, work = tmp_path / "bare.git", tmp_path / "work"
-    identity = ("-c", "user.name=Ana", "-c", "user.email=ana@example.org")
-    for words in (
-        ("init", "--quiet", "--bare", "--initial-branch=main", str(bare)),
-        ("clone", "--quiet", str(bare), str(work)),
-        ("-C", str(work), *identity, "commit", "--quiet", "--allow-empty", "-m", "start"),
-        ("-C", str(work), "push", "--quiet", "origin", "HEAD:main"),
-    ):
-        subprocess.run(["git", *words], check=True, capture_output=True)
-    (work / "data.dvc").write_text("md5: 1")
-    (work / "stray.txt").write_text("not asked for")
-    job = job | {"CI_COMMIT_BRANCH": "main"}
-    words = ("pr", "create", f"--repo={api.web_url}", "--branch=retrain/1", "--title=Retrain")
-    done = cml(job, work, *words, "--message=Retrain", "data.dvc")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == f"{api.web_url}/-/merge_requests/2"
-    files = ["git", "-C", str(bare), "show", "--name-only", "--format=%s", "retrain/1"]
-    assert subprocess.run(files, capture_output=True, text=True, check=True).stdout.split() == [
-        "Retrain",
-        "data.dvc",
-    ]
-    (work / "data.dvc").write_text("md5: 2")
-    again = cml(job, work, *words, "--md", "data.dvc")
-    assert again.stdout.strip() == f"[CML's Merge Request]({api.web_url}/-/merge_requests/2)"
-    assert len(api.merge_requests) == 2
+    assert "token not found" in cml(job | {"REPO_TOKEN": ""}, tmp_path, *UPDATE).stderr
+    assert "Unauthorized" in cml(job | {"REPO_TOKEN": "wrong"}, tmp_path, *UPDATE).stderr

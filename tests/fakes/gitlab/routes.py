@@ -13,7 +13,6 @@ from tests.fakes.gitlab.state import (
     MAINTAINER,
     NUMBER,
     PATH,
-    REPORTER,
     Document,
     FakeGitLab,
     Refusal,
@@ -67,11 +66,6 @@ def version(call: Call) -> tuple[int, Any]:
     return 200, {"version": call.api.version, "revision": "0123456789a"}
 
 
-@route("GET", "user", GUEST)
-def user(call: Call) -> tuple[int, Any]:
-    return 200, {"id": 7, "username": call.token.user}
-
-
 @route("GET", "personal_access_tokens/self", GUEST)
 def get_own_token(call: Call) -> tuple[int, Any]:
     return 200, {"id": 7, "active": True, "revoked": False, "expires_at": call.token.expires_at}
@@ -96,36 +90,6 @@ def put_project(call: Call) -> tuple[int, Any]:
     return get_project(call)
 
 
-@route("GET", "projects/*/merge_requests", GUEST)
-def list_merge_requests(call: Call) -> tuple[int, Any]:
-    query, rows = call.query, call.api.merge_requests
-    for name in ("state", "source_branch", "target_branch"):
-        if query.get(name, "all") != "all":
-            rows = [row for row in rows if row[name] == query[name]]
-    if query.get("labels"):
-        wanted = set(query["labels"].split(","))
-        rows = [row for row in rows if wanted <= set(row["labels"])]
-    return 200, rows[::-1]
-
-
-@route("POST", "projects/*/merge_requests", DEVELOPER)
-def post_merge_request(call: Call) -> tuple[int, Any]:
-    body = call.body
-    for row in call.api.merge_requests:
-        if row["state"] == "opened" and row["source_branch"] == body["source_branch"]:
-            words = "Another open merge request already exists for this source branch"
-            raise Refusal(409, [f"{words}: !{row['iid']}"])
-    row = call.api.open_merge_request(
-        body["source_branch"],
-        target_branch=body["target_branch"],
-        title=body["title"],
-        description=body.get("description") or "",
-        labels=listed(body.get("labels")),
-        author={"username": call.token.user},
-    )
-    return 201, row
-
-
 def listed(labels: Any) -> list[str]:
     """Labels, which may come as a list or with commas between."""
     return labels if isinstance(labels, list) else [x for x in str(labels or "").split(",") if x]
@@ -139,18 +103,6 @@ def merge_request(call: Call) -> Document:
 @route("GET", "projects/*/merge_requests/*", GUEST)
 def get_merge_request(call: Call) -> tuple[int, Any]:
     return 200, merge_request(call)
-
-
-@route("PUT", "projects/*/merge_requests/*", DEVELOPER)
-def put_merge_request(call: Call) -> tuple[int, Any]:
-    row, body = merge_request(call), call.body
-    row |= {name: body[name] for name in ("title", "description", "target_branch") if name in body}
-    if "labels" in body:
-        row["labels"] = listed(body["labels"])
-    row["labels"] = list(dict.fromkeys(row["labels"] + listed(body.get("add_labels"))))
-    if "state_event" in body:
-        row["state"] = {"close": "closed", "reopen": "opened"}[body["state_event"]]
-    return 200, row
 
 
 @route("GET", "projects/*/merge_requests/*/notes", GUEST)
@@ -185,25 +137,6 @@ def delete_note(call: Call) -> tuple[int, Any]:
         raise Refusal(403, "403 Forbidden")
     notes.remove(note)
     return 204, None
-
-
-@route("GET", "projects/*/repository/commits/*/merge_requests", GUEST)
-def merge_requests_of_commit(call: Call) -> tuple[int, Any]:
-    sha = call.words[1]
-    rows = call.api.merge_requests
-    return 200, [row for row in rows if sha in (row["sha"], row["merge_commit_sha"])]
-
-
-@route("GET", "projects/*/repository/commits/*/comments", GUEST)
-def list_commit_comments(call: Call) -> tuple[int, Any]:
-    return 200, call.api.commit_comments.get(call.words[1], [])
-
-
-@route("POST", "projects/*/repository/commits/*/comments", REPORTER)
-def post_commit_comment(call: Call) -> tuple[int, Any]:
-    comment = {"note": call.body["note"], "author": {"username": call.token.user}}
-    call.api.commit_comments.setdefault(call.words[1], []).append(comment)
-    return 201, comment
 
 
 @route("POST", "projects/*/uploads", GUEST)
@@ -280,12 +213,6 @@ def put_variable(call: Call) -> tuple[int, Any]:
     return 200, shown(row)
 
 
-@route("DELETE", "projects/*/variables/*", MAINTAINER)
-def delete_variable(call: Call) -> tuple[int, Any]:
-    call.api.variables.remove(stored_variable(call))
-    return 204, None
-
-
 def protect(rows: list[Document], what: str, name: str, **levels: int) -> tuple[int, Any]:
     """Add a protection; GitLab answers 409 when there is one of this name."""
     if any(row["name"] == name for row in rows):
@@ -317,7 +244,7 @@ def post_protected_environment(call: Call) -> tuple[int, Any]:
 
 
 def collection(name: str, key: str, what: str, made: Callable[[Call], Document] | None) -> None:
-    """Register listing, reading, changing, deleting, and making where `made` says how."""
+    """Register listing, reading, deleting, and making where `made` says how."""
 
     def rows(call: Call) -> list[Document]:
         if name == "protected_environments" and not call.api.premium:
@@ -333,11 +260,6 @@ def collection(name: str, key: str, what: str, made: Callable[[Call], Document] 
         rows(call).append({"id": next(call.api._numbers)} | made(call))
         return 201, rows(call)[-1]
 
-    def change(call: Call) -> tuple[int, Any]:
-        row = find(call)
-        row |= {field: value for field, value in call.body.items() if field in row}
-        return 200, row
-
     def delete(call: Call) -> tuple[int, Any]:
         rows(call).remove(find(call))
         return 204, None
@@ -350,7 +272,6 @@ def collection(name: str, key: str, what: str, made: Callable[[Call], Document] 
 
     route("GET", f"projects/*/{name}", MAINTAINER)(listing)
     route("GET", one_path, MAINTAINER)(lambda call: (200, find(call)))
-    route("PUT", one_path, MAINTAINER)(change)
     route("DELETE", one_path, MAINTAINER)(delete)
     if made:
         route("POST", f"projects/*/{name}", MAINTAINER)(create)

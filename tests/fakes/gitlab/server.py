@@ -7,9 +7,8 @@ True to the original:
   for an unknown token, 403 with `insufficient_scope` and the scope that is missing, 403 for a role
   that is too low, 404 for a project that the token cannot see, 409 or 400 for what exists;
 - PRIVATE-TOKEN and bearer tokens; JSON, form and multipart bodies;
-- pages of 20 with `X-Total...` and `Link` headers; notes and merge requests newest first;
-- at most one open merge request a source branch; masked values of 8 characters or more, without
-  white space; hidden values that are never answered; protected environments as a Premium feature;
+- pages of 20 with `X-Total...` and `Link` headers; notes newest first;
+- masked values of 8 characters or more, without white space; hidden values that are never answered; protected environments as a Premium feature;
   project access tokens that only a person may make, and that work here as tokens too;
 - files that were uploaded, under the address that a comment names.
 Left out: everything else, above all GitLab's own reactions (a push starts no pipeline, a merge

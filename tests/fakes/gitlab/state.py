@@ -74,7 +74,6 @@ class FakeGitLab:
     project: Document = field(default_factory=lambda: dict(NEW_PROJECT))
     tokens: dict[str, Token] = field(default_factory=dict)
     notes: dict[int, list[Document]] = field(default_factory=dict)  # merge request -> oldest first
-    commit_comments: dict[str, list[Document]] = field(default_factory=dict)
     uploads: dict[str, bytes] = field(default_factory=dict)  # path as a comment names it -> bytes
     merge_requests: list[Document] = field(default_factory=list)
     variables: list[Document] = field(default_factory=list)  # with values, hidden or not
