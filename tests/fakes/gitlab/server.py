@@ -8,8 +8,9 @@ True to the original:
   that is too low, 404 for a project that the token cannot see, 409 or 400 for what exists;
 - PRIVATE-TOKEN and bearer tokens; JSON, form and multipart bodies;
 - pages of 20 with `X-Total...` and `Link` headers; notes newest first;
-- masked values of 8 characters or more, without white space; hidden values that are never answered; protected environments as a Premium feature;
-  project access tokens that only a person may make, and that work here as tokens too;
+- masked values of 8 characters or more, without white space; hidden values that are never answered;
+  protected environments as a Premium feature; project access tokens that only a person may make,
+  and that work here as tokens too;
 - files that were uploaded, under the address that a comment names.
 Left out: everything else, above all GitLab's own reactions (a push starts no pipeline, a merge
 moves no branch, system notes are not written), job tokens, users and groups, rate limits, and the
