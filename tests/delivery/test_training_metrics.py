@@ -18,6 +18,7 @@ from tests.conftest import ROOT
 from tests.fakes.gitlab import server as gitlab
 from tests.fakes.http import Request, answering
 from tests.make.ports import free_port
+from tests.make.processes import until
 
 pytestmark = pytest.mark.skipif(
     shutil.which("prometheus-pushgateway") is None, reason="no prometheus-pushgateway"
@@ -106,14 +107,6 @@ def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
     return calls
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if condition():
-            return
-        threading.Event().wait(0.05)
-    raise AssertionError("it did not happen")
 
 
 def test_a_training_is_pushed_with_its_figures(
@@ -219,7 +212,7 @@ def test_gpus_are_watched_while_it_trains(
     monkeypatch.setattr(gpu.Sampler.__init__, "__defaults__", (0.01, 10.0))
     calls = stand_in(tmp_path, monkeypatch, 'echo "3, 11"; echo "80, 2048"; echo "[N/A], [N/A]"')
     with watched("request"):
-        wait_for(lambda: calls.exists() and len(calls.read_text().splitlines()) > 3)
+        until(lambda: calls.exists() and len(calls.read_text().splitlines()) > 3)
         trained(seconds=60)
 
     assert gateway.value("conveyor_training_gpu_utilization_ratio") == pytest.approx(0.8)
@@ -247,7 +240,7 @@ def test_a_broken_nvidia_smi_is_given_up(
 ) -> None:
     calls = stand_in(tmp_path, monkeypatch, f"exec {script}" if "sleep" in script else script)
     with gpu.Sampler(interval=0.01, patience=0.2) as sampler:
-        wait_for(lambda: not sampler._thread.is_alive())
+        until(lambda: not sampler._thread.is_alive())
 
     assert sampler.samples == []
     assert len(calls.read_text().splitlines()) == gpu.FAILURES

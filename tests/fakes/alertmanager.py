@@ -7,34 +7,22 @@ import shutil
 import socketserver
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import pytest
 import yaml
 
 from tests.fakes import http
+from tests.make.processes import until
 
-T = TypeVar("T")
-WITHIN = 90.0  # seconds; generous, the machine may be busy
-PAUSE = 0.02
 # Somebody who waits for a test is less patient than somebody who is on call.
 # Long enough that a busy machine puts all alerts of a post into one group.
 HURRIED = {"group_wait": "1s", "group_interval": "1s"}
-
-
-def until(condition: Callable[[], T]) -> T:
-    """Ask again until the answer is true; give it."""
-    deadline = time.monotonic() + WITHIN
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(PAUSE)
-    return found
 
 
 class Hooks:

@@ -13,11 +13,11 @@ T = TypeVar("T")
 WITHIN = 90.0  # seconds; generous, the machine may be busy
 
 
-def until(condition: Callable[[], T]) -> T:
+def until(condition: Callable[[], T | None], what: object = "it") -> T:
     """Ask again until the answer is true; give it."""
     deadline = time.monotonic() + WITHIN
     while not (found := condition()):
-        assert time.monotonic() < deadline, "it never came true"
+        assert time.monotonic() < deadline, f"{what} never came true"
         time.sleep(0.01)
     return found
 

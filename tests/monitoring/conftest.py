@@ -6,10 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 import yaml
@@ -18,19 +16,9 @@ from monitoring.errors import MonitoringError
 from monitoring.local.configuration import SOURCE
 from monitoring.local.programs import PROGRAMS, find_programs
 from tests.conftest import ROOT
+from tests.make.processes import WITHIN, children, until
 
-T = TypeVar("T")
-WITHIN = 90.0  # seconds; generous, the machine may be busy
 ANY_PORTS = [part for item in PROGRAMS for part in (f"--{item.name}-port", "0")]
-
-
-def until(condition: Callable[[], T | None], what: object = "it") -> T:
-    """Poll until the result is true; returns it."""
-    deadline = time.monotonic() + WITHIN
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what} never came true"
-        time.sleep(0.05)
-    return found
 
 
 class Command:
@@ -70,10 +58,7 @@ class Command:
 
     def children(self) -> list[int]:
         """Process ids of its children."""
-        found = subprocess.run(
-            ["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False
-        )
-        return [int(line) for line in found.stdout.split()]
+        return children(self.process.pid)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Stop it; returns its exit code."""

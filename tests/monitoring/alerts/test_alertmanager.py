@@ -26,8 +26,8 @@ from tests.fakes.alertmanager import (
     alertmanager,
     hooks,
     relay,
-    until,
 )
+from tests.make.processes import until
 
 TRIGGER = "/api/v4/projects/42/ref/main/trigger/pipeline?token=glptt-secret"
 SECRETS = {

@@ -16,6 +16,7 @@ from service.telemetry.multiprocess import multiprocess_dir
 from tests.conftest import run
 from tests.make.bundles import make_chip
 from tests.make.images import npy
+from tests.make.processes import until
 from tests.make.server import STARTS_WITHIN, Server, serving, spawn
 
 BODY = npy(make_chip(5))
@@ -38,20 +39,13 @@ def test_a_stop_turns_not_ready_then_finishes_what_is_in_flight(
         asking = threading.Thread(target=ask)
         asking.start()
         server.process.send_signal(signal.SIGTERM)
-        wait_for_status(server, 503)
+        until(lambda: httpx.get(server.url + "/readyz").status_code == 503)
         assert httpx.post(server.url + "/predict", files={"file": BODY}).status_code == 200
         stopped.set()
         asking.join()
         assert server.process.wait(STARTS_WITHIN) == 0
     assert set(answers) == {200}
     assert server.lines()[-1]["event"] == "stopped"
-
-
-def wait_for_status(server: Server, status: int) -> None:
-    deadline = time.monotonic() + 30
-    while httpx.get(server.url + "/readyz").status_code != status:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -62,7 +56,7 @@ def test_after_the_end_there_are_no_processes(
         workers = server.workers()
         assert server.stop(number) == 0
     assert len(workers) == 2
-    wait_for_end(workers)
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
 
 
 def test_workers_end_with_a_parent_that_is_killed(
@@ -79,7 +73,7 @@ def test_workers_end_with_a_parent_that_is_killed(
             assert folder.exists()
         assert not another.path.exists()
         server.process.kill()
-        wait_for_end(workers)
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
     assert folder.exists()
     with multiprocess_dir(1) as another:
         assert list(place.iterdir()) == [another.path]
@@ -108,21 +102,11 @@ def test_only_what_a_killed_service_left_is_removed(
     assert (aside / "counter_0.db").exists()
 
 
-def wait_for_end(processes: list[int]) -> None:
-    deadline = time.monotonic() + 40
-    while any(Path(f"/proc/{pid}").exists() for pid in processes):
-        assert time.monotonic() < deadline, "a worker outlived its parent"
-        time.sleep(0.05)
-
-
 def test_a_worker_that_is_killed_is_started_again(bundle: Path, tmp_path: Path) -> None:
     with serving(bundle, tmp_path) as server:
         before = server.workers()
         os.kill(before[0], signal.SIGKILL)
-        deadline = time.monotonic() + 30
-        while len(server.workers()) < 2 or before[0] in server.workers():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: len(server.workers()) == 2 and before[0] not in server.workers())
         for _ in range(20):
             answer = httpx.post(server.url + "/predict", files={"file": BODY}, timeout=30)
             assert answer.status_code == 200
@@ -133,7 +117,7 @@ def test_while_a_worker_has_no_model_yet_another_one_is_asked(bundle: Path, tmp_
     with serving(bundle, tmp_path) as server, server.client() as held:
         gone = server.workers()[0]
         os.kill(gone, signal.SIGKILL)
-        wait_for_end([gone])
+        until(lambda: not Path(f"/proc/{gone}").exists())
         held.get("/healthz")  # its connection stays: the new worker has fewer
         while answering(server) < 2:
             answer = httpx.post(server.url + "/predict", files={"file": BODY}, timeout=30)
