@@ -151,7 +151,9 @@ def _md5(value: object) -> str:
 def _loader() -> "type[yaml.CSafeLoader]":
     import yaml
 
-    class Loader(yaml.CSafeLoader):
+    from contracts import documents
+
+    class Loader(documents.Loader):
         """Knows no merge keys: a few lines of them, merged into each other, can fill the memory."""
 
         def flatten_mapping(self, node: yaml.MappingNode) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from contracts.documents import read_yaml
 from delivery.errors import RemoteError, ToolError, reason
 
 LOCK = Path("dvc.lock")
@@ -54,7 +55,7 @@ def read_lock() -> dict[str, Any]:
         RemoteError: it is missing or broken.
     """
     try:
-        stages = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"]
+        stages = read_yaml(LOCK.read_text(encoding="utf-8"))["stages"]
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         raise RemoteError(f"{LOCK} is missing or broken: dvc repro, and commit it") from None
     return dict(stages)
@@ -74,7 +75,7 @@ def _stale(name: str, stage: dict[str, Any]) -> Iterator[str]:
         if path.is_file() and _md5(path) != dependency["md5"]:
             yield f"{name}: {path} has changed"
     for file, values in stage.get("params", {}).items():
-        now = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        now = read_yaml(Path(file).read_text(encoding="utf-8"))
         for key, value in values.items():
             if _at(now, key) != value:
                 yield f"{name}: {key} of {file} has changed"
@@ -87,7 +88,7 @@ def _stale(name: str, stage: dict[str, Any]) -> Iterator[str]:
 
 
 def _data() -> str:
-    document = yaml.safe_load(Path("data.dvc").read_text(encoding="utf-8"))
+    document = read_yaml(Path("data.dvc").read_text(encoding="utf-8"))
     return str(document["outs"][0]["md5"])
 
 

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from contracts import tags
+from contracts.documents import read_yaml
 from pipeline import paths
 from pipeline.errors import ParameterError
 
@@ -102,7 +103,7 @@ def read_params(path: Path = paths.PARAMS) -> Params:
             names every such field with its value and the cure.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParameterError(f"{path} is missing: run this in the root of the repository") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
 
 from contracts.bundle import Manifest
+from contracts.documents import read_yaml
 from contracts.reports import DRIFT, larger_is_better
 from pipeline import markdown as md
 from pipeline import paths, repository, tasks
@@ -119,7 +119,7 @@ def _flat(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _params(now: dict[str, Any], before: str | None, base: str) -> str:
-    new, old = _flat(now), _flat(yaml.safe_load(before) if before else {})
+    new, old = _flat(now), _flat(read_yaml(before) if before else {})
     rows = [
         [md.code(key), md.code(old.get(key, "-")), md.code(new.get(key, "-"))]
         for key in sorted(new.keys() | old.keys())
