@@ -35,7 +35,7 @@ INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS) $(TORCH) '$(CURDIR)'; ca
 
 .PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge test test-fast mutants e2e lint audit format \
   models promote rollback retire lineage gitlab-setup \
-  experiment comment verify register image deploy review review-stop retrain notify \
+  experiment experiment-commit experiment-check comment verify register image deploy review review-stop retrain notify \
   monitor demo-drift alertmanager dashboards rules figures \
   bench bench-eurosat bench-serving bench-drift bench-observing lock clean
 
@@ -178,8 +178,14 @@ gitlab-setup: setup ## show what a GitLab project lacks (APPLY=1 makes it, VALUE
 
 # What the jobs of .gitlab-ci.yml call.
 
-experiment: setup ## train what a merge request proposes, and give it back to its branch
+experiment: setup ## train what a merge request proposes, and store the model
 	@python -m delivery.experiment
+
+experiment-commit: setup ## commit what was trained to the branch of the merge request
+	@python -m delivery.experiment commit
+
+experiment-check: setup ## check that the model of the bot's commit is stored; train nothing
+	@python -m delivery.experiment check
 
 comment: setup ## post the report to the merge request (AGAINST=origin/main)
 	@python -m delivery.comment --against="$${GIVEN_AGAINST:-origin/main}"

@@ -12,12 +12,13 @@ import shutil
 import subprocess
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from delivery.errors import GitError, ToolError, command
-from delivery.experiment.experiment import LOG, RECORD, Experiment
+from delivery.experiment.experiment import COMMITTED, LOG, RECORD, Committed, Experiment
 from delivery.git import Repository
 
 REPORT = Path("reports/report.md")  # `python -m pipeline.report` writes it, with its pictures
@@ -97,9 +98,22 @@ def _notes(repository: Repository, against: str, experiment: Experiment) -> list
             "or rebase before you trust the comparison."
         )
     notes.append(f"## Runner minutes\n\n{_minutes(experiment)}")
-    if experiment.note:
-        notes.append(f"Pipeline: {experiment.note}.")
+    if note := _committed(repository):
+        notes.append(f"Pipeline: {note}.")
     return notes
+
+
+def _committed(repository: Repository) -> str:
+    """What became of the results: the record of the job `commit`, which may not have run."""
+    with suppress(OSError, ValidationError):
+        return Committed.model_validate_json(COMMITTED.read_bytes()).note
+    if repository.git("status", "--porcelain", "--untracked-files=no", "--", "dvc.lock"):
+        return (
+            "`dvc.lock` is new and was not committed: `BOT_TOKEN` is not set, or the branch is a "
+            "fork's. Before you merge, commit `dvc.lock` and `reports/` from the artifacts of the "
+            "job `train`"
+        )
+    return ""
 
 
 def _behind(repository: Repository, against: str) -> int:
@@ -112,6 +126,8 @@ def _behind(repository: Repository, against: str) -> int:
 
 def _minutes(experiment: Experiment) -> str:
     used = f"Used: {experiment.seconds / 60:.1f}."
+    if experiment.state != "done":
+        return used
     if not experiment.trained:
         return f"{used} Nothing was trained: this data, code and parameters have a model."
     if not experiment.estimate:

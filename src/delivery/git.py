@@ -74,6 +74,12 @@ class Repository:
         options = ("--push-option=ci.skip",) if skip_ci and self._takes_options(target) else ()
         self.git("push", "--quiet", "--atomic", *options, "--end-of-options", target, *refs)
 
+    def head_of(self, branch: str) -> str:
+        """Hash of the newest commit of a branch where `push` goes; empty if there is no branch."""
+        target = os.environ.get("PUSH_URL") or ORIGIN
+        listed = self.git("ls-remote", "--end-of-options", target, f"refs/heads/{branch}")
+        return listed.partition("\t")[0]
+
     def propose(
         self, branch: str, into: str, title: str, label: str, description: str = ""
     ) -> None:

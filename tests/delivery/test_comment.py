@@ -65,6 +65,7 @@ def test_a_failed_training_shows_the_end_of_its_log_and_no_markup(
     inside = text.split(comment.FENCE)
     assert len(inside) == 3, "the log broke out of its fence"
     assert "![x]" in inside[1]
+    assert "Nothing was trained" not in text
     assert "What to do" in inside[2]
 
 

@@ -172,8 +172,8 @@ def test_the_alert_opens_one_merge_request_with_the_evidence(world: World) -> No
 
 def test_the_report_shows_drift_data_and_both_models(world: World) -> None:
     number = int(world.api.open_merge_request("retrain")["iid"])
-    pipeline = world.request_pipeline(number, "train", "report")
-    assert pipeline.jobs == {"train": True, "report": True}, pipeline.log
+    pipeline = world.request_pipeline(number, "train", "commit", "report")
+    assert pipeline.jobs == {"train": True, "commit": True, "report": True}, pipeline.log
     assert "Running stage 'train'" not in pipeline.of("train"), "it was trained already"
     comment = world.comment(number)
     why = comment.partition("## Why: drift")[2].partition("\n## ")[0]

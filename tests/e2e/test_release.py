@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.e2e import containers
-from tests.e2e.world import LIMIT, MAIN_JOBS, World
+from tests.e2e.world import LIMIT, MAIN_JOBS, TRAINING, World
 from tests.fakes.cluster import Cluster
 from tests.make.server import serving
 
@@ -62,8 +62,8 @@ def serves(world: World, stage: str) -> str:
 def release(world: World, branch: str, width: int) -> str:
     """Open a merge request, let its pipeline train, and merge it; the commit of main."""
     number = world.propose(branch, {"model": {"width": width}}, f"Width {width}")
-    pipeline = world.request_pipeline(number, "train")
-    assert pipeline.jobs == {"train": True}, pipeline.log
+    pipeline = world.request_pipeline(number, *TRAINING)
+    assert pipeline.jobs == {"trained": True}, pipeline.log
     return world.merge(number)
 
 
@@ -170,9 +170,9 @@ def test_an_older_pipeline_that_finishes_last_is_refused(world: World, cluster: 
 def test_the_next_pipeline_finishes_a_killed_one(world: World, cluster: Cluster) -> None:
     release(world, "interrupted", 7)
     facts = {"CI_PIPELINE_SOURCE": "push", "RELEASE_TOKEN": world.token}
-    line, folder = world.prepare("main", MAIN_JOBS, facts)
+    line, folder = world.prepare("main", facts)
     with subprocess.Popen(
-        line,
+        [*line, *MAIN_JOBS],
         cwd=folder,
         env=world.environment(),
         stdout=subprocess.DEVNULL,

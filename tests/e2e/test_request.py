@@ -15,8 +15,10 @@ WIDER, WORSE, BROKEN, DATA = "try-$(>pwned)-wider", "worse", "broken", "more-dat
 def test_a_merge_request_is_trained_tagged_and_reported(world: World) -> None:
     number = world.propose(WIDER, {"model": {"width": 6}}, "Try a wider network; $(touch pwned)")
     pipeline = world.request_pipeline(number)
-    assert pipeline.jobs == {"train": True, "report": True, "gate": True}, pipeline.log
-    assert "Running stage 'train'" in pipeline.of("train")
+    assert pipeline.before and pipeline.before.jobs == {"train": True, "commit": True}
+    assert "Running stage 'train'" in pipeline.before.of("train")
+    assert pipeline.jobs == {"trained": True, "report": True, "gate": True}, pipeline.log
+    assert "Running stage 'train'" not in pipeline.log
     comment = world.comment(number)
     assert "the gate is open" in comment
     assert re.search(r"`model.width`.*`4`.*`6`", comment)
@@ -29,8 +31,10 @@ def test_a_merge_request_is_trained_tagged_and_reported(world: World) -> None:
     assert not list(world.folder.rglob("pwned")), "a name was executed"
 
 
-def test_the_bot_pushes_the_result_without_starting_a_pipeline(world: World) -> None:
-    assert [options for options in world.options_of(f"refs/heads/{WIDER}")] == ["", "|ci.skip"]
+def test_the_bots_commit_is_judged_once_and_can_be_merged(world: World) -> None:
+    assert [row["status"] for row in world.api.pipelines] == ["canceled", "success"]
+    assert world.api.merge_requests[0]["sha"] == world.origin_git("rev-parse", WIDER)
+    assert world.api.mergeable(1)
     assert "experiment/1-101" in world.tags()
     world.git("fetch", "--quiet", "--tags", "origin")
     changed = world.git("diff", "--name-only", f"origin/{WIDER}~1", f"origin/{WIDER}").split()
@@ -45,10 +49,41 @@ def test_a_second_push_trains_nothing_and_updates_the_comment(world: World) -> N
     world.commit("Say why")
     world.git("push", "--quiet", "origin", WIDER)
     pipeline = world.request_pipeline(1)
-    assert pipeline.jobs == {"train": True, "report": True, "gate": True}, pipeline.log
+    jobs = {"train": True, "commit": True, "report": True, "gate": True}
+    assert pipeline.jobs == jobs and pipeline.before is None, pipeline.log
     assert "Running stage 'train'" not in pipeline.of("train")
     assert "Nothing was trained" in world.comment(1)
-    assert "experiment/1-102" not in world.tags()
+    assert "experiment/1-103" not in world.tags()
+    assert world.api.mergeable(1)
+
+
+def test_a_push_that_skips_its_pipeline_can_not_be_merged(world: World) -> None:
+    (world.dev / "NOTES.md").write_text("Trust me.\n", encoding="utf-8")
+    world.commit("Say less")
+    world.git("push", "--quiet", "--push-option=ci.skip", "origin", WIDER)
+    world.receive_pushes()
+    assert world.api.merge_status(1) == "ci_must_pass"
+
+
+def test_code_that_lint_refuses_can_not_be_merged(world: World) -> None:
+    (world.dev / "src" / "pipeline" / "broken.py").write_text("x=( 1)\n", encoding="utf-8")
+    world.commit("Write in a hurry")
+    world.git("push", "--quiet", "origin", WIDER)
+    pipeline = world.request_pipeline(1, "lint")
+    assert pipeline.jobs == {"lint": False}, pipeline.log
+    assert world.api.merge_status(1) == "ci_must_pass"
+
+
+def test_the_title_of_the_bots_commit_lets_no_untrained_model_through(world: World) -> None:
+    world.git("rm", "--quiet", "src/pipeline/broken.py")
+    world.change({"train": {"epochs": 2}})
+    world.commit("Experiment of merge request 1")
+    world.git("push", "--quiet", "origin", WIDER)
+    pipeline = world.request_pipeline(1)
+    assert pipeline.jobs == {"trained": False, "report": True}, pipeline.log
+    assert "dvc.lock is not current (train: train of params.yaml has changed)" in pipeline.log
+    assert "give yours another title" in world.comment(1)
+    assert world.api.merge_status(1) == "ci_must_pass"
 
 
 def test_a_worse_model_closes_the_gate_and_the_report_says_why(world: World) -> None:
@@ -56,8 +91,8 @@ def test_a_worse_model_closes_the_gate_and_the_report_says_why(world: World) -> 
     worse = {"train": {"learning_rate": 1e-06, "epochs": 1}, "gate": gate}
     number = world.propose(WORSE, worse, "Learn less")
     pipeline = world.request_pipeline(number)
-    assert pipeline.code != 0
-    assert pipeline.jobs == {"train": True, "report": True, "gate": False}, pipeline.log
+    assert pipeline.jobs == {"trained": True, "report": True, "gate": False}, pipeline.log
+    assert world.api.merge_status(number) == "ci_must_pass"
     comment = world.comment(number)
     assert "the gate is closed" in comment
     assert re.search(r"`accuracy`.*missed.*wanted at least 0.9", comment)
@@ -68,6 +103,7 @@ def test_a_failed_training_is_reported_with_log_and_cure(world: World) -> None:
     number = world.propose(BROKEN, {"train": {"epochs": -1}}, "Train backwards")
     pipeline = world.request_pipeline(number)
     assert pipeline.jobs == {"train": False, "report": True}, pipeline.log
+    assert not world.api.mergeable(number)
     comment = world.comment(number)
     assert "Training failed" in comment
     assert "train.epochs" in comment.partition("```")[2]
@@ -82,7 +118,7 @@ def test_a_change_of_the_data_is_reported_by_class(world: World) -> None:
     number = int(world.api.open_merge_request(DATA)["iid"])
     world.sh("dvc", "push", "--quiet", "data.dvc")
     pipeline = world.request_pipeline(number)
-    assert pipeline.jobs["train"] and pipeline.jobs["report"], pipeline.log
+    assert pipeline.jobs["trained"] and pipeline.jobs["report"], pipeline.log
     section = world.comment(number).partition("## Data changes")[2].partition("\n## ")[0]
     assert "added" in section and "**all**" in section
     assert "+0" not in section.splitlines()[-1]

@@ -1,52 +1,88 @@
 """Command: train the model of a merge request once, and commit it to its branch.
 
-    python -m delivery.experiment
+    python -m delivery.experiment            train it, and store it in the DVC remote
+    python -m delivery.experiment commit     commit dvc.lock and reports/ to the branch, and tag
+    python -m delivery.experiment check      check the commit: its model is stored, none is trained
 
-Pulls what is stored, runs `dvc repro`, pushes what is new, commits dvc.lock and reports/ to the
-branch without starting another pipeline, and tags the commit `experiment/<request>-<pipeline>`.
-Nothing is trained if dvc.lock is current. Outside the pipeline of a merge request, or with a token
-that may not push, the model is still stored in DVC's run cache, and main need not train it again.
+Three jobs of a merge request call these steps. `train` pulls what is stored, runs `dvc repro`, and
+pushes what is new; nothing is trained if dvc.lock is current. `commit` pushes the results and the
+tag `experiment/<request>-<pipeline>`, which starts the pipeline that is judged. There `check`
+stands in for `train`.
 
-artifacts/experiment/ holds the record for the report: experiment.json and log.txt.
+artifacts/experiment/ holds the records for the report: experiment.json, commit.json, log.txt.
 """
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
+from pydantic import ValidationError
+
 from delivery.dvc import require_own_remote
-from delivery.errors import DeliveryError, command
-from delivery.experiment.experiment import LOG, Experiment, estimate, read_epochs, save, train
+from delivery.errors import DeliveryError, TrainingFailed, command
+from delivery.experiment import experiment as steps
+from delivery.experiment.experiment import LOG, RECORD, Experiment
 from delivery.git import Repository
 from delivery.metrics.pipeline import watched
 
 
 @command
 def main() -> None:
-    """Train, push, commit, tag."""
-    ArgumentParser(
+    """Run one step."""
+    parser = ArgumentParser(
         prog="python -m delivery.experiment",
         description=__doc__,
         formatter_class=RawDescriptionHelpFormatter,
-    ).parse_args()
-    repository = Repository()
-    experiment = Experiment(epochs=read_epochs())
-    experiment.estimate = estimate(repository, experiment.epochs)
+    )
+    parser.add_argument("step", nargs="?", choices=("train", "commit", "check"), default="train")
+    {"train": _train, "commit": _commit, "check": _check}[parser.parse_args().step](Repository())
+
+
+def _train(repository: Repository) -> None:
+    experiment = Experiment(epochs=steps.read_epochs())
+    experiment.estimate = steps.estimate(repository, experiment.epochs)
     experiment.write()
     if experiment.estimate:
         print(f"experiment: about {experiment.estimate / 60:.1f} minutes, like the last one")
     try:
         require_own_remote()
         with watched("request"):
-            train(experiment)
+            steps.train(experiment)
     except DeliveryError as error:
-        experiment.state = "failed"
-        with LOG.open("a", encoding="utf-8") as log:  # the report shows its end
-            log.write(f"error: {error}\n")
+        _fail(experiment, error)
         raise
     finally:
         experiment.write()
-    save(repository, experiment)
+    print(f"experiment: {'trained' if experiment.trained else 'dvc.lock is current'}; stored")
+
+
+def _commit(repository: Repository) -> None:
+    try:
+        experiment = Experiment.model_validate_json(RECORD.read_bytes())
+    except (OSError, ValidationError):
+        raise TrainingFailed(f"{RECORD} is not there: run python -m delivery.experiment") from None
+    if experiment.state != "done":
+        raise TrainingFailed(f"the training is {experiment.state}: there is nothing to commit")
+    committed = steps.commit(repository, experiment)
+    committed.write()
+    print(f"experiment: {committed.note}")
+
+
+def _check(repository: Repository) -> None:
+    experiment = Experiment()
     experiment.write()
-    print(f"experiment: {experiment.note or 'done'}")
+    try:
+        experiment = steps.check(repository)
+    except DeliveryError as error:
+        _fail(experiment, error)
+        raise
+    finally:
+        experiment.write()
+    print("experiment: the model is stored; nothing was trained")
+
+
+def _fail(experiment: Experiment, error: DeliveryError) -> None:
+    experiment.state = "failed"
+    with LOG.open("a", encoding="utf-8") as log:  # the report shows its end
+        log.write(f"error: {error}\n")
 
 
 if __name__ == "__main__":

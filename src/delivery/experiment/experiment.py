@@ -18,9 +18,11 @@ from delivery.git import Repository
 from delivery.tags import experiment_tag
 
 FOLDER = Path("artifacts/experiment")
-RECORD, LOG = FOLDER / "experiment.json", FOLDER / "log.txt"
+RECORD, LOG, COMMITTED = (FOLDER / name for name in ("experiment.json", "log.txt", "commit.json"))
 SAVED = ("dvc.lock", "data.dvc", "reports")
 TRAINED = "Running stage 'train'"
+TITLE = "Experiment of merge request"
+"""Begins the title of the bot's commit; the rules in ci/train.yml match it."""
 VARIABLES = ("CI_MERGE_REQUEST_IID", "CI_MERGE_REQUEST_SOURCE_BRANCH_NAME")
 
 
@@ -35,16 +37,26 @@ class Experiment(BaseModel):
     epochs: int = 0
     estimate: float = 0.0
     """Expected seconds, from the last experiment; 0 without one."""
-    tag: str = ""
-    commit: str = ""
-    """The bot's commit; empty if nothing changed."""
-    note: str = ""
-    """A remark for the reader, such as why nothing was pushed."""
 
     def write(self) -> None:
         """Write artifacts/experiment/experiment.json."""
         FOLDER.mkdir(parents=True, exist_ok=True)
         RECORD.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+class Committed(BaseModel):
+    """The record of the bot's commit, for the report and the review app."""
+
+    tag: str = ""
+    commit: str = ""
+    """Hash of the bot's commit; empty if nothing was pushed."""
+    note: str = ""
+    """What was done, and why nothing was pushed."""
+
+    def write(self) -> None:
+        """Write artifacts/experiment/commit.json."""
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        COMMITTED.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def train(experiment: Experiment) -> None:
@@ -57,17 +69,44 @@ def train(experiment: Experiment) -> None:
     pull_cached()
     current = not stale()
     with checkpoints.preserved():
-        code = _follow(["dvc", "repro"])
+        _repro()
     experiment.seconds = round(time.monotonic() - begun, 1)
-    experiment.trained = TRAINED in LOG.read_text(encoding="utf-8", errors="replace")
-    if code != 0:
-        raise TrainingFailed(f"dvc repro ended with {code}: its log is {LOG}, and in the report")
+    experiment.trained = _trained()
     dvc("push", "--run-cache")
     checkpoints.delete()
     if current and not experiment.trained:
-        # evaluate ran for its pictures and measured slightly other latencies: discard them.
-        Repository().git("checkout", "--", *SAVED)
+        _discard()
     experiment.state = "done"
+
+
+def check(repository: Repository) -> Experiment:
+    """Check that the model of the bot's commit is trained and stored, and draw its pictures.
+
+    Returns:
+        The record of its training.
+
+    Raises:
+        TrainingFailed: dvc.lock is not current.
+        ToolError: the DVC remote lacks the model.
+    """
+    if found := stale():
+        raise TrainingFailed(
+            f"dvc.lock is not current ({'; '.join(found[:3])}), and a commit with the title "
+            f'"{TITLE} ..." is not trained again: give yours another title (git commit --amend), '
+            "and push it"
+        )
+    pull_cached()
+    dvc("fetch", "train")
+    _repro()
+    if _trained():
+        raise TrainingFailed("the DVC remote lacks a part of what dvc.lock names: push a commit")
+    _discard()
+    return (_of_tags(repository, "HEAD") or Experiment()).model_copy(update={"state": "done"})
+
+
+def _discard() -> None:
+    """Discard what evaluate, which ran for its pictures, measured slightly otherwise."""
+    Repository().git("checkout", "--", *SAVED)
 
 
 def pull_cached() -> None:
@@ -78,6 +117,16 @@ def pull_cached() -> None:
     dvc("pull", "--run-cache", "data.dvc")
     with suppress(ToolError):  # a model that is not stored is trained again
         dvc("fetch", "train")
+
+
+def _repro() -> None:
+    code = _follow(["dvc", "repro"])
+    if code != 0:
+        raise TrainingFailed(f"dvc repro ended with {code}: its log is {LOG}, and in the report")
+
+
+def _trained() -> bool:
+    return TRAINED in LOG.read_text(encoding="utf-8", errors="replace")
 
 
 def _follow(line: Sequence[str]) -> int:
@@ -96,44 +145,63 @@ def _follow(line: Sequence[str]) -> int:
     return process.returncode
 
 
-def save(repository: Repository, experiment: Experiment) -> None:
-    """Commit the results to the branch of the merge request, and tag the commit."""
+def commit(repository: Repository, experiment: Experiment) -> Committed:
+    """Commit the results to the branch of the merge request, and tag the commit.
+
+    The push starts the pipeline that judges the commit; it trains nothing.
+
+    Raises:
+        GitError: GitLab refuses the push.
+    """
     request, branch = (os.environ.get(name, "") for name in VARIABLES)
     if not request or not branch:
-        experiment.note = "done; not the pipeline of a merge request, so nothing was committed"
-        return
+        return Committed(note="not the pipeline of a merge request, so nothing was committed")
+    if os.environ.get("CI_MERGE_REQUEST_SOURCE_PROJECT_ID") != os.environ.get("CI_PROJECT_ID"):
+        return Committed(note="the branch belongs to a fork, so nothing was committed to it")
+    if os.environ.get("CI_MERGE_REQUEST_EVENT_TYPE", "detached") != "detached":
+        return Committed(
+            note="a pipeline of merged results has GitLab's own commit, so nothing was committed: "
+            "switch merged results off (docs/gitlab-setup.md)"
+        )
     if not experiment.trained and not _changed(repository):
-        experiment.note = "nothing to train: dvc.lock is current"
-        return
+        return Committed(note="nothing to commit: dvc.lock is current")
+    begun = repository.commit("HEAD")
+    if moved := _moved(repository, branch, begun):
+        return Committed(note=moved)
+    title = f"{TITLE} {request}"
+    repository.commit_files([path for path in SAVED if Path(path).exists()], title)
     tag = experiment_tag(request, os.environ.get("CI_PIPELINE_ID", ""))
-    title = f"{'Experiment' if experiment.trained else 'Reports'} of merge request {request}"
-    if repository.commit_files([path for path in SAVED if Path(path).exists()], title):
-        experiment.commit = repository.commit("HEAD")
     if tag in repository.tags(tag):
         repository.git("tag", "--delete", tag)  # of an earlier run of this job
-    experiment.tag = tag
     body = f"{title}\n\n{experiment.model_dump_json()}\n"
     repository.git("tag", "--annotate", "--file=-", "--end-of-options", tag, stdin=body)
-    experiment.note = _push(repository, branch, tag)
+    try:
+        repository.push(f"HEAD:refs/heads/{branch}", f"refs/tags/{tag}", skip_ci=False)
+    except GitError as error:
+        if moved := _moved(repository, branch, begun):
+            return Committed(note=moved)
+        raise GitError(
+            f"dvc.lock could not be pushed to {branch} ({error}): BOT_TOKEN has expired or may "
+            "not push there: make gitlab-setup APPLY=1 renews it (docs/gitlab-setup.md)"
+        ) from None
+    return Committed(tag=tag, commit=repository.commit("HEAD"), note=f"{tag} is pushed to {branch}")
 
 
 def _changed(repository: Repository) -> bool:
     return bool(repository.git("status", "--porcelain", "--untracked-files=no", "--", *SAVED))
 
 
-def _push(repository: Repository, branch: str, tag: str) -> str:
-    """Push branch and tag; returns a sentence about the result."""
-    if os.environ.get("CI_MERGE_REQUEST_SOURCE_PROJECT_ID") != os.environ.get("CI_PROJECT_ID"):
-        return "done; the branch belongs to a fork, so dvc.lock was not pushed to it"
-    try:
-        repository.push(f"HEAD:refs/heads/{branch}", f"refs/tags/{tag}")
-    except GitError as error:
+def _moved(repository: Repository, branch: str, begun: str) -> str:
+    """A sentence if the branch has left the commit that was trained; else nothing."""
+    head = repository.head_of(branch)
+    if not head:
+        return f"{branch} is gone, so nothing was committed; the model is in the run cache"
+    if head != begun:
         return (
-            f"done, and in the run cache; dvc.lock could not be pushed to {branch} ({error}): "
-            "either the branch has newer commits, whose pipeline will push it, or BOT_TOKEN may "
-            "not push (docs/gitlab-setup.md)"
+            f"{branch} has moved to {head[:12]}, whose own pipeline trains it, so nothing was "
+            "committed; the model is in the run cache"
         )
-    return f"done; {tag} is pushed to {branch}"
+    return ""
 
 
 def read_epochs() -> int:
@@ -146,12 +214,20 @@ def read_epochs() -> int:
 
 def estimate(repository: Repository, epochs: int) -> float:
     """Expected seconds: those of the newest experiment, scaled by the epochs."""
-    for tag in reversed(repository.tags("experiment/*")):
+    earlier = _of_tags(repository)
+    if earlier is None or not epochs:
+        return 0.0
+    return round(earlier.seconds * epochs / earlier.epochs, 1)
+
+
+def _of_tags(repository: Repository, revision: str = "") -> Experiment | None:
+    """The newest training that a tag records, of any commit or of one."""
+    wanted = repository.commit(revision) if revision else ""
+    tags = repository.tags("experiment/*")
+    for tag in reversed([tag for tag, commit in tags.items() if wanted in ("", commit)]):
         text = repository.message(tag).partition("\n\n")[2]
-        try:
-            earlier = Experiment.model_validate_json(text)
-        except ValidationError:
-            continue
-        if earlier.trained and earlier.epochs and epochs:
-            return round(earlier.seconds * epochs / earlier.epochs, 1)
-    return 0.0
+        with suppress(ValidationError):
+            found = Experiment.model_validate_json(text)
+            if found.trained and found.epochs:
+                return found
+    return None

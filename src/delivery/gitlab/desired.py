@@ -21,10 +21,6 @@ OLDEST = (17, 2)
 """The oldest supported GitLab; the set-up reports the features that older ones lack."""
 
 SINCE = (
-    (
-        (15, 2),
-        "`git push -o ci.skip` does not skip merge-request pipelines: the bot starts a second one",
-    ),
     ((16, 0), "tokens cannot be renewed: revoke them by hand before they expire"),
     ((17, 4), "variables cannot be hidden: the bots' tokens are masked only"),
     (
@@ -105,8 +101,8 @@ SETTINGS = (
     ),
     Setting(
         "allow_merge_on_skipped_pipeline",
-        True,
-        "the bot's commit of the trained model skips the pipeline, and would block the merge",
+        False,
+        "a push that skips its pipeline, by anybody, is not judged and cannot be merged",
     ),
     Setting(
         "merge_method",

@@ -2,17 +2,19 @@
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from contracts.commit import BUNDLE, folder_digest
 from delivery.dvc import read_lock
 from delivery.errors import RegistryError, TrainingFailed
-from delivery.experiment.experiment import RECORD, Experiment
+from delivery.experiment.experiment import COMMITTED, RECORD, Committed, Experiment
 from delivery.git import ORIGIN, Repository
 from delivery.registry.registry import Registry
 from delivery.registry.state import model_digest
+
+Record = TypeVar("Record", bound=BaseModel)
 
 
 class Candidate(NamedTuple):
@@ -50,18 +52,18 @@ def published(repository: Repository, iid: str) -> dict[str, str]:
 
 def _find_tag(registry: Registry, iid: str) -> str:
     tags = published(registry.repository, iid)
-    experiment = _read_experiment()
-    if experiment.state != "done":
+    if _read(RECORD, Experiment(state="done")).state != "done":
         raise TrainingFailed(
             "the training of this pipeline failed or was cancelled: see the job train"
         )
-    if experiment.tag:
-        if experiment.tag not in tags:
+    committed = _read(COMMITTED, Committed())
+    if committed.tag:
+        if committed.tag not in tags:
             raise RegistryError(
-                f"{experiment.tag[:64]!a} is not a tag of merge request {iid} on {ORIGIN}: "
-                f"{experiment.note or 'see the job train'}"
+                f"{committed.tag[:64]!a} is not a tag of merge request {iid} on {ORIGIN}: "
+                f"{committed.note or 'see the job commit'}"
             )
-        return experiment.tag
+        return committed.tag
     outs = [out for stage in read_lock().values() for out in stage.get("outs", [])]
     digest = next((out.get("md5") for out in outs if out.get("path") == BUNDLE), None)
     for tag, commit in tags.items():
@@ -75,11 +77,11 @@ def _find_tag(registry: Registry, iid: str) -> str:
     )
 
 
-def _read_experiment() -> Experiment:
-    """The record of the job `train`; without one, nothing was trained."""
+def _read(path: Path, absent: Record) -> Record:
+    """The record that a job of this pipeline left; `absent` if the job did not run."""
     try:
-        return Experiment.model_validate_json(RECORD.read_bytes())
+        return type(absent).model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        return Experiment(state="done")
+        return absent
     except ValidationError:
-        raise TrainingFailed(f"{RECORD} is not a record of the job train: run it again") from None
+        raise TrainingFailed(f"{path} is broken: run the job train again") from None

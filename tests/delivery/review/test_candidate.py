@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from delivery.errors import DeliveryError, RegistryError, TrainingFailed
-from delivery.experiment.experiment import RECORD
+from delivery.experiment.experiment import COMMITTED, RECORD
 from delivery.review.candidate import find_candidate, published
 from tests.delivery.conftest import Project
 
@@ -17,10 +17,12 @@ def checkout(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project.folder)
 
 
-def trained(**fields: object) -> None:
-    """Leave what the job `train` leaves."""
+def trained(state: str = "done", **committed: object) -> None:
+    """Leave what the jobs `train` and `commit` leave."""
     RECORD.parent.mkdir(parents=True, exist_ok=True)
-    RECORD.write_text(json.dumps({"state": "done", **fields}))
+    RECORD.write_text(json.dumps({"state": state}))
+    if committed:
+        COMMITTED.write_text(json.dumps(committed))
 
 
 def push(project: Project, tag: str, commit: str = "HEAD") -> None:
@@ -34,7 +36,7 @@ def test_the_tag_of_this_pipeline_is_the_candidate(project: Project) -> None:
     project.write_model("second")
     project.commit("Train second", push=False)
     push(project, "experiment/12-8")
-    trained(tag="experiment/12-8", trained=True)
+    trained(tag="experiment/12-8")
     found = find_candidate(project.registry, "12")
     assert found.tag == "experiment/12-8"
     assert found.bundle == project.folder / "model"
@@ -43,7 +45,7 @@ def test_the_tag_of_this_pipeline_is_the_candidate(project: Project) -> None:
 def test_a_folder_with_another_model_is_not_used(project: Project) -> None:
     project.train("first")
     push(project, "experiment/12-7")
-    trained(tag="experiment/12-7", trained=True)
+    trained(tag="experiment/12-7")
     project.write("model/model.onnx", "altered")
     assert find_candidate(project.registry, "12").bundle is None
 
@@ -58,7 +60,7 @@ def test_without_training_the_newest_experiment_with_the_model_is_the_candidate(
     project.train("second")
     push(project, "experiment/12-12")
     project.write_model("first")
-    trained(note="nothing to train: dvc.lock is current")
+    trained(note="nothing to commit: dvc.lock is current")
     assert find_candidate(project.registry, "12").tag == "experiment/12-10"
 
 
@@ -105,12 +107,15 @@ def test_a_failed_training_has_no_candidate(project: Project, state: str) -> Non
         find_candidate(project.registry, "12")
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"tag": 1}', "\0"])
-def test_a_broken_record_is_an_error_with_a_sentence(project: Project, content: str) -> None:
+@pytest.mark.parametrize("path", [RECORD, COMMITTED])
+@pytest.mark.parametrize("content", ["", "[]", '{"tag": 1, "state": 1}', "\0"])
+def test_a_broken_record_is_an_error_with_a_sentence(
+    project: Project, content: str, path: Path
+) -> None:
     project.train("first")
-    trained()
-    Path(RECORD).write_text(content)
-    with pytest.raises(TrainingFailed, match="is not a record of the job train"):
+    trained(note="nothing")
+    path.write_text(content)
+    with pytest.raises(TrainingFailed, match="is broken: run the job train again"):
         find_candidate(project.registry, "12")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from tests.fakes.gitlab.state import (
+    ACTIVE,
     DEVELOPER,
     GUEST,
     MAINTAINER,
@@ -102,7 +103,16 @@ def merge_request(call: Call) -> Document:
 
 @route("GET", "projects/*/merge_requests/*", GUEST)
 def get_merge_request(call: Call) -> tuple[int, Any]:
-    return 200, merge_request(call)
+    row = merge_request(call)
+    status = call.api.merge_status(row["iid"])
+    more = {"head_pipeline": call.api.head_pipeline(row["iid"]), "detailed_merge_status": status}
+    return 200, row | more
+
+
+@route("GET", "projects/*/merge_requests/*/pipelines", GUEST)
+def list_own_pipelines(call: Call) -> tuple[int, Any]:
+    ref = f"refs/merge-requests/{merge_request(call)['iid']}/head"
+    return 200, [row for row in call.api.pipelines[::-1] if row["ref"] == ref]
 
 
 @route("GET", "projects/*/merge_requests/*/notes", GUEST)
@@ -406,7 +416,7 @@ def get_pipeline(call: Call) -> tuple[int, Any]:
 @route("POST", "projects/*/pipelines/*/cancel", DEVELOPER)
 def cancel_pipeline(call: Call) -> tuple[int, Any]:
     row = one(call.api.pipelines, "id", call.words[1], "Pipeline")
-    if row["status"] in ("created", "pending", "running", "waiting_for_resource", "preparing"):
+    if row["status"] in ACTIVE:
         row["status"] = "canceled"
     return 200, row
 

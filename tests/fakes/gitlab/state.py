@@ -11,6 +11,8 @@ from typing import Any
 Document = dict[str, Any]
 GUEST, REPORTER, DEVELOPER, MAINTAINER = 10, 20, 30, 40
 PATH, NUMBER = "team/landcover", 42
+ACTIVE = ("created", "waiting_for_resource", "preparing", "pending", "running")
+"""States of a pipeline that has not ended."""
 
 # What GitLab gives a new project; the fields that nobody here looks at are left out.
 NEW_PROJECT: Document = {
@@ -175,6 +177,54 @@ class FakeGitLab:
             | fields
         )
         return self.pipelines[-1]
+
+    def receive_push(self, branch: str, sha: str, skip: bool = False) -> None:
+        """Do what GitLab does at a push to the branch of a merge request.
+
+        The merge request gets a new head and a pipeline, `skipped` by the push option `ci.skip`,
+        and jobs of its older pipelines are cancelled (cancel_redundant_pipelines_service.rb; not
+        by a skipped pipeline).
+        """
+        for row in self.merge_requests:
+            if (row["source_branch"], row["state"]) != (branch, "opened") or row["sha"] == sha:
+                continue
+            row["sha"] = sha
+            ref = f"refs/merge-requests/{row['iid']}/head"
+            for older in self.pipelines:
+                if not skip and older["ref"] == ref and older["status"] in ACTIVE:
+                    older["status"] = "canceled"
+            status, source = "skipped" if skip else "created", "merge_request_event"
+            self.add_pipeline(ref, status, sha=sha, source=source)
+
+    def head_pipeline(self, iid: int) -> Document | None:
+        """The newest pipeline of the newest commit of a merge request."""
+        sha, ref = self.merge_requests[iid - 1]["sha"], f"refs/merge-requests/{iid}/head"
+        rows = [row for row in self.pipelines if (row["sha"], row["ref"]) == (sha, ref)]
+        return rows[-1] if rows else None
+
+    def merge_status(self, iid: int) -> str:
+        """`detailed_merge_status` of a merge request.
+
+        As detailed_merge_status_service.rb and check_ci_status_service.rb of GitLab 18 find it;
+        of the other checks, which need a Git server or Premium, only the two of state and draft.
+        """
+        row, pipeline = self.merge_requests[iid - 1], self.head_pipeline(iid)
+        if row["state"] != "opened":
+            return "not_open"
+        if row["title"].startswith("Draft:"):
+            return "draft_status"
+        if not self.project["only_allow_merge_if_pipeline_succeeds"]:
+            return "mergeable"
+        skipped = self.project["allow_merge_on_skipped_pipeline"]
+        if pipeline and (
+            pipeline["status"] == "success" or (pipeline["status"] == "skipped" and skipped)
+        ):
+            return "mergeable"
+        return "ci_still_running" if pipeline and pipeline["status"] in ACTIVE else "ci_must_pass"
+
+    def mergeable(self, iid: int) -> bool:
+        """Whether GitLab lets a maintainer merge."""
+        return self.merge_status(iid) == "mergeable"
 
     def picture(self, link: str) -> bytes | None:
         """What a link in a comment leads to."""
