@@ -1,9 +1,9 @@
 """Files that a command makes: written when they differ, or compared by `--check`."""
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from contracts import commands
 from monitoring.errors import MonitoringError
 
 Files = Mapping[str, str]
@@ -41,9 +41,7 @@ def command_line(
     Raises:
         MonitoringError: with `--check`, files differ.
     """
-    parser = ArgumentParser(
-        prog=f"python -m {module}", description=about, formatter_class=RawDescriptionHelpFormatter
-    )
+    parser = commands.parser(module, about)
     parser.add_argument("--check", action="store_true", help="write nothing, fail if files differ")
     parser.add_argument("--folder", type=Path, default=folder, help=f"default: {folder}")
     options = parser.parse_args()

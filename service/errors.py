@@ -1,27 +1,6 @@
-"""The tree of errors. A message names field, value and cure, never a path of the server.
+"""The tree of errors. A message names field, value and cure, never a path of the server."""
 
-ServiceError
-├── BadRequest           400  the request cannot be understood
-├── Unauthorized         401  no credentials, or wrong ones
-├── Forbidden            403  credentials without the role that the route needs
-├── NotFound             404  the requested object does not exist
-├── MethodNotAllowed     405  the route is there, and takes other methods
-├── SlowUpload           408  the body did not arrive in time
-├── Conflict             409  somebody else is changing the same thing
-├── TooLarge             413  more bytes or pixels than are taken
-├── UnsupportedMedia     415  not one of the image formats that are taken
-├── Unprocessable        422  understood, and cannot be used
-│   └── BundleRefused         a model bundle that must not serve
-├── Unavailable          503  not now; try again
-│   ├── Overloaded            too much is waiting
-│   ├── FeedbackUnavailable   the database of the answers cannot be used
-│   └── RegistryUnavailable   Git or the DVC remote cannot be reached
-├── InvalidOutput        500  the output of the model is invalid
-└── StorageFull          507  the server's disk is full
-
-UnsafeSettings                the service must not start like this
-"""
-
+from collections.abc import Mapping
 from typing import ClassVar
 
 INTERNAL = "internal error; the log has details under the id of this request"
@@ -31,17 +10,14 @@ class ServiceError(Exception):
     """Base of everything that is answered with a problem body (RFC 9457)."""
 
     status: ClassVar[int] = 500
+    headers: Mapping[str, str] = {}
+    """Headers of the response."""
 
     def __init__(self, detail: str, step: str | None = None) -> None:
         """Keep the message, and the failed step of a swap."""
         super().__init__(detail)
         self.detail = detail
         self.step = step
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Headers of the response."""
-        return {}
 
 
 class BadRequest(ServiceError):
@@ -54,11 +30,7 @@ class Unauthorized(ServiceError):
     """No credentials, or wrong ones."""
 
     status = 401
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Say how to authenticate."""
-        return {"www-authenticate": "Bearer"}
+    headers = {"www-authenticate": "Bearer"}
 
 
 class Forbidden(ServiceError):
@@ -81,23 +53,14 @@ class MethodNotAllowed(ServiceError):
     def __init__(self, detail: str, allowed: tuple[str, ...]) -> None:
         """Keep the methods that it takes."""
         super().__init__(detail)
-        self._allowed = allowed
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Say which methods it takes."""
-        return {"allow": ", ".join(self._allowed)}
+        self.headers = {"allow": ", ".join(allowed)}
 
 
 class SlowUpload(ServiceError):
     """The body did not arrive in time."""
 
     status = 408
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The rest of the body is not waited for."""
-        return {"connection": "close"}
+    headers = {"connection": "close"}  # the rest of the body is not waited for
 
 
 class Conflict(ServiceError):
@@ -115,11 +78,7 @@ class TooLarge(ServiceError):
         """Keep whether a part of the body was not read."""
         super().__init__(detail)
         self.unread = unread
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The rest of the body is not read."""
-        return {"connection": "close"} if self.unread else {}
+        self.headers = {"connection": "close"} if unread else {}
 
 
 class UnsupportedMedia(ServiceError):
@@ -142,11 +101,7 @@ class Unavailable(ServiceError):
     """Not now; try again."""
 
     status = 503
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Seconds after which it is worth another try."""
-        return {"retry-after": "1"}
+    headers = {"retry-after": "1"}  # seconds after which it is worth another try
 
 
 class Overloaded(Unavailable):

@@ -10,7 +10,6 @@ The file contains secrets: only its owner may read it, and none is printed.
 """
 
 import os
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from contracts import commands
 from monitoring.alerts.channels import OWNERS, channel_names, read_settings
 from monitoring.errors import MonitoringError, command
 
@@ -223,11 +223,7 @@ def write(text: str, path: Path) -> None:
 @command
 def main() -> None:
     """Write the configuration."""
-    parser = ArgumentParser(
-        prog="python -m monitoring.alerts.alertmanager",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = commands.parser("monitoring.alerts.alertmanager", __doc__)
     parser.add_argument("--out", type=Path, default=OUT, help=f"default: {OUT}")
     path = parser.parse_args().out
     write(render(os.environ), path)

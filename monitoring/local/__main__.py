@@ -14,11 +14,12 @@ days at most.
 import os
 import signal
 import time
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from pathlib import Path
 
 import httpx
 
+from contracts import commands
 from monitoring.alerts.channels import channel_names, read_settings
 from monitoring.errors import command
 from monitoring.local.programs import PAUSE, PROGRAMS
@@ -61,11 +62,7 @@ def describe(monitor: Monitor) -> str:
 
 def arguments() -> Namespace:
     """Read the command line."""
-    parser = ArgumentParser(
-        prog="python -m monitoring.local",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = commands.parser("monitoring.local", __doc__)
     parser.add_argument(
         "--service",
         action="append",

@@ -12,7 +12,7 @@ the role `predict`, for a service that wants one.
 import os
 import sys
 import time
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import httpx
 
+from contracts import commands
 from monitoring.errors import MonitoringError, command
 from monitoring.local.drift_view import ALERT, MonitoredService
 from monitoring.local.stack import default_service, parse_address
@@ -157,11 +158,7 @@ def _changed(wanted: Input, factor: float, path: Path) -> bytes:
 
 def arguments() -> Namespace:
     """Read the command line."""
-    parser = ArgumentParser(
-        prog="python -m monitoring.local.demo_drift",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = commands.parser("monitoring.local.demo_drift", __doc__)
     service = default_service(os.environ)
     parser.add_argument(
         "--service", default=service, metavar="HOST:PORT", help=f"default: {service}"

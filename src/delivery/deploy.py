@@ -13,10 +13,11 @@ Environment: that of delivery.rollout and delivery.image, and <STAGE>_URL, such 
 
 import os
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from pathlib import Path
 from typing import NamedTuple
 
+from contracts import commands
 from contracts.tags import STAGES, Version
 from delivery.dvc import dvc
 from delivery.errors import DeliveryError, RegistryError, RolloutError, command
@@ -42,11 +43,7 @@ class Release(NamedTuple):
 @command
 def main() -> None:
     """Roll out, and assign."""
-    parser = ArgumentParser(
-        prog="python -m delivery.deploy",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = commands.parser("delivery.deploy", __doc__)
     parser.add_argument("stage", nargs="?", choices=STAGES)
     parser.add_argument("--version", help="the version to release")
     parser.add_argument("--tag", help="the assignment to roll out, instead of stage and version")

@@ -1,24 +1,9 @@
-"""The tree of errors. A message has the field, the value and the cure.
+"""The tree of errors. A message has the field, the value and the cure."""
 
-DeliveryError
-├── GitError         Git refuses, or a revision does not exist
-├── RemoteError      the DVC remote lacks an object, or holds an altered one
-├── TagError         a text is not a tag, version or stage of the registry
-├── RegistryError    the policy forbids it: order of stages, outdated, still serving
-├── TrainingFailed   the pipeline did not produce a model
-├── ImageError       the image cannot be built, scanned or pushed
-├── RolloutError     a stage does not serve the requested version
-├── GitLabError      GitLab refuses, or cannot be reached
-└── ToolError        a required program is missing or failed
-"""
-
-import functools
 import re
-import sys
-from collections.abc import Callable
-from typing import ParamSpec
 
-P = ParamSpec("P")
+from contracts import commands
+
 ERROR = re.compile(r"(error|fatal)\b", re.IGNORECASE)
 PREFIX = re.compile(r"(error|fatal): ", re.IGNORECASE)
 LONGEST = 600  # characters of a reason
@@ -26,6 +11,9 @@ LONGEST = 600  # characters of a reason
 
 class DeliveryError(Exception):
     """Base of all errors that a person can fix; printed as one sentence, not as a stack trace."""
+
+
+command = commands.command(DeliveryError)
 
 
 class GitError(DeliveryError):
@@ -70,18 +58,3 @@ def reason(output: str) -> str:
     errors = [PREFIX.sub("", line) for line in lines if ERROR.match(line)]
     text = "; ".join(dict.fromkeys(errors or lines[-1:])) or "failed without a message"
     return "".join(letter if letter.isprintable() else " " for letter in text)[:LONGEST]
-
-
-def command(main: Callable[P, None]) -> Callable[P, None]:
-    """Turn the errors of a command into one sentence on stderr and exit code 1 (130 for Ctrl-C)."""
-
-    @functools.wraps(main)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            main(*args, **kwargs)
-        except DeliveryError as error:
-            sys.exit(f"error: {error}")
-        except KeyboardInterrupt:
-            sys.exit(130)
-
-    return run

@@ -10,13 +10,14 @@ Applying twice changes nothing the second time. docs/gitlab-setup.md has all ste
 
 import os
 import re
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from gitlab.v4.objects import Project
 
+from contracts import commands
 from contracts.tags import NAME
 from delivery.errors import DeliveryError, GitLabError, command
 from delivery.git import Repository
@@ -59,11 +60,7 @@ def main() -> None:
 
 def parse() -> Namespace:
     """Read the command line."""
-    parser = ArgumentParser(
-        prog="python -m delivery.gitlab_setup",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = commands.parser("delivery.gitlab_setup", __doc__)
     parser.add_argument("--url", help="address of GitLab (default: that of the remote origin)")
     parser.add_argument("--project", help="group/project (default: that of the remote origin)")
     parser.add_argument("--values", type=Path, metavar="FILE", help="values of the variables")

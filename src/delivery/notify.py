@@ -11,12 +11,12 @@ does not fail the pipeline. The address is a secret and is never printed.
 import os
 import re
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping
 
 import httpx
 import tenacity
 
+from contracts import commands
 from delivery.errors import DeliveryError, command
 
 EVENTS = {
@@ -44,11 +44,7 @@ class _Failed(Exception):
 @command
 def main() -> None:
     """Send one event."""
-    parser = ArgumentParser(
-        prog="python -m delivery.notify",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = commands.parser("delivery.notify", __doc__)
     parser.add_argument("event", choices=EVENTS, metavar="EVENT", help=", ".join(EVENTS))
     parser.add_argument("--text", default="", help="details of the event")
     arguments = parser.parse_args()

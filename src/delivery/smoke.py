@@ -9,8 +9,8 @@ the key or token, with the roles `predict` and, without --bundle, `view`.
 """
 
 import os
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
+from contracts import commands
 from delivery.errors import command
 from delivery.rollout.smoke_test import SmokeTest, add_arguments, expectation
 from delivery.tags import parse_version
@@ -19,11 +19,7 @@ from delivery.tags import parse_version
 @command
 def main() -> None:
     """Check one address."""
-    parser = ArgumentParser(
-        prog="python -m delivery.smoke",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = commands.parser("delivery.smoke", __doc__)
     parser.add_argument("url", help="address to check")
     add_arguments(parser)
     arguments = parser.parse_args()

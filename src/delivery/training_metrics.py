@@ -6,8 +6,7 @@
 Without it nothing is measured. A failed push is reported on stderr and never fails the pipeline.
 """
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
-
+from contracts import commands
 from delivery.errors import command
 from delivery.metrics.pipeline import PIPELINES, VARIABLE, is_enabled, watched
 
@@ -15,11 +14,7 @@ from delivery.metrics.pipeline import PIPELINES, VARIABLE, is_enabled, watched
 @command
 def main() -> None:
     """Push the metrics of this pipeline."""
-    parser = ArgumentParser(
-        prog="python -m delivery.training_metrics",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = commands.parser("delivery.training_metrics", __doc__)
     parser.add_argument("pipeline", choices=PIPELINES)
     pipeline = parser.parse_args().pipeline
     if not is_enabled():

@@ -8,10 +8,10 @@ DVC by default trusts the objects of a remote. This command reads and hashes the
 
 import hashlib
 import json
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
+from contracts import commands
 from delivery.dvc import stale
 from delivery.errors import RemoteError, command
 
@@ -29,11 +29,7 @@ class Found(NamedTuple):
 @command
 def main() -> None:
     """Verify, and report the number of objects."""
-    parser = ArgumentParser(
-        prog="python -m delivery.verify",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = commands.parser("delivery.verify", __doc__)
     parser.add_argument("--data", action="store_true", help="read the data too")
     options = parser.parse_args()
     require_current()

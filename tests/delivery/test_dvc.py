@@ -62,7 +62,7 @@ def test_a_pull_from_an_unusable_remote_names_cause_and_setting(
     assert "Having any troubles" not in str(error.value)
 
 
-def test_a_command_that_prints_nothing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_command_without_output_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("delivery.dvc.subprocess.run", lambda *_, **__: Silent())
     with pytest.raises(ToolError, match="dvc pull: failed without a message"):
         dvc("pull")

@@ -83,7 +83,7 @@ def test_a_message_of_invalid_utf8_is_read(project: Project) -> None:
     assert project.repository.message("landcover@v1.0.0") == "na\N{REPLACEMENT CHARACTER}ve"
 
 
-def test_whether_one_commit_contains_another(project: Project) -> None:
+def test_is_ancestor_is_true_for_commits_that_contain_another(project: Project) -> None:
     old, new = project.commit("one"), project.commit("two")
     assert project.repository.is_ancestor(old, new)
     assert project.repository.is_ancestor(old, old)
@@ -92,7 +92,7 @@ def test_whether_one_commit_contains_another(project: Project) -> None:
         project.repository.is_ancestor("0" * 40, new)
 
 
-def test_fetching_brings_tags(project: Project, tmp_path: Path) -> None:
+def test_fetch_brings_tags(project: Project, tmp_path: Path) -> None:
     other = project.clone(tmp_path / "other")
     project.git("tag", "landcover@v1.0.0")
     project.git("push", "--quiet", "origin", "landcover@v1.0.0")

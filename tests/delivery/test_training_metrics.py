@@ -235,7 +235,7 @@ def test_only_the_time_of_the_training_counts() -> None:
 @pytest.mark.parametrize(
     "script", ["exit 9", "echo 'No devices were found'", "sleep 600", "echo ,"]
 )
-def test_a_broken_nvidia_smi_is_given_up(
+def test_sampling_ends_after_repeated_failures_of_nvidia_smi(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
     calls = stand_in(tmp_path, monkeypatch, f"exec {script}" if "sleep" in script else script)

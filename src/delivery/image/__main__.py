@@ -17,9 +17,10 @@ moves, so that a registry that deletes untagged images keeps those that a rollba
 """
 
 import os
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from contracts import commands
 from contracts.tags import Version
 from delivery.errors import ImageError, command
 from delivery.image.image import (
@@ -82,22 +83,18 @@ def _build_arguments(given: list[str]) -> dict[str, str]:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="python -m delivery.image",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    making = commands.add_parser("build", help="build it, unless the registry has it")
+    parser = commands.parser("delivery.image", __doc__)
+    subcommands = parser.add_subparsers(dest="command", required=True)
+    making = subcommands.add_parser("build", help="build it, unless the registry has it")
     making.add_argument("--target", choices=("serve", "train"), default="serve")
     making.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE")
-    finding = commands.add_parser("resolve", help="print name@digest of a version")
+    finding = subcommands.add_parser("resolve", help="print name@digest of a version")
     finding.add_argument("--version", required=True)
     making.add_argument("--version", default="")
     for each in (making, finding):
         each.add_argument("--image", default=image_name(), help="default: $IMAGE")
-    scanning = commands.add_parser("scan", help="scan it with trivy")
-    for each in (making, scanning, commands.add_parser("push", help="push it")):
+    scanning = subcommands.add_parser("scan", help="scan it with trivy")
+    for each in (making, scanning, subcommands.add_parser("push", help="push it")):
         each.add_argument("--output", type=Path, default=RECORD, help=f"default {RECORD}")
     return parser
 

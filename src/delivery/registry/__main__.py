@@ -2,11 +2,12 @@
 
 import json
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 
 from tabulate import tabulate
 
+from contracts import commands
 from contracts.tags import STAGES
 from delivery.errors import GitError, command
 from delivery.registry import registry as registry_module
@@ -110,15 +111,11 @@ def _row(record: Record, shown: list[str]) -> list[str]:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="python -m delivery.registry",
-        description=registry_module.__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser = commands.parser("delivery.registry", registry_module.__doc__)
+    subcommands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, run: Callable[[Registry, Namespace], None], text: str) -> ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text)
+        added = subcommands.add_parser(name, help=text, description=text)
         added.set_defaults(run=run)
         return added
 

@@ -14,8 +14,9 @@ a draft, which people can inspect but not merge.
 """
 
 import os
-from argparse import REMAINDER, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
+from argparse import REMAINDER, ArgumentTypeError
 
+from contracts import commands
 from delivery.errors import command
 from delivery.git import Repository
 from delivery.retrain import cooldown
@@ -26,11 +27,7 @@ from delivery.retrain.retraining import answer_alert, read_ingest, retrain
 @command
 def main() -> None:
     """Ingest, train, propose."""
-    parser = ArgumentParser(
-        prog="python -m delivery.retrain",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = commands.parser("delivery.retrain", __doc__)
     parser.add_argument("--target", default="main", help="branch to merge into (default: main)")
     parser.add_argument(
         "--cool-down",

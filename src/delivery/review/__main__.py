@@ -14,8 +14,7 @@ SERVICE_ID_TOKEN, the job's token for the service. REVIEW_IMAGE, name@sha256:...
 of staging, which is found as `delivery.image` does.
 """
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
-
+from contracts import commands
 from delivery.errors import command
 from delivery.review.app import ReviewApp, open_cluster, read_iid, start, stop
 
@@ -23,11 +22,7 @@ from delivery.review.app import ReviewApp, open_cluster, read_iid, start, stop
 @command
 def main() -> None:
     """Start or stop."""
-    parser = ArgumentParser(
-        prog="python -m delivery.review",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = commands.parser("delivery.review", __doc__)
     parser.add_argument("action", choices=("start", "stop"))
     action = parser.parse_args().action
     app, cluster = ReviewApp(read_iid()), open_cluster()

@@ -14,8 +14,9 @@ or `none`; detected if not set).
 """
 
 import os
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 
+from contracts import commands
 from contracts.tags import STAGES
 from delivery.errors import RolloutError, command
 from delivery.rollout.controller import RESULTS, RolloutRequest, roll_out
@@ -27,11 +28,7 @@ from delivery.tags import parse_version
 @command
 def main() -> None:
     """Roll out a version to a stage."""
-    parser = ArgumentParser(
-        prog="python -m delivery.rollout",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = commands.parser("delivery.rollout", __doc__)
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--image", required=True, help="the version's image, name@sha256:...")
     parser.add_argument("--url", default="", help="address of the stage (SERVICE_URL)")

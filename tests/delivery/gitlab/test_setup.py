@@ -85,7 +85,7 @@ def test_without_apply_nothing_is_changed(api: FakeGitLab, setup: Run) -> None:
     assert "Nothing was changed" in printed
 
 
-def test_applied_once_everything_is_as_the_tables_say(api: FakeGitLab, setup: Run) -> None:
+def test_apply_makes_the_project_match_the_tables(api: FakeGitLab, setup: Run) -> None:
     setup("--apply", "--values", "values.env")
     for row in desired.SETTINGS:
         assert api.project[row.field] == row.value
@@ -99,7 +99,7 @@ def test_applied_once_everything_is_as_the_tables_say(api: FakeGitLab, setup: Ru
     assert [label["name"] for label in api.labels] == ["retrain"]
 
 
-def test_applied_twice_it_changes_nothing_the_second_time(api: FakeGitLab, setup: Run) -> None:
+def test_applying_twice_changes_nothing_the_second_time(api: FakeGitLab, setup: Run) -> None:
     setup("--apply", "--values", "values.env")
     before = len(api.changes())
     printed = setup("--apply", "--values", "values.env")
@@ -220,7 +220,7 @@ def test_variables_are_masked_and_protected_according_to_the_table(
     assert (file["variable_type"], file["value"]) == ("file", '{"type": "service_account"}')
 
 
-def test_one_of_two_variables_with_the_same_key_is_mended(api: FakeGitLab, setup: Run) -> None:
+def test_a_variable_is_corrected_only_in_its_own_environment(api: FakeGitLab, setup: Run) -> None:
     setup("--apply", "--values", "values.env")
     api.variable("SMOKE_TOKEN", "production")["protected"] = False
     assert "~ variable SMOKE_TOKEN (production): protected" in setup("--apply")
@@ -375,7 +375,7 @@ def test_more_labels_than_a_page_holds_are_seen(api: FakeGitLab, setup: Run) -> 
     assert len(api.labels) == 46
 
 
-def test_a_token_without_the_scope_says_which(
+def test_a_token_without_the_scope_is_refused_with_the_name_of_the_scope(
     api: FakeGitLab, setup: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GITLAB_TOKEN", api.admit(scopes=("read_user",)))
@@ -453,7 +453,7 @@ def test_another_server_is_reported(api: FakeGitLab, setup: Run) -> None:
         ("ssh://git@gitlab.example.com:2222/team/landcover.git", "https://gitlab.example.com"),
     ],
 )
-def test_the_remote_says_where_gitlab_is(
+def test_the_address_of_gitlab_is_read_from_the_remote(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remote: str, where: str
 ) -> None:
     run("git", "init", "--quiet", cwd=tmp_path)

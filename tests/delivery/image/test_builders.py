@@ -135,7 +135,7 @@ def test_a_fresh_build_takes_no_layer_of_an_earlier_one(
     assert "--no-cache" not in cached and "--no-cache" in anew
 
 
-def test_buildkit_is_asked_with_one_time_for_all_files(
+def test_buildkit_gets_one_timestamp_for_all_files(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What buildctl is asked was written from its documentation; it has met no real BuildKit."""
@@ -164,14 +164,14 @@ def test_buildkit_goes_first(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         choose_builder().build(Recipe("serve", {}))
 
 
-def test_a_registry_that_is_down_is_not_one_without_the_image(path: Path) -> None:
+def test_an_unreachable_registry_is_an_error_and_not_a_missing_image(path: Path) -> None:
     program(path, "skopeo", "echo 'level=fatal msg=\"connection refused\"' >&2; exit 1")
     with pytest.raises(ImageError, match="skopeo inspect: .*connection refused"):
         Buildah().lookup(NAME, "v1.0.0")
 
 
 @pytest.mark.parametrize("said", ["manifest unknown: manifest unknown", "name unknown: not known"])
-def test_an_image_missing_in_the_registry_is_none(path: Path, said: str) -> None:
+def test_looking_up_a_missing_image_returns_none(path: Path, said: str) -> None:
     program(path, "skopeo", f"echo 'reading manifest v1.0.0: {said}' >&2; exit 1")
     assert Buildah().lookup(NAME, "v1.0.0") is None
 
@@ -187,7 +187,7 @@ def test_only_a_registry_on_loopback_goes_without_tls(path: Path, name: str, pla
     assert ("--tls-verify=false" in calls.read_text()) is plain
 
 
-def test_docker_does_the_same(path: Path, tmp_path: Path) -> None:
+def test_docker_builds_pushes_and_looks_up_like_buildah(path: Path, tmp_path: Path) -> None:
     answer = [{"Size": 7, "Config": {"Labels": {"a": "b"}}, "RepoDigests": [f"{NAME}@{DIGEST}"]}]
     script = f"{WRITE_ID}\n[ \"$1 $2\" != 'image inspect' ] || echo '{json.dumps(answer)}'"
     calls = program(path, "docker", script)
@@ -227,5 +227,5 @@ def test_buildkit_finds_the_password_where_docker_keeps_it(
         (NAME, False),
     ],
 )
-def test_a_name_says_whether_it_leaves_the_machine(name: str, local: bool) -> None:
+def test_names_without_a_registry_are_local(name: str, local: bool) -> None:
     assert is_local(name) is local

@@ -49,7 +49,7 @@ def test_every_image_of_docker_hub_has_the_prefix() -> None:
     assert [image for image in images if not image.startswith("${IMAGE_PREFIX}")] == []
 
 
-def test_nothing_reaches_a_build_that_is_not_named() -> None:
+def test_only_listed_files_enter_the_build_context() -> None:
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
     assert rules[0] == "*"

@@ -116,7 +116,7 @@ def test_a_build_gets_the_values_of_its_labels(trained: Project, engine: FakeEng
     assert (found["digest"], found["reference"]) == ("", "")
 
 
-def test_labels_from_a_cache_are_found_out(
+def test_stale_labels_of_a_build_cache_are_refused(
     trained: Project, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     engine.labels = {VERSION: V1.tag, REVISION: "of another build", BUNDLE: GRAPH_SHA256}
@@ -228,7 +228,7 @@ def test_a_commit_that_changes_only_code_gets_an_image_of_its_own(
     assert engine.pushed[f"{NAME}:v1.0.0"].labels[REVISION] == commit
 
 
-def test_an_older_commit_does_not_take_the_version_from_a_later_one(
+def test_an_older_commit_does_not_overwrite_the_image_of_a_later_one(
     trained: Project, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command("build", "--version", V1.tag, "--image", NAME)
@@ -242,7 +242,7 @@ def test_an_older_commit_does_not_take_the_version_from_a_later_one(
     assert engine.pushed[f"{NAME}:v1.0.0"].labels == later
 
 
-def test_a_commit_that_is_not_known_here_does_not_block(
+def test_an_image_of_an_unknown_commit_may_be_overwritten(
     trained: Project, engine: FakeEngine
 ) -> None:
     command("build", "--version", V1.tag, "--image", NAME)
@@ -252,7 +252,7 @@ def test_a_commit_that_is_not_known_here_does_not_block(
     assert record()["digest"] == DIGEST
 
 
-def test_an_image_that_says_to_be_another_version_is_not_taken(
+def test_an_image_labelled_with_another_version_is_refused(
     trained: Project, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     engine.pushed[f"{NAME}:v1.0.0"] = Found(DIGEST, {VERSION: "landcover@v1.1.0"}, 1)

@@ -76,7 +76,7 @@ def test_models_as_json_is_the_same_and_more(project: Project, typed: Type) -> N
     assert found["stages"] == ["staging"] and found["metrics"]["accuracy"] == 0.9
 
 
-def test_an_empty_registry_says_who_fills_it(project: Project, typed: Type) -> None:
+def test_an_empty_registry_is_reported_with_how_to_fill_it(project: Project, typed: Type) -> None:
     project.write_model("one")
     assert typed("models") == "landcover has no version yet: the pipeline of main registers one\n"
     assert json.loads(typed("models", "--json")) == []

@@ -69,7 +69,7 @@ def test_stages_are_listed_over_time(project: Project) -> None:
     assert production[0]["until"] == found["stages"][-1]["when"]
 
 
-def test_an_assignment_that_was_taken_back_ended_nothing(project: Project) -> None:
+def test_a_withdrawn_assignment_does_not_end_the_one_before(project: Project) -> None:
     project.release("one", "staging")
     project.release("two", "staging")
     project.registry.withdraw("landcover#staging#2", "The smoke test failed")
@@ -80,7 +80,7 @@ def test_an_assignment_that_was_taken_back_ended_nothing(project: Project) -> No
     assert "withdrawn (landcover#staging#2)" in render(follow(project, "v1.1.0"))
 
 
-def test_a_retired_version_says_when_and_why(project: Project) -> None:
+def test_the_lineage_of_a_retired_version_has_time_and_reason(project: Project) -> None:
     project.release("one")
     project.registry.retire(parse_version("landcover@v1.0.0"), "Clouds were rivers")
     found = follow(project, "v1.0.0")
@@ -162,7 +162,7 @@ def test_missing_facts_are_shown_as_not_recorded(project: Project) -> None:
     assert f"{'retired':<15}no" in text and f"{'stages':<15}none yet" in text
 
 
-def test_data_that_the_model_was_not_trained_on_stand_out(project: Project) -> None:
+def test_a_version_of_the_data_that_was_not_trained_on_is_shown(project: Project) -> None:
     project.write_model("one")
     other = "0" * 32 + ".dir"
     project.write("data.dvc", f"outs:\n- md5: {other}\n  path: data\n")

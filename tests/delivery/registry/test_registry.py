@@ -32,7 +32,7 @@ def refused(act: Callable[[], object]) -> str:
 # Registration
 
 
-def test_the_first_version_is_1_0_0_and_the_next_model_is_the_next_minor_one(
+def test_versions_start_at_1_0_0_and_a_new_model_bumps_the_minor_number(
     project: Project,
 ) -> None:
     first = project.train("one")
@@ -107,7 +107,7 @@ def test_a_model_that_comes_back_is_a_new_version(project: Project) -> None:
     assert project.register("one") == "landcover@v1.2.0"
 
 
-def test_the_number_of_a_retired_version_is_not_given_again(project: Project) -> None:
+def test_the_number_of_a_retired_version_is_not_reused(project: Project) -> None:
     project.release("one")
     project.release("two")
     project.registry.retire(number("v1.1.0"))
@@ -223,7 +223,7 @@ def test_force_needs_a_reason_and_keeps_it_in_the_tag(project: Project) -> None:
     assert not list(project.folder.rglob("pwned"))
 
 
-def test_force_that_passes_over_nothing_says_nothing(project: Project) -> None:
+def test_a_needless_force_is_not_recorded_in_the_tag(project: Project) -> None:
     project.release("one", "staging")
     tag = project.registry.assign(number("v1.0.0"), "production", "Why not", force=True)
     assert "Forced" not in project.repository.message(tag)
@@ -256,7 +256,7 @@ def test_check_refuses_like_assign_and_writes_nothing(project: Project) -> None:
     assert list(project.origin_tags()) == ["landcover@v1.0.0"]
 
 
-def test_an_unknown_version_is_named(project: Project) -> None:
+def test_an_unregistered_version_is_refused_by_its_name(project: Project) -> None:
     registry = project.registry
     for act in (
         lambda: registry.assign(number("v9.0.0"), "staging"),
@@ -406,7 +406,7 @@ def test_a_tag_of_a_retired_version_or_on_a_bare_commit_is_refused(project: Proj
     )
 
 
-def test_an_assignment_whose_rollout_failed_is_taken_back(project: Project) -> None:
+def test_an_assignment_whose_rollout_failed_is_withdrawn(project: Project) -> None:
     project.release("one", "staging", "production")
     project.release("two", "staging", "production")
     registry = project.registry

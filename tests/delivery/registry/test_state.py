@@ -94,7 +94,7 @@ def test_a_tag_without_a_message_counts_by_its_counter(project: Project) -> None
     assert [move.message for move in project.registry.history("staging")][0] == ""
 
 
-def test_an_end_frees_the_stage_for_the_version_before(project: Project) -> None:
+def test_withdrawing_an_assignment_restores_the_version_before(project: Project) -> None:
     project.release("one", "staging")
     project.release("two", "staging")
     tag(project, "landcover#staging!#3", "landcover@v1.1.0")
@@ -106,7 +106,7 @@ def test_an_end_frees_the_stage_for_the_version_before(project: Project) -> None
     assert project.registry.serving("staging") == number(0)
 
 
-def test_gto_reads_the_same(project: Project) -> None:
+def test_gto_and_the_registry_report_the_same_state(project: Project) -> None:
     project.release("one")
     project.release("two")
     project.release("three")
@@ -120,7 +120,7 @@ def test_gto_reads_the_same(project: Project) -> None:
     _same(project)
 
 
-def test_tags_that_the_grammar_does_not_know_are_passed_over(project: Project) -> None:
+def test_tags_outside_the_grammar_of_the_registry_are_ignored(project: Project) -> None:
     project.release("one", "staging")
     for name in (
         "landcover@$(id)",
@@ -150,7 +150,7 @@ def test_an_assignment_of_a_commit_without_a_version_serves_nothing(project: Pro
     assert project.registry.serving("staging") is None
 
 
-def test_a_tag_on_the_tag_of_a_version_stands_for_its_commit(project: Project) -> None:
+def test_an_assignment_tag_on_a_version_tag_counts_for_its_commit(project: Project) -> None:
     project.release("one")
     project.git("tag", "--annotate", "--message=x", "landcover#staging#1", "landcover@v1.0.0")
     assert project.registry.serving("staging") == number(0)
@@ -158,7 +158,7 @@ def test_a_tag_on_the_tag_of_a_version_stands_for_its_commit(project: Project) -
     assert project.registry.assign(number(0), "production") == "landcover#production#2"
 
 
-def test_a_tag_on_something_else_than_a_commit_is_passed_over(project: Project) -> None:
+def test_tags_on_blobs_are_ignored(project: Project) -> None:
     project.train("one")
     blob = project.git("rev-parse", "HEAD:dvc.lock")
     project.git("tag", "landcover@v1.0.0", blob)
@@ -167,13 +167,13 @@ def test_a_tag_on_something_else_than_a_commit_is_passed_over(project: Project) 
     assert project.registry.versions() == []
 
 
-def test_of_two_versions_on_one_commit_the_higher_serves(project: Project) -> None:
+def test_the_higher_of_two_versions_on_one_commit_serves(project: Project) -> None:
     project.release("one", "staging")
     tag(project, "landcover@v1.7.0", "landcover@v1.0.0")
     assert project.registry.serving("staging") == number(7)
 
 
-def test_the_files_of_a_commit_say_model_data_metrics_and_parameters(project: Project) -> None:
+def test_model_data_metrics_and_parameters_are_read_from_a_commit(project: Project) -> None:
     digest = project.write_model("one")
     commit, repository = project.commit(), project.repository
     assert model_digest(repository, commit) == digest
@@ -200,7 +200,7 @@ def test_the_files_of_a_commit_say_model_data_metrics_and_parameters(project: Pr
     ],
     ids=lambda text: ascii(text[:40]),
 )
-def test_broken_files_say_nothing(project: Project, text: bytes) -> None:
+def test_broken_files_of_a_commit_give_no_facts(project: Project, text: bytes) -> None:
     for path in ("dvc.lock", "data.dvc", "reports/metrics.json", "params.yaml"):
         project.write(path, text)
     commit, repository = project.commit(), project.repository
@@ -218,7 +218,7 @@ def test_only_finite_numbers_are_metrics(project: Project) -> None:
     assert read_metrics(project.repository, project.commit()) == {"good": 1}
 
 
-def test_parameters_that_could_multiply_are_only_named(project: Project) -> None:
+def test_nested_lists_of_parameters_are_abbreviated(project: Project) -> None:
     bomb = "train: {a: &a [x, x], deep: [*a, *a], list: [1, x], date: 2020-01-01}\n"
     project.write("params.yaml", bomb)
     assert read_params(project.repository, project.commit()) == {

@@ -41,7 +41,7 @@ def run(project: Project, *words: str) -> subprocess.CompletedProcess[str]:
 # Two at once
 
 
-def test_of_two_simultaneous_promotions_one_is_refused(released: Project, tmp_path: Path) -> None:
+def test_one_of_two_simultaneous_promotions_is_refused(released: Project, tmp_path: Path) -> None:
     other = released.clone(tmp_path / "other")
     _while_pushing(released, other, "landcover#staging#1", "landcover@v1.1.0")
     with pytest.raises(RegistryError) as refused:
@@ -55,7 +55,7 @@ def test_of_two_simultaneous_promotions_one_is_refused(released: Project, tmp_pa
     assert released.registry.serving("staging") == V1
 
 
-def test_of_two_simultaneous_registrations_one_is_refused(
+def test_one_of_two_simultaneous_registrations_is_refused(
     released: Project, tmp_path: Path
 ) -> None:
     other = released.clone(tmp_path / "other")
@@ -78,7 +78,7 @@ def test_an_outdated_clone_sees_the_tags_of_others(released: Project, tmp_path: 
 # Killed in the middle
 
 
-def test_a_run_that_is_killed_before_the_push_changed_nothing_and_can_be_given_again(
+def test_a_promotion_killed_before_its_push_can_be_repeated(
     released: Project,
 ) -> None:
     hook(released.folder / ".git", "pre-push", 'kill -9 "$VICTIM"; exit 1')
@@ -92,7 +92,7 @@ def test_a_run_that_is_killed_before_the_push_changed_nothing_and_can_be_given_a
     assert STAGED in released.origin_tags()
 
 
-def test_a_run_that_is_killed_after_the_push_has_done_it(released: Project) -> None:
+def test_a_promotion_killed_after_its_push_has_taken_effect(released: Project) -> None:
     hook(released.origin, "post-receive", 'kill -9 "$VICTIM"')
     assert run(released, "promote", "v1.1.0", "staging").returncode == -signal.SIGKILL
     before = released.origin_tags()
@@ -158,7 +158,7 @@ def test_a_tag_that_origin_refuses_does_not_stay(released: Project) -> None:
     assert released.registry.assign(V1, "staging") == STAGED
 
 
-def test_a_push_whose_answer_was_lost_has_done_it(released: Project) -> None:
+def test_a_push_whose_response_was_lost_has_taken_effect(released: Project) -> None:
     hook(released.origin, "post-receive", "kill -9 $PPID")
     assert released.registry.assign(V1, "staging") == STAGED
     assert STAGED in released.origin_tags() and STAGED in released.repository.tags("*")
@@ -190,7 +190,7 @@ def test_a_promotion_starts_a_pipeline_and_a_tag_of_ci_does_not(released: Projec
     assert options.read_text(encoding="utf-8") == "ci.skip\n"
 
 
-def test_a_tag_names_who_made_it(released: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tag_names_its_author(released: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     form = "--format=%(taggername) %(taggeremail)"
     released.registry.assign(V1, "staging")
     assert released.git("for-each-ref", form, f"refs/tags/{STAGED}") == "Ada <ada@example.org>"
@@ -201,7 +201,9 @@ def test_a_tag_names_who_made_it(released: Project, monkeypatch: pytest.MonkeyPa
     assert "GIT_COMMITTER_NAME" not in os.environ
 
 
-def test_git_has_to_know_who_writes(released: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writing_without_an_identity_of_git_is_refused(
+    released: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("HOME", "XDG_CONFIG_HOME"):
         monkeypatch.setenv(name, str(released.origin / "nowhere"))
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")

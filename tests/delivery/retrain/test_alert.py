@@ -44,7 +44,7 @@ def test_an_alert_is_taken_with_its_labels_number_and_times() -> None:
     }
 
 
-def test_the_drifted_version_is_the_one_of_the_alert() -> None:
+def test_the_drifted_version_is_read_from_the_alert() -> None:
     evidence = read(payload(alert(tag=None), alert(alertname="ClassVanished"), alert()))
     assert evidence.drift == "drift of landcover@v1.2.0"
     assert evidence.names == ["ModelDrift", "ClassVanished"]

@@ -44,7 +44,7 @@ def detail(text: str) -> str:
     return json.dumps({"detail": text})
 
 
-def test_it_asks_with_its_token_for_the_tag(address: Address) -> None:
+def test_a_swap_request_has_the_tag_and_the_bearer_token(address: Address) -> None:
     swap(address.url)
     assert address.asked == [("/replace_ml_model", "Bearer secret", {"tag": TAG})]
 
@@ -87,7 +87,7 @@ def test_an_unreachable_address_is_named() -> None:
 
 
 @pytest.mark.parametrize("body", ["", "[]", "null", '{"detail": 1}', "\u0000", "[" * 5000])
-def test_an_answer_of_any_kind_is_a_sentence(address: Address, body: str) -> None:
+def test_a_malformed_response_is_reported_in_one_sentence(address: Address, body: str) -> None:
     address.answers = [(500, body)]
     with pytest.raises(RolloutError, match="/replace_ml_model: 500 "):
         swap(address.url, 0)

@@ -212,7 +212,7 @@ def test_changed_settings_are_applied_to_the_same_version(project: Project) -> N
     assert project.verbs().count("apply") == 2
 
 
-def test_a_version_that_never_gets_ready_is_undone_and_the_one_before_serves(
+def test_a_version_that_never_gets_ready_is_rolled_back(
     served: Served,
 ) -> None:
     project = served.project
@@ -378,7 +378,7 @@ def test_a_bad_canary_is_aborted_and_the_stable_version_serves(project: Project)
     assert verbs.index("argo rollouts abort") < verbs.index("rollout undo deployment/landcover")
 
 
-def test_staging_and_a_stage_with_canary_none_roll(project: Project) -> None:
+def test_staging_and_stages_with_canary_none_use_a_rolling_update(project: Project) -> None:
     project.cluster.configure(kinds=[ARGO])
     assert project.roll_out(1).returncode == 0
     assert project.result()["strategy"] == "rolling"
@@ -419,7 +419,7 @@ def test_plain_images_are_accepted() -> None:
         assert parse_image(f"{text}@sha256:{'ab' * 32}")
 
 
-def test_without_kubectl_the_command_ends_with_what_to_install(project: Project) -> None:
+def test_without_kubectl_the_error_says_how_to_install_it(project: Project) -> None:
     process = project.start(1, PATH=str(project.folder))
     _, errors = process.communicate()
     assert process.returncode == 1

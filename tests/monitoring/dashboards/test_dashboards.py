@@ -139,7 +139,7 @@ def test_provisioning_has_the_datasources_and_the_folder_of_the_dashboards() -> 
     assert provider["providers"][0]["options"]["path"] == "/etc/grafana/dashboards"
 
 
-def test_a_panel_of_a_gpu_says_so_without_one() -> None:
+def test_a_panel_of_a_gpu_shows_that_it_needs_one() -> None:
     of_gpus = {
         place
         for place, panel in PANELS

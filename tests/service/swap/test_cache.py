@@ -89,7 +89,9 @@ def test_an_altered_bundle_is_refused_and_deleted(
 
 
 @pytest.mark.parametrize("alter", [alter_graph, alter_manifest])
-def test_keeping_again_repairs(folder: Path, kept: Bundle, alter: Callable[[Path], None]) -> None:
+def test_keeping_a_bundle_again_repairs_its_damaged_copy(
+    folder: Path, kept: Bundle, alter: Callable[[Path], None]
+) -> None:
     alter(folder / kept.manifest.sha256)
     BundleCache(folder).keep(kept)
     assert BundleCache(folder).read(kept.manifest.sha256) == kept
@@ -105,7 +107,7 @@ def test_a_newer_manifest_of_the_same_graph_is_kept(
     assert len(list(folder.iterdir())) == 1
 
 
-def test_the_last_ones_that_served_stay(folder: Path, tmp_path: Path) -> None:
+def test_pruning_keeps_the_bundles_that_served_last(folder: Path, tmp_path: Path) -> None:
     kept = BundleCache(folder)
     bundles = [
         read_bundle(make_bundle(tmp_path / str(seed), seed=seed)) for seed in range(KEPT + 4)
@@ -130,7 +132,7 @@ def test_leftovers_of_killed_processes_are_pruned_after_a_while(folder: Path, ke
     assert {item.name for item in folder.iterdir()} == {"incoming-new", kept.manifest.sha256}
 
 
-def test_nothing_is_pruned_where_nothing_is(folder: Path) -> None:
+def test_pruning_without_a_cache_creates_no_folder(folder: Path) -> None:
     BundleCache(folder).prune(set())
     assert not folder.exists()
 
@@ -153,7 +155,9 @@ def test_a_failed_write_raises_its_error_and_leaves_nothing(
     assert [item.name for item in folder.iterdir()] == [kept.manifest.sha256]
 
 
-def test_many_workers_share_it(folder: Path, tmp_path: Path) -> None:
+def test_workers_that_keep_read_and_prune_at_once_see_whole_bundles(
+    folder: Path, tmp_path: Path
+) -> None:
     """Keeping, reading and pruning at once: a reader gets a whole bundle, or nothing."""
     bundles = [
         read_bundle(make_bundle(tmp_path / str(seed), seed=seed)) for seed in range(KEPT + 3)

@@ -18,14 +18,16 @@ def cluster(path: Path, api: FakeKubernetes, credentials: Path) -> Place:
     return Place(path, api, credentials)
 
 
-def test_an_empty_configmap_reads_none_and_is_filled(cluster: Place, api: FakeKubernetes) -> None:
+def test_an_empty_configmap_holds_no_model_and_can_be_written(
+    cluster: Place, api: FakeKubernetes
+) -> None:
     api.put("wanted-model", None)
     assert cluster.read() is None
     cluster.write(model(1))
     assert cluster.read() == model(1)
 
 
-def test_what_others_wrote_into_the_configmap_stays(cluster: Place, api: FakeKubernetes) -> None:
+def test_keys_of_others_in_the_configmap_are_kept(cluster: Place, api: FakeKubernetes) -> None:
     api.put("wanted-model", {"note": "by hand"}, labels={"app": "conveyor"}, annotations={"a": "b"})
     cluster.write(model(1))
     found = api.configmaps["wanted-model"]
@@ -131,7 +133,7 @@ def test_an_api_that_hangs_is_given_up_and_then_used_again(
     cluster.run(wait, timeout=0.3)
 
 
-def test_an_api_that_is_not_there_is_unavailable(credentials: Path, path: Path) -> None:
+def test_an_unreachable_api_is_unavailable(credentials: Path, path: Path) -> None:
     with serving() as api:
         gone = api
     place = Place(path, gone, credentials)

@@ -31,18 +31,18 @@ def place(
 # What both stores promise
 
 
-def test_nothing_stored_reads_none(place: Place) -> None:
+def test_an_empty_store_holds_no_model(place: Place) -> None:
     assert place.read() is None
 
 
-def test_what_was_written_is_read_by_another_process(place: Place) -> None:
+def test_a_written_model_is_read_by_another_process(place: Place) -> None:
     place.write(model(1))
     assert place.read() == model(1)
     place.write(model(2))
     assert place.read() == model(2)
 
 
-def test_a_store_sees_what_another_one_writes(place: Place) -> None:
+def test_a_store_reads_the_writes_of_another_store(place: Place) -> None:
     async def watch(store: Store) -> list[DesiredModel | None]:
         other = place.store()
         found = [await store.read()]
@@ -64,14 +64,14 @@ def test_only_the_next_version_is_written(place: Place) -> None:
         assert place.read() == model(2)
 
 
-def test_where_nothing_is_stored_only_version_1_is_taken(place: Place) -> None:
+def test_an_empty_store_takes_only_version_1(place: Place) -> None:
     with pytest.raises(Conflict):
         place.write(model(2))
     assert place.read() is None
 
 
 @pytest.mark.parametrize("before", [0, 1])
-def test_of_32_writers_at_once_exactly_one_wins(place: Place, before: int) -> None:
+def test_exactly_one_of_32_concurrent_writers_wins(place: Place, before: int) -> None:
     if before:
         place.write(model(1))
 
@@ -93,7 +93,7 @@ def test_of_32_writers_at_once_exactly_one_wins(place: Place, before: int) -> No
     assert place.read() == model(before + 1, f"landcover@v1.0.{winners[0]}")
 
 
-def test_one_store_takes_concurrent_writers_too(place: Place) -> None:
+def test_exactly_one_of_32_concurrent_writes_of_one_store_wins(place: Place) -> None:
     async def race(store: Store) -> list[BaseException | None]:
         return await asyncio.gather(
             *(store.write(model(1)) for _ in range(32)), return_exceptions=True
@@ -127,7 +127,7 @@ SPOILED = (
 )
 
 
-def test_a_spoiled_record_is_never_taken_for_a_model(place: Place) -> None:
+def test_a_damaged_record_is_refused_and_not_overwritten(place: Place) -> None:
     for text in SPOILED:
         place.overwrite(text)
         with pytest.raises(Unavailable, match="Delete it, then choose the model again"):
@@ -137,7 +137,7 @@ def test_a_spoiled_record_is_never_taken_for_a_model(place: Place) -> None:
         assert place.content() == text
 
 
-def test_a_spoiled_record_is_not_answered_with_the_one_before(place: Place) -> None:
+def test_a_damaged_record_does_not_bring_back_the_one_before(place: Place) -> None:
     place.write(model(1))
 
     async def watch(store: Store) -> None:
@@ -157,14 +157,14 @@ def test_a_record_of_a_newer_service_is_understood(place: Place) -> None:
     assert place.read() == model(3)
 
 
-def test_no_sentence_tells_a_path(place: Place) -> None:
+def test_no_error_contains_a_path(place: Place) -> None:
     place.overwrite("{")
     with pytest.raises(Unavailable) as caught:
         place.read()
     assert "/" not in caught.value.detail.replace("POST /replace_ml_model", "")
 
 
-def test_a_wanted_model_can_not_be_changed() -> None:
+def test_a_desired_model_is_immutable() -> None:
     with pytest.raises(ValidationError):
         model(1).version = 2
 
@@ -195,7 +195,7 @@ def test_an_unchanged_file_is_not_read_again(path: Path, monkeypatch: pytest.Mon
     place.run(poll)
 
 
-def test_two_quick_writes_that_look_alike_are_told_apart(
+def test_two_quick_writes_of_equal_size_are_both_read(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(desired, "_fingerprint", lambda found: (1,))  # coarse times, a reused inode
@@ -209,7 +209,7 @@ def test_two_quick_writes_that_look_alike_are_told_apart(
     place.run(watch)
 
 
-def test_a_file_that_was_deleted_reads_none(path: Path) -> None:
+def test_a_deleted_file_holds_no_model(path: Path) -> None:
     place = Place(path, None, path)
 
     async def watch(store: Store) -> None:

@@ -268,7 +268,7 @@ def test_an_invalid_bundle_is_refused_at_the_step_that_finds_it(
         fails(server, tag, status, step, said)
 
 
-def test_a_tag_that_is_not_there_is_named(server: Server, known: Truth) -> None:
+def test_replacing_by_an_unknown_tag_is_refused_with_the_tag(server: Server, known: Truth) -> None:
     with unmoved(server, known):
         fails(server, ABSENT, 404, "fetch", f"{ABSENT} is not in the repository")
     succeeds(server)

@@ -146,7 +146,7 @@ def test_all_replicas_follow_the_one_that_swaps(
             assert (found["wanted"]["tag"], found["wanted"]["sha256"]) == label[V1]
 
 
-def test_of_two_that_swap_at_once_one_wins_and_both_end_alike(
+def test_one_of_two_simultaneous_swaps_wins_and_both_replicas_agree(
     apart: Cluster, known: Truth, label: dict[str, Label]
 ) -> None:
     with apart.running() as servers, ThreadPoolExecutor(1) as pool:
@@ -174,7 +174,7 @@ def test_of_two_that_swap_at_once_one_wins_and_both_end_alike(
         until(lambda: all_serve(servers, label[V1]))
 
 
-def test_of_two_that_share_a_folder_only_one_swaps(
+def test_only_one_of_two_replicas_that_share_a_folder_swaps(
     together: Cluster, label: dict[str, Label]
 ) -> None:
     with together.running() as servers, ThreadPoolExecutor(1) as pool:

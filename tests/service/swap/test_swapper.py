@@ -119,7 +119,7 @@ def test_all_workers_serve_the_new_model_when_the_answer_comes(
             assert check(known, 0, answer.status_code, answer.json()) == label
 
 
-def test_of_32_concurrent_replacements_one_wins_and_the_others_get_409(
+def test_one_of_32_concurrent_replacements_wins_and_the_others_get_409(
     running: Server, bundles: dict[str, Path]
 ) -> None:
     digests = {tag: digest_of(bundles[(V1, V2)[n % 2]]) for n, tag in enumerate(EXPERIMENTS)}

@@ -1,0 +1,35 @@
+"""The command line of a module: `--help` is its docstring, an error is one sentence."""
+
+import functools
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Callable
+
+Main = Callable[[], None]
+
+
+def parser(module: str, about: str | None) -> ArgumentParser:
+    """The parser of `python -m module`."""
+    return ArgumentParser(
+        prog=f"python -m {module}",
+        description=about,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+
+
+def command(base: type[Exception]) -> Callable[[Main], Main]:
+    """Turn errors of a tree into one sentence on stderr and exit code 1 (130 for Ctrl-C)."""
+
+    def decorate(main: Main) -> Main:
+        @functools.wraps(main)
+        def run() -> None:
+            try:
+                main()
+            except base as error:
+                sys.exit(f"error: {error}")
+            except KeyboardInterrupt:
+                sys.exit(130)
+
+        return run
+
+    return decorate
