@@ -77,13 +77,25 @@ class Project:
         classes: tuple[str, ...] = CLASSES,
         bands: tuple[str, ...] = BANDS,
         data: str = DATA,
+        sha256: str = "",
     ) -> str:
         """Leave what the pipeline leaves when it trained `model`; returns the digest."""
-        chips = {"dtype": "uint16", "bands": bands, "height": 64, "width": 64}
-        document = {"schema": 1, "name": "landcover", "task": "classification"}
-        document |= {
+        chips = {"dtype": "uint16", "bands": bands, "height": 64, "width": 64, "scale": 10000.0}
+        training: dict[str, Any] = dict.fromkeys(
+            ("finished", "hardware", "git_revision", "data_version"), "x"
+        )
+        document = {
+            "schema": 1,
+            "name": "landcover",
+            "task": "classification",
             "classes": classes,
-            "input": chips | {"scale": 10000.0, "units": "reflectance"},
+            "input": chips
+            | {"units": "reflectance", "nodata": None, "valid_max": 20000, "resolution": 10.0},
+            "sha256": sha256 or hashlib.sha256(model.encode()).hexdigest(),
+            "training": training | {"seconds": 1.0, "params": {}, "libraries": {}},
+            "statistics": [],
+            "reference": {"samples": 0, "signals": {}, "classes": {}},
+            "golden": [{"chip": "", "probabilities": []}],
         }
         self.write("model/model.json", json.dumps(document, indent=1))
         self.write("model/model.onnx", model)

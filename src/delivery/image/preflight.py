@@ -1,9 +1,9 @@
 """Preflight checks: the inputs of an image must match the commit and the registered version."""
 
 import hashlib
-import json
 from pathlib import Path
 
+from contracts.bundle import GRAPH, MANIFEST, parse_manifest
 from contracts.commit import folder_digest
 from contracts.tags import Version
 from delivery.errors import ImageError
@@ -53,14 +53,14 @@ def check_bundle(repository: Repository, version: Version, folder: Path = MODEL)
     try:
         if (found := folder_digest(folder)) != expected:
             raise ImageError(f"{folder}/ has the md5 {found}, dvc.lock has {expected}: {_HINT}")
-        stated = json.loads((folder / "model.json").read_bytes())["sha256"]
-        sha256 = hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
+        stated = parse_manifest((folder / MANIFEST).read_bytes()).sha256
+        sha256 = hashlib.sha256((folder / GRAPH).read_bytes()).hexdigest()
     except OSError as error:
         raise ImageError(f"{folder}/ cannot be read ({error.strerror}): {_HINT}") from None
-    except (ValueError, KeyError, TypeError):
-        raise ImageError(f"{folder}/model.json names no sha256: train it again") from None
-    if stated != sha256:
+    except ValueError:
         raise ImageError(
-            f"{folder}/model.onnx is {sha256}, model.json has {stated}: train it again"
-        )
+            f"{folder}/{MANIFEST} is no manifest of a bundle: train it again"
+        ) from None
+    if stated != sha256:
+        raise ImageError(f"{folder}/{GRAPH} is {sha256}, {MANIFEST} has {stated}: train it again")
     return sha256

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from contracts.bundle import MANIFEST, parse_manifest
 from contracts.commit import folder_digest
 from delivery.errors import RegistryError
 
@@ -29,13 +30,18 @@ def read_interface(bundle: Path, digest: str) -> dict[str, Any]:
             f"git checkout that commit and dvc pull {bundle.name}"
         )
     try:
-        document = json.loads((bundle / "model.json").read_bytes())
-        parts = {f"input.{name}": document["input"].get(name) for name in _INPUT}
-        return {name: document[name] for name in ("schema", "task", "classes")} | parts
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        manifest = parse_manifest((bundle / MANIFEST).read_bytes())
+    except (OSError, ValueError):
         raise RegistryError(
-            f"{bundle.name}/model.json is not the manifest of a bundle: dvc repro writes one"
+            f"{bundle.name}/{MANIFEST} is not the manifest of a bundle: dvc repro writes one"
         ) from None
+    parts = manifest.input.model_dump(mode="json", include=set(_INPUT))
+    return {
+        "schema": manifest.schema_version,
+        "task": manifest.task,
+        "classes": list(manifest.classes),
+        **{f"input.{name}": value for name, value in parts.items()},
+    }
 
 
 def write_line(interface: dict[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import re
 import time
 import zlib
@@ -15,6 +14,8 @@ from urllib.parse import urlsplit
 import httpx
 import numpy as np
 
+from contracts import bundle
+from contracts.bundle import Manifest, parse_manifest
 from delivery.errors import RolloutError
 
 LIMIT = 60.0  # seconds until every check must pass
@@ -189,13 +190,13 @@ def read_bundle(tag: str, folder: Path) -> Expected:
     """
     path = folder / "model.json"
     try:
-        manifest = json.loads(path.read_bytes())
-        golden = tuple(_golden(item, manifest) for item in manifest["golden"])
-        return Expected(tag, parse_sha256(manifest["sha256"]), golden)
+        manifest = parse_manifest(path.read_bytes())
+        golden = tuple(_golden(item, manifest) for item in manifest.golden)
+        return Expected(tag, manifest.sha256, golden)
     except OSError as error:
         raise Refused(f"bundle: {path} cannot be read: {error.strerror}: dvc pull") from None
-    except (ValueError, KeyError, TypeError, zlib.error) as error:
-        raise Refused(f"bundle: {path} is not of schema 1 ({error!r}): train it again") from None
+    except (ValueError, zlib.error):
+        raise Refused(f"bundle: {path} is not of schema 1: train it again") from None
 
 
 def parse_sha256(text: str) -> str:
@@ -240,17 +241,12 @@ def expectation(tag: str, sha256: str, bundle: Path | None) -> Expected:
     return found
 
 
-def _golden(item: Any, manifest: Any) -> Golden:
-    shape = (
-        len(manifest["input"]["bands"]),
-        manifest["input"]["height"],
-        manifest["input"]["width"],
-    )
-    dtype = np.dtype(manifest["input"]["dtype"]).newbyteorder("<")
-    pixels = np.frombuffer(zlib.decompress(base64.b64decode(item["chip"])), dtype).reshape(shape)
+def _golden(item: bundle.Golden, manifest: Manifest) -> Golden:
+    dtype = np.dtype(manifest.input.dtype).newbyteorder("<")
+    pixels = np.frombuffer(zlib.decompress(base64.b64decode(item.chip)), dtype)
     content = io.BytesIO()
-    np.save(content, pixels, allow_pickle=False)
-    classes = dict(zip(manifest["classes"], map(float, item["probabilities"]), strict=True))
+    np.save(content, pixels.reshape(manifest.input.shape), allow_pickle=False)
+    classes = dict(zip(manifest.classes, item.probabilities, strict=True))
     return Golden(content.getvalue(), classes)
 
 

@@ -33,26 +33,8 @@ from tests.make.repositories import (
     below,
     fetch,
     listing,
-    make_trained,
     until,
 )
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_trained(tmp_path_factory.mktemp("trained") / "project")
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    """A small repository to change, with nothing in it."""
-    return Project(tmp_path / "project")
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "state"
-
 
 # How often Git is asked
 

@@ -24,14 +24,8 @@ from tests.make.repositories import (
     entries,
     fetch,
     listing,
-    make_trained,
     md5,
 )
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_trained(tmp_path_factory.mktemp("trained") / "project")
 
 
 @pytest.fixture(params=["working tree", "bare repository", "URL"])
@@ -42,17 +36,6 @@ def place(request: pytest.FixtureRequest, trained: Path, tmp_path: Path) -> str:
     bare = tmp_path / "bare.git"
     subprocess.run(["git", "clone", "--quiet", "--bare", trained, bare], check=True)
     return str(bare) if request.param == "bare repository" else f"file://{bare}"
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    """A small repository to change, with nothing in it."""
-    return Project(tmp_path / "project")
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "state"
 
 
 @pytest.mark.parametrize(("tag", "graph"), [(V1, "graph 1"), (V2, "graph 2")])

@@ -18,17 +18,6 @@ from tests.make.repositories import (
 )
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    """A small repository to change, with nothing in it."""
-    return Project(tmp_path / "project")
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "state"
-
-
 def test_a_version_is_listed_with_all_that_its_commit_says(project: Project, cache: Path) -> None:
     commit = project.train(b"graph", "Train longer\n\nBecause.")
     project.tag("landcover@v1.0.0")
