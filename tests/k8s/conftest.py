@@ -25,6 +25,24 @@ OVERLAYS = {
 }
 CHECKS = ROOT / ".venv-checks" / "bin"
 
+SHIPPED = {
+    "Namespace",
+    "ServiceAccount",
+    "Role",
+    "RoleBinding",
+    "ConfigMap",
+    "Service",
+    "Deployment",
+    "PodDisruptionBudget",
+    "HorizontalPodAutoscaler",
+    "ServiceMonitor",
+    "Ingress",
+    "NetworkPolicy",
+}
+"""Kinds of the objects of a stage, as the template ships it."""
+CANARY = {"Rollout", "AnalysisTemplate"}
+"""Those that a stage with Argo Rollouts has on top."""
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -78,12 +96,14 @@ def check() -> Run:
     return run
 
 
+def namespace(objects: list[Document]) -> Any:
+    """The one namespace of a stage, whatever its name."""
+    (found,) = [item for item in objects if item["kind"] == "Namespace"]
+    return found
+
+
 def one(objects: list[Document], kind: str, name: str = "landcover") -> Any:
-    """The object of this kind and name, which is there once."""
-    found = [
-        item
-        for item in objects
-        if item["kind"] == kind and item["metadata"]["name"].startswith(name)
-    ]
+    """The object of this kind and name, which is there once; others may be added beside it."""
+    found = [item for item in objects if item["kind"] == kind and item["metadata"]["name"] == name]
     assert len(found) == 1, [item["metadata"]["name"] for item in found]
     return json.loads(json.dumps(found[0]))

@@ -16,37 +16,31 @@ from service.auth.roles import ROLES
 from service.server.supervisor import GRACE
 from service.settings import Settings, read_settings
 from tests.conftest import ROOT
-from tests.k8s.conftest import IMAGE, OVERLAYS, VERSION, one, rendered
+from tests.k8s.conftest import (
+    CANARY,
+    IMAGE,
+    OVERLAYS,
+    SHIPPED,
+    VERSION,
+    namespace,
+    one,
+    rendered,
+)
 
 NAME = {"app.kubernetes.io/name": "landcover"}
 UNITS = {"Mi": 2**20, "Gi": 2**30, "m": 2**20}
 
 
 def test_a_stage_has_every_object_in_its_namespace(objects: list[Document]) -> None:
-    stage = one(objects, "Namespace")["metadata"]["name"]
-    assert stage in ("landcover-staging", "landcover-production")
-    kinds = {item["kind"] for item in objects}
-    assert kinds - {"Rollout", "AnalysisTemplate"} == {
-        "Namespace",
-        "ServiceAccount",
-        "Role",
-        "RoleBinding",
-        "ConfigMap",
-        "Service",
-        "Deployment",
-        "PodDisruptionBudget",
-        "HorizontalPodAutoscaler",
-        "ServiceMonitor",
-        "Ingress",
-        "NetworkPolicy",
-    }
+    stage = namespace(objects)["metadata"]["name"]
+    assert {item["kind"] for item in objects} >= SHIPPED
     assert objects[0]["kind"] == "Namespace"
     for item in objects[1:]:
         assert item["metadata"]["namespace"] == stage
 
 
 def test_the_namespace_enforces_the_restricted_standard(objects: list[Document]) -> None:
-    labels = one(objects, "Namespace")["metadata"]["labels"]
+    labels = namespace(objects)["metadata"]["labels"]
     for mode in ("enforce", "warn", "audit"):
         assert labels[f"pod-security.kubernetes.io/{mode}"] == "restricted"
 
@@ -85,8 +79,7 @@ def test_the_service_starts_with_these_settings(
     assert settings.host == "0.0.0.0" and settings.roles_open_to_everybody() == frozenset()
     assert settings.port == containers(objects)["ports"][0]["containerPort"]
     assert settings.tag == "landcover@v1.2.0" and settings.release == "landcover-v1.2.0"
-    namespace = one(objects, "Namespace")["metadata"]["name"]
-    assert settings.configmap == f"{namespace}/wanted-model"
+    assert settings.configmap == f"{namespace(objects)['metadata']['name']}/wanted-model"
 
 
 @pytest.mark.parametrize("stage", ["staging", "production"])
@@ -311,18 +304,18 @@ def test_broken_overlays_are_errors_that_name_the_fault(tmp_path: Path) -> None:
         render("staging", False, overlays)
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_folder_of_an_overlay_has_its_name(overlay: str) -> None:
-    path = ROOT / "k8s" / "overlays" / overlay / "kustomization.yaml"
-    document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert document["namespace"] == f"landcover-{overlay.removesuffix('-canary')}"
+def test_each_stage_has_a_namespace_of_its_own_and_the_canary_that_of_its_stage() -> None:
+    staging, production, canary = (namespace(rendered(overlay)) for overlay in OVERLAYS)
+    assert canary == production
+    assert staging["metadata"]["name"] != production["metadata"]["name"]
 
 
-def test_the_page_describes_every_object() -> None:
+def test_the_page_describes_every_object_that_ships() -> None:
     page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
     rows = re.findall(r"(?m)^\| ([A-Z][\w, `.-]+?) \|", page)
     described = {kind.split()[0] for row in rows for kind in row.split(", ")}
-    assert described == {item["kind"] for item in rendered("production-canary")}
+    assert described == SHIPPED | CANARY
+    assert SHIPPED | CANARY <= {item["kind"] for item in rendered("production-canary")}
 
 
 def test_the_pipeline_has_the_rights_of_a_rollout_and_can_delete_nothing() -> None:
@@ -333,16 +326,16 @@ def test_the_pipeline_has_the_rights_of_a_rollout_and_can_delete_nothing() -> No
         for resource in rule["resources"]:
             rights.setdefault(resource, set()).update(rule["verbs"])
     plurals = {"Ingress": "ingresses", "NetworkPolicy": "networkpolicies"}
-    for item in rendered("production-canary"):
-        needed = {"get", "patch"} | ({"create"} if item["kind"] != "Namespace" else set())
-        assert needed <= rights[plurals.get(item["kind"], item["kind"].lower() + "s")]
+    for kind in SHIPPED | CANARY:
+        needed = {"get", "patch"} | ({"create"} if kind != "Namespace" else set())
+        assert needed <= rights[plurals.get(kind, kind.lower() + "s")]
     assert {"replicasets", "pods"} <= rights.keys()
     assert not {"delete", "deletecollection", "update", "escalate", "bind", "*"} & set().union(
         *rights.values()
     )
     assert "secrets" not in rights and "pods/exec" not in rights
     spaces = {binding["metadata"]["namespace"] for binding in bindings}
-    assert spaces == {"landcover-staging", "landcover-production"}
+    assert spaces == {namespace(rendered(overlay))["metadata"]["name"] for overlay in OVERLAYS}
     assert all(binding["kind"] == "RoleBinding" for binding in bindings)
 
 

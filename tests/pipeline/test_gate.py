@@ -14,7 +14,9 @@ from pipeline.evaluation.comparison import Comparison
 from pipeline.tasks.intervals import Interval
 from pipeline.gate import judge
 from pipeline.params import Gate, read_params
+from tests import conftest
 from tests.conftest import ROOT, run, write_params
+from tests.make.sample import is_adopted
 from tests.pipeline.conftest import call
 
 GOOD: dict[str, Any] = {
@@ -32,7 +34,7 @@ FLOORS = Gate(
     max_model_size=10.0,
     compare=True,
 )
-PARAMS = read_params(ROOT / "params.yaml").model_copy(update={"gate": FLOORS})
+PARAMS = read_params(conftest.PARAMS).model_copy(update={"gate": FLOORS})
 
 
 def missed(metrics: dict[str, Any], classes: dict[str, Any] = CLASSES) -> list[str]:
@@ -70,8 +72,10 @@ def test_a_loss_counts_only_beyond_the_uncertainty(high: float, passes: bool) ->
 
 
 def test_the_gate_ships_switched_on() -> None:
+    """Of a team's project, whose floors are its own, this asks nothing."""
     shipped = read_params(ROOT / "params.yaml").gate
-    assert shipped.compare and shipped.min_accuracy >= 0.5 and shipped.min_recall > 0
+    switched_on = shipped.compare and shipped.min_accuracy >= 0.5 and shipped.min_recall > 0
+    assert is_adopted() or switched_on
 
 
 @pytest.fixture

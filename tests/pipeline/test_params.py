@@ -8,11 +8,16 @@ from pydantic import ValidationError
 
 from pipeline.errors import ParameterError
 from pipeline.params import read_params
-from tests.conftest import ROOT, write_params
+from tests.conftest import PARAMS, ROOT, write_params
 
 
-def test_the_shipped_file_is_valid() -> None:
-    assert read_params(ROOT / "params.yaml").gate.compare is True
+def test_the_shipped_file_is_valid_and_has_the_parameters_of_the_tests() -> None:
+    read_params(ROOT / "params.yaml")
+    of_the_project, of_the_tests = (
+        {name: set(section) for name, section in yaml.safe_load(path.read_text("utf-8")).items()}
+        for path in (ROOT / "params.yaml", PARAMS)
+    )
+    assert of_the_project == of_the_tests
 
 
 def test_parameters_can_not_be_changed_after_reading(workdir: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 from pipeline.params import Model, read_params
 from pipeline.training.models import build
 from pipeline.training.optimizer import ConvolutionMuon, build_optimizers, one_cycle
-from tests.conftest import ROOT
+from tests.conftest import PARAMS
 
 
 def test_the_rate_rises_to_its_peak_once_and_ends_at_nothing() -> None:
@@ -38,7 +38,7 @@ def test_weights_that_would_be_copied_are_refused() -> None:
 def test_every_weight_has_exactly_one_optimizer() -> None:
     model = build(Model(name="test", network="resnet", width=8, dropout=0.0), 4, 10)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    muon, adam = build_optimizers(model, read_params(ROOT / "params.yaml").train)
+    muon, adam = build_optimizers(model, read_params(PARAMS).train)
     counts = [sum(w.numel() for w in o.param_groups[0]["params"]) for o in (muon, adam)]
     assert sum(counts) == sum(weight.numel() for weight in model.parameters())
     assert counts[0] > 10 * counts[1]
