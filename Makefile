@@ -33,9 +33,9 @@ INSTALLER ?= uv
 # The name of this file holds what was installed, and where: a copied clone installs its own code.
 INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS) $(TORCH) '$(CURDIR)'; cat pyproject.toml poetry.lock ci/environment.py) | sha256sum | cut -c1-16)
 
-.PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge test test-fast mutants e2e lint audit format \
+.PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge test check test-fast mutants e2e lint audit format \
   models promote rollback retire lineage gitlab-setup \
-  experiment experiment-commit experiment-check comment verify register image deploy review review-stop retrain notify \
+  left-out experiment experiment-commit experiment-check comment verify register image deploy review review-stop retrain notify \
   monitor demo-drift alertmanager dashboards rules figures \
   bench bench-eurosat bench-serving bench-drift bench-observing lock clean
 
@@ -57,7 +57,7 @@ $(INSTALLED):
 # load, what the story of `make e2e` runs (images, a registry), what `make monitor` starts, PostgreSQL.
 E2E_PACKAGES := chromium wrk hey rsync buildah podman runc skopeo docker-registry mmdebstrap \
   netavark aardvark-dns catatonit prometheus prometheus-alertmanager prometheus-node-exporter \
-  prometheus-pushgateway postgresql
+  prometheus-pushgateway postgresql procps curl
 # Debian starts these when it installs them, and would take the ports of `make monitor`.
 E2E_DAEMONS := docker-registry postgresql prometheus prometheus-alertmanager prometheus-node-exporter \
   prometheus-pushgateway
@@ -131,6 +131,9 @@ WORKERS := $(shell expr $$(nproc) + 1)
 test: setup ## run the tests
 	@pytest --numprocesses $(WORKERS) --dist loadfile --durations 10 --ignore tests/e2e
 
+check: setup ## run the tests of what a team changes: parameters, data, remotes, manifests
+	@pytest --quiet tests/project
+
 test-fast: setup ## run the tests that start no program and train nothing, in a minute
 	@pytest --numprocesses $(WORKERS) --dist loadfile --durations 10 --ignore tests/e2e -m "not system"
 
@@ -177,6 +180,9 @@ gitlab-setup: setup ## show what a GitLab project lacks (APPLY=1 makes it, VALUE
 	@python -m delivery.gitlab_setup $(if $(value APPLY),--apply) $(if $(value VALUES),--values="$$GIVEN_VALUES")
 
 # What the jobs of .gitlab-ci.yml call.
+
+left-out: setup ## show which parts of the pipeline are not set up
+	@python -m delivery.left_out
 
 experiment: setup ## train what a merge request proposes, and store the model
 	@python -m delivery.experiment

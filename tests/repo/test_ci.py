@@ -1,35 +1,12 @@
 """The pipeline's files: jobs call commands that a person types, secrets stay where they belong."""
 
-import functools
 import re
-import shutil
-from pathlib import Path
-from typing import Any
 
-import pytest
-import yaml
-
-from tests.conftest import ROOT, run
-from tests.e2e.world import RUNNER
-
-
-class Loader(yaml.SafeLoader):
-    """Keeps GitLab's `!reference [job, key]` as what it is."""
-
-
-def reference(loader: Loader, node: yaml.SequenceNode) -> tuple[str, ...]:
-    return tuple(loader.construct_sequence(node))
-
-
-Loader.add_constructor("!reference", reference)
-
-FILES = (ROOT / ".gitlab-ci.yml", *sorted((ROOT / "ci").glob("*.yml")))
-DOCUMENTS: dict[Path, dict[str, Any]] = {
-    path: yaml.load(path.read_text(encoding="utf-8"), Loader) for path in FILES
-}
-MAIN = DOCUMENTS[FILES[0]]
-JOBS = {name: job for path in FILES[1:] for name, job in DOCUMENTS[path].items()}
-
+from delivery.rollout.cluster import OBSERVED, SHORT, SPARE
+from delivery.rollout.controller import CANARY, ROLLING, TIMEOUTS
+from delivery.rollout.smoke_test import LIMIT
+from tests.conftest import ROOT
+from tests.make.ci import FILES, JOBS, MAIN, seconds, value
 
 LINES = [
     (name, line)
@@ -77,7 +54,7 @@ def test_images_are_pinned_and_the_base_is_the_one_of_the_dockerfile() -> None:
 def test_a_merge_request_reaches_no_stage() -> None:
     """Jobs that deploy run for main and for tags of the registry; review apps have their own."""
     for name in ("staging", "production", "register", "build-image", "verify"):
-        rules = JOBS[name].get("rules") or JOBS[".rollout"].get("rules") or MAIN[".main"]["rules"]
+        rules = value(name, "rules")
         text = str([rule if isinstance(rule, tuple) else rule["if"] for rule in rules])
         assert "merge_request_event" not in text
         assert ".merge-request" not in text
@@ -85,8 +62,8 @@ def test_a_merge_request_reaches_no_stage() -> None:
 
 def test_only_releases_can_not_be_interrupted() -> None:
     assert MAIN["default"]["interruptible"] is True
-    assert MAIN[".main"]["interruptible"] is False
-    assert JOBS[".rollout"]["interruptible"] is False
+    for name in ("verify", "register", "build-image", "staging", "production"):
+        assert value(name, "interruptible") is False, name
     for name in ("staging", "production"):
         assert JOBS[name]["resource_group"] == name
 
@@ -96,68 +73,15 @@ def test_gitlab_runs_one_retraining_at_a_time() -> None:
     assert JOBS["retrain"]["resource_group"] == "retrain"
 
 
-# What a pipeline consists of, as gitlab-ci-local reads the rules.
-
-TAG = "landcover#production#4"  # old code, perhaps: a stage's tag stays where it is
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pipeline's files, and a job with the rules of the workflow.
-
-    gitlab-ci-local passes the workflow over; so a job shows whether there would be a pipeline.
-    """
-    if not RUNNER.exists():
-        pytest.skip("gitlab-ci-local is not installed: make setup-e2e")
-    folder = tmp_path_factory.mktemp("rules")
-    shutil.copytree(ROOT / "ci", folder / "ci")
-    job = {"stage": "check", "script": ["true"], "rules": MAIN["workflow"]["rules"]}
-    text = (ROOT / ".gitlab-ci.yml").read_text(encoding="utf-8")
-    text += f"\n{yaml.safe_dump({'admitted': job})}"
-    (folder / ".gitlab-ci.yml").write_text(text, encoding="utf-8")
-    run("git", "init", "--quiet", cwd=folder)
-    return folder
+def test_gitlab_ends_no_rollout_before_its_own_limits_and_its_way_back_do() -> None:
+    setting_up = 15 * 60
+    forward = TIMEOUTS[CANARY] + SPARE + OBSERVED + LIMIT
+    back = TIMEOUTS[ROLLING] + SPARE + 2 * OBSERVED + LIMIT
+    calls = 10 * SHORT  # those that do not wait for the cluster
+    for name in ("staging", "production", "review"):
+        assert seconds(value(name, "timeout")) >= setting_up + forward + back + calls, name
 
 
-@functools.cache
-def listed(folder: Path, source: str, ref: str, task: str) -> frozenset[str]:
-    """Jobs whose rules let them in, `admitted` among them when there is a pipeline."""
-    facts = {
-        "CI_PIPELINE_SOURCE": source,
-        "CI_COMMIT_TAG": ref if "#" in ref else "",
-        "CI_COMMIT_BRANCH": "" if "#" in ref else ref,
-        "CI_DEFAULT_BRANCH": "main",
-        "TASK": task,
-    }
-    words = [f"--variable={name}={value}" for name, value in facts.items()]
-    line = (str(RUNNER), "--list-csv", "--no-color", "--no-json-schema-validation", *words)
-    rows = run(*line, cwd=folder).stdout.partition("name;description;")[2].splitlines()[1:]
-    return frozenset(row.partition(";")[0] for row in rows)
-
-
-@pytest.mark.parametrize(
-    ("source", "ref", "task", "jobs"),
-    [
-        ("push", TAG, "", {"production"}),
-        ("web", TAG, "", {"production"}),
-        ("trigger", TAG, "", None),
-        ("schedule", TAG, "retrain", None),
-        ("api", TAG, "", None),
-        ("trigger", "main", "", {"retrain"}),
-        ("schedule", "main", "retrain", {"retrain"}),
-    ],
-)
-def test_a_stage_follows_a_tag_that_somebody_pushed_and_no_trigger_or_schedule(
-    files: Path, source: str, ref: str, task: str, jobs: set[str] | None
-) -> None:
-    found = listed(files, source, ref, task)
-    assert ("admitted" in found) == (jobs is not None)
-    if jobs is not None:
-        assert found == jobs | {"admitted", "pipeline-failed"}
-
-
-@pytest.mark.parametrize(("source", "task"), [("trigger", ""), ("schedule", "retrain")])
-def test_old_code_does_not_retrain_even_in_a_pipeline_that_is_let_in(
-    files: Path, source: str, task: str
-) -> None:
-    assert "retrain" not in listed(files, source, TAG, task)
+def test_tests_have_an_hour_on_a_slow_runner() -> None:
+    for name in ("test", "template", "e2e"):
+        assert seconds(value(name, "timeout")) >= 3600, name

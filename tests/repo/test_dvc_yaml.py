@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.params import Params, read_params
+from pipeline.params import Params
 from tests.conftest import ROOT
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -69,8 +69,3 @@ def test_training_and_evaluation_change_only_with_what_they_use() -> None:
     assert "src/pipeline/gate.py" not in STAGES["train"]["deps"]
     assert "src/pipeline/data/images.py" not in STAGES["train"]["deps"]
     assert "src/pipeline/training" not in STAGES["evaluate"]["deps"]  # it measures the ONNX file
-
-
-def test_the_model_in_dvcs_registry_has_the_name_of_the_parameters() -> None:
-    artifacts = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["artifacts"]
-    assert list(artifacts) == [read_params(ROOT / "params.yaml").model.name]

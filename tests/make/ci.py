@@ -1,0 +1,90 @@
+"""The pipeline's files as documents, and the jobs that gitlab-ci-local reads out of the rules."""
+
+import csv
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from tests.conftest import ROOT, run
+
+RUNNER = ROOT / "tests" / "e2e" / "tools" / "node_modules" / ".bin" / "gitlab-ci-local"
+HEAD = "name;description;stage;when;allowFailure;needs"
+
+
+class Loader(yaml.SafeLoader):
+    """Keeps GitLab's `!reference [job, key]` as what it is."""
+
+
+def _reference(loader: Loader, node: yaml.SequenceNode) -> tuple[str, ...]:
+    return tuple(loader.construct_sequence(node))
+
+
+Loader.add_constructor("!reference", _reference)
+
+FILES = (ROOT / ".gitlab-ci.yml", *sorted((ROOT / "ci").glob("*.yml")))
+DOCUMENTS: dict[Path, dict[str, Any]] = {
+    path: yaml.load(path.read_text(encoding="utf-8"), Loader) for path in FILES
+}
+MAIN = DOCUMENTS[FILES[0]]
+JOBS = {name: job for path in FILES[1:] for name, job in DOCUMENTS[path].items()}
+TEMPLATES = JOBS | {name: job for name, job in MAIN.items() if name.startswith(".")}
+
+
+def value(job: str, key: str) -> Any:
+    """What a job has for a key: its own, else that of what it extends, else the default's."""
+    found = TEMPLATES[job]
+    if key in found:
+        return found[key]
+    if "extends" in found:
+        return value(found["extends"], key)
+    return MAIN["default"].get(key)
+
+
+def seconds(text: str) -> int:
+    """A time limit of GitLab: `90 minutes`, `1 hour 30 minutes`."""
+    units = {"hour": 3600, "minute": 60}
+    return sum(
+        int(number) * units[unit] for number, unit in re.findall(r"(\d+) (hour|minute)s?", text)
+    )
+
+
+class Job(NamedTuple):
+    """A job of a pipeline."""
+
+    when: str
+    may_fail: bool
+
+
+def checkout(folder: Path) -> None:
+    """Make a repository of the pipeline's files, with a job that has the rules of the workflow.
+
+    gitlab-ci-local passes the workflow over; so the job `admitted` shows whether there would be a
+    pipeline.
+    """
+    shutil.copytree(ROOT / "ci", folder / "ci")
+    job = {"stage": "check", "script": ["true"], "rules": MAIN["workflow"]["rules"]}
+    text = (ROOT / ".gitlab-ci.yml").read_text(encoding="utf-8")
+    text += f"\n{yaml.safe_dump({'admitted': job})}"
+    (folder / ".gitlab-ci.yml").write_text(text, encoding="utf-8")
+    run("git", "init", "--quiet", cwd=folder)
+    run("git", "add", "--all", cwd=folder)
+    author = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
+    run("git", *author, "commit", "--quiet", "--message=start", cwd=folder)
+    run("git", "update-ref", "refs/remotes/origin/main", "HEAD", cwd=folder)
+
+
+def jobs(folder: Path, variables: Mapping[str, str | None]) -> dict[str, Job]:
+    """The jobs that these variables let in; None unsets one that gitlab-ci-local has by itself.
+
+    Rules about changed files compare the working tree with origin/main.
+    """
+    line = [str(RUNNER), "--list-csv", "--no-color", "--no-json-schema-validation"]
+    for name, text in variables.items():
+        line.append(f"--unset-variable={name}" if text is None else f"--variable={name}={text}")
+    _, head, rows = run(*line, cwd=folder).stdout.partition(HEAD)
+    table = csv.DictReader(rows.splitlines()[1:], head.split(";"), delimiter=";")
+    return {row["name"]: Job(row["when"], row["allowFailure"] == "true") for row in table}

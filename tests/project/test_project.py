@@ -1,0 +1,123 @@
+"""What a team changes holds together: parameters, data version, remotes, manifests.
+
+`make check` runs this folder on every merge request, in about half a minute. Nothing here knows the
+shipped example: it holds for any data, classes, bands, names, remotes and added manifests. Tests of
+your own belong beside this file. The tests of the template are the other folders (`make test`).
+"""
+
+import configparser
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dvc.fs import get_fs_cls
+
+from contracts.tags import STAGES
+from delivery.retrain.retraining import read_ingest
+from delivery.rollout.manifests import Document, for_version, has_canary, render
+from delivery.tags import parse_version
+from monitoring.alerts import rules
+from monitoring.dashboards import build
+from monitoring.generated import differing
+from pipeline.params import Params, read_params
+from pipeline.sources import SOURCES
+from service.settings import Settings
+from tests.conftest import ROOT
+
+OVERLAYS = ROOT / "k8s" / "overlays"
+IMAGE = "registry.example.com/group/model@sha256:" + "0123456789abcdef" * 4
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    """The parameters; a value that is not allowed is an error that names it."""
+    return read_params(ROOT / "params.yaml")
+
+
+def test_the_model_has_one_name(params: Params) -> None:
+    artifacts = read_yaml(ROOT / "dvc.yaml").get("artifacts", {})
+    assert list(artifacts) == [
+        params.model.name
+    ], "model.name of params.yaml is the name below artifacts: in dvc.yaml, too"
+    assert stale_files() == [], "another model.name: make rules dashboards, and commit"
+
+
+def test_data_dvc_names_one_version_of_the_data() -> None:
+    outputs = read_yaml(ROOT / "data.dvc")["outs"]
+    assert [output["path"] for output in outputs] == ["data"]
+    assert outputs[0]["md5"].endswith(".dir"), "python -m pipeline.ingest writes data.dvc"
+
+
+def test_every_remote_verifies_what_it_pulls_and_its_client_is_installed() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / ".dvc" / "config", encoding="utf-8")
+    remotes = {name.split('"')[1]: config[name] for name in config.sections() if "remote" in name}
+    unverified = [name for name, remote in remotes.items() if remote.get("verify") != "true"]
+    assert unverified == [], "dvc remote modify NAME verify true: DVC's default pulls altered files"
+    for name, remote in remotes.items():
+        missing = get_fs_cls({"url": remote["url"]}).get_missing_deps()
+        assert missing == [], f"remote {name}: add them to `registry` in pyproject.toml"
+    assert config["core"]["remote"] in remotes, "core.remote of .dvc/config names no remote"
+
+
+def test_a_retraining_ingests_from_a_source_that_exists() -> None:
+    words = read_ingest(ROOT / "ci" / "ingest.txt")
+    assert words[:1] == [] or words[0] in SOURCES, f"ci/ingest.txt: choose of {sorted(SOURCES)}"
+
+
+def test_the_settings_of_the_service_exist() -> None:
+    known = {f"SERVICE_{name.upper()}" for name in Settings.model_fields}
+    unknown = []
+    for path in sorted(ROOT.glob("k8s/**/settings.env")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            name = line.partition("=")[0].strip()
+            if name.startswith("SERVICE_") and name not in known:
+                unknown.append(f"{path.relative_to(ROOT)}: {name}")
+    assert unknown == [], "docs/service.md lists the settings"
+
+
+def test_a_rollout_takes_the_manifests_of_every_stage() -> None:
+    version = parse_version("model@v1.0.0")
+    for folder, objects in overlays():
+        for_version(objects, version, IMAGE)  # finds the Deployment and what it sets there
+        named = [(it["kind"], it["metadata"]["name"]) for it in objects]
+        assert len(named) == len(set(named)), f"{folder}: an object is there twice"
+        namespaces = [it["metadata"]["name"] for it in objects if it["kind"] == "Namespace"]
+        elsewhere = [
+            it["metadata"]["name"]
+            for it in objects
+            if it["metadata"].get("namespace", *namespaces[:1]) not in namespaces
+        ]
+        assert elsewhere == [], f"{folder}: a rollout applies objects of one namespace"
+
+
+def test_no_secret_stands_in_the_manifests() -> None:
+    for folder, objects in overlays():
+        secrets = [it["metadata"]["name"] for it in objects if it["kind"] == "Secret"]
+        assert secrets == [], f"{folder}: Git keeps it for ever; ExternalSecret or SealedSecret"
+
+
+def overlays() -> Iterator[tuple[str, list[Document]]]:
+    """Each stage's overlay, rendered; none where the team has removed k8s/."""
+    for stage in STAGES:
+        if not (OVERLAYS / stage).is_dir():
+            continue
+        if not (shutil.which("kubectl") or shutil.which("kustomize")):
+            pytest.skip("neither kubectl nor kustomize is installed: make setup-e2e")
+        for canary in (False, True) if has_canary(stage, OVERLAYS) else (False,):
+            yield f"{stage}{'-canary' * canary}", render(stage, canary, OVERLAYS)
+
+
+def stale_files() -> list[str]:
+    """Rules and dashboards that are not what their sources and the model's name give."""
+    below = ROOT / "monitoring"
+    panels = differing(below / "grafana" / "dashboards", build.files(), "*.json")
+    return panels + differing(below, rules.files(), "prometheus/rules/*.yml")
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file."""
+    return yaml.safe_load(path.read_text(encoding="utf-8"))

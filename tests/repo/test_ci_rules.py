@@ -1,0 +1,137 @@
+"""Which jobs a pipeline consists of: what is not set up is left out, and the rest is green."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import built_once, run
+from tests.make import ci
+from tests.make.ci import Job
+
+TAG = "landcover#production#4"  # old code, perhaps: a stage's tag stays where it is
+SET_UP: Mapping[str, str | None] = {
+    "RELEASE_TOKEN": "token",
+    "CI_REGISTRY_IMAGE": "registry.example.com/team/landcover",
+    "STAGING_URL": "https://staging.example.com",
+    "PRODUCTION_URL": "https://example.com",
+    "PUSHGATEWAY_URL": "https://push.example.com",
+}
+TEAMS = [
+    *("params.yaml", "data.dvc", "dvc.yaml", "dvc.lock", ".dvc/config", "reports/metrics.json"),
+    *("README.md", "monitoring.md", "tests/project/test_ours.py"),
+]
+"""Files that a team changes, and that are no code of the template."""
+CHECKS = {"lint", "test", "secrets"}
+RELEASE = {"verify", "register", "build-image", "staging", "production", "figures"}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pipeline's files, in a repository."""
+    if not ci.RUNNER.exists():
+        pytest.skip("gitlab-ci-local is not installed: make setup-e2e")
+    return built_once(tmp_path_factory, "rules", ci.checkout)
+
+
+def of_ref(
+    folder: Path, source: str, ref: str, variables: Mapping[str, str | None]
+) -> dict[str, Job]:
+    """Jobs of a pipeline of a branch or tag; `admitted` among them when there is a pipeline."""
+    facts = {
+        "CI_PIPELINE_SOURCE": source,
+        "CI_COMMIT_TAG": ref if "#" in ref else "",
+        "CI_COMMIT_BRANCH": "" if "#" in ref else ref,
+        "CI_DEFAULT_BRANCH": "main",
+    }
+    return ci.jobs(folder, {**facts, **variables})
+
+
+def of_request(folder: Path, *changed: str) -> set[str]:
+    """Jobs of a pipeline of a merge request that changes these files."""
+    facts = {
+        "CI_PIPELINE_SOURCE": "merge_request_event",
+        "CI_MERGE_REQUEST_SOURCE_PROJECT_ID": "7",
+        "CI_PROJECT_ID": "7",
+        "CI_COMMIT_BRANCH": "",
+        "CI_DEFAULT_BRANCH": "main",
+    }
+    for name in changed:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("changed", encoding="utf-8")
+    run("git", "add", "--all", cwd=folder)
+    return set(ci.jobs(folder, facts))
+
+
+@pytest.mark.parametrize(
+    ("source", "ref", "task", "jobs"),
+    [
+        ("push", TAG, "", {"production"}),
+        ("web", TAG, "", {"production"}),
+        ("trigger", TAG, "", None),
+        ("schedule", TAG, "retrain", None),
+        ("api", TAG, "", None),
+        ("trigger", "main", "", {"retrain"}),
+        ("schedule", "main", "retrain", {"retrain"}),
+        ("schedule", "main", "audit", {"audit"}),
+        ("schedule", TAG, "audit", None),
+    ],
+)
+def test_a_stage_follows_a_tag_that_somebody_pushed_and_no_trigger_or_schedule(
+    files: Path, source: str, ref: str, task: str, jobs: set[str] | None
+) -> None:
+    found = set(of_ref(files, source, ref, {"TASK": task}))
+    assert ("admitted" in found) == (jobs is not None)
+    if jobs is not None:
+        assert found == jobs | {"admitted", "pipeline-failed"}
+    else:  # old code does not retrain even in a pipeline that is let in
+        assert found.isdisjoint({"retrain", "audit"})
+
+
+@pytest.mark.parametrize(
+    ("missing", "left"),
+    [
+        ({}, RELEASE),
+        ({"PUSHGATEWAY_URL": None}, RELEASE - {"figures"}),
+        ({"PRODUCTION_URL": None}, RELEASE - {"production"}),
+        ({"STAGING_URL": None}, RELEASE - {"staging", "production"}),
+        # gitlab-ci-local always has a registry; GitLab has none where the project has none.
+        ({"CI_REGISTRY_IMAGE": ""}, {"verify", "register", "figures"}),
+        ({"RELEASE_TOKEN": None}, {"verify", "figures"}),
+        (dict.fromkeys(SET_UP, ""), {"verify"}),
+    ],
+    ids=lambda case: "-".join(case) if isinstance(case, dict) else "",
+)
+def test_main_leaves_out_what_is_not_set_up(
+    files: Path, missing: dict[str, str | None], left: set[str]
+) -> None:
+    found = of_ref(files, "push", "main", {**SET_UP, **missing})
+    assert set(found) - {"admitted", "pipeline-failed"} == CHECKS | left
+    assert "production" not in found or found["production"] == Job("on_success", may_fail=False)
+
+
+def test_production_that_waits_for_a_person_holds_up_nothing(files: Path) -> None:
+    found = of_ref(files, "push", "main", {**SET_UP, "PRODUCTION": "manual"})
+    assert found["production"] == Job("manual", may_fail=True)
+    assert "figures" in found
+
+
+@pytest.mark.parametrize(
+    ("changed", "jobs"),
+    [
+        (TEAMS, set()),
+        (["k8s/overlays/production/externalsecret.yaml"], {"template"}),
+        (["tests/repo/test_ci.py"], {"template"}),
+        (["src/pipeline/train.py"], {"template", "e2e"}),
+        (["Dockerfile"], {"template", "e2e", "audit"}),
+        (["constraints.txt"], {"audit"}),
+    ],
+)
+def test_a_merge_request_runs_the_tests_of_what_it_changes(
+    files: Path, tmp_path: Path, changed: list[str], jobs: set[str]
+) -> None:
+    found = of_request(shutil.copytree(files, tmp_path / "copy"), *changed)
+    assert found >= CHECKS | {"train", "report", "gate"}
+    assert found & {"template", "e2e", "audit"} == jobs
