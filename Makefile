@@ -18,7 +18,7 @@ export PIP_USER := 0
 
 # What a person or a pipeline says reaches the command as it is: neither make nor the shell expands
 # it. A title of a merge request is no code.
-GIVEN := VERSION STAGE REASON FORCE JSON TAG AGAINST EVENT APPLY VALUES COOL_DOWN
+GIVEN := URL TOKEN VERSION STAGE REASON FORCE JSON TAG AGAINST EVENT APPLY VALUES COOL_DOWN
 unexport $(GIVEN)
 $(foreach name,$(GIVEN),$(eval export GIVEN_$(name) := $$(value $(name))))
 
@@ -34,7 +34,7 @@ INSTALLER ?= uv
 INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS) $(TORCH) '$(CURDIR)'; cat pyproject.toml poetry.lock ci/environment.py) | sha256sum | cut -c1-16)
 
 .PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge test check test-fast mutants e2e lint audit format \
-  models promote rollback retire lineage gitlab-setup \
+  models promote rollback retire lineage gitlab-setup acceptance-gitlab \
   left-out experiment experiment-commit experiment-check comment verify register image deploy review review-stop retrain notify \
   monitor demo-drift alertmanager dashboards rules figures \
   bench bench-eurosat bench-serving bench-drift bench-observing lock clean
@@ -178,6 +178,9 @@ lineage: setup ## follow a version to data, parameters, merge request and stages
 
 gitlab-setup: setup ## show what a GitLab project lacks (APPLY=1 makes it, VALUES=file; docs/gitlab-setup.md)
 	@python -m delivery.gitlab_setup $(if $(value APPLY),--apply) $(if $(value VALUES),--values="$$GIVEN_VALUES")
+
+acceptance-gitlab: setup ## play a merge request on your own GitLab: URL=https://gitlab.example.com/team/name (GITLAB_TOKEN=...)
+	@GITLAB_TOKEN="$${GITLAB_TOKEN:-$$GIVEN_TOKEN}" python -m delivery.acceptance.gitlab -- "$$GIVEN_URL"
 
 # What the jobs of .gitlab-ci.yml call.
 

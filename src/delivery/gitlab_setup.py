@@ -21,7 +21,7 @@ from contracts import commands
 from contracts.tags import NAME
 from delivery.errors import DeliveryError, GitLabError, command
 from delivery.git import Repository
-from delivery.gitlab import desired
+from delivery.gitlab import address, desired
 from delivery.gitlab.client import asking, connect
 from delivery.gitlab.plan import Change, Plan, compare_project, role_name
 from delivery.gitlab.variables import compare_variables, read_values
@@ -83,19 +83,14 @@ def where(arguments: Namespace) -> tuple[str, str]:
         return arguments.url.rstrip("/"), arguments.project
     try:
         remote = Repository().git("remote", "get-url", "origin")
+        url, path = address.split(remote)
     except DeliveryError:
-        remote = ""
-    found = re.fullmatch(
-        r"(?:(?P<scheme>https?)://(?:[^@/]*@)?|ssh://(?:[^@/]*@)?|[^@/:]+@)"
-        r"(?P<host>[^/:]+)(?P<port>:\d+(?=/))?[/:](?P<path>.+?)(?:\.git)?/?",
-        remote,
-    )
-    if not found:
-        raise GitLabError("the remote origin is not an address of GitLab: give --url and --project")
-    # The port of an SSH address is not that of the API.
-    port = found["port"] if found["scheme"] and found["port"] else ""
-    url = arguments.url or f"{found['scheme'] or 'https'}://{found['host']}{port}"
-    return url.rstrip("/"), arguments.project or found["path"]
+        raise GitLabError(
+            "the remote origin is not an address of GitLab: give --url and --project"
+        ) from None
+    if not arguments.url and not arguments.project:
+        return address.locate(url, path)
+    return (arguments.url or url).rstrip("/"), arguments.project or path
 
 
 def open_project(url: str, path: str, token: str) -> tuple[Project, str]:

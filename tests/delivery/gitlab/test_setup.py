@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from delivery import gitlab_setup
-from delivery.gitlab import desired
+from delivery.gitlab import address, desired
 from delivery.gitlab.variables import read_values
 from tests.conftest import ROOT, run
 from tests.fakes.gitlab.server import NUMBER, PATH, FakeGitLab, serving
@@ -461,7 +461,18 @@ def test_the_address_of_gitlab_is_read_from_the_remote(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GITLAB_TOKEN", raising=False)
     monkeypatch.setattr(sys, "argv", ["gitlab_setup"])
+    monkeypatch.setattr(address, "locate", lambda url, path: (url, path))
     assert gitlab_setup.where(gitlab_setup.parse()) == (where, "team/landcover")
+
+
+@pytest.mark.parametrize("prefix", ["", "/gitlab", "/a/b"])
+def test_a_gitlab_below_a_path_is_found(api: FakeGitLab, prefix: str) -> None:
+    api.prefix = prefix
+    assert address.locate(api.url, f"{prefix}/{PATH}".strip("/")) == (api.url + prefix, PATH)
+
+
+def test_a_server_that_is_no_gitlab_is_left_to_the_next_request() -> None:
+    assert address.locate("http://127.0.0.1:1", PATH) == ("http://127.0.0.1:1", PATH)
 
 
 def test_a_remote_of_another_kind_is_reported(

@@ -115,6 +115,25 @@ def list_own_pipelines(call: Call) -> tuple[int, Any]:
     return 200, [row for row in call.api.pipelines[::-1] if row["ref"] == ref]
 
 
+@route("POST", "projects/*/merge_requests", DEVELOPER)
+def post_merge_request(call: Call) -> tuple[int, Any]:
+    body = call.body
+    for row in call.api.merge_requests:
+        if row["state"] == "opened" and row["source_branch"] == body["source_branch"]:
+            words = "Another open merge request already exists for this source branch"
+            raise Refusal(409, [f"{words}: !{row['iid']}"])
+    fields = {name: body[name] for name in ("target_branch", "title")}
+    return 201, call.api.open_merge_request(body["source_branch"], **fields)
+
+
+@route("PUT", "projects/*/merge_requests/*", DEVELOPER)
+def put_merge_request(call: Call) -> tuple[int, Any]:
+    row = merge_request(call)
+    if "state_event" in call.body:
+        row["state"] = {"close": "closed", "reopen": "opened"}[call.body["state_event"]]
+    return 200, row
+
+
 @route("GET", "projects/*/merge_requests/*/notes", GUEST)
 def list_notes(call: Call) -> tuple[int, Any]:
     notes = call.api.notes[merge_request(call)["iid"]]
@@ -389,6 +408,25 @@ def rotate_access_token(call: Call) -> tuple[int, Any]:
 def delete_access_token(call: Call) -> tuple[int, Any]:
     dismissed(call.api, one(call.api.access_tokens, "id", call.words[1], "Token"))
     return 204, None
+
+
+@route("GET", "projects/*/repository/commits/*", GUEST)
+def get_commit(call: Call) -> tuple[int, Any]:
+    title, parents = call.api.git("log", "-1", "--format=%s%n%P", call.words[1]).split("\n")
+    return 200, {"id": call.words[1], "title": title, "parent_ids": parents.split()}
+
+
+@route("GET", "projects/*/repository/tags", GUEST)
+def list_tags(call: Call) -> tuple[int, Any]:
+    pattern = f"refs/tags/{call.query.get('search', '').removeprefix('^')}*"
+    form = "--format=%(refname:strip=2) %(objectname) %(*objectname)"
+    rows = [row.split() for row in call.api.git("for-each-ref", form, pattern).splitlines()]
+    return 200, [{"name": row[0], "commit": {"id": row[-1]}} for row in rows]
+
+
+@route("GET", "projects/*/pipelines/*/jobs", GUEST)
+def list_jobs(call: Call) -> tuple[int, Any]:
+    return 200, call.api.jobs.get(int(call.words[1]), [])
 
 
 @route("GET", "projects/*/runners", MAINTAINER)

@@ -1,6 +1,6 @@
 """A fake of GitLab's REST API (v4) on loopback: one project, kept in plain attributes.
 
-What it keeps stands in gitlab_state.py, what it answers in gitlab_routes.py. Written from GitLab's
+What it keeps stands in state.py, what it answers in routes.py. Written from GitLab's
 API documentation (18.x) and from what python-gitlab and CML 0.20.6 send.
 True to the original:
 - the paths below `/api/v4`, projects by number or by URL-encoded path, and the status codes: 401
@@ -12,8 +12,9 @@ True to the original:
   protected environments as a Premium feature; project access tokens that only a person may make,
   and that work here as tokens too;
 - files that were uploaded, under the address that a comment names.
-Left out: everything else, above all GitLab's own reactions (a push starts no pipeline, a merge
-moves no branch, system notes are not written), job tokens, users and groups, rate limits, and the
+- whether a merge request may be merged, by the pipeline of its newest commit (state.merge_status).
+Left out: everything else, above all GitLab's own reactions (a test tells of a push, a merge moves
+no branch, system notes are not written), job tokens, users and groups, rate limits, and the
 validation of most values. What it accepts, GitLab may still refuse.
 """
 
@@ -50,7 +51,8 @@ class HTTPHandler(http.Handler[FakeGitLab]):
             for (method, pattern), reply in api.broken.items():
                 if method == request.method and re.search(pattern, request.path):
                     return self.reply(reply[0], reply[1])
-            if not request.path.startswith("/api/v4/"):
+            request.path = request.path.removeprefix(api.prefix)
+            if not address.path.startswith(f"{api.prefix}/api/v4/"):
                 return self.web(request.path)
             try:
                 status, document = answer(api, request, files)

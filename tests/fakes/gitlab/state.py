@@ -2,10 +2,12 @@
 
 import itertools
 import secrets
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 Document = dict[str, Any]
@@ -71,6 +73,9 @@ class FakeGitLab:
     """The state, which tests look into and disturb."""
 
     url: str = ""
+    repository: Path | None = None  # the bare repository, for commits and tags
+    jobs: dict[int, list[Document]] = field(default_factory=dict)  # pipeline -> its jobs
+    prefix: str = ""  # path of a GitLab that does not have the server to itself
     version: str = "18.4.1-ee"
     premium: bool = True
     project: Document = field(default_factory=lambda: dict(NEW_PROJECT))
@@ -225,6 +230,12 @@ class FakeGitLab:
     def mergeable(self, iid: int) -> bool:
         """Whether GitLab lets a maintainer merge."""
         return self.merge_status(iid) == "mergeable"
+
+    def git(self, *words: str) -> str:
+        """Git in the repository of the project."""
+        assert self.repository, "this fake has no repository"
+        command = ["git", "-C", str(self.repository), *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     def picture(self, link: str) -> bytes | None:
         """What a link in a comment leads to."""

@@ -1,0 +1,44 @@
+"""Where a project is: the address of its GitLab, and its path there."""
+
+import re
+
+import requests
+
+from delivery.errors import GitLabError
+from delivery.gitlab.client import TIMEOUT
+
+ADDRESS = re.compile(
+    r"(?:(?P<scheme>https?)://(?:[^@/]*@)?|ssh://(?:[^@/]*@)?|[^@/:]+@)"
+    r"(?P<host>[^/:]+)(?P<port>:\d+(?=/))?[/:](?P<path>.+?)(?:\.git)?/?"
+)
+
+
+def split(address: str) -> tuple[str, str]:
+    """Server and path in the address of a project or of its repository.
+
+    Raises:
+        GitLabError: it is not such an address.
+    """
+    found = ADDRESS.fullmatch(address)
+    if not found or "/" not in found["path"]:
+        shown = re.sub(r"//[^@/]*@", "//", address)[:128]
+        raise GitLabError(
+            f"{shown!a} is not an address of a project: write https://gitlab.example.com/team/name"
+        )
+    # The port of an SSH address is not that of the API.
+    port = found["port"] if found["scheme"] and found["port"] else ""
+    return f"{found['scheme'] or 'https'}://{found['host']}{port}", found["path"]
+
+
+def locate(url: str, path: str) -> tuple[str, str]:
+    """GitLab's own address, which may be below a path of the server: https://host/gitlab."""
+    parts = path.split("/")
+    for count in range(len(parts) - 1):
+        base = "/".join([url, *parts[:count]])
+        try:
+            answer = requests.get(f"{base}/api/v4/version", timeout=TIMEOUT)
+        except requests.RequestException:
+            break  # whoever connects next reports it
+        if answer.status_code in (200, 401) and "json" in answer.headers.get("Content-Type", ""):
+            return base, "/".join(parts[count:])
+    return url, path
