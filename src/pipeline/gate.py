@@ -4,7 +4,7 @@
     python -m pipeline.gate --against v1.2  against another revision
 
 Exits with 1 and names each floor that the model misses, with the number. The floors are the
-section `gate` of params.yaml.
+section `gate` of params.yaml. artifacts/gate/ gets the same for GitLab's widgets.
 """
 
 import json
@@ -17,9 +17,13 @@ from pipeline import paths, repository, tasks
 from pipeline.arguments import parse_against
 from pipeline.errors import DataError, GateError, command
 from pipeline.evaluation.comparison import Comparison, compare
+from pipeline.files import write_text
 from pipeline.params import Params, read_params
+from pipeline.reporting import widgets
 from pipeline.tasks.predictions import parse_predictions
 from pipeline.tasks.task import Check, at_most
+
+WIDGETS = Path("artifacts/gate")
 
 
 @command
@@ -28,7 +32,10 @@ def main(arguments: Sequence[str] = ()) -> None:
     against = parse_against("gate", __doc__, arguments)
     params = read_params()
     comparison, note = compare_with(against, params)
-    checks = judge(read(paths.METRICS), read(paths.CLASSES), params, comparison, note)
+    metrics = read(paths.METRICS)
+    checks = judge(metrics, read(paths.CLASSES), params, comparison, note)
+    write_text(WIDGETS / "junit.xml", widgets.junit(checks, params.model.name))
+    write_text(WIDGETS / "metrics.txt", widgets.openmetrics(metrics, params.model.name))
     for check in checks:
         print(f"{'pass' if check.passed else 'MISS'}  {check.name}: {check.text}")
     missed = [check for check in checks if not check.passed]

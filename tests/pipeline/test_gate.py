@@ -114,6 +114,9 @@ def test_a_worse_model_is_blocked_with_the_number(judged: Path) -> None:
     assert result.returncode == 1
     assert "MISS  no loss against the model of the base: accuracy -10.00%" in result.stdout
     assert "the gate is closed, 1 of 6 missed" in result.stderr
+    suite = (gate.WIDGETS / "junit.xml").read_text(encoding="utf-8")
+    assert 'tests="6" failures="1"' in suite
+    assert "landcover_accuracy " in (gate.WIDGETS / "metrics.txt").read_text(encoding="utf-8")
 
 
 def test_a_missed_floor_is_blocked(judged: Path) -> None:
