@@ -8,12 +8,14 @@ A commit never changes, so the next listing reuses its experiment.
 import subprocess
 import tempfile
 import threading
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from contracts import commit as facts
+from contracts.stages import StageTag, holder
 from contracts.tags import Assignment, Cancellation, Tag, Version, match_cancellation, match_tag
 from service.registry import git
 from service.registry.protocol import LAYOUT, Snapshot, digest, fingerprint
@@ -29,14 +31,6 @@ class Reference(NamedTuple):
     name: str
     commit: str
     when: int
-
-
-class _Move(NamedTuple):
-    """One assignment of a stage, or its end."""
-
-    when: int
-    counter: int
-    assigned: bool
 
 
 def read_experiments(repository: str, folder: Path, before: Snapshot | None = None) -> Snapshot:
@@ -96,40 +90,15 @@ def _references(folder: Path) -> tuple[bytes, list[Reference]]:
 def current_stages(
     tags: dict[Reference, Tag], cancelled: dict[Reference, Cancellation]
 ) -> dict[tuple[str, str], str]:
-    """Return the commit that holds each (name, stage) now.
-
-    As in GTO, a cancellation ends the stage of its own commit only, so that the one before holds
-    it again; of the commits left, the newest assignment counts. GTO goes by the time of the tag.
-    The counter, which GTO raises with every tag, decides where there is one on both sides: a
-    lightweight tag has no time of its own.
-    """
-    last: dict[tuple[str, str, str], _Move] = {}
-    events: list[tuple[Reference, Tag, bool]] = [(ref, tag, True) for ref, tag in tags.items()]
-    events += [(ref, end.cancelled, False) for ref, end in cancelled.items()]
-    for ref, tag, assigned in events:
-        if not isinstance(tag, Assignment):
-            continue
-        move = _Move(ref.when, tag.counter, assigned)
-        key = (tag.name, tag.stage, ref.commit)
-        if key not in last or _newer(move, last[key]):
-            last[key] = move
-    holders: dict[tuple[str, str], tuple[_Move, str]] = {}
-    for (name, stage, commit), move in sorted(last.items()):
-        held = holders.get((name, stage))
-        if move.assigned and (held is None or _newer(move, held[0])):
-            holders[name, stage] = (move, commit)
-    return {key: commit for key, (_, commit) in holders.items()}
-
-
-def _newer(one: _Move, other: _Move) -> bool:
-    if one.counter and other.counter and one.counter != other.counter:
-        return one.counter > other.counter
-    # In the same second, the end of a stage comes after its beginning.
-    return (one.when, one.counter, not one.assigned) > (
-        other.when,
-        other.counter,
-        not other.assigned,
-    )
+    """Return the commit that holds each (name, stage) now."""
+    events: list[tuple[Reference, Tag, bool]] = [(ref, tag, False) for ref, tag in tags.items()]
+    events += [(ref, end.cancelled, True) for ref, end in cancelled.items()]
+    of_stage: defaultdict[tuple[str, str], list[StageTag]] = defaultdict(list)
+    for ref, tag, ends in events:
+        if isinstance(tag, Assignment):
+            event = StageTag(tag, ends, ref.commit, ref.when)
+            of_stage[tag.name, tag.stage].append(event)
+    return {key: commit for key, found in of_stage.items() if (commit := holder(found))}
 
 
 def _read_commits(folder: Path, commits: list[str]) -> Iterator[Experiment]:

@@ -1,8 +1,7 @@
 """The registry's state, read from its tags; and the facts of the commit behind a version.
 
-GTO writes the tags but does not interpret them: it orders them by time in whole seconds, so that
-two assignments within one second may swap, and it ignores tags without a message, which GitLab's
-web page creates. The counter in the name gives the order. A test compares the two where GTO works.
+GTO writes the tags but does not interpret them (contracts/stages.py says why), and it ignores tags
+without a message, which GitLab's web page creates. A test compares the two where GTO works.
 """
 
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from contracts import commit as facts
 from contracts.commit import DATA, LOCK, METRICS, PARAMS
+from contracts.stages import StageTag, in_order
 from contracts.tags import Assignment, Version, match_cancellation, match_tag
 from delivery.errors import GitError
 from delivery.git import Repository
@@ -95,24 +95,22 @@ class State:
         return [move for move in self.moves.get(stage, []) if not move.withdrawn]
 
 
-class _Event(NamedTuple):
-    assignment: Assignment
-    cancels: bool
-    tag: Tag
-
-
 def read_state(repository: Repository, name: str) -> State:
     """Read the tags of a model; tags outside the grammar are ignored."""
-    state, events = State(), []
+    state = State()
+    events: list[tuple[StageTag, Tag]] = []
     for tag in _read_tags(repository, name):
         end = match_cancellation(tag.name)
         match end.cancelled if end else match_tag(tag.name):
             case Version() as version:
                 (state.retired if end else state.versions)[version] = tag
             case Assignment() as assignment:
-                events.append(_Event(assignment, end is not None, tag))
-    for stage in {event.assignment.stage for event in events}:
-        _replay(state, stage, [event for event in events if event.assignment.stage == stage])
+                event = StageTag(assignment, end is not None, tag.commit, tag.when.timestamp())
+                events.append((event, tag))
+    for stage in {event.assignment.stage for event, _ in events}:
+        _replay(
+            state, stage, {event: tag for event, tag in events if event.assignment.stage == stage}
+        )
     return state
 
 
@@ -148,37 +146,23 @@ def _time(seconds: str) -> datetime:
         return datetime.fromtimestamp(0, UTC)
 
 
-def _replay(state: State, stage: str, events: list[_Event]) -> None:
-    """Replay the events of a stage in order; as in GTO, a withdrawal affects one version only."""
+def _replay(state: State, stage: str, tags: dict[StageTag, Tag]) -> None:
+    """Replay the tags of a stage in order; as in GTO, a withdrawal affects one version only."""
     moves: list[Move] = []
     held: dict[Version, Move] = {}
-    for assignment, cancels, tag in _in_order(events):
+    for event in in_order(tags):
+        tag = tags[event]
         if (version := state.at(tag.commit)) is None:
             continue
-        if cancels and (ended := held.pop(version, None)):
+        if event.cancels and (ended := held.pop(version, None)):
             moves[moves.index(ended)] = ended._replace(withdrawn=True)
-        elif not cancels:
+        elif not event.cancels:
             held.pop(version, None)
-            held[version] = Move(version, assignment.stage, tag.name, tag.when, tag.message)
+            held[version] = Move(version, stage, tag.name, tag.when, tag.message)
             moves.append(held[version])
     state.moves[stage] = moves[::-1]
     if held:
         state.serving[stage] = list(held.values())[-1]
-
-
-def _in_order(events: list[_Event]) -> list[_Event]:
-    """Oldest first: by counter; a tag without one follows the tags that are older than it."""
-    ordered = sorted(
-        (event for event in events if event.assignment.counter),
-        key=lambda event: (event.assignment.counter, event.cancels),
-    )
-    for event in sorted(
-        (event for event in events if not event.assignment.counter),
-        key=lambda event: (event.tag.when, event.cancels),
-    ):
-        earlier = (place for place, it in enumerate(ordered, 1) if it.tag.when <= event.tag.when)
-        ordered.insert(max(earlier, default=0), event)
-    return ordered
 
 
 def model_digest(repository: Repository, commit: str) -> str | None:
