@@ -15,7 +15,6 @@ from service.auth.roles import ROLES, Role, new_key
 from service.container import Container
 from service.settings import read_settings
 from tests.conftest import ROOT
-from tests.make.bundles import CLASSES
 from tests.make.processes import until
 from tests.make.server import Server, serving
 from tests.make.wire import BODY, chunked, connect, exchange, head, read, refusal, upload
@@ -128,18 +127,6 @@ def test_metrics_name_routes_by_their_template(server: Server) -> None:
     assert "/samples/1" not in text
 
 
-def test_metrics_add_up_over_the_workers(bundle: Path, tmp_path: Path) -> None:
-    with serving(bundle, tmp_path, workers=3) as server:
-        for _ in range(30):  # a connection each, so that all workers get some
-            httpx.post(server.url + "/predict", files={"file": BODY})
-        text = until(lambda: counted(server, 30))
-    wanted = 'http_requests_total{handler="/predict",method="POST",status="200"} 30.0'
-    assert wanted in text
-    assert 'model_confidence_count{tag="local"} 30.0' in text
-    total = next(line for line in text.splitlines() if line.startswith("model_confidence_sum"))
-    assert 30 / len(CLASSES) < float(total.rsplit(" ", 1)[1]) <= 30
-
-
 EXABYTES = "content-length: 9000000000000000000"
 
 
@@ -188,14 +175,6 @@ def received(server: Server, route: str) -> tuple[float, float]:
             if line.startswith(f'http_request_size_bytes_{name}{{handler="{route}"}}'):
                 values[name] = float(line.rsplit(" ", 1)[1])
     return values.get("count", 0.0), values.get("sum", 0.0)
-
-
-def counted(server: Server, wanted: int) -> str:
-    """The metrics, once that many predictions are counted; each worker does so once a second."""
-    text = httpx.get(server.url + "/metrics").text
-    predictions = [line for line in text.splitlines() if line.startswith("model_predictions_total")]
-    found = sum(float(line.rsplit(" ", 1)[1]) for line in predictions)
-    return text if found == wanted else ""
 
 
 def test_the_log_has_one_line_a_request_and_no_key(server: Server) -> None:

@@ -72,28 +72,6 @@ def test_the_answer_names_the_model_and_the_request(server: Server, bundle: Path
     assert response.json()["request_id"] == response.headers["x-request-id"]
 
 
-def test_predictions_under_one_id_of_the_caller_can_each_be_labelled(
-    server: Server,
-) -> None:
-    with server.client() as client:
-        client.headers["x-request-id"] = "trace-7"
-        found = [client.post("/predict", files={"file": npy(make_chip(i))}) for i in range(6)]
-        assert {response.headers["x-request-id"] for response in found} == {"trace-7"}
-        said = {response.json()["request_id"]: response.json()["class"] for response in found}
-        assert len(said) == 6 and "trace-7" not in said
-        assert len(set(said.values())) > 1, "all alike: it would not show which one is answered"
-        for name, right in said.items():
-            given = client.post("/feedback", json={"request_id": name, "label": right})
-            assert (given.json()["predicted"], given.json()["correct"]) == (right, True)
-        listed = client.get("/feedback", params={"limit": 1000}).json()["answers"]
-        rows = {row["request_id"]: row["predicted"] for row in listed}
-        assert rows.items() >= said.items()
-        assert "trace-7" not in rows
-        unknown = client.post("/feedback", json={"request_id": "trace-7", "label": CLASSES[0]})
-        assert unknown.status_code == 404
-        assert unknown.json()["instance"] == "urn:request:trace-7"
-
-
 def test_a_refusal_has_the_id_of_the_caller(server: Server) -> None:
     headers = {"x-request-id": "abc-123"}
     response = httpx.post(server.url + "/predict", files={"file": b"x"}, headers=headers)

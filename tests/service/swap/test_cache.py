@@ -18,14 +18,14 @@ from service.inference.bundle import Bundle, read_bundle
 from service.swap import cache
 from service.swap.cache import KEPT, BundleCache
 from tests.make.bundles import make_bundle
-from tests.make.load import Client, Truth, check, truth
+from tests.make.load import Client, Truth, check
 from tests.make.processes import until
-from tests.make.projects import Published, contents, digest_of
+from tests.make.projects import Published, contents
 from tests.make.server import Server, address, serving, spawn
+from tests.make.swaps import Label, version
 
 V1, V2 = "landcover@v1.0.0", "landcover@v1.1.0"
 QUICKLY = {"reconcile": 0.05}
-Label = tuple[str, str]
 
 
 @pytest.fixture
@@ -191,19 +191,9 @@ def test_workers_that_keep_read_and_prune_at_once_see_whole_bundles(
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Published:
-    return Published(tmp_path_factory.mktemp("project") / "project")
-
-
-@pytest.fixture(scope="module")
 def bundles(project: Published, bundle: Path) -> dict[str, Path]:
     found = {tag: project.publish_bundle(tag, seed=seed) for seed, tag in enumerate((V1, V2), 1)}
     return {"local": bundle} | found
-
-
-@pytest.fixture(scope="module")
-def known(bundles: dict[str, Path]) -> Truth:
-    return truth(bundles)
 
 
 @pytest.fixture(scope="module")
@@ -224,16 +214,6 @@ def swapped(
 def state(swapped: Path, tmp_path: Path) -> Path:
     """A copy of that state, to spoil."""
     return Path(shutil.copytree(swapped, tmp_path / "state"))
-
-
-@pytest.fixture
-def label(bundles: dict[str, Path]) -> dict[str, Label]:
-    return {tag: (tag, digest_of(folder)) for tag, folder in bundles.items()}
-
-
-def version(server: Server) -> dict[str, Any]:
-    body: dict[str, Any] = httpx.get(server.url + "/version", timeout=60).json()
-    return body
 
 
 def serves(server: Server, known: Truth) -> set[Label]:

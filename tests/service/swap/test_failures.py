@@ -35,6 +35,7 @@ from tests.make.processes import children, running_swap, until
 from tests.make.projects import Published, contents, digest_of
 from tests.make.repositories import md5
 from tests.make.server import Server, serving
+from tests.make.swaps import replace, version
 
 GOOD = "landcover@v1.0.0"
 ABSENT = "landcover@v9.9.9"
@@ -66,16 +67,6 @@ def server(
 @pytest.fixture(scope="module")
 def known(bundle: Path, project: Published) -> Truth:
     return truth({"local": bundle, GOOD: good(project)})
-
-
-def replace(server: Server, tag: str) -> httpx.Response:
-    with server.client() as client:
-        return client.post("/replace_ml_model", json={"tag": tag})
-
-
-def version(server: Server) -> dict[str, Any]:
-    body: dict[str, Any] = httpx.get(server.url + "/version", timeout=60).json()
-    return body
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Two releases in one cluster: a canary swaps its model, and the stable pods keep theirs."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -8,7 +7,6 @@ import pytest
 
 from service.errors import UnsafeSettings
 from service.settings import read_settings
-from tests.fakes import kubernetes
 from tests.fakes.kubernetes import FakeKubernetes
 from tests.make.bundles import make_bundle
 from tests.make.processes import until
@@ -16,12 +14,6 @@ from tests.make.projects import Published, digest_of
 from tests.make.server import Server, serving
 
 STABLE, CANARY, OTHER = "landcover@v1.0.0", "landcover@v1.1.0", "landcover@v2.0.0"
-
-
-@pytest.fixture
-def api() -> Iterator[FakeKubernetes]:
-    with kubernetes.serving() as api:
-        yield api
 
 
 def serves(server: Server) -> tuple[str, str]:

@@ -11,21 +11,15 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.fakes import kubernetes
 from tests.fakes.kubernetes import FakeKubernetes
-from tests.make.load import Client, Load, Truth, check, truth
+from tests.make.load import Client, Load, Truth, check
 from tests.make.processes import children, running_swap, until
-from tests.make.projects import Published, digest_of
+from tests.make.projects import Published
 from tests.make.server import Server, serving
+from tests.make.swaps import Label, replace, version
 
 V1, V2, V3 = "landcover@v1.0.0", "landcover@v1.1.0", "landcover@v2.0.0"
 REPLICAS = 3
-Label = tuple[str, str]
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Published:
-    return Published(tmp_path_factory.mktemp("project") / "project")
 
 
 @pytest.fixture(scope="module")
@@ -33,22 +27,6 @@ def bundles(project: Published, bundle: Path) -> dict[str, Path]:
     tags = (V1, V2, V3)
     found = {tag: project.publish_bundle(tag, seed=seed) for seed, tag in enumerate(tags, 1)}
     return {"local": bundle} | found
-
-
-@pytest.fixture(scope="module")
-def known(bundles: dict[str, Path]) -> Truth:
-    return truth(bundles)
-
-
-@pytest.fixture(scope="module")
-def label(bundles: dict[str, Path]) -> dict[str, Label]:
-    return {tag: (tag, digest_of(folder)) for tag, folder in bundles.items()}
-
-
-@pytest.fixture
-def api() -> Iterator[FakeKubernetes]:
-    with kubernetes.serving() as api:
-        yield api
 
 
 class Cluster:
@@ -99,19 +77,9 @@ def cluster(request: pytest.FixtureRequest) -> Cluster:
     return found
 
 
-def replace(server: Server, tag: str) -> httpx.Response:
-    with server.client() as client:
-        return client.post("/replace_ml_model", json={"tag": tag})
-
-
 def rollback(server: Server) -> httpx.Response:
     with server.client() as client:
         return client.post("/rollback_ml_model")
-
-
-def version(server: Server) -> dict[str, Any]:
-    body: dict[str, Any] = httpx.get(server.url + "/version", timeout=60).json()
-    return body
 
 
 def serves(server: Server) -> Label:

@@ -24,19 +24,7 @@ SIGNALS = {f"{statistic}/{band}" for statistic in STATISTICS for band in BANDS}
 SIGNALS |= {"confidence", "classes"}
 TAG = "landcover@v1.0.0"
 ORDER = (
-    "tag",
-    "class",
-    "band",
-    "statistic",
-    "signal",
-    "measure",
-    "reason",
-    "handler",
-    "le",
-    "result",
-    "step",
-    "method",
-    "status",
+    "tag class band statistic signal measure reason handler le result step method status".split()
 )
 
 Samples = dict[str, dict[tuple[str, ...], float]]  # name -> values of the labels -> value

@@ -22,9 +22,8 @@ from service.feedback.accuracy import FeedbackCounters
 from service.http.gateway import METHODS
 from service.telemetry.metrics import Metrics, use_slot
 from service.telemetry.multiprocess import FILE_BYTES, MultiprocessDir
-from tests.make.bundles import BANDS, CLASSES, make_bundle, make_chip
+from tests.make.bundles import BANDS, make_bundle, make_chip
 from tests.make.processes import until
-from tests.make.projects import Published
 from tests.make.server import Server, serving
 
 V1 = "landcover@v1.0.0"
@@ -107,13 +106,6 @@ def test_every_prediction_is_counted_once_by_whichever_worker_is_asked(running: 
             name = "http_requests_total"
             assert sum_of(series, name, handler="/predict", status="200") == 60
             assert sum_of(series, "model_drift_samples", signal="classes") == 60
-
-
-def test_classes_that_were_never_answered_are_zeros(server: Server) -> None:
-    series = look(server)
-    labels = {("tag", "local")}
-    for name in CLASSES:
-        assert ("model_predictions_total", frozenset(labels | {("class", name)})) in series
 
 
 def test_a_killed_worker_takes_no_count_with_it(running: Server) -> None:
@@ -290,24 +282,6 @@ def drifted(series: Series) -> set[str]:
         for labels, value in scores.items()
         if value > series["model_drift_threshold", labels]
     }
-
-
-def test_a_new_model_begins_with_an_empty_window(full: Path, tmp_path: Path) -> None:
-    repository = Published(tmp_path / "repository")
-    repository.publish_bundle(V1, seed=1, size=16, samples=300)
-    settings = {"repository": repository.folder, "reconcile": 0.05}
-    with serving(full, tmp_path / "service", **settings) as server, server.client() as client:
-        predict(server, 20)
-        until(lambda: counted(server) == 20)
-        assert client.post("/replace_ml_model", json={"tag": V1}).status_code == 200
-        series = scrape(client)
-        assert sum_of(series, "model_predictions_total", tag="local") == 20
-        assert ("model_predictions_total", frozenset({("tag", V1), ("class", "Forest")})) in series
-        assert {dict(it)["tag"] for name, it in series if name == "model_drift_samples"} == {V1}
-        assert sum_of(series, "model_drift_samples") == 0
-        predict(server, 6)
-        until(lambda: counted(server) == 26)
-        assert sum_of(look(server), "model_drift_samples", signal="confidence") == 6
 
 
 def test_series_without_events_are_shown_as_zero(server: Server) -> None:
