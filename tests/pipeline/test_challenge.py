@@ -15,7 +15,7 @@ from pipeline import evaluate, load, preprocess, train
 from pipeline.bundle.manifest import read_bundle, write_bundle
 from pipeline.challenge import ENOUGH, challenge, verdict
 from pipeline.data.chip_table import read_chip_table
-from pipeline.errors import BundleError, DataError, RevisionError
+from pipeline.errors import BundleError, DataError
 from pipeline.evaluation.champion import known_pixels, read_champion
 from pipeline.ingest import ingest
 from pipeline.repository import data_version
@@ -223,11 +223,6 @@ def test_the_first_model_has_no_champion(competition: Path) -> None:
     found = challenge(start)
     assert (found.champion, found.pinned, found.new, found.verdict) == (None, None, None, None)
     assert f"{start} has no model: this is the first" in found.note
-
-
-def test_an_unknown_revision_is_refused(competition: Path) -> None:
-    with pytest.raises(RevisionError, match="'nowhere' is not in this repository"):
-        challenge("nowhere")
 
 
 def test_the_same_model_is_no_worse(competition: Path) -> None:
