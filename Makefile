@@ -33,7 +33,7 @@ INSTALLER ?= uv
 # The name of this file holds what was installed, and where: a copied clone installs its own code.
 INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS) $(TORCH) '$(CURDIR)'; cat pyproject.toml poetry.lock ci/environment.py) | sha256sum | cut -c1-16)
 
-.PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge test check test-fast mutants e2e lint lint-report audit format \
+.PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge test check test-fast mutants e2e lint lint-report pages audit format \
   models promote rollback retire lineage gitlab-setup acceptance-gitlab \
   left-out experiment experiment-commit experiment-check comment verify register image deploy review review-stop retrain notify \
   monitor demo-drift alertmanager dashboards rules figures \
@@ -154,6 +154,9 @@ lint: setup ## check format, style, types, spelling, and who imports whom
 
 lint-report: setup ## lint, and write artifacts/code-quality.json for GitLab
 	@python ci/code_quality.py $(MAKE) --no-print-directory lint
+
+pages: setup $(CHECKS) ## build the site of docs, experiments and plots in public/
+	@python -m delivery.pages
 
 audit: $(CHECKS) ## look for known holes in what is installed, and lint the Dockerfile
 	@.venv-checks/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
