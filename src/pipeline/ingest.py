@@ -30,7 +30,7 @@ from pipeline.data.images import decode, fault
 from pipeline.data.version import silent_dvc
 from pipeline.errors import DataError, SourceError, command
 from pipeline.files import write_text
-from pipeline.progress import track
+from pipeline.progress import CONSOLE, track
 from pipeline.sources import SOURCES, File, Source
 
 SHOWN_FAULTS = 5
@@ -56,8 +56,7 @@ def ingest(source: Source, *, dry_run: bool = False) -> None:
     shutil.rmtree(staging, ignore_errors=True)
     incoming = staging / paths.DATA
     before = _digests(paths.DATA)
-    faults = _write(source, dataset, incoming)
-    after = _digests(incoming)
+    after, faults = _write(source, dataset, incoming)
     _refuse_useless(dataset, after, faults)
     dataset.write(incoming)
     _summary(dataset, before, after, faults)
@@ -65,7 +64,8 @@ def ingest(source: Source, *, dry_run: bool = False) -> None:
         shutil.rmtree(staging)
         print("dry run: nothing was changed")
         return
-    _commit(staging, cache)
+    with CONSOLE.status("storing the files in DVC's cache"):
+        _commit(staging, cache)
     print(f"{paths.DATA_VERSION} is the new version; next: `dvc repro`, then commit what changed")
 
 
@@ -86,8 +86,9 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _write(source: Source, dataset: Dataset, folder: Path) -> dict[str, str]:
-    """Write every usable file below `folder`; return path -> fault of the others."""
+def _write(source: Source, dataset: Dataset, folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Write every usable file below `folder`; return its digest by path, and faults of others."""
+    digests: dict[str, str] = {}
     faults: dict[str, str] = {}
     for file in track(source.files(), f"ingest {dataset.name}", len(source)):
         if problem := _problem(file, dataset):
@@ -96,7 +97,8 @@ def _write(source: Source, dataset: Dataset, folder: Path) -> dict[str, str]:
         target = folder / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(file.content)
-    return faults
+        digests[file.path] = hashlib.sha256(file.content).hexdigest()
+    return digests, faults
 
 
 def _problem(file: File, dataset: Dataset) -> str | None:
@@ -113,9 +115,10 @@ def _problem(file: File, dataset: Dataset) -> str | None:
 
 def _digests(folder: Path) -> dict[str, str]:
     """Digest of every file of `data/`, to count what is new and what is gone."""
+    files = list(image_files(folder))
     return {
         path: hashlib.sha256((folder / path).read_bytes()).hexdigest()
-        for path in image_files(folder)
+        for path in track(files, f"read {folder}/", len(files))
     }
 
 
@@ -156,7 +159,9 @@ def _summary(
     table.add_row("all", *(str(c.total()) for c in (total, new, removed, bad)))
     Console().print(table)
     for reason, count in dataset.passed_over.items():
-        print(f"passed over: {count} {'file' if count == 1 else 'files'}: {reason}")
+        # Feedback keeps the description of the data that it adds to.
+        files = "file" if count == 1 else "files"
+        print(f"passed over in {dataset.origin}: {count} {files}: {reason}")
     for path, problem in list(faults.items())[:SHOWN_FAULTS]:
         print(f"bad: {path}: {problem}")
     if len(faults) > SHOWN_FAULTS:

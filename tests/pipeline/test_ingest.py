@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.repo import Repo
 from PIL import Image
 
 from pipeline.data.dataset import Dataset, image_files
@@ -110,6 +111,23 @@ def test_an_error_of_dvc_is_one_sentence(ingested: Path) -> None:
     result = call(main, "folder", "--path", str(IMAGES))
     assert result.returncode == 1
     assert result.stderr.startswith("error: dvc cache failed: config file error: Invalid line")
+    assert Path("data.dvc").read_bytes() == before
+
+
+def test_a_cache_that_this_user_may_not_write_is_one_sentence(
+    ingested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Path("data.dvc").read_bytes()
+
+    def refuse(project: Repo, target: str) -> None:
+        raise PermissionError(13, "Permission denied", "/shared/cache/files/md5/89")
+
+    monkeypatch.setattr(Repo, "add", refuse)  # root may write everything
+    result = call(main, "folder", "--path", str(IMAGES))
+    assert result.stderr == (
+        "error: dvc add failed: /shared/cache/files/md5/89: permission denied; give this user the "
+        "right to write there"
+    )
     assert Path("data.dvc").read_bytes() == before
 
 

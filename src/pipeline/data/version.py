@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from warnings import catch_warnings
 
-from pipeline.errors import PipelineError
+from pipeline.errors import DISK_CURES, PipelineError
 
 
 @contextmanager
@@ -23,5 +23,8 @@ def silent_dvc(action: str) -> Iterator[ModuleType]:
         # As --quiet does: no progress, no hints; and what its libraries warn of is not for the user.
         with set_loggers_level(logging.CRITICAL), catch_warnings(action="ignore"):
             yield repo
+    except OSError as error:
+        cure = DISK_CURES.get(error.errno or 0, error.strerror or str(error))
+        raise PipelineError(f"dvc {action} failed: {error.filename or 'output'}: {cure}") from None
     except Exception as error:  # DVC lets errors of its libraries through
         raise PipelineError(f"dvc {action} failed: {error}") from None

@@ -22,6 +22,7 @@ from contracts.images import FITS, SUFFIXES, Fit
 from pipeline.data.dataset import Dataset, label
 from pipeline.data.images import decode
 from pipeline.errors import DataError, SourceError
+from pipeline.progress import CONSOLE
 from pipeline.sources.source import File
 
 PROBE = 50  # files that are opened to detect bands, size and dtype
@@ -72,7 +73,8 @@ class Folder:
         if size is not None and not fit:
             raise SourceError(f"--size {size} also needs --fit: one of {', '.join(FITS)}")
         self._path = path
-        self._found = find_images(path)
+        with CONSOLE.status(f"looking for images in {path}"):
+            self._found = find_images(path)
         if not self._found.images:
             raise SourceError(
                 f"{path} holds no images in class directories; wanted {path}/<class>/<file> "
@@ -162,15 +164,17 @@ class Folder:
     def _probe(self) -> tuple[tuple[int, int], str]:
         """Find what most of the files are: ((bands, shorter side), dtype)."""
         seen: Counter[tuple[tuple[int, int], str]] = Counter()
+        first = ""
         images = list(self._found.images.values())
         for item in images[:: max(1, len(images) // PROBE)]:
             try:
                 pixels = decode(item.name, _read(item)).pixels
-            except DataError:
+            except DataError as error:
+                first = first or f"{item}: {error}"
                 continue  # ingest reports it
             seen[(pixels.shape[0], min(pixels.shape[1:])), str(pixels.dtype)] += 1
         if not seen:
-            raise SourceError(f"{self._path}: none of the images can be read")
+            raise SourceError(f"none of the images in {self._path} can be read; the first: {first}")
         return seen.most_common(1)[0][0]
 
 
@@ -255,20 +259,36 @@ def _take(group: Path, prefix: tuple[str, ...], found: Found) -> None:
 def _walk(folder: Path, above: set[str]) -> Iterator[Path]:
     """Yield the files below a folder; of a hidden folder, and of a link in a circle, itself."""
     for item in _entries(folder):
-        place = os.path.realpath(item)
-        if item.is_dir() and not _is_hidden(item) and place not in above:
-            yield from _walk(item, {*above, place})
-        else:
-            yield item
+        if item.is_dir() and not _is_hidden(item):
+            place = os.path.realpath(item)
+            if place not in above:
+                yield from _walk(item, {*above, place})
+                continue
+        yield item
 
 
 def _entries(folder: Path) -> list[Path]:
     try:
-        return sorted(folder.iterdir())
+        items = sorted(folder.iterdir())
     except OSError as error:
         raise SourceError(
             f"{folder} cannot be read ({error.strerror}): let this user read it, or move it away"
         ) from None
+    for item in items:
+        if not _is_unicode(item.name):  # neither JSON nor DVC can write it
+            raise SourceError(
+                f"the name {os.fsencode(item.name)!r} in {os.fsencode(folder)!r} is not UTF-8: "
+                "rename it (convmv renames all)"
+            )
+    return items
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_hidden(item: Path) -> bool:

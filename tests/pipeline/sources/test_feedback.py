@@ -106,6 +106,20 @@ def test_the_command_reads_its_key_from_the_environment_and_never_prints_it(
     assert result.returncode == 2 and "'yesterday' is not a date: write 2026-05-01" in result.stderr
 
 
+def test_files_that_an_earlier_ingest_passed_over_are_told_to_be_of_that_folder(
+    repository: Path, service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = write_images(tmp_path / "mine")
+    (images / "class-0/notes.txt").touch()
+    ingest(Folder(images))
+    service.add("a", "class-1", image(0, 100))
+    bring(service)
+    assert "passed over in the folder mine: 1 file: ends in .txt" in capsys.readouterr().out
+    before = version()
+    bring(service)
+    assert version() == before, "the same data have another version"
+
+
 def test_data_of_another_version_are_not_made_the_newest(ingested: Path, service: Service) -> None:
     Path("data/class-0/000.png").unlink()
     with pytest.raises(SourceError, match="differs from the version in data.dvc: run `dvc pull"):

@@ -57,7 +57,7 @@ def test_a_split_of_its_own_is_kept_in_the_paths(tmp_path: Path) -> None:
         (lambda folder: None, "is not a folder"),
         (lambda folder: folder.mkdir(), "holds no images in class directories"),
         (lambda folder: write_flat(folder), "holds no images in class directories"),
-        (lambda folder: write_broken(folder), "none of the images can be read"),
+        (lambda folder: write_broken(folder), "can be read; the first: .*cannot be read"),
         (lambda folder: write_floats(folder), "float32; wanted uint8 or uint16"),
     ],
 )

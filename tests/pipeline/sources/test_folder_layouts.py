@@ -100,6 +100,13 @@ def test_a_layout_that_would_lose_images_is_an_error(
         find_images(put(tmp_path, layout))
 
 
+def test_a_name_in_another_encoding_is_an_error(tmp_path: Path) -> None:
+    put(tmp_path, each("maize", "rye"))
+    (tmp_path / "rye/0.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/rye/caf\xe9.png"))
+    with pytest.raises(SourceError, match=r"b'caf\\xe9.png' .* is not UTF-8: rename it"):
+        find_images(tmp_path)
+
+
 def test_a_folder_that_may_not_be_read_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,15 +150,17 @@ def test_what_was_passed_over_is_reported_and_kept_with_the_data(
 ) -> None:
     mine = put(tmp_path / "mine", [*each("maize", "rye"), *each("rye", suffix=".webp", count=1)])
     ingest(Folder(mine))
-    assert "passed over: 1 file: ends in .webp" in capsys.readouterr().out
+    assert "passed over in the folder mine: 1 file: ends in .webp" in capsys.readouterr().out
     dataset = json.loads(Path("data/dataset.json").read_text())
     assert dataset["passed_over"] == {"ends in .webp": 1}
 
 
+@pytest.mark.parametrize("count", [1, 2])
 def test_a_class_with_fewer_images_than_splits_is_an_error(
-    repository: Path, tmp_path: Path
+    repository: Path, tmp_path: Path, count: int
 ) -> None:
-    mine = put(tmp_path / "mine", [*each("maize"), *each("rye", count=2)])
-    with pytest.raises(DataError, match="class rye has 2 usable images, train, validation, test"):
+    mine = put(tmp_path / "mine", [*each("maize"), *each("rye", count=count)])
+    words = f"class rye has {count} usable images, train, validation, test need one each: add some"
+    with pytest.raises(DataError, match=words):
         ingest(Folder(mine))
     assert not os.path.exists("data.dvc")
