@@ -4,6 +4,7 @@ It knows nothing of HTTP: `POST /predict` calls it, and so can a stream or a bat
 """
 
 import logging
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import NamedTuple
@@ -30,30 +31,19 @@ class Predicted(NamedTuple):
     tag: str
 
 
+@dataclass(eq=False)
 class Predictor:
     """Predicts one image at a time with the model that serves."""
 
-    def __init__(
-        self,
-        serving: Serving,
-        queue: InferenceQueue,
-        memory: ImageMemory,
-        max_pixels: int,
-        metrics: Metrics,
-        tracing: Tracing,
-        observations: Observations,
-        recorder: Recorder,
-    ) -> None:
-        """Take the parts; see container.py. `max_pixels` is width x height x bands of an image."""
-        self._serving = serving
-        self._queue = queue
-        self._memory = memory
-        self._max_pixels = max_pixels
-        self._metrics = metrics
-        self._tracing = tracing
-        self._observations = observations
-        self._recorder = recorder
-        self._reported: Model | None = None  # whose invalid output is in the log already
+    _serving: Serving
+    _queue: InferenceQueue
+    _memory: ImageMemory
+    _max_pixels: int  # width x height x bands of an image
+    _metrics: Metrics
+    _tracing: Tracing
+    _observations: Observations
+    _recorder: Recorder
+    _reported: Model | None = None  # whose invalid output is in the log already
 
     async def predict(self, content: Buffer, fit: Fit, prediction_id: str) -> Predicted:
         """Answer for one image file; `fit` says what becomes of an image of another size.

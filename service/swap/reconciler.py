@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 
 from service.errors import BundleRefused, Conflict, NotFound, ServiceError
 from service.inference.bundle import Bundle
@@ -25,31 +26,21 @@ POLL = 0.1  # seconds between two attempts while another worker fetches the same
 log = logging.getLogger("service.swap.reconciler")
 
 
+@dataclass(eq=False)
 class Reconciler:
     """Reconciles one worker."""
 
-    def __init__(
-        self,
-        swapper: Swapper,
-        serving: Serving,
-        loader: ModelLoader,
-        store: DesiredStore,
-        workers: WorkerRegistry,
-        metrics: Metrics,
-        tracing: Tracing,
-    ) -> None:
-        """Take the parts; see container.py."""
-        self._swapper = swapper
-        self._serving = serving
-        self._loader = loader
-        self._store = store
-        self._workers = workers
-        self._metrics = metrics
-        self._tracing = tracing
-        self._retry_at = 0.0
-        self._failures = 0
-        self._tried: DesiredModel | None = None
-        self._unreadable: str | None = None
+    _swapper: Swapper
+    _serving: Serving
+    _loader: ModelLoader
+    _store: DesiredStore
+    _workers: WorkerRegistry
+    _metrics: Metrics
+    _tracing: Tracing
+    _retry_at: float = 0.0
+    _failures: int = 0
+    _tried: DesiredModel | None = None
+    _unreadable: str | None = None
 
     async def load_first_model(self) -> None:
         """Load the desired model, or else the last one that served here, or else the local one.

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from service.errors import BundleRefused, Conflict, ServiceError, Unavailable
@@ -29,27 +30,17 @@ from service.telemetry.tracing import Tracing
 SETTLE = 10.0  # seconds that a swap waits for the other workers, which poll twice a second
 
 
+@dataclass(eq=False)
 class Swapper:
     """Swaps the model: in this worker at once, in others through the desired model."""
 
-    def __init__(
-        self,
-        serving: Serving,
-        loader: ModelLoader,
-        store: DesiredStore,
-        workers: WorkerRegistry,
-        cache: BundleCache,
-        metrics: Metrics,
-        tracing: Tracing,
-    ) -> None:
-        """Take the parts; see container.py."""
-        self._serving = serving
-        self._loader = loader
-        self._store = store
-        self._workers = workers
-        self._cache = cache
-        self._metrics = metrics
-        self._tracing = tracing
+    _serving: Serving
+    _loader: ModelLoader
+    _store: DesiredStore
+    _workers: WorkerRegistry
+    _cache: BundleCache
+    _metrics: Metrics
+    _tracing: Tracing
 
     async def replace(self, tag: str) -> SwapAnswer:
         """Serve the model of a tag.
