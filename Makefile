@@ -188,7 +188,7 @@ gitlab-setup: setup ## show what a GitLab project lacks (APPLY=1 makes it, VALUE
 acceptance-gitlab: setup ## play a merge request on your own GitLab: URL=https://gitlab.example.com/team/name (GITLAB_TOKEN=...)
 	@GITLAB_TOKEN="$${GITLAB_TOKEN:-$$GIVEN_TOKEN}" python -m delivery.acceptance.gitlab -- "$$GIVEN_URL"
 
-# What the jobs of .gitlab-ci.yml call.
+# What the jobs in templates/ call.
 
 left-out: setup ## show which parts of the pipeline are not set up
 	@python -m delivery.left_out

@@ -2,7 +2,7 @@
 
     python -m delivery.left_out
 
-The rules of .gitlab-ci.yml leave these parts out, and a green pipeline does not show it.
+The rules in templates/ leave these parts out, and a green pipeline does not show it.
 """
 
 import os

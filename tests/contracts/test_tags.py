@@ -115,8 +115,10 @@ near_tags = st.from_regex(PATTERN, fullmatch=True) | st.text("abZ_-@#!v.019/ \n"
 
 
 def ci_patterns() -> list[str]:
-    """The patterns that .gitlab-ci.yml and ci/deploy.yml compare a tag with."""
-    texts = [(ROOT / name).read_text("utf-8") for name in (".gitlab-ci.yml", "ci/deploy.yml")]
+    """The patterns that the pipeline compares a tag with."""
+    texts = [
+        (ROOT / name).read_text("utf-8") for name in ("templates/base.yml", "templates/deploy.yml")
+    ]
     return [pattern for text in texts for pattern in re.findall(r"TAG =~ /(.*)/$", text, re.M)]
 
 

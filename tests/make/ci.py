@@ -1,6 +1,7 @@
 """The pipeline's files as documents, and the jobs that gitlab-ci-local reads out of the rules."""
 
 import csv
+import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -25,12 +26,26 @@ def _reference(loader: Loader, node: yaml.SequenceNode) -> tuple[str, ...]:
 
 Loader.add_constructor("!reference", _reference)
 
-FILES = (ROOT / ".gitlab-ci.yml", *sorted((ROOT / "ci").glob("*.yml")))
-DOCUMENTS: dict[Path, dict[str, Any]] = {
-    path: yaml.load(path.read_text(encoding="utf-8"), Loader) for path in FILES
+
+def read_component(path: Path) -> dict[str, Any]:
+    """A component as it is with the defaults of its inputs."""
+    spec, _, text = path.read_text(encoding="utf-8").partition("\n---\n")
+    for name, about in yaml.safe_load(spec)["spec"]["inputs"].items():
+        default = about["default"]
+        shown = json.dumps(default) if about.get("type") == "array" else str(default)
+        text = text.replace(f"$[[ inputs.{name} ]]", shown)
+    assert "$[[" not in text, f"{path.name}: an input that is not declared"
+    document: dict[str, Any] = yaml.load(text, Loader)
+    return document
+
+
+BASE = ROOT / "templates" / "base.yml"
+COMPONENTS = sorted((ROOT / "templates").glob("*.yml"))
+FILES = (ROOT / ".gitlab-ci.yml", *COMPONENTS)
+MAIN = read_component(BASE)
+JOBS = {
+    name: job for path in COMPONENTS if path != BASE for name, job in read_component(path).items()
 }
-MAIN = DOCUMENTS[FILES[0]]
-JOBS = {name: job for path in FILES[1:] for name, job in DOCUMENTS[path].items()}
 TEMPLATES = JOBS | {name: job for name, job in MAIN.items() if name.startswith(".")}
 
 
@@ -65,7 +80,7 @@ def checkout(folder: Path) -> None:
     gitlab-ci-local passes the workflow over; so the job `admitted` shows whether there would be a
     pipeline.
     """
-    shutil.copytree(ROOT / "ci", folder / "ci")
+    shutil.copytree(ROOT / "templates", folder / "templates")
     job = {"stage": "check", "script": ["true"], "rules": MAIN["workflow"]["rules"]}
     text = (ROOT / ".gitlab-ci.yml").read_text(encoding="utf-8")
     text += f"\n{yaml.safe_dump({'admitted': job})}"

@@ -7,13 +7,14 @@ import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
 from tests.fakes.http import Handler, serving
+from tests.make import ci
 
 INSTALL = ROOT / "ci" / "install"
 PROGRAMS = ("bash", "curl", "sha256sum", "mktemp", "rm", "install", "tar", "gzip", "cat")
@@ -50,7 +51,12 @@ def archive(name: str) -> bytes:
 
 
 def install(
-    folder: Path, program: str, mirror: str, machine: str, **sums: bytes
+    folder: Path,
+    program: str,
+    mirror: str,
+    machine: str,
+    sums: Mapping[str, bytes] = {},
+    pins: str = "",
 ) -> subprocess.CompletedProcess[str]:
     """Run ci/install on a machine without the program; `sums` are files that stand for pinned ones.
 
@@ -68,7 +74,7 @@ def install(
         script, found = re.subn(rf"(?m)^{name}=.*$", f"{name}={digest}", script)
         assert found == 1, name
     (folder / "install").write_text(script, encoding="utf-8")
-    settings = {"PATH": str(commands), "INSTALL_FOLDER": str(folder)}
+    settings = {"PATH": str(commands), "INSTALL_FOLDER": str(folder), "INSTALL_PINS": pins}
     mirrors = {f"{name}_MIRROR": mirror for name in PIN_OF.values()}
     return subprocess.run(
         ["bash", str(folder / "install"), program],
@@ -113,7 +119,7 @@ def test_a_program_comes_from_a_mirror_and_is_checked_by_the_sum_in_the_file(
     version = pin(PIN_OF[program])
     files[path.format(v=version, n=version[1:])] = content
     sums = {f"{PIN_OF[program]}_{architecture}": content}
-    done = install(tmp_path, program, mirror, machine, **sums)
+    done = install(tmp_path, program, mirror, machine, sums)
     assert done.returncode == 0, done.stderr
     assert subprocess.check_output([str(tmp_path / program)], text=True) == "runs\n"
 
@@ -125,6 +131,27 @@ def test_a_file_that_was_altered_is_not_installed(
     done = install(tmp_path, "kubectl", mirror, "x86_64")
     assert done.returncode == 1
     assert "is not the file whose SHA-256 stands in ci/install" in done.stderr
+    assert not (tmp_path / "kubectl").exists()
+
+
+def test_a_component_brings_newer_pins(
+    tmp_path: Path, mirror: str, files: dict[str, bytes]
+) -> None:
+    files["/v9.9.9/bin/linux/amd64/kubectl"] = SCRIPT
+    digest = hashlib.sha256(SCRIPT).hexdigest()
+    pins = f"KUBECTL=v9.9.9 KUBECTL_amd64={digest}"
+    done = install(tmp_path, "kubectl", mirror, "x86_64", pins=pins)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "kubectl").read_bytes() == SCRIPT
+
+
+@pytest.mark.parametrize("pins", ["PATH=/tmp", "KUBECTL=$(id)", "KUBECTL", "BASH_ENV=x"])
+def test_what_is_no_pin_is_refused_and_sets_nothing(
+    tmp_path: Path, mirror: str, files: dict[str, bytes], pins: str
+) -> None:
+    done = install(tmp_path, "kubectl", mirror, "x86_64", pins=pins)
+    assert done.returncode == 1
+    assert f"INSTALL_PINS: {pins} is not a pin: write KUBECTL=" in done.stderr
     assert not (tmp_path / "kubectl").exists()
 
 
@@ -173,7 +200,7 @@ def test_kubectl_is_within_one_minor_version_of_the_clusters() -> None:
 # Renovate's managers, each a regular expression over some files.
 
 RENOVATE = json.loads((ROOT / "renovate.json").read_text(encoding="utf-8"))
-MANAGED = ("ci/install", "Dockerfile", ".gitlab-ci.yml", "ci/quality.yml", "ci/train.yml")
+MANAGED = ("ci/install", "Dockerfile", *(f"templates/{path.name}" for path in ci.COMPONENTS))
 
 
 def renewed(name: str) -> list[str]:
@@ -192,9 +219,9 @@ def test_each_pin_is_renewed_by_one_manager() -> None:
     pins = {
         "ci/install": [pin(name) for name in PIN_OF.values()],
         "Dockerfile": ["python:3.11", "nvidia/cuda", "@dvcorg/cml@"],
-        ".gitlab-ci.yml": ["python:3.11"],
-        "ci/quality.yml": ["gitleaks"],
-        "ci/train.yml": ["@dvcorg/cml@"],
+        "templates/base.yml": ["python:3.11"],
+        "templates/quality.yml": ["gitleaks"],
+        "templates/train.yml": ["@dvcorg/cml@"],
     }
     offenders = [
         f"{name}: {found}"

@@ -22,7 +22,7 @@ RECORD, LOG, COMMITTED = (FOLDER / name for name in ("experiment.json", "log.txt
 SAVED = ("dvc.lock", "data.dvc", "reports")
 TRAINED = "Running stage 'train'"
 TITLE = "Experiment of merge request"
-"""Begins the title of the bot's commit; the rules in ci/train.yml match it."""
+"""Begins the title of the bot's commit; the rules in templates/train.yml match it."""
 VARIABLES = ("CI_MERGE_REQUEST_IID", "CI_MERGE_REQUEST_SOURCE_BRANCH_NAME")
 
 

@@ -15,6 +15,7 @@ from delivery.gitlab import address, desired
 from delivery.gitlab.variables import read_values
 from tests.conftest import ROOT, run
 from tests.fakes.gitlab.server import NUMBER, PATH, FakeGitLab, serving
+from tests.make import ci
 
 DOCUMENT = ROOT / "docs" / "gitlab-setup.md"
 
@@ -536,7 +537,7 @@ def test_the_policies_and_settings_of_the_documentation_can_be_read() -> None:
 
 
 def test_every_variable_that_the_pipeline_reads_stands_in_the_table() -> None:
-    files = [ROOT / ".gitlab-ci.yml", *ROOT.glob("ci/*.yml"), ROOT / "ci" / "credentials"]
+    files = [*ci.FILES, ROOT / "ci" / "credentials"]
     text = "\n".join(path.read_text(encoding="utf-8") for path in files)
     read = set(re.findall(r"\$\{?([A-Z][A-Z0-9_]+)", text))
     made = set(re.findall(r"^ +([A-Z][A-Z0-9_]+):", text, flags=re.MULTILINE)) - {
@@ -551,7 +552,7 @@ def test_every_variable_that_the_pipeline_reads_stands_in_the_table() -> None:
 
 
 def test_the_tasks_of_the_schedules_are_those_that_the_jobs_ask_for() -> None:
-    files = [ROOT / ".gitlab-ci.yml", *ROOT.glob("ci/*.yml")]
+    files = list(ci.FILES)
     text = "\n".join(path.read_text(encoding="utf-8") for path in files)
     asked = set(re.findall(r'\$TASK == "(\w+)"', text))
     assert asked == {row.task for row in desired.SCHEDULES}

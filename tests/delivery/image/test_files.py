@@ -5,9 +5,9 @@ import shutil
 import subprocess
 
 import pytest
-import yaml
 
 from tests.conftest import ROOT
+from tests.make import ci
 
 
 def test_the_dockerfile_passes_the_linter() -> None:
@@ -33,17 +33,17 @@ def test_bases_are_pinned_by_digest_and_in_one_place() -> None:
 
 
 def test_jobs_run_on_the_python_that_serves() -> None:
-    jobs = yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text(encoding="utf-8"))
-    pin = jobs["variables"]["PYTHON_IMAGE"]
+    variables = ci.MAIN["variables"]
+    pin = variables["PYTHON_IMAGE"]
     dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     assert f"\nARG PYTHON_BASE={pin}\n" in dockerfile
-    assert jobs["variables"]["IMAGE_PREFIX"] == "docker.io/"
+    assert variables["IMAGE_PREFIX"] == "docker.io/"
 
 
 def test_every_image_of_docker_hub_has_the_prefix() -> None:
     """A mirror or GitLab's dependency proxy then serves all of them."""
-    files = [ROOT / "Dockerfile", ROOT / ".gitlab-ci.yml", *(ROOT / "ci").glob("*.yml")]
-    pattern = r"(?m)(?:_BASE=|_IMAGE: |^ +name: |^ +image: )(\S+[:@]\S+)$"
+    files = [ROOT / "Dockerfile", *ci.FILES]
+    pattern = r"(?m)(?:_BASE=|_IMAGE: |^ +default: |^ +name: |^ +image: )(\S+[:@]\S+)$"
     images = [match for file in files for match in re.findall(pattern, file.read_text())]
     assert len(images) >= 4
     assert [image for image in images if not image.startswith("${IMAGE_PREFIX}")] == []
