@@ -138,13 +138,16 @@ class Repository:
 def environment() -> dict[str, str]:
     """The environment of Git: no prompt; in CI the bot as author, its token in no argument.
 
+    The bot is `GIT_AUTHOR_NAME` and `GIT_AUTHOR_EMAIL` where a job has set them.
+
     Git gets the token from a credential helper, which it calls only for http: `RELEASE_TOKEN`,
     which only pipelines of main and of tags have, else `BOT_TOKEN`.
     """
     found = safe.environment()
     if "CI" in os.environ:
         for role in ("AUTHOR", "COMMITTER"):
-            found |= {f"GIT_{role}_NAME": BOT_NAME, f"GIT_{role}_EMAIL": BOT_EMAIL}
+            for field, bots in (("NAME", BOT_NAME), ("EMAIL", BOT_EMAIL)):
+                found[f"GIT_{role}_{field}"] = os.environ.get(f"GIT_AUTHOR_{field}") or bots
     if os.environ.get("RELEASE_TOKEN") or os.environ.get("BOT_TOKEN"):
         helper = '!f() { echo username=conveyor; echo "password=${RELEASE_TOKEN:-$BOT_TOKEN}"; }; f'
         count = int(os.environ.get("GIT_CONFIG_COUNT") or 0)

@@ -12,15 +12,17 @@ stands in for `train`.
 artifacts/experiment/ holds the records for the report: experiment.json, commit.json, log.txt.
 """
 
+import os
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
 from pydantic import ValidationError
 
 from delivery.dvc import require_own_remote
-from delivery.errors import DeliveryError, TrainingFailed, command
+from delivery.errors import DeliveryError, GitLabError, TrainingFailed, command
 from delivery.experiment import experiment as steps
 from delivery.experiment.experiment import LOG, RECORD, Experiment
-from delivery.git import Repository
+from delivery.git import BOT_EMAIL, BOT_NAME, Repository
+from delivery.gitlab.client import GitLab
 from delivery.metrics.pipeline import watched
 
 
@@ -61,9 +63,21 @@ def _commit(repository: Repository) -> None:
         raise TrainingFailed(f"{RECORD} is not there: run python -m delivery.experiment") from None
     if experiment.state != "done":
         raise TrainingFailed(f"the training is {experiment.state}: there is nothing to commit")
+    _identify()
     committed = steps.commit(repository, experiment)
     committed.write()
     print(f"experiment: {committed.note}")
+
+
+def _identify() -> None:
+    """Commit as the user of the token: push rules may refuse an author unknown to GitLab."""
+    if os.environ.get("BOT_TOKEN"):
+        try:
+            name, email = GitLab.from_environment().user()
+        except GitLabError as error:
+            print(f"experiment: commits as {BOT_NAME} ({error})")
+        else:
+            os.environ |= {"GIT_AUTHOR_NAME": name, "GIT_AUTHOR_EMAIL": email or BOT_EMAIL}
 
 
 def _check(repository: Repository) -> None:

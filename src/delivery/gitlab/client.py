@@ -48,6 +48,15 @@ class GitLab:
         url, project, secret = (os.environ[name] for name in names)
         return cls(url, project, secret, "BOT_TOKEN")
 
+    def user(self) -> tuple[str, str]:
+        """Name and address of the token's owner; push rules want commits of users of GitLab."""
+        with asking("reading the user of the token"):
+            self._client.auth()
+        user = self._client.user
+        assert user is not None
+        email = user.attributes.get("commit_email") or user.attributes.get("email")
+        return str(user.name), str(email or "")
+
     def drop_buried_comment(self, iid: int, mark: str) -> int:
         """Delete the comment with a mark if CML would no longer find it among newer ones.
 

@@ -145,6 +145,17 @@ SETTINGS = (
     Setting("public_jobs", False, "logs and artifacts are for members"),
 )
 
+PROCESS_MODE = "oldest_first"
+"""Of the resource groups of the stages; GitLab's default lets a newer pipeline go first."""
+
+PUSH_RULES = {
+    "commit_message_regex": "the bots' messages may not match it: `Experiment of merge request 7`",
+    "branch_name_regex": "the branch `retrain` may not match it",
+    "reject_unsigned_commits": "the bots do not sign their commits",
+    "deny_delete_tag": "`make acceptance-gitlab` cannot delete its tags",
+}
+"""Push rules -> what they refuse. The bot commits as the user of its token, whom GitLab knows."""
+
 PROTECTIONS = (
     Protection(
         "branch",

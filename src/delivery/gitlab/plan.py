@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from gitlab.exceptions import GitlabError
 from gitlab.v4.objects import Project
 
+from contracts.tags import STAGES
 from delivery.gitlab import desired
 from delivery.gitlab.client import Refused, asking
 
@@ -53,6 +54,8 @@ def compare_project(plan: Plan, project: Project, model: str) -> None:
     """
     _settings(plan, project)
     _job_token_scope(plan, project)
+    _push_rules(plan, project)
+    _resource_groups(plan, project)
     for protection in desired.PROTECTIONS:
         _protection(plan, project, protection, protection.name.format(model=model))
     _things(plan, "label", project.labels, "name", desired.LABELS)
@@ -80,6 +83,34 @@ def _job_token_scope(plan: Plan, project: Project) -> None:
         do = partial(project.job_token_scope.update, None, {"enabled": True})
         why = "jobs of other projects have no access"
         plan.add("~", "setting", "job_token_scope", "everybody -> this project", why, do)
+
+
+def _resource_groups(plan: Plan, project: Project) -> None:
+    """GitLab makes a group with the first job that names it; until then there is nothing to set."""
+    for group in listed(project.resource_groups, "resource groups"):
+        if group.key in STAGES and group.process_mode != desired.PROCESS_MODE:
+            detail = f"{group.process_mode} -> {desired.PROCESS_MODE}"
+            do = partial(_set_mode, group)
+            plan.add("~", "resource group", group.key, detail, "rollouts keep their order", do)
+
+
+def _set_mode(group: Any) -> None:
+    group.process_mode = desired.PROCESS_MODE
+    group.save()
+
+
+def _push_rules(plan: Plan, project: Project) -> None:
+    """Push rules (Premium) that refuse what the bots push."""
+    try:
+        with asking("reading the push rules"):
+            rules = project.pushrules.get()
+    except Refused as refused:
+        if refused.status not in (403, 404):
+            raise
+        return
+    for name, consequence in desired.PUSH_RULES.items():
+        if rules.attributes.get(name):
+            plan.left.append(f"push rule {name}: {consequence}; switch it off for this project")
 
 
 def _protection(plan: Plan, project: Project, row: desired.Protection, name: str) -> None:

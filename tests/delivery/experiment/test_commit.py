@@ -9,6 +9,7 @@ from delivery.experiment import experiment as steps
 from delivery.experiment.__main__ import main
 from delivery.experiment.experiment import COMMITTED, RECORD, TITLE, Committed, Experiment, commit
 from tests.delivery.conftest import Project, hook
+from tests.fakes.gitlab.server import serving
 
 BRANCH, TAG = "wider", "experiment/7-101"
 
@@ -145,6 +146,35 @@ def test_the_command_leaves_a_record_for_the_report(
     monkeypatch.setattr("sys.argv", ["experiment", "commit"])
     main()
     assert Committed.model_validate_json(COMMITTED.read_bytes()).tag == TAG
+
+
+def test_the_bot_commits_as_the_user_of_its_token(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Experiment(state="done", trained=True).write()
+    monkeypatch.setattr("sys.argv", ["experiment", "commit"])
+    with serving() as api:
+        monkeypatch.setenv("CI_SERVER_URL", api.url)
+        monkeypatch.setenv("BOT_TOKEN", api.admit(user="conveyor-bot"))
+        for name in ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL"):
+            monkeypatch.setenv(name, "")
+        main()
+    shown = project.git("log", "-1", "--format=%an <%ae> %cn <%ce>")
+    who = "Conveyor-Bot <7-conveyor-bot@users.noreply.gitlab.example.com>"
+    assert shown == f"{who} {who}"
+
+
+def test_a_token_without_a_user_commits_under_the_template_s_name(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Experiment(state="done", trained=True).write()
+    monkeypatch.setattr("sys.argv", ["experiment", "commit"])
+    with serving() as api:
+        monkeypatch.setenv("CI_SERVER_URL", api.url)
+        monkeypatch.setenv("BOT_TOKEN", api.admit(scopes=("write_repository",)))
+        main()
+    assert "commits as Conveyor (reading the user of the token: " in capsys.readouterr().out
+    assert project.git("log", "-1", "--format=%an") == "Conveyor"
 
 
 def test_a_commit_with_the_bots_title_and_a_stale_lock_is_refused(

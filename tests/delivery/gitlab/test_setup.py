@@ -466,6 +466,22 @@ def test_the_address_of_gitlab_is_read_from_the_remote(
     assert gitlab_setup.where(gitlab_setup.parse()) == (where, "team/landcover")
 
 
+def test_rollouts_keep_their_order(api: FakeGitLab, setup: Run) -> None:
+    rows = [{"id": 1, "key": key, "process_mode": "unordered"} for key in ("staging", "retrain")]
+    api.resource_groups = rows
+    assert "~ resource group staging: unordered -> oldest_first" in setup("--apply")
+    assert [row["process_mode"] for row in rows] == ["oldest_first", "unordered"]
+    assert "resource group" not in setup()
+
+
+def test_push_rules_that_refuse_the_bots_are_named(api: FakeGitLab, setup: Run) -> None:
+    assert "push rule" not in setup()
+    api.push_rule["reject_unsigned_commits"] = True
+    assert "push rule reject_unsigned_commits: the bots do not sign" in setup()
+    api.premium = False
+    assert "push rule" not in setup()
+
+
 @pytest.mark.parametrize("prefix", ["", "/gitlab", "/a/b"])
 def test_a_gitlab_below_a_path_is_found(api: FakeGitLab, prefix: str) -> None:
     api.prefix = prefix

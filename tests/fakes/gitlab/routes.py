@@ -67,6 +67,20 @@ def version(call: Call) -> tuple[int, Any]:
     return 200, {"version": call.api.version, "revision": "0123456789a"}
 
 
+@route("GET", "user", GUEST)
+def get_user(call: Call) -> tuple[int, Any]:
+    name = call.token.user
+    email = f"7-{name}@users.noreply.gitlab.example.com"
+    return 200, {"id": 7, "username": name, "name": name.title(), "commit_email": email}
+
+
+@route("GET", "projects/*/push_rule", MAINTAINER)
+def get_push_rule(call: Call) -> tuple[int, Any]:
+    if not call.api.premium:
+        raise Refusal(404, "404 Not Found")
+    return 200, {"id": 1, "commit_message_regex": "", "deny_delete_tag": False} | call.api.push_rule
+
+
 @route("GET", "personal_access_tokens/self", GUEST)
 def get_own_token(call: Call) -> tuple[int, Any]:
     return 200, {"id": 7, "active": True, "revoked": False, "expires_at": call.token.expires_at}
@@ -339,6 +353,18 @@ collection("protected_environments", "name", "Protected Environment", None)
 collection("labels", "name", "Label", new_label)
 collection("pipeline_schedules", "id", "Pipeline Schedule", new_schedule)
 collection("triggers", "id", "Trigger", new_trigger)
+
+
+@route("GET", "projects/*/resource_groups", GUEST)
+def list_resource_groups(call: Call) -> tuple[int, Any]:
+    return 200, call.api.resource_groups
+
+
+@route("PUT", "projects/*/resource_groups/*", MAINTAINER)
+def put_resource_group(call: Call) -> tuple[int, Any]:
+    row = one(call.api.resource_groups, "key", call.words[1], "Resource Group")
+    row["process_mode"] = call.body["process_mode"]
+    return 200, row
 
 
 @route("GET", "projects/*/job_token_scope", MAINTAINER)

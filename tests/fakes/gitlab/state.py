@@ -75,6 +75,8 @@ class FakeGitLab:
     url: str = ""
     repository: Path | None = None  # the bare repository, for commits and tags
     jobs: dict[int, list[Document]] = field(default_factory=dict)  # pipeline -> its jobs
+    resource_groups: list[Document] = field(default_factory=list)
+    push_rule: Document = field(default_factory=dict)
     prefix: str = ""  # path of a GitLab that does not have the server to itself
     version: str = "18.4.1-ee"
     premium: bool = True
