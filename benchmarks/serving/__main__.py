@@ -32,7 +32,6 @@ from pipeline.files import write_json
 from pipeline.params import read_params
 
 RESULTS = Path("artifacts/bench/serving.json")
-EXTRA = ("mlserver-inline",)  # measured when asked for by name
 
 
 class Course(NamedTuple):
@@ -67,12 +66,11 @@ def parse() -> Namespace:
         formatter_class=RawDescriptionHelpFormatter,
     )
     names = [*(item.name for item in CONTENDERS), "swaps"]
-    usual = [name for name in names if name not in EXTRA]
     parser.add_argument("--rounds", type=int, default=3, help="samples of each (default: 3)")
     parser.add_argument("--seconds", type=int, default=4, help="of each load (default: 4)")
     parser.add_argument("--bundle", choices=sorted(NETWORKS), default="reference")
     parser.add_argument("--kinds", type=some_of(KINDS), default=list(KINDS), help="tiff,jpeg")
-    parser.add_argument("--only", type=some_of(names), default=usual, help=", ".join(names))
+    parser.add_argument("--only", type=some_of(names), default=names, help=", ".join(names))
     parser.add_argument(
         "--keep-disturbed",
         action="store_true",

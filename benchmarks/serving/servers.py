@@ -122,12 +122,6 @@ def mlserver(served: Served, state: Path) -> Launch:
     return Launch(line, _variables("mlserver", served) | variables)
 
 
-def mlserver_inline(served: Served, state: Path) -> Launch:
-    """All in one process, which then does one thing at a time."""
-    line, variables = mlserver(served, state)
-    return Launch(line, variables | {"MLSERVER_PARALLEL_WORKERS": "0"})
-
-
 CONTENDERS = (
     Contender("ours", "this service", ours, None),
     Contender("ours-bare", "this service, bare body", ours, None, multipart=False),
@@ -136,7 +130,6 @@ CONTENDERS = (
     Contender("bentoml", "BentoML", bentoml, "bentoml"),
     Contender("litserve", "LitServe", litserve, "litserve"),
     Contender("mlserver", "MLServer, a worker a core", mlserver, "mlserver"),
-    Contender("mlserver-inline", "MLServer, one process", mlserver_inline, "mlserver"),
 )
 
 

@@ -2,13 +2,14 @@
 
 import io
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from subprocess import CompletedProcess
 from warnings import catch_warnings
 
 import pytest
+import torch
 
 from dvc.cli import main as dvc_main
 
@@ -35,6 +36,16 @@ def dvc(*arguments: str) -> None:
     """Run DVC in this process; as a program it takes a second to start."""
     with catch_warnings(action="ignore"):
         assert dvc_main([*arguments, "--quiet"]) == 0, arguments
+
+
+@pytest.fixture
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """torch with two threads, although `OMP_NUM_THREADS` is 1 in all tests."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

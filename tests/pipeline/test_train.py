@@ -4,7 +4,7 @@ import hashlib
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -132,16 +132,6 @@ def test_a_checkpoint_of_other_parameters_or_data_is_not_used(
     learn()
     assert "going on" not in capsys.readouterr().out
     assert len(list(Path("artifacts/checkpoints").iterdir())) == 3
-
-
-@pytest.fixture
-def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """torch with two threads, although `OMP_NUM_THREADS` is 1 in all tests."""
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_timing_steps_does_not_change_what_is_trained(

@@ -1,7 +1,5 @@
 """The number of threads: all of them, unless the cores are busy. The clock is a number here."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -24,13 +22,7 @@ class Machine:
         return self._now
 
 
-@pytest.fixture(autouse=True)
-def _two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 @pytest.mark.parametrize(("two", "chosen"), [(0.5, 2), (1.4, 2), (1.6, 1), (30.0, 1)])
