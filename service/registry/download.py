@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from contracts import commit as facts
-from contracts.git import commit_of
+from contracts.git import REFETCH, commit_of
 from contracts.tags import Tag
 from service.errors import BundleRefused, NotFound, RegistryUnavailable, StorageFull
 from service.registry import git
@@ -46,12 +46,14 @@ def download(repository: str, cache: Path, tag: Tag, into: Path, work: Path) -> 
     Raises:
         NotFound: the tag does not exist, or its commit or the remote has no model.
         BundleRefused: the remote holds altered files, or no bundle.
-        RegistryUnavailable: the folder of the remote does not exist.
+        RegistryUnavailable: the folder of the remote does not exist, or the repository is a partial
+            clone.
         StorageFull: the bundle does not fit on the disk.
         GitError, or an error of DVC: `service.registry.__main__.explain` translates it.
     """
     folder = git.git_dir(repository, cache)
     commit = _commit(repository, cache, tag)
+    _refuse_partial(folder, commit)
     _fetch(repository, folder, commit, _bundle(folder, commit, tag), work)
     (work / "files").rename(into)
 
@@ -72,6 +74,18 @@ def _commit(repository: str, cache: Path, tag: Tag) -> str:
         if error.log:
             raise
         raise absent from None
+
+
+def _refuse_partial(folder: Path, commit: str) -> None:
+    """Refuse a partial clone that lacks files of the commit: DVC would wait for them forever."""
+    words = ("--objects", "--no-object-names", "--missing=print", "--no-walk")
+    if any(
+        line.startswith(b"?") for line in git.run_git(folder, "rev-list", *words, commit).split()
+    ):
+        raise RegistryUnavailable(
+            f"The Git repository is a partial clone without the files of this tag; "
+            f"make it whole there: {REFETCH}."
+        )
 
 
 def _bundle(folder: Path, commit: str, tag: Tag) -> facts.Bundle:

@@ -12,6 +12,13 @@ from pathlib import PurePath, PurePosixPath
 _INHERITED = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_NAMESPACE")
 
 
+_ABSENT = ("does not exist in '", "exists on disk, but not in '", "invalid object name '")
+IS_SHALLOW = ("rev-parse", "--is-shallow-repository")
+"""Arguments that print `true` in a clone without its whole history."""
+REFETCH = "git fetch --refetch --no-filter origin"
+"""Makes a partial clone whole."""
+
+
 def environment() -> dict[str, str]:
     """Return the environment of this process, made safe for Git."""
     kept = {name: value for name, value in os.environ.items() if name not in _INHERITED}
@@ -26,6 +33,14 @@ def environment() -> dict[str, str]:
 def commit_of(revision: str) -> tuple[str, ...]:
     """Arguments that print the full hash of the commit that a revision means."""
     return ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+
+
+def is_absent(said: str) -> bool:
+    """Whether Git, asked for `content_of`, says that the commit has no such file.
+
+    It may also fail to read it: a partial clone fetches files when they are needed.
+    """
+    return any(sign in said for sign in _ABSENT)
 
 
 def content_of(commit: str, path: PurePath | str) -> tuple[str, ...]:

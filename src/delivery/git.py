@@ -30,15 +30,24 @@ class Repository:
         """Full hash of the commit of a revision."""
         done = None if "\0" in revision else self._run(safe.commit_of(revision))
         if done is None or done.returncode != 0:
+            whole = " --unshallow" if self._run(safe.IS_SHALLOW).stdout == "true\n" else ""
             raise GitError(
-                f"revision {revision[:128]!a} is not in this repository: git fetch --tags origin"
+                f"revision {revision[:128]!a} is not in this repository: "
+                f"git fetch{whole} --tags origin"
             )
         return done.stdout.strip()
 
     def show(self, commit: str, path: PurePosixPath | str) -> str | None:
         """Text of a file at a commit; None if it did not exist."""
         done = self._run(safe.content_of(commit, path))
-        return done.stdout if done.returncode == 0 else None
+        if done.returncode == 0:
+            return done.stdout
+        if safe.is_absent(done.stderr):
+            return None
+        raise GitError(
+            f"{path} at {commit[:12]} cannot be read ({_reason(done.stderr)}): check the network; "
+            f"a partial clone becomes whole by {safe.REFETCH}"
+        )
 
     def tags(self, pattern: str) -> dict[str, str]:
         """Tags that match a pattern of Git, each with its commit; oldest first."""

@@ -43,19 +43,35 @@ def resolve(name: str) -> str:
     """
     try:
         return _git(*safe.commit_of(name)).strip()
-    except RevisionError:
+    except RevisionError as error:
+        if "not a git repository" in str(error):
+            raise RevisionError(
+                "this folder has no history to compare with: git clone instead of an unpacked "
+                "download"
+            ) from None
+        whole = " --unshallow" if _git(*safe.IS_SHALLOW).strip() == "true" else ""
         raise RevisionError(
-            f"revision {name!r} is not in this repository: fetch it (git fetch origin), "
+            f"revision {name!r} is not in this repository: fetch it (git fetch{whole} origin), "
             f"or name another with --against"
         ) from None
 
 
 def show(commit: str, path: Path) -> str | None:
-    """Text of a file as it was at a commit; None when it was not there."""
+    """Text of a file as it was at a commit; None when it was not there.
+
+    Raises:
+        RevisionError: Git cannot read it.
+    """
     try:
         return _git(*safe.content_of(commit, path))
-    except RevisionError:
-        return None
+    except RevisionError as error:
+        if safe.is_absent(str(error)):
+            return None
+        reason = str(error).splitlines()[0]
+        raise RevisionError(
+            f"{path} at {commit[:12]} cannot be read ({reason}): check the network; a partial "
+            f"clone becomes whole by {safe.REFETCH}"
+        ) from None
 
 
 def data_version(commit: str | None = None) -> str:

@@ -8,6 +8,7 @@ import pytest
 from delivery.errors import GitError
 from delivery.git import BOT_EMAIL, BOT_NAME, Repository, environment
 from tests.delivery.conftest import Project, hook
+from tests.make.clones import clone_in_part
 from tests.make.injection_strings import HOSTILE
 
 
@@ -32,6 +33,31 @@ def test_a_file_is_shown_as_it_was_at_a_commit(project: Project) -> None:
     project.commit()
     assert project.repository.show(old, "reports/metrics.json") == "{}\n"
     assert project.repository.show(old, "reports/other.json") is None
+
+
+def test_a_file_that_a_partial_clone_cannot_fetch_is_not_taken_for_absent(
+    project: Project, tmp_path: Path
+) -> None:
+    project.write("data.dvc", "old")
+    old = project.commit()
+    project.write("data.dvc", "new")
+    project.commit()
+    clone = Repository(clone_in_part(project.folder, tmp_path / "part", "--filter=blob:none"))
+    assert clone.show("HEAD", "data.dvc") == "new"
+    with pytest.raises(
+        GitError, match=f"data.dvc at {old[:12]} cannot be read .*--refetch --no-filter origin"
+    ):
+        clone.show(old, "data.dvc")
+
+
+def test_a_revision_that_a_shallow_clone_lacks_is_named_with_the_cure(
+    project: Project, tmp_path: Path
+) -> None:
+    old = project.commit()
+    project.commit()
+    clone = Repository(clone_in_part(project.folder, tmp_path / "part", "--depth=1"))
+    with pytest.raises(GitError, match="not in this repository: git fetch --unshallow --tags"):
+        clone.commit(old)
 
 
 def test_a_project_in_a_subfolder_reads_its_own_files(project: Project) -> None:

@@ -8,6 +8,7 @@ import pytest
 from pipeline import repository as git
 from pipeline.errors import OwnershipError, RevisionError
 from tests.conftest import run
+from tests.make.clones import clone_in_part
 
 
 def test_a_model_names_the_commit_when_only_results_of_the_pipeline_differ(
@@ -41,6 +42,43 @@ def test_a_repository_of_another_user_is_refused_with_the_cure(
     for ask in (git.revision, lambda: git.resolve("HEAD")):
         with pytest.raises(OwnershipError, match="git config --global --add safe.directory /"):
             ask()
+
+
+def test_a_file_that_a_partial_clone_cannot_fetch_is_not_taken_for_absent(
+    repository: Path,
+    commit: Callable[[str], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = commit("before")
+    Path("params.yaml").write_text("{}")
+    commit("after")
+    monkeypatch.chdir(clone_in_part(repository, tmp_path / "part", "--filter=blob:none"))
+    assert git.show("HEAD", Path("params.yaml")) == "{}"
+    assert git.show(old, Path("absent.yaml")) is None
+    with pytest.raises(
+        RevisionError, match=f"params.yaml at {old[:12]} cannot be read .*--refetch"
+    ):
+        git.show(old, Path("params.yaml"))
+
+
+def test_a_revision_that_a_shallow_clone_lacks_is_named_with_the_cure(
+    repository: Path,
+    commit: Callable[[str], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = commit("before")
+    Path("params.yaml").write_text("{}")
+    commit("after")
+    monkeypatch.chdir(clone_in_part(repository, tmp_path / "part", "--depth=1"))
+    with pytest.raises(RevisionError, match=r"fetch it \(git fetch --unshallow origin\)"):
+        git.resolve(old)
+
+
+def test_a_download_without_history_has_no_revision_to_compare_with(workdir: Path) -> None:
+    with pytest.raises(RevisionError, match="no history to compare with: git clone instead"):
+        git.resolve("main")
 
 
 def test_a_repository_without_a_commit_is_refused_with_the_cure(workdir: Path) -> None:

@@ -15,6 +15,7 @@ from contracts.tags import Tag
 from service.errors import BundleRefused, NotFound, RegistryUnavailable, StorageFull
 from service.tags import parse_tag
 from tests.fakes.http import Request, answering
+from tests.make.clones import clone_in_part
 from tests.make.repositories import (
     CONFIG,
     V1,
@@ -271,6 +272,17 @@ def test_a_repository_that_another_user_owns_is_read(project: Project, cache: Pa
     subprocess.run(["chown", "--recursive", "12345", project.folder], check=True)
     assert len(listing(project.folder, cache).experiments) == 1
     assert (fetch(project.folder, cache) / "model.onnx").read_bytes() == b"graph"
+
+
+def test_a_partial_clone_is_refused_with_the_cure(
+    project: Project, cache: Path, tmp_path: Path
+) -> None:
+    project.train(b"graph")
+    project.tag(V1.tag)
+    project.train(b"another")
+    clone = clone_in_part(project.folder, tmp_path / "part", "--filter=blob:none")
+    with pytest.raises(RegistryUnavailable, match="partial clone .*--refetch --no-filter origin"):
+        fetch(clone, cache)
 
 
 def test_a_remote_that_refuses_is_unavailable(project: Project, cache: Path) -> None:
