@@ -31,14 +31,14 @@ from contracts.images import as_chip
 from pipeline import paths
 from pipeline.arguments import parse_none
 from pipeline.data.chip_table import CHIP_TABLE, Row, write_chip_table
-from pipeline.data.dataset import Dataset, image_files, label
+from pipeline.data.dataset import Dataset, at_a_time, image_files, label
 from pipeline.data.images import decode, digest, fault
 from pipeline.errors import DataError, command
 from pipeline.files import ArrayWriter, replacing, write_json
 from pipeline.params import read_params
 from pipeline.progress import track
 
-BATCH = 128  # files a task of a worker
+BATCH = 128  # files a task of a worker, of at most 128 px
 SHOWN_FAULTS = 3
 
 
@@ -106,7 +106,8 @@ def _decode_all(
     names: list[str], dataset: Dataset
 ) -> Iterator[tuple[list[Decoded], npt.NDArray[Any]]]:
     """Decode on all cores, in the order of `names`."""
-    batches = [names[start : start + BATCH] for start in range(0, len(names), BATCH)]
+    step = at_a_time(BATCH, dataset.size)
+    batches = [names[start : start + step] for start in range(0, len(names), step)]
     context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as workers:
         results = workers.map(_decode_batch, batches, [dataset] * len(batches))

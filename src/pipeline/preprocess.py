@@ -24,14 +24,14 @@ import numpy.typing as npt
 from pipeline import paths
 from pipeline.arguments import parse_none
 from pipeline.data.chip_table import CHIP_TABLE, Row, read_chip_table, write_chip_table
-from pipeline.data.dataset import SPLITS, Dataset
+from pipeline.data.dataset import SPLITS, Dataset, at_a_time
 from pipeline.data.split import assign
 from pipeline.errors import command
 from pipeline.files import ArrayWriter, replacing, write_json
 from pipeline.params import read_params
 from pipeline.progress import track
 
-BATCH = 256  # chips that are in memory at a time
+BATCH = 256  # chips that are in memory at a time, of at most 128 px
 
 
 @command
@@ -61,9 +61,10 @@ def main(arguments: Sequence[str] = ()) -> None:
 
 def _copy(chips: npt.NDArray[Any], rows: Sequence[int], target: Path) -> None:
     with ArrayWriter(target, chips.shape[1:], chips.dtype) as writer:
-        starts = range(0, len(rows), BATCH)
+        step = at_a_time(BATCH, chips.shape[-1])
+        starts = range(0, len(rows), step)
         for start in track(starts, target.stem, len(starts)):
-            writer.append(chips[rows[start : start + BATCH]])
+            writer.append(chips[rows[start : start + step]])
 
 
 def band_statistics(chips: npt.NDArray[Any], nodata: int | None) -> tuple[list[float], list[float]]:
@@ -75,8 +76,9 @@ def band_statistics(chips: npt.NDArray[Any], nodata: int | None) -> tuple[list[f
     """
     bands = chips.shape[1]
     count, total, squares = (np.zeros(bands) for _ in range(3))
-    for start in range(0, len(chips), BATCH):
-        batch = chips[start : start + BATCH].astype(np.float64)
+    step = at_a_time(BATCH, chips.shape[-1])
+    for start in range(0, len(chips), step):
+        batch = chips[start : start + step].astype(np.float64)
         valid = np.ones(batch.shape, bool) if nodata is None else batch != nodata
         count += valid.sum(axis=(0, 2, 3))
         total += batch.sum(axis=(0, 2, 3), where=valid)

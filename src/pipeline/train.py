@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from pipeline import paths, repository, tasks
 from pipeline.arguments import parse_none
 from pipeline.bundle.export import export
+from pipeline.data.dataset import at_a_time
 from pipeline.data.prepared import Prepared, read_prepared
 from pipeline.errors import TrainingError, command
 from pipeline.params import Params, Train, read_params
@@ -49,7 +50,7 @@ from pipeline.training.hardware import (
 from pipeline.training.models import Predictor, build
 from pipeline.training.optimizer import build_optimizers, one_cycle
 
-EVALUATION_BATCH = 256
+EVALUATION_BATCH = 256  # chips of at most 128 px
 MEMORY_ERRORS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -297,7 +298,8 @@ def _predict(run: Run) -> tuple[Tensor, Tensor]:
     """Logits (N, ...) and targets (N, ...) of the validation split."""
     run.model.eval()
     parts = []
-    for rows in torch.split(torch.arange(len(run.held_out)), EVALUATION_BATCH):
+    step = at_a_time(EVALUATION_BATCH, run.size)
+    for rows in torch.split(torch.arange(len(run.held_out)), step):
         inputs, targets = run.held_out.batch(rows)
         with run.autocast():
             logits = run.model(inputs)

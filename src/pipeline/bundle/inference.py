@@ -6,10 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from pipeline.data.dataset import at_a_time
+
 STATISTICS = ("mean", "std", "nodata", "saturated", "roughness")
 """What the graph says about the pixels of each band; see `graph.Servable`."""
 
-BATCH = 256
+BATCH = 256  # chips of at most 128 px
 
 
 class Predictions(NamedTuple):
@@ -31,8 +33,9 @@ def session(model: bytes, threads: int = 0) -> onnxruntime.InferenceSession:
 
 def predict(model: onnxruntime.InferenceSession, chips: npt.NDArray[np.generic]) -> Predictions:
     """Run the graph over chips (N, bands, H, W), a batch at a time."""
+    step = at_a_time(BATCH, chips.shape[-1])
     parts = [
-        model.run(["probabilities", "statistics"], {"chips": chips[start : start + BATCH]})
-        for start in range(0, len(chips), BATCH)
+        model.run(["probabilities", "statistics"], {"chips": chips[start : start + step]})
+        for start in range(0, len(chips), step)
     ]
     return Predictions(*(np.concatenate(column) for column in zip(*parts, strict=True)))

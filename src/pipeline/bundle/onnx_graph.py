@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.bundle.inference import BATCH, Predictions
-from pipeline.data.dataset import Dataset
+from pipeline.data.dataset import Dataset, at_a_time
 from pipeline.errors import TrainingError
 from pipeline.tasks.task import Task
 
@@ -131,9 +131,10 @@ def check_parity(
     """
     model = Servable(predictor, dataset, task).cpu().eval()
     differences = []
-    for start in range(0, len(chips), BATCH):
-        batch = torch.from_numpy(np.array(chips[start : start + BATCH]))
-        ours = predictions.probabilities[start : start + BATCH]
+    step = at_a_time(BATCH, chips.shape[-1])
+    for start in range(0, len(chips), step):
+        batch = torch.from_numpy(np.array(chips[start : start + step]))
+        ours = predictions.probabilities[start : start + step]
         differences.append(np.abs(model(batch)[0].numpy() - ours).max())
     worst = float(np.max(differences))  # NaN stays NaN, and NaN is no parity
     if not worst <= PARITY:

@@ -14,6 +14,7 @@ from pipeline.errors import DataError
 
 FILE_NAME = "dataset.json"
 SPLITS = ("train", "validation", "test")
+PIXELS_AT_A_TIME = 256 * 128 * 128
 
 
 class Dataset(BaseModel):
@@ -85,6 +86,11 @@ class Dataset(BaseModel):
             raise DataError(
                 f"{path}: {field}: {first['msg']}; write it anew with `python -m pipeline.ingest`"
             ) from None
+
+
+def at_a_time(most: int, size: int) -> int:
+    """Number of chips of a size that are in memory at a time: `most`, of large ones fewer."""
+    return max(1, min(most, PIXELS_AT_A_TIME // size**2))
 
 
 def label(path: str) -> str:
