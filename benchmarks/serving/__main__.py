@@ -13,7 +13,7 @@ Peers are installed in `artifacts/bench/peers/` on first use. All that was measu
 import shutil
 import subprocess
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,6 +28,7 @@ from benchmarks.serving.bundle import KINDS, NETWORKS, Served, make
 from benchmarks.serving.raw import Raw
 from benchmarks.serving.samples import Sample
 from benchmarks.serving.servers import CONTENDERS, BenchmarkError, Contender
+from contracts import commands
 from pipeline.files import write_json
 from pipeline.params import read_params
 
@@ -60,11 +61,7 @@ def main() -> None:
 
 def parse() -> Namespace:
     """Read the command line."""
-    parser = ArgumentParser(
-        prog="python -m benchmarks.serving",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = commands.parser("benchmarks.serving", __doc__)
     names = [*(item.name for item in CONTENDERS), "swaps"]
     parser.add_argument("--rounds", type=int, default=3, help="samples of each (default: 3)")
     parser.add_argument("--seconds", type=int, default=4, help="of each load (default: 4)")

@@ -12,12 +12,12 @@ import posixpath
 import re
 import shutil
 import subprocess
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from contracts import commands
 from contracts import commit as facts
 from contracts.tags import Experiment, Version, match_tag
 from delivery.dvc import dvc
@@ -42,11 +42,7 @@ LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 @command
 def main() -> None:
     """Build the site."""
-    ArgumentParser(
-        prog="python -m delivery.pages",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    ).parse_args()
+    commands.parser("delivery.pages", __doc__).parse_args()
     repository = Repository()
     source = os.environ.get("CI_PROJECT_URL", "")
     write_sources(repository, f"{source}/-/blob/{repository.commit('HEAD')}" if source else "")

@@ -16,7 +16,6 @@ import re
 import shutil
 import sys
 import time
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from contracts import commands
 from contracts.documents import read_yaml
 from delivery.errors import DeliveryError, GitLabError, command
 from delivery.git import Repository
@@ -299,11 +299,7 @@ def shown(request: Any) -> str:
 @command
 def main() -> None:
     """Play the story, and write its report."""
-    parser = ArgumentParser(
-        prog="python -m delivery.acceptance.gitlab",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = commands.parser("delivery.acceptance.gitlab", __doc__)
     parser.add_argument("url", help="address of the project: https://gitlab.example.com/team/name")
     parser.add_argument("--minutes", type=float, default=60.0, help="for each pipeline (60)")
     arguments = parser.parse_args()
