@@ -37,7 +37,7 @@ INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS) $(TORCH) '$(CURDIR)'; ca
   models promote rollback retire lineage gitlab-setup acceptance-gitlab \
   left-out experiment experiment-commit experiment-check comment verify register image deploy review review-stop retrain notify \
   monitor demo-drift alertmanager dashboards rules figures \
-  bench bench-eurosat bench-serving bench-drift bench-observing lock clean
+  bench bench-loop bench-eurosat bench-serving bench-drift bench-observing lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -260,6 +260,9 @@ notify: setup ## tell the team: EVENT=released
 bench: setup ## measure the demo and the training loop
 	@python -m benchmarks.demo
 	@python -m benchmarks.training_loop
+
+bench-loop: setup setup-e2e ## measure what a merge request costs beside its training
+	@python -m benchmarks.loop
 
 bench-eurosat: setup ## train on real EuroSAT in artifacts/bench/eurosat (EUROSAT=path/to/EuroSAT_RGB.zip)
 	@python -m benchmarks.eurosat --path '$(or $(EUROSAT),$(error say where it is: make bench-eurosat EUROSAT=path/to/EuroSAT_RGB.zip))'
