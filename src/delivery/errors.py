@@ -40,6 +40,10 @@ class ImageError(DeliveryError):
     """The image cannot be built, scanned or pushed."""
 
 
+class VulnerableError(ImageError):
+    """The scan found holes that updates fix."""
+
+
 class RolloutError(DeliveryError):
     """A stage does not serve the requested version."""
 

@@ -138,11 +138,16 @@ def test_a_service_elsewhere_swaps_to_the_new_tag_without_a_restart(
         assert set(server.workers()) == pids
 
 
-def test_a_repeated_pipeline_changes_nothing(world: World, cluster: Cluster) -> None:
+def test_a_typo_in_the_readme_releases_nothing(world: World, cluster: Cluster) -> None:
     before, applied = world.tags(), len(cluster.calls())
+    world.git("switch", "--quiet", "main")
+    (world.dev / "README.md").write_text("Without the typo\n", encoding="utf-8")
+    world.commit("Mend a typo")
+    world.git("push", "--quiet", "origin", "main")
     pipeline = world.main_pipeline()
     assert pipeline.jobs == ALL_PASS, pipeline.log
     assert world.tags() == before
+    assert "is in the registry" in pipeline.log, "the image was built again"
     later = [call["argv"][0] for call in cluster.calls()[applied:]]
     assert "apply" not in later, "what serves already was touched"
 

@@ -11,9 +11,10 @@ only), IMAGE_PREFIX where bases come from (docker.io/), IMAGE_BUILD_ARGS more bu
 CI_REGISTRY_PASSWORD log in, and those of CI_DEPENDENCY_PROXY where bases come from there.
 
 `build` records its image in artifacts/image/image.json, where `scan` and `push` find it. A version
-whose image was pushed from this commit with this bundle is not built again. An image has two tags:
-that of the version, which moves if only the code has changed, and one with the commit, which never
-moves, so that a registry that deletes untagged images keeps those that a rollback needs.
+whose image was pushed from a commit with the same code, packages and bundle is not built again,
+unless `scan` finds what updates of Debian fix. An image has two tags: that of the version, which
+moves if only the code has changed, and one with the commit, which a later commit does not move, so
+that a registry that deletes untagged images keeps those that a rollback needs.
 """
 
 import os
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from contracts import commands
 from contracts.tags import Version
-from delivery.errors import ImageError, command
+from delivery.errors import ImageError, VulnerableError, command
 from delivery.image.image import (
     RECORD,
     build,
@@ -47,7 +48,7 @@ def main() -> None:
     elif options.command == "build":
         _build(options)
     elif options.command == "scan":
-        scan(read_record(options.output), options.output.parent)
+        _scan(options.output)
     else:
         image = push(read_record(options.output))
         write_record(image, options.output)
@@ -64,6 +65,21 @@ def _build(options: Namespace) -> None:
     size = f"{image.size / 2**20:.0f} MiB"
     done = f"{image.reference} is in the registry" if image.digest else f"built {image.id[:19]}"
     print(f"image: {done}, {size}; {options.output}")
+
+
+def _scan(output: Path) -> None:
+    """Scan; an image that was taken from the registry is built again if updates would fix it."""
+    image = read_record(output)
+    try:
+        scan(image, output.parent)
+    except VulnerableError:
+        if not image.digest or not image.version:
+            raise
+        print("image: updates fix what was found in the released one: it is built again")
+        arguments = _build_arguments([])
+        image = build(_version(image.version), image.image, arguments, fresh=True)
+        write_record(image, output)
+        scan(image, output.parent)
 
 
 def _version(text: str) -> Version:

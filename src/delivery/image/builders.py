@@ -291,16 +291,17 @@ class Docker:
         raise ImageError(f"{name}: docker does not know its digest in the registry: push it again")
 
 
-def stream(program: str, *words: str) -> None:
-    """Run a program that shows its progress on stderr.
+def stream(program: str, *words: str, passing: tuple[int, ...] = (0,)) -> int:
+    """Run a program that shows its progress on stderr; returns its exit code, one that passes.
 
     Raises:
         ToolError: it is not installed.
         ImageError: it failed.
     """
     done = _call(program, words, stdout=2, stderr=None)
-    if done.returncode != 0:
+    if done.returncode not in passing:
         raise ImageError(f"{program} {words[0]} failed with {done.returncode}: see above")
+    return done.returncode
 
 
 def run(program: str, *words: str, stdin: str | None = None) -> str:

@@ -7,16 +7,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from contracts.tags import Version
-from delivery.errors import GitError, ImageError
+from delivery.errors import GitError, ImageError, VulnerableError
 from delivery.git import Repository
 from delivery.image.builders import Recipe, choose_builder, is_local, stream
-from delivery.image.preflight import check_bundle, clean_revision
+from delivery.image.preflight import check_bundle, clean_revision, has_same_ingredients
 from delivery.tags import parse_version
 
 RECORD = Path("artifacts/image/image.json")
 VERSION = "org.opencontainers.image.version"
 REVISION = "org.opencontainers.image.revision"
 BUNDLE = "io.conveyor.bundle.sha256"
+_FOUND = 9  # how trivy is to end when it has found something; with 1 it has failed
 _SET_IMAGE = "set IMAGE=registry/group/name"
 
 
@@ -51,8 +52,10 @@ class Image:
         return f"{text}-{commit}", text
 
 
-def build(version: Version, name: str, arguments: Mapping[str, str]) -> Image:
-    """Build the image of a version from HEAD, unless the registry has it.
+def build(version: Version, name: str, arguments: Mapping[str, str], fresh: bool = False) -> Image:
+    """Build the image of a version from HEAD, unless the registry has one of the same ingredients.
+
+    A fresh one is built in any case, without layers of earlier builds.
 
     Raises:
         ImageError: its inputs do not match HEAD and the version.
@@ -61,12 +64,13 @@ def build(version: Version, name: str, arguments: Mapping[str, str]) -> Image:
     repository = Repository()
     revision = clean_revision(repository)
     sha256 = check_bundle(repository, version)
-    pushed = None if is_local(name) else _lookup(name, version)
-    if pushed and (pushed.revision, pushed.bundle_sha256) == (revision, sha256):
-        return pushed
+    pushed = None if fresh or is_local(name) else _lookup(name, version)
+    if pushed and pushed.bundle_sha256 == sha256:
+        if has_same_ingredients(repository, pushed.revision):
+            return pushed
     facts = {"VERSION": version.tag, "REVISION": revision, "BUNDLE_SHA256": sha256}
     labels = {VERSION: version.tag, REVISION: revision, BUNDLE: sha256}
-    made, size = _build(repository, "serve", {**arguments, **facts}, labels)
+    made, size = _build(repository, Recipe("serve", {**arguments, **facts}, fresh), labels)
     return Image(name, version.tag, revision, sha256, size, made)
 
 
@@ -75,18 +79,16 @@ def build_train(name: str, arguments: Mapping[str, str]) -> Image:
     repository = Repository()
     revision = clean_revision(repository)
     facts = {**arguments, "REVISION": revision}
-    made, size = _build(repository, "train", facts, {REVISION: revision})
+    made, size = _build(repository, Recipe("train", facts), {REVISION: revision})
     return Image(name, "", revision, "", size, made)
 
 
-def _build(
-    repository: Repository, target: str, arguments: Mapping[str, str], labels: Mapping[str, str]
-) -> tuple[str, int]:
+def _build(repository: Repository, recipe: Recipe, labels: Mapping[str, str]) -> tuple[str, int]:
     """Build; returns id and size. A stale cache could yield other labels, so they are checked."""
     builder = choose_builder()
-    _login_to_mirror(arguments.get("IMAGE_PREFIX", ""))
+    _login_to_mirror(recipe.arguments.get("IMAGE_PREFIX", ""))
     created = repository.git("show", "--no-patch", "--format=%cI", "HEAD")
-    made = builder.build(Recipe(target, {**arguments, "CREATED": created}))
+    made = builder.build(recipe._replace(arguments={**recipe.arguments, "CREATED": created}))
     found = builder.inspect(made)
     for name, value in labels.items():
         if (actual := found.labels.get(name)) != value:
@@ -100,19 +102,30 @@ def scan(image: Image, folder: Path) -> None:
     """Scan for known vulnerabilities that have a fix.
 
     Raises:
-        ImageError: trivy found some, or failed.
+        VulnerableError: trivy found some.
+        ImageError: trivy failed.
         ToolError: trivy is not installed.
     """
-    words = ["--exit-code=1", "--severity=HIGH,CRITICAL", "--ignore-unfixed", "--scanners=vuln"]
+    words = [
+        f"--exit-code={_FOUND}",
+        "--severity=HIGH,CRITICAL",
+        "--ignore-unfixed",
+        "--scanners=vuln",
+    ]
     if not image.id:
-        stream("trivy", "image", *words, image.reference)
+        _scan(*words, image.reference)
         return
     archive = folder / "image.tar"
     try:
         choose_builder().save(image.id, archive)
-        stream("trivy", "image", *words, f"--input={archive}")
+        _scan(*words, f"--input={archive}")
     finally:
         archive.unlink(missing_ok=True)
+
+
+def _scan(*words: str) -> None:
+    if stream("trivy", "image", *words, passing=(0, _FOUND)) == _FOUND:
+        raise VulnerableError("trivy found known vulnerabilities that updates fix: see above")
 
 
 def push(image: Image) -> Image:

@@ -6,7 +6,7 @@ from pathlib import Path
 from contracts.bundle import GRAPH, MANIFEST, parse_manifest
 from contracts.commit import folder_digest
 from contracts.tags import Version
-from delivery.errors import ImageError
+from delivery.errors import GitError, ImageError
 from delivery.git import Repository
 from delivery.registry.state import model_digest
 
@@ -16,6 +16,11 @@ INGREDIENTS = (
     *("README.md", "ci/environment.py", "poetry.lock", "service", "src"),
 )
 """The part of a commit that a build sees; the model comes from DVC."""
+SERVED = (
+    *("Dockerfile", ".dockerignore", "constraints.txt", "pyproject.toml", "service"),
+    *("src/contracts", "src/delivery/image/slim.py", "src/delivery/image/sbom.py"),
+)
+"""Those that the image `serve` is made of, beside the bundle."""
 _HINT = "dvc checkout model, or dvc pull model"
 
 
@@ -34,6 +39,17 @@ def clean_revision(repository: Repository) -> str:
             f"{changed[0][3:]}: commit or stash them"
         )
     return repository.commit("HEAD")
+
+
+def has_same_ingredients(repository: Repository, revision: str) -> bool:
+    """Whether the image `serve` of another commit has the code and packages of HEAD.
+
+    False if this clone does not have that commit.
+    """
+    try:
+        return not repository.git("diff", "--name-only", revision, "HEAD", "--", *SERVED)
+    except GitError:
+        return False
 
 
 def check_bundle(repository: Repository, version: Version, folder: Path = MODEL) -> str:

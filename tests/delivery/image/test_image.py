@@ -3,16 +3,20 @@
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from delivery.errors import VulnerableError
+from delivery.image import __main__ as cli
 from delivery.image import image
 from delivery.image.__main__ import main
 from delivery.image.builders import Built, Found, Recipe
 from delivery.image.image import BUNDLE, REVISION, VERSION
+from delivery.image.preflight import SERVED
+from tests.conftest import ROOT
 from tests.delivery.conftest import Project
 from tests.make.versions import GRAPH_SHA256, V1, train_version
 
@@ -311,3 +315,122 @@ def test_the_image_for_jobs_is_tagged_by_its_commit(
     commit = trained.git("rev-parse", "HEAD")
     assert engine.built[0].target == "train"
     assert list(engine.pushed) == [f"{NAME}/train:{commit[:12]}"]
+
+
+# An image of the same ingredients is taken, whatever else the commit changes.
+
+
+def release(trained: Project, engine: FakeEngine) -> None:
+    engine.labels = {}
+    command("build", "--version", V1.tag, "--image", NAME)
+    command("push")
+
+
+@pytest.mark.parametrize(
+    ("file", "built"),
+    [
+        ("README.md", 1),
+        ("docs/registry.md", 1),
+        ("k8s/base/kustomization.yaml", 1),
+        ("src/delivery/notify.py", 1),
+        ("poetry.lock", 1),
+        ("service/app.py", 2),
+        ("src/contracts/tags.py", 2),
+        ("src/delivery/image/slim.py", 2),
+        ("constraints.txt", 2),
+        ("pyproject.toml", 2),
+        ("Dockerfile", 2),
+        (".dockerignore", 2),
+    ],
+)
+def test_only_a_change_of_its_ingredients_makes_another_image(
+    trained: Project, engine: FakeEngine, file: str, built: int
+) -> None:
+    """A typo in the README then rolls nothing out: the stages serve this digest."""
+    release(trained, engine)
+    first = trained.git("rev-parse", "HEAD")
+    trained.write(file, "changed")
+    commit = trained.commit("Change a file")
+    release(trained, engine)
+    assert len(engine.built) == built
+    assert record()["revision"] == (first if built == 1 else commit)
+    assert record()["digest"] == DIGEST
+
+
+def test_a_change_that_was_taken_back_makes_another_image(
+    trained: Project, engine: FakeEngine
+) -> None:
+    """What counts is the commit of the image that the version's tag names."""
+    release(trained, engine)
+    for content in ("changed", "changed back"):
+        trained.write("service/app.py", content)
+        trained.commit("Change the code")
+        release(trained, engine)
+    assert len(engine.built) == 3
+
+
+def test_an_image_of_a_commit_that_is_not_known_here_is_not_taken(
+    trained: Project, engine: FakeEngine
+) -> None:
+    release(trained, engine)
+    labels = dict(engine.pushed[f"{NAME}:v1.0.0"].labels) | {REVISION: "0" * 40}
+    engine.pushed[f"{NAME}:v1.0.0"] = Found(DIGEST, labels, 1)
+    release(trained, engine)
+    assert len(engine.built) == 2
+
+
+def test_another_bundle_of_the_same_code_is_another_image(
+    trained: Project, engine: FakeEngine
+) -> None:
+    release(trained, engine)
+    labels = dict(engine.pushed[f"{NAME}:v1.0.0"].labels) | {BUNDLE: "0" * 64}
+    engine.pushed[f"{NAME}:v1.0.0"] = Found(DIGEST, labels, 1)
+    release(trained, engine)
+    assert len(engine.built) == 2
+
+
+def finding(*references: str) -> Callable[..., None]:
+    """A scanner that finds something in these images, built or pushed."""
+
+    def scan(found: image.Image, folder: Path) -> None:
+        if (found.id or found.digest) in references:
+            raise VulnerableError("trivy found known vulnerabilities that updates fix: see above")
+
+    return scan
+
+
+def test_a_released_image_with_holes_that_updates_fix_is_built_again_without_a_cache(
+    trained: Project, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release(trained, engine)
+    trained.write("README.md", "changed")
+    commit = trained.commit("Mend a typo")
+    engine.labels = {}
+    monkeypatch.setattr(cli, "scan", finding(DIGEST))
+    for words in (("build", "--version", V1.tag, "--image", NAME), ("scan",), ("push",)):
+        command(*words)
+    assert [recipe.fresh for recipe in engine.built] == [False, True]
+    assert engine.pushed[f"{NAME}:v1.0.0"].labels[REVISION] == commit
+
+
+def test_holes_that_a_new_build_does_not_close_are_not_released(
+    trained: Project,
+    engine: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    release(trained, engine)
+    engine.labels = {}
+    command("build", "--version", V1.tag, "--image", NAME)
+    monkeypatch.setattr(cli, "scan", finding(DIGEST, "sha256:" + f"{2:064x}"))
+    with pytest.raises(SystemExit, match="trivy found known vulnerabilities"):
+        command("scan")
+    assert len(engine.built) == 2
+
+
+def test_the_ingredients_are_what_the_dockerfile_copies() -> None:
+    """Its second image, `train`, is not served."""
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8").partition("AS train")[0]
+    lines = [line.split()[1:-1] for line in text.splitlines() if line.startswith("COPY")]
+    copied = {word for words in lines for word in words if not words[0].startswith("--from")}
+    assert copied - {"model"} == set(SERVED) - {"Dockerfile", ".dockerignore"}
