@@ -196,12 +196,26 @@ def test_the_next_pipeline_finishes_a_killed_one(world: World, cluster: Cluster)
 
 
 def test_a_rollback_tag_restores_the_previous_version(world: World, cluster: Cluster) -> None:
-    world.git("fetch", "--quiet", "--tags", "origin")
+    """It goes to where main says that production is today: the tag's commit knows an older host."""
+    move_production(world, "landcover.moved.example.org")
     before = stage_tags(world, "production")
     world.sh("make", "rollback", "STAGE=production", "NO_SETUP=1")
     (tag,) = stage_tags(world, "production") - before
     assert world.options_of(f"refs/tags/{tag}") == [""], "the tag has to start its pipeline"
     facts = {"CI_COMMIT_TAG": tag, "CI_COMMIT_BRANCH": "", "RELEASE_TOKEN": world.token}
-    pipeline = world.pipeline("main", ("production",), facts)
+    pipeline = world.pipeline(tag, ("production",), facts)
     assert pipeline.jobs == {"production": True}, pipeline.log
     assert serves(world, "production") == V2
+    applied = [call["stdin"] for call in cluster.calls() if call["argv"][0] == "apply"]
+    assert "landcover.moved.example.org" in applied[-1]
+
+
+def move_production(world: World, host: str) -> None:
+    """Change the host of production on main, after the version that is rolled back to."""
+    world.git("fetch", "--quiet", "--tags", "origin")
+    world.git("switch", "--quiet", "--force-create", "main", "origin/main")
+    overlay = world.dev / "k8s/overlays/production/kustomization.yaml"
+    text = overlay.read_text(encoding="utf-8")
+    overlay.write_text(text.replace("landcover.example.com", host), encoding="utf-8")
+    world.commit("Move production")
+    world.git("push", "--quiet", "origin", "main")

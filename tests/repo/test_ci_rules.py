@@ -69,6 +69,8 @@ def of_request(folder: Path, *changed: str) -> set[str]:
     ("source", "ref", "task", "jobs"),
     [
         ("push", TAG, "", {"production"}),
+        ("push", "landcover#production", "", {"production"}),
+        ("push", "landcover#staging", "", {"staging"}),
         ("web", TAG, "", {"production"}),
         ("trigger", TAG, "", None),
         ("schedule", TAG, "retrain", None),

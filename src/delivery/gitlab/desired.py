@@ -156,6 +156,10 @@ PUSH_RULES = {
 }
 """Push rules -> what they refuse. The bot commits as the user of its token, whom GitLab knows."""
 
+KEPT_IMAGES = r"v\d+\.\d+\.\d+(-[0-9a-f]+)?"
+"""Tags of the registry that a cleanup policy keeps (`name_regex_keep`): released images. All images
+are "created" in 1980, so that a policy by age or number would delete those that serve."""
+
 PROTECTIONS = (
     Protection(
         "branch",

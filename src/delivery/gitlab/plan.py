@@ -1,5 +1,6 @@
 """Compares a GitLab project with the desired tables: settings, protections, labels."""
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -56,6 +57,7 @@ def compare_project(plan: Plan, project: Project, model: str) -> None:
     _job_token_scope(plan, project)
     _push_rules(plan, project)
     _resource_groups(plan, project)
+    _cleanup_policy(plan, project)
     for protection in desired.PROTECTIONS:
         _protection(plan, project, protection, protection.name.format(model=model))
     _things(plan, "label", project.labels, "name", desired.LABELS)
@@ -111,6 +113,30 @@ def _push_rules(plan: Plan, project: Project) -> None:
     for name, consequence in desired.PUSH_RULES.items():
         if rules.attributes.get(name):
             plan.left.append(f"push rule {name}: {consequence}; switch it off for this project")
+
+
+def _cleanup_policy(plan: Plan, project: Project) -> None:
+    """The registry's cleanup policy keeps released images, also one that somebody switches on later."""
+    if (policy := project.attributes.get("container_expiration_policy")) is None:
+        return  # the project has no registry yet; the next run sees it
+    kept = policy.get("name_regex_keep") or ""
+    if all(_matches(kept, tag) for tag in ("v1.2.0", "v1.2.0-0123456789ab")):
+        return
+    wanted = f"{kept}|{desired.KEPT_IMAGES}" if kept else desired.KEPT_IMAGES
+    fields = {"container_expiration_policy_attributes": {"name_regex_keep": wanted}}
+    do = partial(project.manager.gitlab.projects.update, project.get_id(), fields)
+    state = "on" if policy.get("enabled") else "off"
+    detail = f"({state}) keeps {kept or 'nothing'} -> {wanted}"
+    why = "images are created in 1980, and a policy by age would delete those that serve"
+    plan.add("~", "cleanup policy", "container_expiration_policy", detail, why, do)
+
+
+def _matches(pattern: str, tag: str) -> bool:
+    """Whether GitLab would keep a tag. A pattern that Python cannot read counts as another one."""
+    try:
+        return re.fullmatch(pattern, tag) is not None
+    except re.error:
+        return False
 
 
 def _protection(plan: Plan, project: Project, row: desired.Protection, name: str) -> None:

@@ -108,6 +108,30 @@ def test_applying_twice_changes_nothing_the_second_time(api: FakeGitLab, setup: 
     assert "Nothing to do" in printed and "done:" not in printed
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, desired.KEPT_IMAGES),
+        ("main|latest", f"main|latest|{desired.KEPT_IMAGES}"),
+        ("v[0-9.]+", f"v[0-9.]+|{desired.KEPT_IMAGES}"),  # without the tags that name a commit
+        (r"v[\d.]+\z", rf"v[\d.]+\z|{desired.KEPT_IMAGES}"),  # RE2, which Python cannot read
+        ("v.*", "v.*"),
+        (".*", ".*"),
+    ],
+)
+def test_a_cleanup_policy_of_the_registry_keeps_released_images(
+    api: FakeGitLab, setup: Run, before: str | None, after: str
+) -> None:
+    policy = {"enabled": True, "older_than": "90d", "keep_n": 10, "name_regex_keep": before}
+    api.project["container_expiration_policy"] = policy
+    printed = setup("--apply", "--values", "values.env")
+    found = api.project["container_expiration_policy"]
+    assert found == policy | {"name_regex_keep": after}
+    assert ("~ cleanup policy container_expiration_policy: (on) keeps " in printed) == (
+        before != after
+    )
+
+
 def test_a_second_run_without_the_values_leaves_them_alone(api: FakeGitLab, setup: Run) -> None:
     setup("--apply", "--values", "values.env")
     before = len(api.changes())

@@ -102,6 +102,8 @@ def put_project(call: Call) -> tuple[int, Any]:
         if name in call.api.project:  # GitLab ignores what it does not know
             known = call.api.project[name]
             call.api.project[name] = truth(value) if isinstance(known, bool) else value
+    if changes := call.body.get("container_expiration_policy_attributes"):
+        call.api.project["container_expiration_policy"] |= changes
     return get_project(call)
 
 

@@ -1,5 +1,6 @@
 """What the fake of GitLab keeps: plain attributes that tests look into and disturb."""
 
+import copy
 import itertools
 import secrets
 import subprocess
@@ -34,6 +35,7 @@ NEW_PROJECT: Document = {
     "ci_push_repository_for_job_token_allowed": False,
     "ci_pipeline_variables_minimum_override_role": "developer",
     "container_registry_access_level": "disabled",
+    "container_expiration_policy": {"enabled": False, "name_regex": ".*", "name_regex_keep": None},
     "public_jobs": True,
 }
 
@@ -80,7 +82,7 @@ class FakeGitLab:
     prefix: str = ""  # path of a GitLab that does not have the server to itself
     version: str = "18.4.1-ee"
     premium: bool = True
-    project: Document = field(default_factory=lambda: dict(NEW_PROJECT))
+    project: Document = field(default_factory=lambda: copy.deepcopy(NEW_PROJECT))
     tokens: dict[str, Token] = field(default_factory=dict)
     notes: dict[int, list[Document]] = field(default_factory=dict)  # merge request -> oldest first
     uploads: dict[str, bytes] = field(default_factory=dict)  # path as a comment names it -> bytes
