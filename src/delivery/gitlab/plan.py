@@ -116,7 +116,7 @@ def _push_rules(plan: Plan, project: Project) -> None:
 
 
 def _cleanup_policy(plan: Plan, project: Project) -> None:
-    """The registry's cleanup policy keeps released images, also one that somebody switches on later."""
+    """Let the cleanup policy keep released images, also one that is switched on later."""
     if (policy := project.attributes.get("container_expiration_policy")) is None:
         return  # the project has no registry yet; the next run sees it
     kept = policy.get("name_regex_keep") or ""
