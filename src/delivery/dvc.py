@@ -5,13 +5,14 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from contracts.documents import read_yaml
-from delivery.errors import RemoteError, ToolError, reason
+from delivery.errors import DeliveryError, RemoteError, ToolError, reason
 
 LOCK = Path("dvc.lock")
 CURES = {
@@ -43,9 +44,33 @@ def dvc(*words: str) -> str:
     )
     if done.returncode != 0:
         output = done.stderr.strip() or done.stdout
-        cure = next((cure for signs, cure in CURES.items() if re.search(signs, output)), "")
+        cure = _cure(output)
         raise ToolError(f"dvc {words[0]}: {reason(output)}{cure and f': {cure}'}")
     return done.stdout
+
+
+def _cure(output: str) -> str:
+    return next((cure for signs, cure in CURES.items() if re.search(signs, output)), "")
+
+
+@contextmanager
+def asking_remote() -> Iterator[None]:
+    """Turn a refusal by the remote's client, each of which has its own errors, into a sentence.
+
+    Raises:
+        RemoteError: the remote refuses, or cannot be reached; with the setting to change.
+    """
+    try:
+        yield
+    except DeliveryError:
+        raise
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        if not (cure := _cure(text)) and not isinstance(error, OSError):
+            raise
+        raise RemoteError(
+            f"the DVC remote cannot be used ({reason(text)}){cure and f': {cure}'}"
+        ) from error
 
 
 def read_lock() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from contracts import commands
-from delivery.dvc import stale
+from delivery.dvc import asking_remote, stale
 from delivery.errors import RemoteError, command
 
 MODEL, DATA = "model", "data"
@@ -54,11 +54,11 @@ def require_remote(read: Sequence[str]) -> Found:
     """Refuse a remote with missing or altered objects; `read` lists the outputs to hash.
 
     Raises:
-        RemoteError: names a missing or altered object.
+        RemoteError: names a missing or altered object, or why the remote cannot be read.
     """
     from dvc.repo import Repo
 
-    with Repo() as repo:
+    with asking_remote(), Repo() as repo:
         remote = repo.cloud.get_remote_odb()
         wanted = {
             str(out): _objects(remote, str(out), out.hash_info.value)

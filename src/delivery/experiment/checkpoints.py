@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from delivery.dvc import asking_remote
+
 LOCAL = Path("artifacts/checkpoints")
 MINUTES = float(os.environ.get("CHECKPOINT_MINUTES", "10"))
 log = logging.getLogger(__name__)
@@ -22,8 +24,9 @@ log = logging.getLogger(__name__)
 @contextmanager
 def preserved() -> Iterator[None]:
     """Restore the checkpoints of an interrupted run, and copy new ones during this block."""
-    remote, folder = _place()
-    _restore(remote, folder)
+    with asking_remote():
+        remote, folder = _place()
+        _restore(remote, folder)
     ended = threading.Event()
     copier = threading.Thread(target=_copy_often, args=(remote, folder, ended), daemon=True)
     copier.start()
@@ -36,9 +39,10 @@ def preserved() -> Iterator[None]:
 
 def delete() -> None:
     """Delete the copies: the run has ended."""
-    remote, folder = _place()
-    if remote.exists(folder):
-        remote.rm(folder, recursive=True)
+    with asking_remote():
+        remote, folder = _place()
+        if remote.exists(folder):
+            remote.rm(folder, recursive=True)
 
 
 def _place() -> tuple[Any, str]:
