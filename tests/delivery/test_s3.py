@@ -1,4 +1,4 @@
-"""A DVC remote on S3, met by the real client: push, pull, verify, checkpoints, the service's fetch."""
+"""A DVC remote on S3, met by the real client, from `dvc push` to the fetch of the service."""
 
 import json
 import shutil
