@@ -30,8 +30,9 @@ EXTRAS ?= registry,train,delivery,dev
 TORCH ?= auto
 # uv, which pip brings along where it is missing, or pip alone, which takes several times as long.
 INSTALLER ?= uv
-# The name of this file holds what was installed, and where: a copied clone installs its own code.
-INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS) $(TORCH) '$(CURDIR)'; cat pyproject.toml poetry.lock ci/environment.py) | sha256sum | cut -c1-16)
+# The name of this file holds what was installed, and where: a copied clone installs its own code. An
+# environment elsewhere, as of the image `train`, holds packages only and is everybody's.
+INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS) $(TORCH) $(if $(filter /%,$(VENV)),,'$(CURDIR)'); cat pyproject.toml poetry.lock ci/environment.py) | sha256sum | cut -c1-16)
 
 .PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge test check test-fast mutants e2e lint lint-report pages audit format \
   models promote rollback retire lineage gitlab-setup acceptance-gitlab \

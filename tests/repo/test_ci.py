@@ -88,3 +88,17 @@ def test_gitlab_ends_no_rollout_before_its_own_limits_and_its_way_back_do() -> N
 def test_tests_have_an_hour_on_a_slow_runner() -> None:
     for name in ("test", "template", "e2e"):
         assert seconds(value(name, "timeout")) >= 3600, name
+
+
+def test_one_job_packs_each_cache_and_training_alone_takes_cuda() -> None:
+    variables = {name: job.get("variables", {}) for name, job in JOBS.items()}
+    packing = {name: own for name, own in variables.items() if "CACHE_POLICY" in own}
+    assert MAIN["variables"]["CACHE_POLICY"] == "pull"
+    assert {name: own.get("CACHE", "jobs") for name, own in packing.items()} == {
+        "test": "jobs",
+        "train": "train",
+        "retrain": "train",
+    }
+    installing = {name for name, own in variables.items() if "train" in own.get("EXTRAS", "")}
+    cpu = {name for name in installing if variables[name].get("TORCH") == "cpu"}
+    assert installing - cpu == {"train", "retrain"}

@@ -199,3 +199,23 @@ def test_a_download_without_history_is_reported_with_the_cure(project: Path) -> 
     assert done.returncode != 0
     assert "DVC and the report need a Git repository" in done.stdout
     assert "not a git repository" in done.stderr
+
+
+def test_an_environment_elsewhere_is_found_from_every_clone(tmp_path: Path) -> None:
+    """The image `train` has one; a clone's own environment installs that clone's code."""
+    marks: dict[str, set[str]] = {"/opt/venv": set(), ".venv": set()}
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        (folder / "ci").mkdir(parents=True)
+        for file in ("Makefile", "pyproject.toml", "poetry.lock", "ci/environment.py"):
+            shutil.copy(ROOT / file, folder / file)
+        for venv, found in marks.items():
+            words = (
+                "make",
+                "--silent",
+                f"VENV={venv}",
+                "--eval=show: ; @echo $(INSTALLED)",
+                "show",
+            )
+            found.add(run(*words, cwd=folder).stdout.strip())
+    assert (len(marks["/opt/venv"]), len(marks[".venv"])) == (1, 2)
