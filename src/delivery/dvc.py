@@ -16,8 +16,10 @@ from delivery.errors import DeliveryError, RemoteError, ToolError, reason
 
 LOCK = Path("dvc.lock")
 CURES = {
-    "gdrive_service_account": "set GDRIVE_CREDENTIALS_FILE to the key file in the pipeline, or dvc "
-    "remote modify --local team-drive gdrive_service_account_json_file_path key.json here",
+    "gdrive_service_account|invalid_grant": (
+        "set GDRIVE_CREDENTIALS_FILE to the key file in the pipeline, or dvc remote modify --local "
+        "team-drive gdrive_service_account_json_file_path key.json here"
+    ),
     "storageQuotaExceeded": "a service account has no storage on My Drive: take a folder of a "
     "Shared Drive as the remote's url",
     "[Cc]redentials|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|AccessDenied|Forbidden": (
