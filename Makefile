@@ -284,5 +284,5 @@ lock: ## refresh poetry.lock and constraints.txt (needs Poetry 2 with poetry-plu
 	@sed -i -E '/^(nvidia-(cu|nccl|nv)|triton|cuda-)/d' constraints.txt
 
 clean: ## delete what can be made again (data/ and DVC's cache are kept)
-	@rm -rf '$(VENV)' artifacts model reports/pictures reports/report.md .mypy_cache .pytest_cache
+	@rm -rf '$(VENV)' artifacts model reports/pictures reports/report.md reports/comment.md reports/report.html .mypy_cache .pytest_cache
 	@find src service monitoring tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

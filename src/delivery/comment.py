@@ -4,7 +4,9 @@
     python -m delivery.comment --against origin/main --dry-run     write it, post nothing
 
 Writes reports/comment.md and passes it to CML, which uploads the pictures to GitLab. A failed
-training is reported too: the end of its log, and what to do.
+training is reported too: the end of its log, and what to do. The same report is written as
+reports/report.html, with its pictures inside: an artifact that GitLab shows in the merge request.
+Without BOT_TOKEN it is all there is; nothing is posted then, which is not an error.
 """
 
 import os
@@ -20,9 +22,11 @@ from pydantic import ValidationError
 from delivery.errors import GitError, ToolError, command
 from delivery.experiment.experiment import COMMITTED, LOG, RECORD, Committed, Experiment
 from delivery.git import Repository
+from delivery.report_page import page
 
 REPORT = Path("reports/report.md")  # `python -m pipeline.report` writes it, with its pictures
 COMMENT = Path("reports/comment.md")
+PAGE = Path("reports/report.html")
 TITLE = "conveyor-report"
 LAST = 30  # lines of a log that are shown
 FENCE = "`" * 12  # longer than any in a log
@@ -58,9 +62,16 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="write it, post nothing")
     options = parser.parse_args()
     COMMENT.parent.mkdir(exist_ok=True)
-    COMMENT.write_text(compose(Repository(), options.against), encoding="utf-8")
-    print(f"comment: {COMMENT} is written")
-    if not options.dry_run:
+    text = compose(Repository(), options.against)
+    COMMENT.write_text(text, encoding="utf-8")
+    PAGE.write_text(page(text, PAGE.parent), encoding="utf-8")
+    print(f"comment: {COMMENT} and {PAGE} are written")
+    if not options.dry_run and not (os.environ.get("BOT_TOKEN") or os.environ.get("REPO_TOKEN")):
+        print(
+            "comment: nothing is posted, BOT_TOKEN is not set: the report is the artifact "
+            f"`Model report`, {PAGE} (docs/gitlab-setup.md)"
+        )
+    elif not options.dry_run:
         post()
 
 

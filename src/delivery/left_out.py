@@ -6,8 +6,8 @@ The rules in templates/ leave these parts out, and a green pipeline does not sho
 """
 
 import os
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
+from contracts import commands
 from delivery.errors import command
 
 REQUEST = {
@@ -31,11 +31,7 @@ MAIN = {
 @command
 def main() -> None:
     """Print a line for each variable that is not set."""
-    ArgumentParser(
-        prog="python -m delivery.left_out",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    ).parse_args()
+    commands.parser("delivery.left_out", __doc__).parse_args()
     is_request = os.environ.get("CI_PIPELINE_SOURCE") == "merge_request_event"
     for name, consequence in (REQUEST if is_request else MAIN).items():
         if not os.environ.get(name):

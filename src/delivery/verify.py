@@ -4,10 +4,14 @@
     python -m delivery.verify --data    the data byte by byte as well
 
 DVC by default trusts the objects of a remote. This command reads and hashes them.
+
+A dvc.lock that is not current is an error, but in a pipeline without RELEASE_TOKEN: such a project
+releases nothing, and may have no bot that commits dvc.lock to merge requests.
 """
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -32,7 +36,13 @@ def main() -> None:
     parser = commands.parser("delivery.verify", __doc__)
     parser.add_argument("--data", action="store_true", help="read the data too")
     options = parser.parse_args()
-    require_current()
+    try:
+        require_current()
+    except RemoteError as error:
+        if "CI_PIPELINE_ID" not in os.environ or os.environ.get("RELEASE_TOKEN"):
+            raise
+        print(f"left out: nothing is released, RELEASE_TOKEN is not set; {error}")
+        return
     found = require_remote([MODEL, DATA] if options.data else [MODEL])
     print(
         f"verify: dvc.lock is current; {found.there} objects are in the remote, {found.read} read"

@@ -85,6 +85,36 @@ def test_without_cml_the_error_says_how_to_install_it(
         post()
 
 
+def test_without_a_token_the_report_is_a_page_and_nothing_is_posted(
+    record: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("BOT_TOKEN", "REPO_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(comment, "post", lambda: pytest.fail("it was posted"))
+    monkeypatch.setattr("sys.argv", ["comment", "--against", "main"])
+    record(state="done")
+    comment.main()
+    assert (
+        "BOT_TOKEN is not set: the report is the artifact `Model report`" in capsys.readouterr().out
+    )
+    assert "<h1>landcover: against main</h1>" in comment.PAGE.read_text(encoding="utf-8")
+
+
+def test_with_a_token_the_report_is_posted_and_a_page_as_well(
+    record: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BOT_TOKEN", "token")
+    posted: list[str] = []
+    monkeypatch.setattr(comment, "post", lambda: posted.append("report"))
+    monkeypatch.setattr("sys.argv", ["comment", "--against", "main"])
+    record("the end of a log", state="failed")
+    comment.main()
+    assert posted == ["report"]
+    assert "the end of a log" in comment.PAGE.read_text(encoding="utf-8")
+
+
 def test_an_estimate_goes_by_the_epochs_of_the_last_experiment(repository: Path) -> None:
     assert estimate(Repository(), 10) == 0
     for tag, message in (

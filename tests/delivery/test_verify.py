@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from delivery import verify
 from delivery.dvc import require_own_remote
 from delivery.errors import RemoteError
 from delivery.verify import require_current, require_remote
@@ -107,6 +108,26 @@ def test_a_lock_of_another_commit_is_refused_and_the_change_named(
     said = {"code": "code.py has changed", "parameter": "train", "data": "another version"}
     with pytest.raises(RemoteError, match=f"not current.*{said[change]}.*dvc repro"):
         require_current()
+
+
+def test_without_a_token_for_releases_a_lock_of_another_commit_is_reported_and_passes(
+    remote: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("code.py").write_text("print(2)\n", encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["verify"])
+    monkeypatch.delenv("RELEASE_TOKEN", raising=False)
+    monkeypatch.setenv("CI_PIPELINE_ID", "7")
+    verify.main()
+    printed = capsys.readouterr().out
+    assert printed.startswith(
+        "left out: nothing is released, RELEASE_TOKEN is not set; dvc.lock is"
+    )
+    assert "train: code.py has changed" in printed
+    for name, value in (("CI_PIPELINE_ID", None), ("RELEASE_TOKEN", "token")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value) if value else patch.delenv(name)
+            with pytest.raises(SystemExit, match="dvc.lock is not current"):
+                verify.main()
 
 
 def test_a_project_without_a_lock_is_refused(repository: Path) -> None:

@@ -2,6 +2,7 @@
 
 import re
 
+from delivery.comment import PAGE
 from delivery.rollout.cluster import OBSERVED, SHORT, SPARE
 from delivery.rollout.controller import CANARY, ROLLING, TIMEOUTS
 from delivery.rollout.smoke_test import LIMIT
@@ -102,3 +103,19 @@ def test_one_job_packs_each_cache_and_training_alone_takes_cuda() -> None:
     installing = {name for name, own in variables.items() if "train" in own.get("EXTRAS", "")}
     cpu = {name for name in installing if variables[name].get("TORCH") == "cpu"}
     assert installing - cpu == {"train", "retrain"}
+
+
+def test_a_job_that_waited_or_ran_too_long_is_not_started_again() -> None:
+    retried = [
+        name
+        for name in JOBS
+        if "stuck_or_timeout_failure" in (value(name, "retry") or {}).get("when", [])
+    ]
+    assert retried == []
+
+
+def test_the_report_is_linked_in_the_merge_request_whether_or_not_it_is_posted() -> None:
+    artifacts = JOBS["report"]["artifacts"]
+    assert artifacts["expose_as"] == "Model report"
+    assert artifacts["paths"] == [str(PAGE)]  # GitLab takes no pattern here
+    assert artifacts["when"] == "always"
