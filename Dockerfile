@@ -115,12 +115,16 @@ ENTRYPOINT ["python", "-m", "service"]
 
 # What the jobs that train need, so that they install nothing. CML posts the reports.
 FROM ${CUDA_BASE} AS train
-ARG CML=@dvcorg/cml@0.20.6
-# hadolint ignore=DL3008,DL3016
+ARG CML=locked
+COPY ci/cml /opt/cml
+# hadolint ignore=DL3008
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
         ca-certificates git make nodejs npm openssh-client python3 python3-venv rsync \
- && if [ -n "${CML}" ]; then npm install --global "${CML}" && npm cache clean --force; fi \
+ && if [ -n "${CML}" ]; then \
+        npm ci --prefix /opt/cml && npm cache clean --force \
+     && ln -s /opt/cml/node_modules/.bin/cml /usr/local/bin/cml; \
+    fi \
  && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/*
 # `make setup` finds here what it would install, until pyproject.toml, the lock or EXTRAS change.
 # The code is taken from the job's checkout, never from the image. No GPU is seen while building.

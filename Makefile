@@ -9,7 +9,7 @@ VENV ?= .venv
 # Not $(abspath), which takes a path with a space for two.
 BIN := $(if $(filter /%,$(VENV)),,$(CURDIR)/)$(VENV)/bin
 # Stages call `python`: it has to be the one of this environment, also in `dvc repro`.
-export PATH := $(BIN):$(PATH):$(CURDIR)/tests/e2e/tools/node_modules/.bin:$(CURDIR)/.venv-checks/bin
+export PATH := $(BIN):$(PATH):$(CURDIR)/tests/e2e/tools/node_modules/.bin:$(CURDIR)/ci/cml/node_modules/.bin:$(CURDIR)/.venv-checks/bin
 export DVC_NO_ANALYTICS := 1
 # Images of Python often set it; each of many short processes would then compile torch anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -63,9 +63,10 @@ E2E_PACKAGES := chromium wrk hey rsync buildah podman runc skopeo docker-registr
 E2E_DAEMONS := docker-registry postgresql prometheus prometheus-alertmanager prometheus-node-exporter \
   prometheus-pushgateway
 E2E_TOOLS := tests/e2e/tools/node_modules/.package-lock.json
+CML := ci/cml/node_modules/.package-lock.json
 CHECKS := .venv-checks/.installed-$(shell sha256sum ci/checks.txt | cut -c1-16)
 
-setup-e2e: setup $(E2E_TOOLS) $(CHECKS) ## install what the end-to-end tests and benchmarks need (Debian or Ubuntu, root)
+setup-e2e: setup $(E2E_TOOLS) $(CML) $(CHECKS) ## install what the end-to-end tests and benchmarks need (Debian or Ubuntu, root)
 	@missing=$$(for name in $(E2E_PACKAGES); do \
 	  dpkg-query --show --showformat '$${db:Status-Status}' "$$name" 2>/dev/null | grep -qx installed || echo "$$name"; \
 	done); \
@@ -84,6 +85,12 @@ $(E2E_TOOLS): tests/e2e/tools/package-lock.json
 	@if command -v npm >/dev/null; then \
 	  echo "setup-e2e: installing gitlab-ci-local" && npm install --prefix tests/e2e/tools --no-save --ignore-scripts --no-audit --no-fund --silent && touch $@; \
 	else echo "setup-e2e: no npm: the story of make e2e is skipped and counted"; fi
+
+# A registry that lacks CML is asked for it alone before its 280 packages are downloaded.
+$(CML): ci/cml/package-lock.json
+	@if npm view --silent @dvcorg/cml version >/dev/null 2>&1 && echo "setup-e2e: installing CML" \
+	  && npm ci --prefix ci/cml --silent; then touch $@; \
+	else echo "setup-e2e: no npm, or CML is not in its registry: the tests with the real CML are skipped and counted"; fi
 
 # Linters whose dependencies collide with ours.
 $(CHECKS): ci/checks.txt

@@ -6,20 +6,22 @@
 Writes reports/comment.md and passes it to CML, which uploads the pictures to GitLab. A failed
 training is reported too: the end of its log, and what to do. The same report is written as
 reports/report.html, with its pictures inside: an artifact that GitLab shows in the merge request.
-Without BOT_TOKEN it is all there is; nothing is posted then, which is not an error.
+Without BOT_TOKEN it is all there is; nothing is posted then, which is not an error. A report that
+is too large for a comment is posted as its verdict, with a link to that file.
 """
 
 import os
-import shutil
 import subprocess
 import sys
+import tempfile
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from delivery.errors import GitError, ToolError, command
+from delivery import cml
+from delivery.errors import GitError, GitLabError, ToolError, command
 from delivery.experiment.experiment import COMMITTED, LOG, RECORD, Committed, Experiment
 from delivery.git import Repository
 from delivery.report_page import page
@@ -29,6 +31,8 @@ COMMENT = Path("reports/comment.md")
 PAGE = Path("reports/report.html")
 TITLE = "conveyor-report"
 LAST = 30  # lines of a log that are shown
+LONGEST = 1_000  # characters of such a line
+VERDICT = 20_000  # characters of a report that is too long
 FENCE = "`" * 12  # longer than any in a log
 
 FAILED = """# ❌ Training failed
@@ -72,7 +76,12 @@ def main() -> None:
             f"`Model report`, {PAGE} (docs/gitlab-setup.md)"
         )
     elif not options.dry_run:
-        post()
+        try:
+            post()
+        except (GitLabError, ToolError) as error:
+            raise ToolError(
+                f"{error}. The report is not lost: it is the artifact `Model report`, {PAGE}"
+            ) from None
 
 
 def compose(repository: Repository, against: str) -> str:
@@ -80,9 +89,10 @@ def compose(repository: Repository, against: str) -> str:
     try:
         experiment = Experiment.model_validate_json(RECORD.read_bytes())
     except (OSError, ValidationError):
-        return ABSENT.format(job=_job()) + "\n"
+        return ABSENT.format(job=_pipeline()) + "\n"
     if experiment.state != "done":
-        return "\n\n".join((_failure(), *_notes(repository, against, experiment))) + "\n"
+        failure = _failure(experiment.job or _pipeline())
+        return "\n\n".join((failure, *_notes(repository, against, experiment))) + "\n"
     _report(against)
     report = REPORT.read_text(encoding="utf-8").rstrip()
     return "\n\n".join((report, *_notes(repository, against, experiment))) + "\n"
@@ -95,10 +105,10 @@ def _report(against: str) -> None:
         raise ToolError(f"pipeline.report: {done.stderr.strip().removeprefix('error: ')}")
 
 
-def _failure() -> str:
+def _failure(job: str) -> str:
     lines = LOG.read_text("utf-8", errors="replace").splitlines() if LOG.exists() else []
-    shown = [line.replace(FENCE, "`") for line in lines[-LAST:]] or ["(it is empty)"]
-    return FAILED.format(count=len(shown), log="\n".join(shown), fence=FENCE, job=_job())
+    shown = [line.replace(FENCE, "`")[-LONGEST:] for line in lines[-LAST:]] or ["(it is empty)"]
+    return FAILED.format(count=len(shown), log="\n".join(shown), fence=FENCE, job=job)
 
 
 def _notes(repository: Repository, against: str, experiment: Experiment) -> list[str]:
@@ -146,35 +156,89 @@ def _minutes(experiment: Experiment) -> str:
     return f"{used} Estimated: {experiment.estimate / 60:.1f}, from the last experiment's epochs."
 
 
-def _job() -> str:
-    return os.environ.get("TRAIN_JOB_URL") or os.environ.get("CI_PIPELINE_URL", "the pipeline")
+def _pipeline() -> str:
+    return os.environ.get("CI_PIPELINE_URL", "the pipeline")
 
 
 def post() -> None:
-    """Update the comment of this merge request through CML.
+    """Write or renew the comment of this merge request through CML.
 
     Raises:
-        ToolError: CML is not installed, or GitLab refused.
+        GitLabError: GitLab refuses.
+        ToolError: CML is not installed, or GitLab refuses.
     """
-    if shutil.which("cml") is None:
-        raise ToolError(
-            "cml is not installed: npm install --global @dvcorg/cml@0.20.6, or --dry-run"
-        )
-    if number := os.environ.get("CI_MERGE_REQUEST_IID", ""):
-        # CML searches the 20 newest notes only, and would write a second comment.
-        from delivery.gitlab.client import GitLab
+    cml.require()
+    name = "REPO_TOKEN" if os.environ.get("REPO_TOKEN") else "BOT_TOKEN"
+    number = os.environ.get("CI_MERGE_REQUEST_IID", "")
+    if not number:
+        _send("update", os.environ[name])
+        print("comment: posted")
+        return
+    from delivery.gitlab.client import GitLab, Refused
 
-        GitLab.from_environment().drop_buried_comment(int(number), f"CML watermark {TITLE}")
-    line = ["cml", "comment", "update", "--publish-native", f"--watermark-title={TITLE}"]
-    environment = dict(os.environ)
-    if token := os.environ.get("BOT_TOKEN"):
-        environment.setdefault("REPO_TOKEN", token)
-    done = subprocess.run(
-        [*line, COMMENT.name], cwd=COMMENT.parent, env=environment, check=False, text=True
+    lab, iid = GitLab.from_environment(name), int(number)
+    try:
+        comments = lab.comments(iid, TITLE)
+    except Refused as error:
+        sentence = {401: cml.TOKEN, 403: cml.ROLE}.get(error.status or 0)
+        raise GitLabError(sentence or str(error)) from None
+    # CML renews the oldest comment with the mark among the 20 newest notes: also one that a person
+    # quoted, or that the bot of an earlier token wrote, which GitLab refuses.
+    update = comments.chosen in comments.own or (comments.chosen is None and not comments.own)
+    renewed = _send("update" if update else "create", os.environ[name]) == "update"
+    kept = comments.chosen if renewed else None
+    lab.delete_comments(iid, (note for note in comments.own if note != kept))
+    closed = (
+        ""
+        if comments.state == "opened"
+        else f"; the merge request is {comments.state}: reopen it, or open another, to merge this"
     )
-    if done.returncode != 0:
-        raise ToolError(f"cml comment update ended with {done.returncode}: see above")
-    print("comment: posted")
+    print(f"comment: posted{closed}")
+
+
+def _send(verb: str, token: str) -> str:
+    """Pass the comment to CML; returns what was done: `create` or `update`."""
+    text = COMMENT.read_text(encoding="utf-8")
+    fits = len(text.encode("utf-16-le")) // 2 <= cml.LARGEST
+    try:
+        if fits:
+            cml.comment(verb, COMMENT, TITLE, token)
+        else:
+            _send_verdict(verb, text, token)
+    except cml.Refused as refused:
+        if refused.too_large and fits:
+            _send_verdict(verb, text, token)
+        elif refused.forbidden and verb == "update":
+            # A comment of another user came in between, and CML would renew it.
+            return _send("create", token)
+        else:
+            raise
+    return verb
+
+
+def _send_verdict(verb: str, text: str, token: str) -> None:
+    print("comment: the report is too large for GitLab: its verdict is posted, with a link")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / COMMENT.name
+        file.write_text(shortened(text), encoding="utf-8")
+        cml.comment(verb, file, TITLE, token)
+
+
+def shortened(text: str) -> str:
+    """The verdict of a report, and where the rest is."""
+    lines, size = [], 0
+    for line in text.partition("\n## ")[0].splitlines():
+        size += len(line) + 1
+        if size > VERDICT:
+            break
+        lines.append(line)
+    job = os.environ.get("CI_JOB_URL", "")
+    link = f"[artifact of this job]({job}/artifacts/file/{PAGE})" if job else f"file `{PAGE}`"
+    verdict = "\n".join(lines).rstrip()
+    return (
+        f"{verdict}\n\n⚠️ The report is too large for a comment ({len(text):,} characters, and its "
+        f"pictures): the whole is the {link}.\n"
+    )
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 import base64
 import re
-from html import escape
+from html import escape, unescape
 from pathlib import Path
+from urllib.parse import unquote
 
 from markdown_it import MarkdownIt
 
@@ -39,7 +40,7 @@ def page(markdown: str, folder: Path) -> str:
     root = folder.resolve()
 
     def embed(match: re.Match[str]) -> str:
-        path = (root / match[1]).resolve()
+        path = (root / unquote(unescape(match[1]))).resolve()
         if not path.is_relative_to(root) or not path.is_file():
             return match[0]
         return f'<img src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"'

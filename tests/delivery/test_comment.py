@@ -69,6 +69,21 @@ def test_a_failed_training_shows_the_end_of_its_log_and_no_markup(
     assert "What to do" in inside[2]
 
 
+def test_a_failed_training_links_to_the_log_of_its_own_job(
+    record: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI_PIPELINE_URL", "https://gitlab.example.com/-/pipelines/5")
+    for job in ("https://gitlab.example.com/-/jobs/7", ""):
+        record(state="failed", job=job)
+        link = job or "https://gitlab.example.com/-/pipelines/5"
+        assert f"[whole log]({link})" in compose(Repository(), "main").replace("\n", " ")
+
+
+def test_a_log_of_one_endless_line_leaves_the_comment_short(record: Callable[..., None]) -> None:
+    record("x" * 2_000_000, state="failed")
+    assert len(compose(Repository(), "main")) < 3_000
+
+
 @pytest.mark.parametrize("content", [None, "", "{", '{"seconds": "many"}'])
 def test_a_job_that_left_nothing_is_reported(repository: Path, content: str | None) -> None:
     if content is not None:
@@ -81,7 +96,8 @@ def test_without_cml_the_error_says_how_to_install_it(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ToolError, match="cml is not installed: npm install"):
+    monkeypatch.delenv("CI_JOB_ID", raising=False)
+    with pytest.raises(ToolError, match="cml is not installed: npm ci --prefix ci/cml"):
         post()
 
 

@@ -33,8 +33,16 @@ class Handler(BaseHTTPRequestHandler, Generic[State]):
         return self.server.state
 
     def content(self) -> bytes:
-        """The body of the request."""
-        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        """The body of the request, of a known length or in chunks."""
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        parts = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        while self.rfile.readline() not in (b"\r\n", b""):  # trailers
+            pass
+        return b"".join(parts)
 
     def reply(
         self,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run
 from tests.fakes.http import Handler, serving
 from tests.make import ci
 
@@ -218,10 +218,9 @@ def renewed(name: str) -> list[str]:
 def test_each_pin_is_renewed_by_one_manager() -> None:
     pins = {
         "ci/install": [pin(name) for name in PIN_OF.values()],
-        "Dockerfile": ["python:3.11", "nvidia/cuda", "@dvcorg/cml@"],
+        "Dockerfile": ["python:3.11", "nvidia/cuda"],
         "templates/base.yml": ["python:3.11"],
         "templates/quality.yml": ["gitleaks"],
-        "templates/train.yml": ["@dvcorg/cml@"],
     }
     offenders = [
         f"{name}: {found}"
@@ -239,6 +238,47 @@ def test_no_digest_stands_outside_of_what_is_renewed() -> None:
         digests = re.findall(r"sha256:[0-9a-f]{64}", (ROOT / name).read_text(encoding="utf-8"))
         offenders += [f"{name}: {digest}" for digest in digests if digest not in matched]
     assert offenders == []
+
+
+# CML, whose lock belongs to npm.
+
+PACKAGE, LOCK = (
+    json.loads((ROOT / "ci" / "cml" / name).read_text(encoding="utf-8"))
+    for name in ("package.json", "package-lock.json")
+)
+
+
+def test_cml_and_its_picture_library_are_locked_at_versions_that_run_on_node_18_to_22() -> None:
+    """@npcz/magic 1.3.12, of CML's own lock, ends with the first picture on every Node since 18."""
+    packages = LOCK["packages"]
+    assert packages[""]["dependencies"] == PACKAGE["dependencies"]
+    locked = {name: packages[f"node_modules/{name}"]["version"] for name in PACKAGE["dependencies"]}
+    assert locked == PACKAGE["dependencies"]
+    magic = packages["node_modules/@npcz/magic"]["version"]
+    assert magic == PACKAGE["overrides"]["@npcz/magic"]
+    assert tuple(map(int, magic.split("."))) >= (1, 3, 16)
+    assert "npm" in RENOVATE["enabledManagers"]
+
+
+def test_the_lock_names_no_host_and_has_a_sum_for_every_package_but_cml() -> None:
+    packages = {name: row for name, row in LOCK["packages"].items() if name}
+    assert [name for name, row in packages.items() if "resolved" in row] == []
+    unsummed = [name for name, row in packages.items() if "integrity" not in row]
+    assert unsummed == ["node_modules/@dvcorg/cml"], "docs/decisions.md says why"
+
+
+def test_every_text_names_the_version_of_cml_that_is_installed() -> None:
+    version = PACKAGE["dependencies"]["@dvcorg/cml"]
+    names = run("git", "ls-files", "*.md", "*.py", "*.yml", "Dockerfile", cwd=ROOT).stdout.split()
+    texts = {name: (ROOT / name).read_text("utf-8") for name in (*names, "tests/e2e/bin/cml")}
+    found = {
+        (name, match)
+        for name, text in texts.items()
+        if name != "docs/decisions.md"  # what was true on a day
+        for match in re.findall(r"(?:CML |@dvcorg/cml@)(\d+\.\d+\.\d+)", text)
+    }
+    assert len(found) >= 4
+    assert {(name, match) for name, match in found if match != version} == set()
 
 
 def test_a_newer_version_of_a_program_waits_for_its_sums() -> None:

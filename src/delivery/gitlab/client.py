@@ -6,9 +6,9 @@ python-gitlab sends the requests.
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import gitlab
 import requests
@@ -22,6 +22,19 @@ TOKEN = re.compile(r"[!-~]+")
 
 NOTES_SEEN_BY_CML = 20
 """CML 0.20.6 searches its comment on the first page of a merge request's notes, newest first."""
+WATERMARK = r'!\[\]\(https://cml\.dev/watermark\.png#[0-9a-fA-F]+ "CML watermark {}"\)'
+"""What it searches for, with the title of the comment; whoever wrote the note."""
+
+
+class Comments(NamedTuple):
+    """The comments of a merge request that have a watermark of CML."""
+
+    own: list[int]
+    """Ids of those that the token's user wrote."""
+    chosen: int | None
+    """Id of the one that CML would renew, whoever wrote it."""
+    state: str
+    """State of the merge request: opened, closed, locked or merged."""
 
 
 class GitLab:
@@ -32,13 +45,16 @@ class GitLab:
         self.project = self._client.projects.get(project, lazy=True)
 
     @classmethod
-    def from_environment(cls) -> "GitLab":
+    def from_environment(cls, token: str = "BOT_TOKEN") -> "GitLab":
         """The project of the job, as the bot.
+
+        Args:
+            token: variable with the token.
 
         Raises:
             GitLabError: a variable is missing.
         """
-        names = ("CI_SERVER_URL", "CI_PROJECT_ID", "BOT_TOKEN")
+        names = ("CI_SERVER_URL", "CI_PROJECT_ID", token)
         missing = [name for name in names if not os.environ.get(name)]
         if missing:
             raise GitLabError(
@@ -46,7 +62,7 @@ class GitLab:
                 "`make gitlab-setup` (docs/gitlab-setup.md)"
             )
         url, project, secret = (os.environ[name] for name in names)
-        return cls(url, project, secret, "BOT_TOKEN")
+        return cls(url, project, secret, token)
 
     def user(self) -> tuple[str, str]:
         """Name and address of the token's owner; push rules want commits of users of GitLab."""
@@ -57,19 +73,30 @@ class GitLab:
         email = user.attributes.get("commit_email") or user.attributes.get("email")
         return str(user.name), str(email or "")
 
-    def drop_buried_comment(self, iid: int, mark: str) -> int:
-        """Delete the comment with a mark if CML would no longer find it among newer ones.
-
-        CML would write a second comment otherwise. Returns the number of deleted comments.
-        """
+    def comments(self, iid: int, title: str) -> Comments:
+        """The comments of a merge request that have CML's watermark with a title."""
+        mark = re.compile(WATERMARK.format(re.escape(title)))
         with asking(f"listing the comments of merge request !{iid}"):
-            merge_request = self.project.mergerequests.get(iid, lazy=True)
+            self._client.auth()
+            me = self._client.user
+            assert me is not None
+            merge_request = self.project.mergerequests.get(iid)
             notes = merge_request.notes.list(get_all=True, order_by="created_at", sort="desc")
-            buried = [note for note in notes[NOTES_SEEN_BY_CML:] if mark in note.body]
+        marked = [note.id for note in notes if mark.search(note.body)]
+        mine = {note.id for note in notes if note.author["username"] == me.username}
+        seen = {note.id for note in notes[:NOTES_SEEN_BY_CML]}
+        return Comments(
+            [number for number in marked if number in mine],
+            next((number for number in reversed(marked) if number in seen), None),
+            merge_request.state,
+        )
+
+    def delete_comments(self, iid: int, numbers: Iterable[int]) -> None:
+        """Delete comments of a merge request."""
+        merge_request = self.project.mergerequests.get(iid, lazy=True)
         with asking(f"deleting an outdated comment of merge request !{iid}"):
-            for note in buried:
-                note.delete()
-        return len(buried)
+            for number in numbers:
+                merge_request.notes.delete(number)
 
 
 class Refused(GitLabError):

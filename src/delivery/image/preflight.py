@@ -14,6 +14,7 @@ MODEL = Path("model")
 INGREDIENTS = (
     *("Dockerfile", ".dockerignore", "Makefile", "constraints.txt", "pyproject.toml"),
     *("README.md", "ci/environment.py", "poetry.lock", "service", "src"),
+    *("ci/cml/.npmrc", "ci/cml/package.json", "ci/cml/package-lock.json"),
 )
 """The part of a commit that a build sees; the model comes from DVC."""
 SERVED = (

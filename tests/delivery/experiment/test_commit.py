@@ -34,7 +34,8 @@ def job(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def committed(project: Project) -> Committed:
-    return commit(project.repository, Experiment(state="done", trained=True, seconds=3, epochs=2))
+    experiment = Experiment(state="done", trained=True, seconds=3, epochs=2, job="https://job/7")
+    return commit(project.repository, experiment)
 
 
 def head(project: Project) -> str:
@@ -51,6 +52,8 @@ def test_the_results_are_pushed_with_their_tag_and_start_a_pipeline(
     assert project.origin_tags()[TAG] == found.commit
     assert project.git("log", "-1", "--format=%s", found.commit) == f"{TITLE} 7"
     assert "dvc.lock" in project.git("diff", "--name-only", before, found.commit)
+    message = project.repository.message(TAG)
+    assert '"epochs":2' in message and "https://job/7" not in message
     assert (origin / "options").read_text(encoding="utf-8").strip() in ("", "0")
 
 

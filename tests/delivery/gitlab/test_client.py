@@ -53,21 +53,21 @@ def test_a_token_that_no_header_takes_is_refused_and_not_shown(
 
 def test_a_failed_connection_is_retried(api: FakeGitLab, lab: GitLab) -> None:
     api.open_merge_request("wide")
-    api.broken[("GET", "notes")] = (503, b"")
+    api.broken[("GET", "user")] = (503, b"")
 
     def mend(request: object) -> None:
         if len(api.requests) == 1:
             api.broken.clear()
 
     api.meanwhile = mend
-    assert lab.drop_buried_comment(1, "mark") == 0
-    assert len(api.requests) == 2
+    assert lab.comments(1, "report").own == []
+    assert api.requests[0].path == api.requests[1].path
 
 
 @pytest.mark.parametrize(
     ("token", "said"),
     [
-        ({"scopes": ("read_api",)}, "lacks the scope 'api'"),
+        ({"scopes": ("read_repository",)}, "lacks the scope 'api'"),
         ({"level": 0}, "not found, or not visible to the token"),
     ],
 )
@@ -75,11 +75,9 @@ def test_an_insufficient_token_error_names_the_missing_scope(
     api: FakeGitLab, token: dict[str, object], said: str
 ) -> None:
     api.open_merge_request("wide")
-    for number in range(21):
-        api.add_note(1, f"mark {number}")
     lab = GitLab(api.url, PATH, api.admit(**token))
     with pytest.raises(GitLabError, match=said):
-        lab.drop_buried_comment(1, "mark")
+        lab.comments(1, "report")
 
 
 def test_a_hostile_answer_stays_one_printable_line(api: FakeGitLab, lab: GitLab) -> None:
@@ -87,20 +85,25 @@ def test_a_hostile_answer_stays_one_printable_line(api: FakeGitLab, lab: GitLab)
     api.open_merge_request("wide")
     api.broken[("GET", "notes")] = (400, json.dumps(body).encode())
     with pytest.raises(GitLabError) as refused:
-        lab.drop_buried_comment(1, "mark")
+        lab.comments(1, "report")
     assert str(refused.value).isprintable() and len(str(refused.value)) < 400
 
 
-def test_a_comment_that_cml_would_miss_is_dropped(api: FakeGitLab, lab: GitLab) -> None:
+def test_comments_with_the_watermark_are_told_apart_by_author_and_by_what_cml_would_renew(
+    api: FakeGitLab, lab: GitLab
+) -> None:
     api.open_merge_request("wide")
-    old = api.add_note(1, "report ![](x) CML watermark report")
-    old["author"]["username"] = "bot"
-    for number in range(19):
-        api.add_note(1, f"note {number}")
-    assert lab.drop_buried_comment(1, "CML watermark report") == 0  # CML still sees it
-    api.add_note(1, "one more", system=True)
-    assert lab.drop_buried_comment(1, "CML watermark report") == 1
-    assert old not in api.notes[1] and len(api.notes[1]) == 20
+    mark = f'![](https://cml.dev/watermark.png#{"a" * 40} "CML watermark report")'
+    own = api.add_note(1, f"# report\n\n{mark}", author={"username": "bot"})
+    api.add_note(1, "CML watermark report", author={"username": "bot"})
+    api.add_note(1, mark.replace("report", "report-2"), author={"username": "bot"})
+    quoted = api.add_note(1, f"> {mark}")
+    assert lab.comments(1, "report") == ([own["id"]], own["id"], "opened")
+    for number in range(17):
+        api.add_note(1, f"note {number}", system=True)
+    assert lab.comments(1, "report").chosen == quoted["id"], "the own one is buried"
+    lab.delete_comments(1, [own["id"]])
+    assert lab.comments(1, "report") == ([], quoted["id"], "opened")
 
 
 # The stand-in for CML, which the story in tests/e2e runs with.

@@ -36,6 +36,7 @@ class Call:
 
 
 Handler = Callable[[Call], tuple[int, Any]]
+LONGEST_NOTE = 1_000_000
 ROUTES: list[tuple[str, str, int, Handler]] = []  # method, path, lowest role
 
 
@@ -160,6 +161,8 @@ def list_notes(call: Call) -> tuple[int, Any]:
 def post_note(call: Call) -> tuple[int, Any]:
     if not call.body.get("body"):
         raise Refusal(400, {"error": "body is missing"})
+    if len(str(call.body["body"])) > LONGEST_NOTE:
+        raise Refusal(400, {"note": ["is too long (maximum is 1000000 characters)"]})
     note = call.api.add_note(merge_request(call)["iid"], str(call.body["body"]))
     note["author"] = {"username": call.token.user}
     return 201, note
@@ -167,6 +170,8 @@ def post_note(call: Call) -> tuple[int, Any]:
 
 @route("PUT", "projects/*/merge_requests/*/notes/*", GUEST)
 def put_note(call: Call) -> tuple[int, Any]:
+    if len(str(call.body["body"])) > LONGEST_NOTE:
+        raise Refusal(400, {"note": ["is too long (maximum is 1000000 characters)"]})
     note = one(call.api.notes[merge_request(call)["iid"]], "id", call.words[2], "Note")
     if note["author"]["username"] != call.token.user and call.token.level < MAINTAINER:
         raise Refusal(403, "403 Forbidden")

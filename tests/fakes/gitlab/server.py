@@ -11,7 +11,8 @@ True to the original:
 - masked values of 8 characters or more, without white space; hidden values that are never answered;
   protected environments as a Premium feature; project access tokens that only a person may make,
   and that work here as tokens too;
-- files that were uploaded, under the address that a comment names.
+- files that were uploaded, in chunks or not, under the address that a comment names; a comment of
+  more than a million characters is refused;
 - whether a merge request may be merged, by the pipeline of its newest commit (state.merge_status).
 Left out: everything else, above all GitLab's own reactions (a test tells of a push, a merge moves
 no branch, system notes are not written), job tokens, users and groups, rate limits, and the

@@ -157,7 +157,7 @@ class FakeGitLab:
             self.notes.setdefault(iid, [])
             return self.merge_requests[-1]
 
-    def add_note(self, iid: int, body: str, system: bool = False) -> Document:
+    def add_note(self, iid: int, body: str, system: bool = False, **fields: Any) -> Document:
         """Store a comment as somebody else would."""
         note = {
             "id": next(self._numbers),
@@ -165,7 +165,7 @@ class FakeGitLab:
             "system": system,
             "author": {"username": "ana"},
             "created_at": datetime.now(UTC).isoformat(),
-        }
+        } | fields
         self.notes.setdefault(iid, []).append(note)
         return note
 
