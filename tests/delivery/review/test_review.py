@@ -88,7 +88,8 @@ class World:
         shutil.copytree(bundle, self.folder / "model")
         record = self.folder / "artifacts" / "experiment" / "experiment.json"
         record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps({"state": "done", "trained": True, "tag": tag}))
+        record.write_text(json.dumps({"state": "done", "trained": True}))
+        (record.parent / "commit.json").write_text(json.dumps({"tag": tag}))
         return tag
 
     def run(self, action: str, **changes: str) -> subprocess.CompletedProcess[str]:
