@@ -64,14 +64,14 @@ def git_dir(repository: str, cache: Path) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of git: no prompts, no configuration of the user."""
+    """Return the environment of git: no prompts, no habits of the user."""
     return {"GIT_SSH_COMMAND": "ssh -oBatchMode=yes -oConnectTimeout=10"} | safe.environment()
 
 
 def arguments(folder: Path, *words: str) -> list[str]:
     """Return the command line of git for the repository in `folder`."""
     slow = ("-c", "http.lowSpeedLimit=100", "-c", "http.lowSpeedTime=30")
-    return ["git", f"--git-dir={folder}", *slow, "-c", "core.hooksPath=/dev/null", *words]
+    return ["git", f"--git-dir={folder}", *slow, *words]
 
 
 def run_git(folder: Path, *words: str, seconds: float = LOCAL_SECONDS, given: bytes = b"") -> bytes:

@@ -4,12 +4,45 @@ Arguments are lists, never text of a shell. A name that came from outside stands
 `--end-of-options`: `git fetch --upload-pack=...` runs a command. Git asks nobody, speaks English,
 and uses no transport that runs a program (`ext::`). A variable of a surrounding Git process, such
 as that of a hook, must not lead it into another repository.
+
+A user's configuration says how to reach a server and who the user is: that stays. What it says about
+the user's own commits, pushes and screens must not change what these commands do or print: SETTINGS.
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import PurePath, PurePosixPath
 
-_INHERITED = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_NAMESPACE")
+SETTINGS = {
+    "color.ui": "false",
+    "commit.cleanup": "whitespace",
+    "commit.gpgSign": "false",
+    "core.hooksPath": os.devnull,
+    "core.safecrlf": "false",
+    "diff.orderFile": os.devnull,
+    "fetch.prune": "false",
+    "fetch.pruneTags": "false",
+    "i18n.commitEncoding": "UTF-8",
+    "i18n.logOutputEncoding": "UTF-8",
+    "init.defaultObjectFormat": "sha1",
+    "init.defaultRefFormat": "files",
+    "log.follow": "false",
+    "log.showSignature": "false",
+    "push.followTags": "false",
+    "push.gpgSign": "false",
+    "push.recurseSubmodules": "no",
+    "submodule.recurse": "false",
+    "tag.forceSignAnnotated": "false",
+    "tag.gpgSign": "false",
+}
+"""Settings of Git that hold whatever the configuration of user and machine says."""
+
+_INHERITED = (
+    *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_NAMESPACE"),
+    *("GIT_COMMON_DIR", "GIT_CONFIG_PARAMETERS", "GIT_EXTERNAL_DIFF", "GIT_PREFIX"),
+    *("GIT_LITERAL_PATHSPECS", "GIT_GLOB_PATHSPECS", "GIT_NOGLOB_PATHSPECS"),
+    *("GIT_ICASE_PATHSPECS", "GIT_DEFAULT_HASH", "GIT_DEFAULT_REF_FORMAT"),
+)
 
 
 _ABSENT = ("does not exist in '", "exists on disk, but not in '", "invalid object name '")
@@ -22,12 +55,23 @@ REFETCH = "git fetch --refetch --no-filter origin"
 def environment() -> dict[str, str]:
     """Return the environment of this process, made safe for Git."""
     kept = {name: value for name, value in os.environ.items() if name not in _INHERITED}
-    return kept | {
+    safe = {
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_OPTIONAL_LOCKS": "0",
         "GIT_ALLOW_PROTOCOL": "file:http:https:ssh",
         "LC_ALL": "C",
     }
+    return configured(kept | safe, SETTINGS)
+
+
+def configured(environment: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, str]:
+    """Add settings of Git to an environment; they win over those of files and over earlier ones."""
+    given = environment.get("GIT_CONFIG_COUNT", "")
+    first = int(given) if given.isdecimal() else 0
+    found = {**environment, "GIT_CONFIG_COUNT": str(first + len(settings))}
+    for number, (key, value) in enumerate(settings.items(), first):
+        found |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    return found
 
 
 def commit_of(revision: str) -> tuple[str, ...]:

@@ -60,7 +60,8 @@ class Repository:
 
     def message(self, tag: str) -> str:
         """Message of an annotated tag; empty for a lightweight one."""
-        form = "%(if:equals=tag)%(objecttype)%(then)%(contents)%(end)"
+        text = "%(contents:subject)%0a%0a%(contents:body)"  # without a signature
+        form = f"%(if:equals=tag)%(objecttype)%(then){text}%(end)"
         return self.git("for-each-ref", f"--format={form}", f"refs/tags/{tag}").strip()
 
     def is_ancestor(self, old: str, new: str) -> bool:
@@ -109,7 +110,7 @@ class Repository:
         """Commit these files and nothing else; False if they are unchanged."""
         paths = list(paths)
         self.git("add", "--", *paths)  # `commit --only` does not know new files
-        if self._run(("diff", "--cached", "--quiet", "--", *paths)).returncode == 0:
+        if self._run(("diff-index", "--cached", "--quiet", "HEAD", "--", *paths)).returncode == 0:
             return False
         words = ("--quiet", "--no-verify", "--file=-", "--only")
         self.git("commit", *words, "--", *paths, stdin=message)
@@ -117,7 +118,7 @@ class Repository:
 
     def staged(self) -> list[str]:
         """Files with staged changes."""
-        return self.git("diff", "--cached", "--name-only", "-z").split("\0")[:-1]
+        return self.git("diff-index", "--cached", "--name-only", "-z", "HEAD").split("\0")[:-1]
 
     def _takes_options(self, target: str) -> bool:
         """GitLab accepts push options; a plain repository on disk may not."""
@@ -159,12 +160,7 @@ def environment() -> dict[str, str]:
                 found[f"GIT_{role}_{field}"] = os.environ.get(f"GIT_AUTHOR_{field}") or bots
     if os.environ.get("RELEASE_TOKEN") or os.environ.get("BOT_TOKEN"):
         helper = '!f() { echo username=conveyor; echo "password=${RELEASE_TOKEN:-$BOT_TOKEN}"; }; f'
-        count = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
-        found |= {
-            "GIT_CONFIG_COUNT": str(count + 1),
-            f"GIT_CONFIG_KEY_{count}": "credential.helper",
-            f"GIT_CONFIG_VALUE_{count}": helper,
-        }
+        return safe.configured(found, {"credential.helper": helper})
     return found
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pipeline import gate, repository
 from pipeline.ingest import ingest
 from pipeline.report import main
 from pipeline.sources.folder import Folder
 from tests.conftest import built_once, run, write_params
+from tests.make import git_configuration
 from tests.pipeline.conftest import call
 
 LENIENT = {"min_accuracy": 0.0, "min_recall": 0.0, "max_calibration_error": 1.0}
@@ -165,3 +167,17 @@ def test_drift_and_challenge_are_shown_for_this_change_and_this_model_only(
     compared.write_text(json.dumps(found | {"challenger": "d" * 64}), encoding="utf-8")
     text = report(base)
     assert "Why: drift" not in text and "Champion and challenger" not in text
+
+
+def test_no_configuration_of_git_changes_data_revision_verdict_or_report(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("params.yaml").write_text("# Ä\n" + Path("params.yaml").read_text())
+    run("git", "commit", "--quiet", "--all", "--message", "Ä")
+    usual = (report(), call(gate.main).stdout, repository.revision())
+    for name, value in git_configuration.write(tmp_path / "user").items():
+        monkeypatch.setenv(name, value)
+    assert (report(), call(gate.main).stdout, repository.revision()) == usual
+    ingest(Folder(experiment.parent / "images"))
+    assert Path("data.dvc").read_text() == repository.show("HEAD", Path("data.dvc"))
+    assert git_configuration.hooks_that_ran(tmp_path / "user") == []

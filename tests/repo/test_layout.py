@@ -99,3 +99,23 @@ def test_importing_all_but_training_takes_neither_torch_nor_dvc_and_writes_no_fi
     code += "{'torch', 'dvc'} & sys.modules.keys() or None)"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_git_is_started_at_few_places_each_with_the_safe_environment() -> None:
+    """A user's signing, hooks and formats would change what a command does or prints."""
+    starts = {
+        _name(path)
+        for path, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.List | ast.Tuple)
+        for first in node.elts[:1]
+        if isinstance(first, ast.Constant) and first.value == "git"
+    }
+    assert starts == {
+        "src/delivery/git.py",
+        "src/pipeline/repository.py",
+        "service/registry/git.py",
+    }
+    for name in starts:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert "safe.environment()" in text and "env=" in text, name

@@ -5,11 +5,14 @@ deleted: a command that was killed at any point can be repeated.
 """
 
 import logging
+import os
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from contracts import git as safe
 from contracts.tags import Version
 from delivery.errors import GitError, RegistryError
 from delivery.git import ORIGIN, Repository
@@ -99,7 +102,9 @@ class TagWriter:
         from scmrepo.exceptions import SCMError
 
         try:
-            event = make(str(self._repository.folder), self._name, **details, **self._identity())
+            identity = self._identity()
+            with _settings_of_git():
+                event = make(str(self._repository.folder), self._name, **details, **identity)
         except (GTOException, SCMError, ValueError, OSError, subprocess.SubprocessError) as error:
             raise RegistryError(
                 f"GTO refuses: {str(error).strip() or type(error).__name__}; it reads only "
@@ -145,3 +150,15 @@ class TagWriter:
         )
         rows = (line.partition("\0") for line in listed.split("\n") if line)
         return {tag: own for tag, _, own in rows}
+
+
+@contextmanager
+def _settings_of_git() -> Iterator[None]:
+    """GTO writes in this process, by libraries that read settings from the environment as Git does."""
+    before = dict(os.environ)
+    os.environ |= safe.configured(before, safe.SETTINGS)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ |= before

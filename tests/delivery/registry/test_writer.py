@@ -81,11 +81,11 @@ def test_an_outdated_clone_sees_the_tags_of_others(released: Project, tmp_path: 
 def test_a_promotion_killed_before_its_push_can_be_repeated(
     released: Project,
 ) -> None:
-    hook(released.folder / ".git", "pre-push", 'kill -9 "$VICTIM"; exit 1')
+    hook(released.origin, "pre-receive", 'kill -9 "$VICTIM"; exit 1')
     assert run(released, "promote", "v1.1.0", "staging").returncode == -signal.SIGKILL
     assert STAGED in released.repository.tags("*")
     assert STAGED not in released.origin_tags()
-    (released.folder / ".git" / "hooks" / "pre-push").unlink()
+    (released.origin / "hooks" / "pre-receive").unlink()
     again = run(released, "promote", "v1.1.0", "staging")
     assert again.stdout == f"{STAGED}: staging serves landcover@v1.1.0\n"
     assert f"{STAGED} is not on origin and was deleted locally; git tag {STAGED}" in again.stderr
@@ -264,6 +264,7 @@ def test_a_tag_unreadable_for_gto_gives_a_sentence(released: Project) -> None:
 def _while_pushing(project: Project, other: Project, tag: str, where: str) -> None:
     """Another person's tag arrives between our look at origin and our push."""
     other.git("tag", "--annotate", "--message=faster", tag, f"{where}^{{commit}}")
-    push = f"env -u GIT_DIR git -C '{other.folder}' push --quiet origin 'refs/tags/{tag}'"
-    once = f"{project.folder}/.git/hooks/pre-push"
-    hook(project.folder / ".git", "pre-push", f'rm -f "{once}"; {push}')
+    # Without the variables of the push that origin is receiving, which forbid a second one.
+    push = f"env -i PATH=\"$PATH\" git -C '{other.folder}' push --quiet origin 'refs/tags/{tag}'"
+    once = f"{project.origin}/hooks/pre-receive"
+    hook(project.origin, "pre-receive", f'rm -f "{once}"; {push}')

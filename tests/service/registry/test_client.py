@@ -25,6 +25,7 @@ from service.registry import client, git
 from service.registry.client import RegistryClient
 from service.schemas import Listing
 from tests.conftest import run
+from tests.make import git_configuration
 from tests.make.repositories import (
     CONFIG,
     V1,
@@ -35,6 +36,21 @@ from tests.make.repositories import (
     listing,
     until,
 )
+
+
+def test_no_configuration_of_git_changes_what_is_listed_and_fetched(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = {entry.tag: entry.commit for entry in listing(trained, tmp_path / "usual").experiments}
+    for name, value in git_configuration.write(tmp_path / "user").items():
+        monkeypatch.setenv(name, value)
+    for number, repository in enumerate((str(trained), f"file://{trained}")):
+        cache = tmp_path / f"state-{number}"
+        found = {entry.tag: entry.commit for entry in listing(repository, cache).experiments}
+        assert found == usual and V1.tag in found
+        assert (fetch(repository, cache) / "model.onnx").read_text() == "graph 1"
+    assert git_configuration.hooks_that_ran(tmp_path / "user") == []
+
 
 # How often Git is asked
 
