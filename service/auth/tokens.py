@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import jwt
 
+from contracts.proxies import UNUSABLE
 from service.auth.addresses import check_url, is_loopback_url
 from service.auth.roles import Role
 from service.errors import Forbidden, Unauthorized, Unavailable
@@ -168,7 +169,7 @@ class KeySet:
             document = await self._fetch()
             self._keys = _usable(document, self._algorithms)
             self._fetched = self._clock()
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:
+        except (httpx.HTTPError, *UNUSABLE) as error:  # a time-out is an OSError
             log.warning("The issuer's keys cannot be fetched: %s", str(error) or repr(error))
         finally:
             self._tried = self._clock()

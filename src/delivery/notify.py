@@ -18,6 +18,7 @@ import tenacity
 
 from contracts import commands
 from delivery.errors import DeliveryError, command
+from delivery.http import EnvironmentFault, send
 
 EVENTS = {
     "pipeline-failed": "❌ pipeline failed",
@@ -145,7 +146,9 @@ def _number(environment: Mapping[str, str]) -> str:
 )
 def _post(url: httpx.URL, text: str) -> None:
     try:
-        answer = httpx.post(url, json={"text": text}, timeout=TIMEOUT)
+        answer = send("POST", url, json={"text": text}, timeout=TIMEOUT)
+    except EnvironmentFault as error:
+        raise _Failed(f"the webhook cannot be reached: {error}") from None
     except httpx.HTTPError as error:
         # The text of httpx may contain the address.
         raise _Failed(f"the webhook cannot be reached ({type(error).__name__})") from None

@@ -6,6 +6,7 @@ import time
 import httpx
 
 from delivery.errors import RolloutError
+from delivery.http import send
 
 REACHABLE = 120.0  # seconds until the address leads to the service: DNS, certificate
 FETCH = 330.0  # seconds of a swap: SERVICE_FETCH_TIMEOUT and a margin
@@ -39,8 +40,12 @@ def _request(url: str, token: str, tag: str) -> tuple[int, str] | None:
     """Send one request; returns None for success, else status and reason."""
     headers = {"authorization": f"Bearer {token}"}
     try:
-        response = httpx.post(
-            f"{url}/replace_ml_model", json={"tag": tag}, headers=headers, timeout=FETCH
+        response = send(
+            "POST",
+            f"{url}/replace_ml_model",
+            json={"tag": tag},
+            headers=headers,
+            timeout=FETCH,
         )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return 503, f"no response from {url}: {error or type(error).__name__}"

@@ -17,6 +17,7 @@ import numpy as np
 from contracts import bundle
 from contracts.bundle import Manifest, parse_manifest
 from delivery.errors import RolloutError
+from delivery.http import send
 
 LIMIT = 60.0  # seconds until every check must pass
 PAUSE = 1.0  # seconds between two attempts
@@ -166,7 +167,7 @@ class SmokeTest:
         if content is not None:
             headers = headers | {"content-type": "application/octet-stream"}
         try:
-            response = httpx.request(
+            response = send(
                 method, self._url + path, content=content, headers=headers, timeout=TIMEOUT
             )
         except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from http import HTTPStatus
-from ipaddress import ip_address
 from types import TracebackType
 from typing import Annotated, Self
 from urllib.parse import quote, urlsplit
@@ -18,6 +17,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from contracts.proxies import UNUSABLE, environment_fault, is_loopback
 from pipeline.errors import SourceError
 
 KEY = "FEEDBACK_KEY"  # variable of the environment; never printed
@@ -75,14 +75,17 @@ class Service:
             raise SourceError(f"{KEY} has invalid characters: set it again")
         self._url, self._key = url, key
         headers = {"Accept-Encoding": "identity"}  # no compression: sizes can be limited
+        try:
+            self._client = httpx.AsyncClient(
+                base_url=url,
+                headers=headers | ({"Authorization": f"Bearer {key}"} if key else {}),
+                timeout=TIMEOUT,
+                trust_env=encrypted,  # no proxy between here and loopback
+            )
+        except UNUSABLE as error:
+            raise SourceError(environment_fault(error)) from None
         # Asynchronous inside: waiting for a name, a header or a body can be cancelled.
         self._loop = asyncio.Runner()
-        self._client = httpx.AsyncClient(
-            base_url=url,
-            headers=headers | ({"Authorization": f"Bearer {key}"} if key else {}),
-            timeout=TIMEOUT,
-            trust_env=encrypted,  # no proxy between here and loopback
-        )
 
     def answers(self) -> Iterator[Answer]:
         """Yield every prediction that has a label.
@@ -220,13 +223,6 @@ def _check_url(url: str) -> bool:
         raise SourceError(
             f"--url has more than an address: the key goes into {KEY}, remove the rest"
         )
-    if not host or not (parts.scheme == "https" or parts.scheme == "http" and _is_loopback(host)):
+    if not host or not (parts.scheme == "https" or parts.scheme == "http" and is_loopback(url)):
         raise SourceError(f"--url {url!r} is not encrypted: use https:// (or http on loopback)")
     return parts.scheme == "https"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
