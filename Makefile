@@ -16,6 +16,11 @@ unexport PYTHONDONTWRITEBYTECODE
 # A user's `pip config set install.user true` cannot work in an environment.
 export PIP_USER := 0
 
+# Modules of another Python (ROS, Spark, a company's tools) would be imported in place of ours.
+ifndef NO_SETUP
+unexport PYTHONPATH PYTHONHOME
+endif
+
 # What a person or a pipeline says reaches the command as it is: neither make nor the shell expands
 # it. A title of a merge request is no code.
 GIVEN := URL TOKEN VERSION STAGE REASON FORCE JSON TAG AGAINST EVENT APPLY VALUES COOL_DOWN

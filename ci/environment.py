@@ -38,6 +38,30 @@ PIP_SETTINGS = (
     ("cert", "SSL_CERT_FILE", " "),
 )
 
+# A folder to install into that is not this environment, and modules of another Python.
+ELSEWHERE = (
+    *("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_DRY_RUN", "PIP_REQUIRE_HASHES"),
+    *("UV_TARGET", "UV_PREFIX", "UV_SYSTEM_PYTHON", "UV_PYTHON", "UV_REQUIRE_HASHES"),
+    *("PYTHONPATH", "PYTHONHOME"),
+)
+CAUSE = re.compile(r"(error|cause|caused by|hint): ", re.IGNORECASE)
+OTHERWISE = "check the network, and the index in `pip config list`"
+# Words in what uv and pip print -> what to do. The first match counts.
+CURES = {
+    "No space left|os error 28": "free some space, or set UV_CACHE_DIR to a folder on another disk",
+    "Permission denied": "let this user write there, or delete .venv and run make setup again",
+    "[Hh]ash mismatch|DO NOT MATCH THE HASHES": "a mirror or proxy altered the file: empty the "
+    "cache (uv cache clean, pip cache purge), or take another index",
+    "certificate|UnknownIssuer|CERTIFICATE_VERIFY": "name your company's authority: pip config set "
+    "global.cert FILE",
+    "Unauthorized|Forbidden": "give the index in `pip config list` your credentials",
+    "dns error|resolve|[Cc]onnect|timed? ?out|unreachable|tunnel|NewConnectionError": "check the "
+    "network and HTTPS_PROXY, or take a mirror: pip config set global.index-url URL",
+    "not found in the package registry|no version of|No matching distribution": "the index in "
+    "`pip config list` does not have it, or wants credentials: correct it, or add another "
+    "(PIP_EXTRA_INDEX_URL)",
+}
+
 # PyDrive2 asks for a pyOpenSSL that breaks beside today's cryptography, and signs without it.
 LEFT_OUT = ("pyopenssl",)
 
@@ -83,11 +107,28 @@ def choose_torch(choice: str) -> str:
     return "cuda" if found.returncode == 0 and found.stdout.strip() else "cpu"
 
 
+def own_environment() -> dict[str, str]:
+    """The environment without what would install elsewhere, or run another Python's modules."""
+    kept = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
+    return kept | {"PIP_USER": "0"}  # also where pip's configuration says otherwise
+
+
+def explain(output: str) -> str:
+    """The cause in what uv or pip printed, and what to do."""
+    lines = [line.strip() for line in output.splitlines()]
+    causes = [CAUSE.sub("", line) for line in lines if CAUSE.match(line)]
+    # uv goes from "Failed to fetch" to "Connection refused": both ends say enough.
+    text = "; ".join(dict.fromkeys([*causes[:1], *causes[-1:]]))[:600]
+    cure = next((cure for signs, cure in CURES.items() if re.search(signs, output)), OTHERWISE)
+    return f"{text or 'the installer gave no reason'}: {cure}"
+
+
 class Installer:
     """Puts exact versions into this environment, by uv or by pip."""
 
     def __init__(self, name: str) -> None:
-        self.environment = dict(os.environ)
+        self.environment = own_environment()
+        self.said = ""  # what it printed when it failed last
         if name == "uv":
             self.command = [*_uv(), "pip", "install", "--python", sys.executable]
             self.environment |= pip_settings_for_uv()
@@ -98,13 +139,19 @@ class Installer:
             raise SetupError(f"INSTALLER={name}: choose uv or pip")
 
     def install(self, *requirements: str, quiet: bool = False) -> bool:
-        """Whether it worked. The installer's own output shows how far it is."""
+        """Whether it worked. The installer's own output shows how far it is.
+
+        A failure is often the network's, so that a second try helps; what that one prints is kept,
+        because an installer shows no progress to a program that reads along.
+        """
         command = [*self.command, "--no-deps", *requirements]
-        hidden = subprocess.DEVNULL if quiet else None
-        return (
-            subprocess.run(command, env=self.environment, stdout=hidden, stderr=hidden).returncode
-            == 0
+        if not quiet and subprocess.run(command, env=self.environment).returncode == 0:
+            return True
+        again = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, errors="replace"
         )
+        self.said = again.stderr + again.stdout
+        return again.returncode == 0
 
 
 def _uv() -> list[str]:
@@ -114,10 +161,13 @@ def _uv() -> list[str]:
     if found:
         return [found]
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    if subprocess.run([*pip, UV]).returncode != 0:
+    done = subprocess.run(
+        [*pip, UV], env=own_environment(), capture_output=True, text=True, errors="replace"
+    )
+    if done.returncode != 0:
         raise SetupError(
-            "uv could not be downloaded: check the network, and the index in `pip config list`; "
-            "or install without uv: make setup INSTALLER=pip"
+            f"uv could not be downloaded: {explain(done.stderr)}; or install without uv: make setup "
+            "INSTALLER=pip"
         )
     return [str(own)]
 
@@ -125,7 +175,8 @@ def _uv() -> list[str]:
 def pip_settings_for_uv() -> dict[str, str]:
     """pip's settings of where packages come from, under the names that uv reads."""
     command = [sys.executable, "-m", "pip", "config", "list"]
-    lines = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+    done = subprocess.run(command, capture_output=True, text=True, env=own_environment())
+    lines = done.stdout.splitlines()
     found: dict[str, list[str]] = {}
     for line in sorted(lines):  # those of the environment, `:env:`, come first and win
         key, _, value = line.partition("=")
@@ -148,8 +199,8 @@ def install(installer: Installer, packages: Packages, build: str) -> None:
         packages = {name: version for name, version in packages.items() if name != "torch"}
     if not installer.install(*map("=".join, _exact(packages)), "--editable", str(ROOT)):
         raise SetupError(
-            "packages could not be installed, the lines above name them: check the network, and "
-            "the index in `pip config list`. Finished downloads are kept: run it again"
+            f"packages could not be installed: {explain(installer.said)}. Finished downloads are "
+            "kept: run it again"
         )
 
 
@@ -167,9 +218,9 @@ def _install_cpu_torch(installer: Installer, version: str) -> None:
     if not installer.install("--index-url", PYTORCH_CPU_INDEX, requirement):
         raise SetupError(
             f"{requirement} was found neither in the sources of `pip config list` nor at "
-            f"{PYTORCH_CPU_INDEX}: check the network; name a mirror in PIP_EXTRA_INDEX_URL or a "
-            f"folder with the wheel in PIP_FIND_LINKS; or take the CUDA build with TORCH=cuda "
-            f"({DOWNLOADS['cuda']})"
+            f"{PYTORCH_CPU_INDEX}: {explain(installer.said)}; or name a mirror in "
+            f"PIP_EXTRA_INDEX_URL or a folder with the wheel in PIP_FIND_LINKS; or take the CUDA "
+            f"build with TORCH=cuda ({DOWNLOADS['cuda']})"
         )
 
 

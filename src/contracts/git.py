@@ -5,8 +5,9 @@ Arguments are lists, never text of a shell. A name that came from outside stands
 and uses no transport that runs a program (`ext::`). A variable of a surrounding Git process, such
 as that of a hook, must not lead it into another repository.
 
-A user's configuration says how to reach a server and who the user is: that stays. What it says about
-the user's own commits, pushes and screens must not change what these commands do or print: SETTINGS.
+How to reach a server, and who the user is, stays as the user configured it. What the configuration
+says of the user's own commits, pushes and screens must not change what these commands do or print:
+SETTINGS wins.
 """
 
 import os

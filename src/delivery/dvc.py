@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import Any
 import yaml
 
 from contracts.documents import read_yaml
-from delivery.errors import DeliveryError, RemoteError, ToolError, reason
+from delivery.errors import DeliveryError, RemoteError, ToolError, explain, reason
 
 LOCK = Path("dvc.lock")
 CURES = {
@@ -46,13 +45,8 @@ def dvc(*words: str) -> str:
     )
     if done.returncode != 0:
         output = done.stderr.strip() or done.stdout
-        cure = _cure(output)
-        raise ToolError(f"dvc {words[0]}: {reason(output)}{cure and f': {cure}'}")
+        raise ToolError(f"dvc {words[0]}: {explain(output, CURES)}")
     return done.stdout
-
-
-def _cure(output: str) -> str:
-    return next((cure for signs, cure in CURES.items() if re.search(signs, output)), "")
 
 
 @contextmanager
@@ -68,11 +62,9 @@ def asking_remote() -> Iterator[None]:
         raise
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
-        if not (cure := _cure(text)) and not isinstance(error, OSError):
-            raise
-        raise RemoteError(
-            f"the DVC remote cannot be used ({reason(text)}){cure and f': {cure}'}"
-        ) from error
+        if explain(text, CURES) == reason(text) and not isinstance(error, OSError):
+            raise  # nothing that a setting of the remote could cure
+        raise RemoteError(f"the DVC remote cannot be used: {explain(text, CURES)}") from error
 
 
 def read_lock() -> dict[str, Any]:

@@ -1,11 +1,14 @@
 """The tree of errors. A message has the field, the value and the cure."""
 
 import re
+from collections.abc import Mapping
 
 from contracts import commands
 
 ERROR = re.compile(r"(error|fatal)\b", re.IGNORECASE)
 PREFIX = re.compile(r"(error|fatal): ", re.IGNORECASE)
+# As skopeo and trivy log them.
+LOGGED = re.compile(r'(?:level=(?:error|fatal) msg=|\t(?:ERROR|FATAL)\t)"?(.*?)"?$')
 LONGEST = 600  # characters of a reason
 
 
@@ -56,9 +59,21 @@ class ToolError(DeliveryError):
     """A required program is missing or failed."""
 
 
-def reason(output: str) -> str:
+def explain(output: str, cures: Mapping[str, str], otherwise: str = "") -> str:
+    """The cause in what a program printed, and the cure of the first of `cures` that matches it.
+
+    `otherwise` stands for the cause if the program printed no error.
+    """
+    cure = next((cure for signs, cure in cures.items() if re.search(signs, output)), "")
+    text = reason(output, otherwise)
+    return f"{text.rstrip('.')}: {cure}" if cure else text
+
+
+def reason(output: str, otherwise: str = "") -> str:
     """The cause in what a program printed: its errors. The last line is often advice."""
     lines = [line.strip() for line in output.splitlines() if re.search(r"\w", line)]
+    lines = [f"error: {found[1]}" if (found := LOGGED.search(line)) else line for line in lines]
     errors = [PREFIX.sub("", line) for line in lines if ERROR.match(line)]
-    text = "; ".join(dict.fromkeys(errors or lines[-1:])) or "failed without a message"
+    last = [otherwise] if otherwise else lines[-1:]
+    text = "; ".join(dict.fromkeys(errors or last)) or "failed without a message"
     return "".join(letter if letter.isprintable() else " " for letter in text)[:LONGEST]

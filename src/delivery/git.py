@@ -11,6 +11,26 @@ from delivery.errors import GitError
 
 ORIGIN = "origin"
 BOT_NAME, BOT_EMAIL = "Conveyor", "conveyor@localhost"
+CURES = {
+    "protected|pre-receive hook declined|not allowed to (push|upload)": "let this account push "
+    "there (in the pipeline BOT_TOKEN or RELEASE_TOKEN, docs/gitlab-setup.md), or ask who may",
+    "Authentication failed|Access denied|could not read (Username|Password)|error: 40[13]": (
+        "renew the token: BOT_TOKEN or RELEASE_TOKEN in the pipeline, here Git's own credentials"
+    ),
+    "Permission denied \\(": "add your public key on the server, or load it with ssh-add",
+    "Host key verification failed": "compare the server's key with the published one, and put it "
+    "into known_hosts (ssh-keyscan HOST)",
+    "not be found|[Rr]epository.* not found|does not exist": "check git remote get-url origin, and "
+    "whether this account may read it",
+    "Could not resolve host|Failed to connect|Connection (refused|timed out)|unreachable": (
+        "check the network, HTTPS_PROXY and git remote get-url origin"
+    ),
+    "certificate": "name your company's authority: git config --global http.sslCAInfo FILE",
+    "No space left|[Dd]isk quota": "free some space",
+    "non-fast-forward|fetch first": "git pull, and run it again",
+    r"\.lock': File exists": "another Git runs here: wait for it; if none does, delete that file",
+}
+"""Words in a line of Git -> what to do. The first match counts."""
 
 
 class Repository:
@@ -23,7 +43,7 @@ class Repository:
         """Run git; returns its output, without the last newline."""
         done = self._run(words, stdin)
         if done.returncode != 0:
-            raise GitError(f"git {words[0]}: {_reason(done.stderr or done.stdout)}")
+            raise GitError(f"git {words[0]}: {_explain(done.stderr or done.stdout)}")
         return done.stdout.rstrip("\n")
 
     def commit(self, revision: str) -> str:
@@ -164,10 +184,16 @@ def environment() -> dict[str, str]:
     return found
 
 
-def _reason(text: str) -> str:
-    """The most informative line: the server's message, the refused ref, or Git's own error."""
+def _explain(text: str) -> str:
+    """The most informative line, with its cure; without a known one the server's message first."""
     lines = [line.strip() for line in text.splitlines() if re.search(r"\w", line)]
-    signs = ("remote:", "! [", "fatal:", "error:", "")
-    found = (line for sign in signs for line in lines if line.startswith(sign))
-    line = next((line for line in found if line != "remote:"), "failed without a message")
+    for signs, cure in CURES.items():
+        if line := next((line for line in lines if re.search(signs, line)), None):
+            return f"{_printable(line).rstrip('. ')}: {cure}"
+    starts = ("remote:", "! [", "fatal:", "error:", "")
+    found = (line for start in starts for line in lines if line.startswith(start))
+    return _printable(next((it for it in found if it != "remote:"), "failed without a message"))
+
+
+def _printable(line: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in line)[:300]

@@ -39,7 +39,7 @@ def signed_tag(project: Project) -> str:
 
 @pytest.fixture
 def configured(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Let a user have every such setting; the server, on this machine as well, has its own hooks."""
+    """Let a user have every such setting; the server, on this machine too, has its own hooks."""
     run_git("-C", str(project.origin), "config", "core.hooksPath", "hooks")
     folder = tmp_path / "user"
     project.train("one", "Trainé\n\nSee merge request group/project!7")
@@ -78,6 +78,10 @@ def test_no_configuration_of_git_changes_a_command(
         assert experiment.estimate(repository, 4) == 16
         return record.note
 
+    def fetch() -> bool:
+        repository.fetch()
+        return "private" in repository.tags("*")
+
     def switch() -> str:
         repository.git("switch", "--quiet", "--force-create", "retrain")
         repository.propose("retrain", "main", "Retrain", "retrain")
@@ -110,7 +114,7 @@ def test_no_configuration_of_git_changes_a_command(
             "Signed",
         ),
         "a signed tag": (lambda: signed_tag(project), "By hand"),
-        "fetch": (lambda: repository.fetch() or "private" in repository.tags("*"), True),
+        "fetch": (fetch, True),
         "what origin got": (
             lambda: sorted(project.origin_tags()),
             ["experiment/7-7", "landcover#staging#1", "landcover@v1.0.0",

@@ -8,6 +8,7 @@ import pytest
 from delivery.errors import GitError
 from delivery.git import BOT_EMAIL, BOT_NAME, Repository, environment
 from tests.delivery.conftest import Project, hook
+from tests.fakes import http as fakes_http
 from tests.make.clones import clone_in_part
 from tests.make.injection_strings import HOSTILE
 
@@ -185,6 +186,50 @@ def test_the_message_of_the_server_is_shown(project: Project, origin: Path) -> N
     project.git("tag", "one")
     with pytest.raises(GitError, match="not allowed to create this tag"):
         project.repository.push("refs/tags/one")
+
+
+class Refusing(fakes_http.Handler[int]):
+    """A server of Git that answers everything with one status."""
+
+    def do_GET(self) -> None:
+        self.reply(self.state, headers={"WWW-Authenticate": "Basic"} if self.state == 401 else {})
+
+
+def test_a_push_that_fails_names_the_cause_and_the_cure(
+    project: Project, origin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each with a real Git, and a server or ssh that refuses."""
+    found = {}
+
+    def refused(name: str, url: str = "") -> None:
+        monkeypatch.setenv("PUSH_URL", url or str(origin))
+        with pytest.raises(GitError) as error:
+            project.repository.push("HEAD:refs/heads/x")
+        found[name] = str(error.value)
+
+    for status in (401, 403, 404):
+        with fakes_http.serving(Refusing, status) as url:
+            refused(f"HTTP {status}", f"{url}/x.git")
+    refused("nobody listens", "http://127.0.0.1:9/x.git")
+    refused("no such host", "http://gitlab.invalid/x.git")
+    for said in ("Host key verification failed.", "git@x: Permission denied (publickey)."):
+        monkeypatch.setenv("GIT_SSH_COMMAND", f"echo '{said}' >&2; exit 255; ")
+        refused(said, "ssh://git@gitlab.example.com/x.git")
+    said = "GitLab: You are not allowed to push code to protected branches on this project."
+    hook(origin, "pre-receive", f"echo '{said}' >&2; exit 1")
+    refused("protected")
+    cures = {
+        "HTTP 401": "renew the token",
+        "HTTP 403": "renew the token",
+        "HTTP 404": "git remote get-url origin",
+        "nobody listens": "check the network, HTTPS_PROXY",
+        "no such host": "check the network, HTTPS_PROXY",
+        "Host key verification failed.": "known_hosts",
+        "git@x: Permission denied (publickey).": "add your public key",
+        "protected": "let this account push there",
+    }
+    assert {name: text for name, text in found.items() if cures[name] not in text} == {}
+    assert found["protected"].startswith(f"git push: remote: {said.rstrip('.')}: ")
 
 
 def test_a_missing_origin_is_named(project: Project) -> None:

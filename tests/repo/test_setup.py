@@ -14,11 +14,13 @@ from ci.environment import (
     SetupError,
     announce,
     choose_torch,
+    explain,
     install,
     locked,
     pip_settings_for_uv,
 )
 from tests.conftest import ROOT, run
+from tests.fakes import http as fakes_http
 
 LOCK = ROOT / "poetry.lock"
 CUDA = {"nvidia-nccl-cu13", "triton", "cuda-toolkit"}
@@ -30,6 +32,7 @@ class Recorder(Installer):
     def __init__(self, *missing: str) -> None:
         self.calls: list[tuple[str, ...]] = []
         self.missing = missing
+        self.said = "error: Failed to fetch: https://mirror.example/\n  cause: dns error"
 
     def install(self, *requirements: str, quiet: bool = False) -> bool:
         self.calls.append(requirements)
@@ -75,8 +78,59 @@ def test_a_cpu_build_that_cannot_be_found_names_the_cures() -> None:
 
 
 def test_packages_that_cannot_be_downloaded_name_the_cure() -> None:
-    with pytest.raises(SetupError, match="check the network"):
+    with pytest.raises(SetupError, match="Failed to fetch: .*; dns error: check the network"):
         install(Recorder("numpy"), {"numpy": "2.4.6"}, "cpu")
+
+
+class Locked(fakes_http.Handler[None]):
+    """An index that wants credentials."""
+
+    def do_GET(self) -> None:
+        self.reply(401)
+
+
+def test_an_installer_that_fails_names_the_cause_and_the_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each with a real uv or pip, which asks for a package that does not exist."""
+    for name in [name for name in os.environ if name.startswith(("PIP_", "UV_"))]:
+        monkeypatch.delenv(name)
+    settings = {"PIP_CONFIG_FILE": os.devnull, "UV_HTTP_RETRIES": "0", "PIP_RETRIES": "1"}
+    settings |= {"PIP_USER": "1", "PIP_TARGET": str(tmp_path / "target"), "PYTHONHOME": "/nowhere"}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    with fakes_http.serving(Locked, None) as locked:
+        indexes = {locked: "wants credentials", "http://127.0.0.1:9": "check the network and HTTPS"}
+        found = {}
+        for index in indexes:
+            monkeypatch.setenv("PIP_INDEX_URL", index)
+            installer = Installer("uv")
+            assert not installer.install("conveyor-is-no-package===1", quiet=True)
+            found[index] = explain(installer.said)
+    assert {index: text for index, text in found.items() if indexes[index] not in text} == {}
+    assert "onnection refused" in found["http://127.0.0.1:9"]
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    installer = Installer("pip")
+    assert not installer.install("conveyor-is-no-package===1", quiet=True)
+    assert "No matching distribution" in explain(installer.said)
+    assert not (tmp_path / "target").exists()
+
+
+def test_what_installers_print_is_followed_by_its_cure() -> None:
+    outputs = {
+        "error: Failed to extract archive\n  cause: No space left on device (os error 28)": (
+            "UV_CACHE_DIR"
+        ),
+        "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.": "pip cache",
+        "error: Hash mismatch for `numpy==2.4.6`": "uv cache clean",
+        "error: Failed to fetch: https://x\n  cause: invalid peer certificate: UnknownIssuer": (
+            "global.cert FILE"
+        ),
+        "error: failed to open file `/home/x`: Permission denied (os error 13)": "delete .venv",
+        "error: request failed\n  cause: operation timed out": "check the network",
+        "": "the installer gave no reason: check the network",
+    }
+    assert [text for text, cure in outputs.items() if cure not in explain(text)] == []
 
 
 def test_auto_takes_cuda_where_a_gpu_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

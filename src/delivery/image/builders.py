@@ -9,17 +9,40 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
+from subprocess import PIPE, STDOUT, Popen
 from typing import Any, NamedTuple, Protocol
 
-from delivery.errors import ImageError, ToolError, reason
+from delivery.errors import ImageError, ToolError, explain
 
 _ABSENT = ("manifest unknown", "name unknown", "not known to registry", "manifest_unknown")
 _LOOPBACK = re.compile(r"(localhost|127\.[0-9.]+|\[::1\]):[0-9]+/")
-
-
+_TEXT: dict[str, Any] = {"text": True, "errors": "replace"}
+KEPT_LINES = 500  # of a program's output, for its errors
+CURES = {
+    "[Uu]nauthorized|denied: |authentication required|insufficient_scope": (
+        "log in to the registry, or let this account write there (CI_REGISTRY_USER and "
+        "CI_REGISTRY_PASSWORD in the pipeline)"
+    ),
+    "no space left|disk quota": "free some space: buildah prune --all, or docker system prune",
+    "newuidmap|unshare|CLONE_NEWUSER|operation not permitted": (
+        "in a container without privileges set BUILDAH_ISOLATION=chroot and STORAGE_DRIVER=vfs"
+    ),
+    "docker daemon|docker.sock": "start Docker, and let this user talk to it",
+    "toomanyrequests": "log in to the registry of the base image, or take a mirror of it",
+    "x509|certificate": "give this machine the certificate of the registry's authority",
+    "no such host|connection refused|i/o timeout|name resolution|unreachable": (
+        "check the network, HTTPS_PROXY and the name of the registry"
+    ),
+    "No matching distribution|Could not find a version": (
+        "the index that pip reads in the build lacks the package"
+    ),
+}
+"""Words in a builder's errors -> what to do. The first match counts."""
 TIME = 315532800
 """Unix time of every image and every file in it: the start of 1980, the earliest that zip files
 support. It is the same for all commits; else an unchanged layer would get a new digest with each
@@ -298,10 +321,18 @@ def stream(program: str, *words: str, passing: tuple[int, ...] = (0,)) -> int:
         ToolError: it is not installed.
         ImageError: it failed.
     """
-    done = _call(program, words, stdout=2, stderr=None)
-    if done.returncode not in passing:
-        raise ImageError(f"{program} {words[0]} failed with {done.returncode}: see above")
-    return done.returncode
+    command, printed = [program, *words], deque[str](maxlen=KEPT_LINES)
+    try:
+        with Popen(command, stdout=PIPE, stderr=STDOUT, env=_environment(), **_TEXT) as process:
+            for line in process.stdout or ():
+                sys.stderr.write(line)
+                printed.append(line)
+    except FileNotFoundError:
+        raise ToolError(f"{program} is not installed: {_cure(program)}") from None
+    if process.returncode not in passing:
+        why = explain("".join(printed), CURES, otherwise="see above")
+        raise ImageError(f"{program} {words[0]} failed with {process.returncode}: {why}")
+    return process.returncode
 
 
 def run(program: str, *words: str, stdin: str | None = None) -> str:
@@ -311,18 +342,19 @@ def run(program: str, *words: str, stdin: str | None = None) -> str:
         ToolError: it is not installed.
         ImageError: it failed, with its errors.
     """
-    done = _call(program, words, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        done: subprocess.CompletedProcess[str] = subprocess.run(
+            [program, *words], input=stdin, capture_output=True, env=_environment(), **_TEXT
+        )
+    except FileNotFoundError:
+        raise ToolError(f"{program} is not installed: {_cure(program)}") from None
     if done.returncode != 0:
-        raise ImageError(f"{program} {words[0]}: {reason(done.stderr or done.stdout)}")
+        raise ImageError(f"{program} {words[0]}: {explain(done.stderr or done.stdout, CURES)}")
     return done.stdout
 
 
-def _call(program: str, words: tuple[str, ...], **options: Any) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"LC_ALL": "C.UTF-8"}
-    try:
-        return subprocess.run([program, *words], check=False, text=True, env=environment, **options)
-    except FileNotFoundError:
-        raise ToolError(f"{program} is not installed: {_cure(program)}") from None
+def _environment() -> dict[str, str]:
+    return os.environ | {"LC_ALL": "C.UTF-8"}
 
 
 def _cure(program: str) -> str:

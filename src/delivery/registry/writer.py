@@ -154,7 +154,7 @@ class TagWriter:
 
 @contextmanager
 def _settings_of_git() -> Iterator[None]:
-    """GTO writes in this process, by libraries that read settings from the environment as Git does."""
+    """GTO writes in this process, by libraries that read the environment as Git does."""
     before = dict(os.environ)
     os.environ |= safe.configured(before, safe.SETTINGS)
     try:

@@ -11,7 +11,7 @@ import time
 from typing import Any, NamedTuple
 
 from contracts.tags import Version
-from delivery.errors import RolloutError, TagError, ToolError, reason
+from delivery.errors import RolloutError, TagError, ToolError, explain
 from delivery.rollout.manifests import APP, APPLIED, CONTAINER, NAME_LABEL, TAG, Document
 from delivery.tags import parse_version
 
@@ -22,6 +22,22 @@ SWAPS = "wanted-model"
 """The ConfigMap in which the pods of each release store the tag that they were swapped to."""
 SHORT = 60  # seconds for a call that does not wait for the cluster
 SPARE = 30  # seconds that kubectl gets beyond its own time limit
+CURES = {
+    "no configuration has been provided|localhost:8080|context .* does not exist|no context": (
+        "connect the cluster's agent, and name its context in KUBE_CONTEXT (docs/kubernetes.md)"
+    ),
+    "exceeded quota": "raise the quota of the namespace, or run fewer replicas",
+    "Unauthorized|must be logged in|credentials": "renew the credentials of the context",
+    "Forbidden|forbidden|cannot (get|list|create|patch)": (
+        "give this account the role of k8s/deployer.yaml"
+    ),
+    "namespaces? .*not found": "create the namespace first (docs/kubernetes.md)",
+    "x509|certificate": "give the context the certificate of the cluster's authority",
+    "no such host|i/o timeout|handshake timeout|refused|Unable to connect": (
+        "check the network, and the address of the context"
+    ),
+}
+"""Words in kubectl's errors -> what to do. The first match counts."""
 OBSERVED = 60  # seconds that a controller may take to observe a change
 PAUSE = 1.0
 
@@ -74,7 +90,7 @@ class Cluster:
         except subprocess.TimeoutExpired:
             raise RolloutError(f"kubectl {words[0]}: did not end within {timeout:g} s") from None
         if done.returncode != 0:
-            raise RolloutError(f"kubectl {words[0]}: {reason(done.stderr)}")
+            raise RolloutError(f"kubectl {words[0]}: {explain(done.stderr, CURES)}")
         return done.stdout or ""
 
     def get(self, *what: str) -> Any:

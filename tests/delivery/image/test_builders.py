@@ -19,6 +19,7 @@ from delivery.image.builders import (
     Recipe,
     choose_builder,
     is_local,
+    stream,
 )
 from delivery.image.image import Image
 from tests.make.versions import GRAPH_SHA256, V1
@@ -178,6 +179,21 @@ def test_an_unreachable_registry_is_an_error_and_not_a_missing_image(path: Path)
     program(path, "skopeo", "echo 'level=fatal msg=\"connection refused\"' >&2; exit 1")
     with pytest.raises(ImageError, match="skopeo inspect: .*connection refused"):
         Buildah().lookup(NAME, "v1.0.0")
+
+
+def test_a_build_that_fails_names_the_cause_that_it_printed_on_the_way(
+    path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = (
+        "echo STEP 1; echo 'Error: writing blob: no space left on device' >&2; echo done; exit 125"
+    )
+    program(path, "buildah", said)
+    with pytest.raises(ImageError, match="buildah build failed with 125: .*no space.*prune --all"):
+        Buildah().build(Recipe("serve", {}))
+    assert capfd.readouterr().err.splitlines()[0] == "STEP 1"
+    program(path, "trivy", "echo 'libgpg-error0 CVE-1 HIGH'; exit 1")
+    with pytest.raises(ImageError, match="trivy image failed with 1: see above"):
+        stream("trivy", "image")
 
 
 @pytest.mark.parametrize("said", ["manifest unknown: manifest unknown", "name unknown: not known"])
