@@ -11,17 +11,16 @@ import errno
 import gc
 import logging
 import os
-import resource
 import selectors
 import signal
 import socket
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from service.errors import UnsafeSettings
+from service.server import descriptors
 from service.server.shared import WorkerTable
 from service.settings import Settings
 from service.telemetry.logs import configure
@@ -204,7 +203,8 @@ def serve(settings: Settings) -> int:
         UnsafeSettings: the service cannot start with these settings.
     """
     configure(settings.log_level)
-    _raise_descriptor_limit()
+    descriptors.raise_limit()
+    descriptors.warn_of_few(settings.connections)
     _check_state_folder(settings)
     with _listen(settings) as listener, multiprocess_dir(settings.workers) as metrics_dir:
         # Before the import of prometheus_client, which decides then where values are stored.
@@ -219,13 +219,6 @@ def serve(settings: Settings) -> int:
         gc.freeze()
         Supervisor(settings, listener, WorkerTable(settings.workers), metrics_dir).run()
     return 0
-
-
-def _raise_descriptor_limit() -> None:
-    """A shell's usual 1,024 descriptors are fewer than the connections that a worker may hold."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):  # some systems call a limit unlimited that is not
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def as_url(host: str, port: int) -> str:

@@ -23,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from service.app import create_app
 from service.container import Container
 from service.http.problem import MEDIA_TYPE, problem
+from service.server.descriptors import most_connections
 from service.server.shared import WorkerTable
 from service.settings import Settings
 from service.telemetry.metrics import use_slot
@@ -36,10 +37,12 @@ MAX_DESCRIPTORS = 64  # connections taken from the channel at once
 # Headers that offer another protocol.
 UPGRADE_HEADERS = (b"connection", b"upgrade", b"http2-settings")
 
+BUSY = "this worker holds as many connections as it may: try again, or start more replicas"
+FULL_BODY = json.dumps(problem(503, BUSY, "about:blank")).encode()
 FULL = (
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\n"
-    b"connection: close\r\n\r\n"
-)
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: %s\r\ncontent-length: %d\r\n"
+    b"retry-after: 1\r\nconnection: close\r\n\r\n%s"
+) % (MEDIA_TYPE.encode(), len(FULL_BODY), FULL_BODY)
 HEADERS_TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\n"
     b"connection: close\r\n\r\n"
@@ -223,7 +226,7 @@ class Worker(uvicorn.Server):
         super().__init__(config)
         self._container = container
         self._channel = channel
-        self._limit = container.settings().connections
+        self._limit = most_connections(container.settings().connections)
         self._adopting: set[asyncio.Task[Any]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -84,9 +84,11 @@ class Server:
 def spawn(bundle: Path, folder: Path, **settings: Any) -> Server:
     """Start it without waiting; `settings` are SERVICE_ variables in lower case.
 
-    A test about the program itself sets `program`: `python -m service` instead of a fork.
+    A test about the program itself sets `program`: `python -m service` instead of a fork, with
+    `descriptors` as the most that the system lets each process open.
     """
-    program = settings.pop("program", False)
+    most = settings.pop("descriptors", 0)
+    program = settings.pop("program", False) or most
     folder.mkdir(parents=True, exist_ok=True)
     values = {
         "port": 0,
@@ -106,7 +108,7 @@ def spawn(bundle: Path, folder: Path, **settings: Any) -> Server:
         return Server(fork(environment, log), log)
     with log.open("w", encoding="utf-8") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service"],
+            ["bash", "-c", f"ulimit -n {most or '$(ulimit -n)'}; exec {sys.executable} -m service"],
             cwd=ROOT,
             env=environment,
             stdout=stream,

@@ -18,7 +18,7 @@ from service import settings as module
 from service.auth.roles import Guard, Role
 from service.errors import Unauthorized
 from service.http.page import WEB
-from service.server import supervisor
+from service.server import descriptors, supervisor
 from service.settings import cores, read_settings
 from tests.make.server import Server
 
@@ -126,7 +126,7 @@ def test_the_service_may_open_as_many_descriptors_as_the_system_allows() -> None
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, before[1]), before[1]))
-        supervisor._raise_descriptor_limit()
+        descriptors.raise_limit()
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
