@@ -17,9 +17,9 @@ def test_without_descriptors_clients_get_503_with_a_sentence_and_the_others_are_
     metrics = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n"
     with serving(bundle, tmp_path, workers=1, descriptors=ALLOWED) as server, ExitStack() as open_:
         worker = server.workers()
-        clients = [open_.enter_context(connect(server)) for _ in range(CLIENTS)]
         held, refused = [], []
-        for client in clients:
+        for _ in range(CLIENTS):
+            client = open_.enter_context(connect(server))
             client.sendall(predict)
             answer = read(client)
             (held if answer.status == 200 else refused).append((client, answer))
