@@ -143,14 +143,19 @@ def _add_predictions(app: FastAPI, parts: Parts) -> None:
         openapi_extra=UPLOAD,
     )
     async def preview(request: Request) -> Response:
-        """Show an image of any bands as a true-colour PNG."""
+        """Show an image of any bands as a true-colour PNG, of 512 pixels at most.
+
+        The header `X-Image-Size` has the width and height of the image itself: `1280x720`.
+        """
         content = await parts.uploads.read(request.scope, request.receive)
         bands = parts.serving.model().manifest.input.bands
 
-        def render() -> bytes:
-            return true_colour(read_image(content, parts.max_pixels), bands)
+        def render() -> tuple[bytes, str]:
+            pixels = read_image(content, parts.max_pixels)  # (bands, H, W)
+            return true_colour(pixels, bands), f"{pixels.shape[2]}x{pixels.shape[1]}"
 
-        return Response(await parts.memory.run_in_thread(content, render), media_type=PNG)
+        picture, size = await parts.memory.run_in_thread(content, render)
+        return Response(picture, media_type=PNG, headers={"X-Image-Size": size})
 
 
 def _add_samples(app: FastAPI, parts: Parts) -> None:

@@ -6,8 +6,15 @@ import { asked, read, request, unloaded } from "./server.js";
 
 const PATIENCE = 200; // ms before the progress is shown: most answers are faster
 const SHOWN = 20; // classes; the rest is said to be there
+// What the service does with an image of another size, by the name of the way.
+const FITS = {
+  crop: "scaled until it fills this size, and what sticks out is cut off",
+  pad: "scaled until all of it is inside this size, and the rest is left empty",
+  stretch: "stretched to this size, without its proportions",
+};
 
 let running = null; // AbortController of the image that is being classified
+let wanted = null; // what the model takes
 let loading = 0; // counts the lists of samples, so that only the newest is shown
 
 export function startClassify() {
@@ -43,12 +50,16 @@ function startDropping() {
 
 export function showInput(model) {
   if (!model) return;
-  const { bands, width, height, dtype } = model.input;
+  wanted = model.input;
+  const { bands, width, height, dtype, fit } = wanted;
   const names = bands.length > 8 ? "" : ` (${bands.join(", ")})`;
   byId("takes").textContent =
     `GeoTIFF, TIFF, PNG, JPEG or NPY: ${bands.length} bands${names}, ` +
-    `${width}\u00a0×\u00a0${height} pixels, ${dtype}.`;
+    `${size(width, height)}, ${dtype}. An image of another size is ` +
+    (fit ? `${FITS[fit]}, as in training.` : "refused, or resized if you ask for it.");
 }
+
+const size = (width, height) => `${width}\u00a0×\u00a0${height} pixels`;
 
 export async function loadSamples() {
   const mine = ++loading;
@@ -87,6 +98,13 @@ const sampleSource = (item) => picture(() => request(`/samples/${item.index}.png
 // With fetch, not as the address of an image: an image could not carry the key.
 const picture = async (ask) => URL.createObjectURL(await (await ask()).blob());
 
+// The picture of an upload and the size of the upload itself; the picture may be smaller.
+async function preview(ask) {
+  const found = await ask();
+  const [width, height] = found.headers.get("x-image-size").split("x").map(Number);
+  return { source: URL.createObjectURL(await found.blob()), width, height };
+}
+
 export async function classify(blob, name, fit = "") {
   if (running) running.abort();
   const mine = (running = new AbortController());
@@ -105,8 +123,10 @@ export async function classify(blob, name, fit = "") {
     clearTimeout(timer);
     if (mine === running) showIdle();
   }
-  const source = hasPicture ? await picture(() => send("/preview")).catch(() => null) : null;
-  if (mine === running) showPicture(source, name);
+  const shown = hasPicture ? await preview(() => send("/preview")).catch(() => null) : null;
+  if (mine !== running) return;
+  showPicture(shown && shown.source, name);
+  if (shown && byId("problem").hidden) showFit(shown, fit ? "stretch" : wanted && wanted.fit);
 }
 
 async function timed(action) {
@@ -138,6 +158,7 @@ function showName(name) {
 function showAnswer(answer, took, name) {
   showName(name);
   byId("problem").hidden = true;
+  byId("fitted").textContent = "";
   byId("headline").textContent = `${words(answer.class)}, ${percent(answer.probability).replace(">", "over")}`;
   const sorted = Object.entries(answer.probabilities).sort((one, other) => other[1] - one[1]);
   byId("bars").replaceChildren(...sorted.slice(0, SHOWN).map(bar));
@@ -165,6 +186,7 @@ function refuse(error, name, resize) {
   byId("headline").textContent = "No answer";
   byId("bars").replaceChildren();
   byId("answered").replaceChildren();
+  byId("fitted").textContent = "";
   askAbout(null);
   const fits = error.status === 422 && error.message.includes("fit=resize");
   const cure = fits ? { label: "Resize it to fit", run: resize } : null;
@@ -182,4 +204,12 @@ function showPicture(source, name) {
   image.onload = () => image.classList.toggle("large", image.naturalWidth > image.width);
   image.src = source;
   image.alt = `${name} in true colour`;
+}
+
+// Without this, a wrong answer to a picture whose edges were cut off would look like the model's.
+function showFit({ width, height }, fit) {
+  if (!wanted || !fit || (width === wanted.width && height === wanted.height)) return;
+  const now = size(wanted.width, wanted.height);
+  const how = FITS[fit].replace("this size", now);
+  byId("fitted").textContent = `The image has ${size(width, height)}. It was ${how}.`;
 }

@@ -38,6 +38,7 @@ def make_bundle(
     size: int = SIZE,
     samples: int = 0,
     blind_when_bright: bool = False,
+    fit: str = "",
     **changes: Any,
 ) -> Path:
     """Write a bundle; another seed is another model. `changes` replace fields of the manifest.
@@ -64,6 +65,7 @@ def make_bundle(
             "nodata": 0,
             "valid_max": int(np.iinfo(dtype).max),
             "resolution": 10.0,
+            "fit": fit,
         },
         "sha256": hashlib.sha256(graph).hexdigest(),
         "training": {

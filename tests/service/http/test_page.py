@@ -25,6 +25,7 @@ from tests.make.browser import (
     served,
     visiting,
 )
+from tests.make.bundles import make_bundle
 from tests.make.repositories import Project
 from tests.make.server import DEPLOY_HASH, DEPLOY_KEY, Server, serving
 
@@ -150,6 +151,52 @@ def test_an_image_of_another_size_can_be_resized(page: "Page") -> None:
     page.get_by_role("button", name="Resize it to fit").click()
     has_answer(page)
     expect(page.locator("#problem")).to_be_hidden()
+    expect(page.locator("#fitted")).to_have_text(
+        "The image has 80 × 100 pixels. It was stretched to 64 × 64 pixels, without its proportions."
+    )
+    choose(page, npy())
+    has_answer(page)
+    expect(page.locator("#fitted")).to_have_text("")
+
+
+@pytest.mark.parametrize(
+    ("fit", "says", "became"),
+    [
+        ("", "An image of another size is refused, or resized if you ask for it.", ""),
+        (
+            "crop",
+            "An image of another size is scaled until it fills this size, and what sticks out is "
+            "cut off, as in training.",
+            "It was scaled until it fills 64 × 64 pixels, and what sticks out is cut off.",
+        ),
+        (
+            "pad",
+            "An image of another size is scaled until all of it is inside this size, and the rest "
+            "is left empty, as in training.",
+            "It was scaled until all of it is inside 64 × 64 pixels, and the rest is left empty.",
+        ),
+    ],
+)
+def test_the_page_says_what_becomes_of_an_image_of_another_size(
+    browser: "Browser", tmp_path: Path, fit: str, says: str, became: str
+) -> None:
+    made = make_bundle(tmp_path / "model", fit=fit)
+    with (
+        serving(made, tmp_path / "service", workers=1) as running,
+        visiting(browser, running.url) as visit,
+    ):
+        takes = "4 bands (B02, B03, B04, B08), 64 × 64 pixels, uint16. "
+        expect(visit.page.locator("#takes")).to_contain_text(takes + says)
+        choose(visit.page, npy(1400, 700))
+        if not fit:
+            headline(visit.page).to_have_text("No answer")
+            expect(visit.page.locator("#fitted")).to_have_text("")
+            return
+        has_answer(visit.page)
+        expect(visit.page.locator("#fitted")).to_have_text(
+            f"The image has 700 × 1400 pixels. {became}"
+        )
+        visit.page.screenshot(path=tmp_path / "page.png", full_page=True)
 
 
 def test_the_table_is_sorted_by_a_click_and_by_enter(page: "Page") -> None:
