@@ -1,6 +1,7 @@
 """The command line of a module: `--help` is its docstring, an error is one sentence."""
 
 import functools
+import io
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
@@ -17,12 +18,20 @@ def parser(module: str, about: str | None) -> ArgumentParser:
     )
 
 
+def print_anything() -> None:
+    """Let a terminal that lacks a letter (an accent, a mark) show its code instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def command(base: type[Exception]) -> Callable[[Main], Main]:
     """Turn errors of a tree into one sentence on stderr and exit code 1 (130 for Ctrl-C)."""
 
     def decorate(main: Main) -> Main:
         @functools.wraps(main)
         def run() -> None:
+            print_anything()
             try:
                 main()
             except base as error:

@@ -13,6 +13,7 @@ PipelineError
 
 import errno
 import functools
+import io
 import sys
 from collections.abc import Callable
 from typing import ParamSpec
@@ -65,11 +66,19 @@ DISK_CURES = {
 }
 
 
+def print_anything() -> None:
+    """Let a terminal that lacks a letter (an accent, a mark) show its code instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def command(main: Callable[P, None]) -> Callable[P, None]:
     """Turn the errors of a command into one sentence on stderr and exit code 1 (130 for Ctrl-C)."""
 
     @functools.wraps(main)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        print_anything()
         try:
             main(*args, **kwargs)
         except PipelineError as error:

@@ -1,11 +1,15 @@
 """What a program printed, as one sentence."""
 
+import io
+import sys
+
 import pytest
 
-from delivery import dvc
+from delivery import dvc, errors
 from delivery.errors import LONGEST, explain, reason
 from delivery.image import builders
 from delivery.rollout import cluster
+from pipeline import errors as pipeline_errors
 
 OUTPUTS = {
     "ERROR: no credentials\n\nHaving any troubles? Hit us up at https://dvc.org/support": (
@@ -77,3 +81,11 @@ def test_a_cause_is_followed_by_its_cure() -> None:
     without = [said for output, said in found.items() if wanted[output] not in said]
     assert without == []
     assert all(reason(output).rstrip(".") in said for output, said in found.items())
+
+
+def test_a_terminal_without_a_letter_shows_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    for command in (errors.command, pipeline_errors.command):
+        written = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "latin-1"))
+        command(lambda: print("✅ Forêt", flush=True))()
+        assert written.getvalue() == b"\\u2705 For\xeat\n"

@@ -25,6 +25,7 @@ from service.registry import client, git
 from service.registry.client import RegistryClient
 from service.schemas import Listing
 from tests.conftest import run
+from tests.fakes import http as fakes_http
 from tests.make import git_configuration
 from tests.make.repositories import (
     CONFIG,
@@ -188,6 +189,52 @@ def test_a_mirror_that_was_deleted_is_made_again(
         return await until(asked, lambda found: found.fresh)
 
     assert len(ask(url, cache, main).experiments) == 2
+
+
+class Refusing(fakes_http.Handler[int]):
+    """A server of Git that answers everything with one status."""
+
+    def do_GET(self) -> None:
+        self.reply(self.state, headers={"WWW-Authenticate": "Basic"} if self.state == 401 else {})
+
+
+def test_a_remote_that_refuses_is_reported_with_what_to_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each by a real Git, and a server or ssh that refuses; then the next good one is listed."""
+    found = {}
+
+    def refused(name: str, url: str) -> None:
+        with pytest.raises(RegistryUnavailable) as error:
+            listing(url, tmp_path / "state")
+        found[name] = error.value.detail
+
+    for status in (401, 403, 404, 500):
+        with fakes_http.serving(Refusing, status) as url:
+            refused(f"HTTP {status}", f"{url}/x.git")
+    refused("nobody listens", "http://127.0.0.1:9/x.git")
+    refused("no such host", "http://gitlab.invalid/x.git")
+    refused("another transport", "git://gitlab.invalid/x.git")
+    for said in ("Host key verification failed.", "git@x: Permission denied (publickey)."):
+        monkeypatch.setenv("GIT_SSH_COMMAND", f"echo '{said}' >&2; exit 255; ")
+        refused(said, "ssh://git@gitlab.example.com/x.git")
+    cures = {
+        "HTTP 401": "give the service a token",
+        "HTTP 403": "renew the token of the service",
+        "HTTP 404": "the repository does not exist",
+        "HTTP 500": "its server has failed; try again later",
+        "nobody listens": "nothing listens there",
+        "no such host": "its host name is unknown here",
+        "another transport": "use https, ssh or a path",
+        "Host key verification failed.": "add it to known_hosts",
+        "git@x: Permission denied (publickey).": "renew the key of the service",
+    }
+    assert {name: text for name, text in found.items() if cures[name] not in text} == {}
+    project = Project(tmp_path / "project")
+    project.train(b"graph")
+    project.tag(V1.tag)
+    url = f"file://{project.folder}"
+    assert [entry.tag for entry in listing(url, tmp_path / "state").experiments] == [V1.tag]
 
 
 def test_a_protocol_that_runs_commands_is_refused(tmp_path: Path, cache: Path) -> None:
