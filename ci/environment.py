@@ -166,8 +166,8 @@ def _uv() -> list[str]:
     )
     if done.returncode != 0:
         raise SetupError(
-            f"uv could not be downloaded: {explain(done.stderr)}; or install without uv: make setup "
-            "INSTALLER=pip"
+            f"uv could not be downloaded: {explain(done.stderr)}; or install without uv: "
+            "make setup INSTALLER=pip"
         )
     return [str(own)]
 

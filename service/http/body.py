@@ -114,7 +114,7 @@ class Uploads:
                 "content-type: send the image as multipart/form-data in the field `file`, or bare "
                 "as image/tiff, image/png, image/jpeg or application/octet-stream"
             )
-        if headers.get(b"content-encoding", b"identity") != b"identity":
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise UnsupportedMedia(
                 "content-encoding: send the image as it is, not compressed again"
             )

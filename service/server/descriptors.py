@@ -1,4 +1,4 @@
-"""How many files and connections the system lets a process open, and what that leaves for clients."""
+"""How many files and connections a process may open, and what that leaves for clients."""
 
 import logging
 import resource

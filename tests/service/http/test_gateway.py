@@ -246,3 +246,13 @@ def test_the_page_may_load_nothing_from_elsewhere(server: Server) -> None:
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     assert httpx.get(server.url + "/").headers["x-content-type-options"] == "nosniff"
+
+
+def test_an_upload_says_in_any_case_that_it_is_not_compressed(server: Server) -> None:
+    found = {
+        coding: exchange(
+            server, head(f"content-length: {len(BODY)}", f"content-encoding: {coding}"), BODY
+        ).status
+        for coding in ("identity", "Identity", "gzip")
+    }
+    assert found == {"identity": 200, "Identity": 200, "gzip": 415}

@@ -152,7 +152,8 @@ def test_an_image_of_another_size_can_be_resized(page: "Page") -> None:
     has_answer(page)
     expect(page.locator("#problem")).to_be_hidden()
     expect(page.locator("#fitted")).to_have_text(
-        "The image has 80 × 100 pixels. It was stretched to 64 × 64 pixels, without its proportions."
+        "The image has 80 × 100 pixels. It was stretched to 64 × 64 pixels, without its "
+        "proportions."
     )
     choose(page, npy())
     has_answer(page)

@@ -226,7 +226,7 @@ def test_a_remote_that_refuses_is_reported_with_what_to_change(
         "nobody listens": "nothing listens there",
         "no such host": "its host name is unknown here",
         "another transport": "use https, ssh or a path",
-        "Host key verification failed.": "add it to known_hosts",
+        "Host key verification failed.": "its host key is unknown; add it to known_hosts",
         "git@x: Permission denied (publickey).": "renew the key of the service",
     }
     assert {name: text for name, text in found.items() if cures[name] not in text} == {}

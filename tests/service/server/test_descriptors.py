@@ -1,11 +1,13 @@
 """A system that allows few descriptors, and more clients than these are enough for."""
 
+import socket
 from contextlib import ExitStack
 from pathlib import Path
 
 from tests.make.server import serving
-from tests.make.wire import BODY, connect, head, read
+from tests.make.wire import BODY, Reply, connect, head, read
 
+Connection = tuple[socket.socket, Reply]
 ALLOWED = 256
 CLIENTS = 400
 
@@ -17,7 +19,8 @@ def test_without_descriptors_clients_get_503_with_a_sentence_and_the_others_are_
     metrics = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n"
     with serving(bundle, tmp_path, workers=1, descriptors=ALLOWED) as server, ExitStack() as open_:
         worker = server.workers()
-        held, refused = [], []
+        held: list[Connection] = []
+        refused: list[Connection] = []
         for _ in range(CLIENTS):
             client = open_.enter_context(connect(server))
             client.sendall(predict)
@@ -34,8 +37,8 @@ def test_without_descriptors_clients_get_503_with_a_sentence_and_the_others_are_
         for client, _ in held[1:]:
             client.close()
         server.wait_for("/readyz")
-        with server.client() as client:
-            assert client.get("/version").status_code == 200
+        with server.client() as asked:
+            assert asked.get("/version").status_code == 200
         assert server.workers() == worker, "a worker was started anew"
         (warning,) = (it for it in server.lines() if it["event"] == "few descriptors")
         assert warning["allowed"] == ALLOWED and "ulimit -Hn" in warning["cure"]
