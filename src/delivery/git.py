@@ -185,14 +185,17 @@ def environment() -> dict[str, str]:
 
 
 def _explain(text: str) -> str:
-    """The most informative line, with its cure; without a known one the server's message first."""
+    """The most informative line (the server's message, the known cause, Git's own), and its cure."""
     lines = [line.strip() for line in text.splitlines() if re.search(r"\w", line)]
-    for signs, cure in CURES.items():
-        if line := next((line for line in lines if re.search(signs, line)), None):
-            return f"{_printable(line).rstrip('. ')}: {cure}"
-    starts = ("remote:", "! [", "fatal:", "error:", "")
+    lines = [line for line in lines if line != "remote:"]
+    known = (
+        (line, cure) for signs, cure in CURES.items() for line in lines if re.search(signs, line)
+    )
+    cause, cure = next(known, ("", ""))
+    starts = ("remote:", cause or "! [", "! [", "fatal:", "error:", "")
     found = (line for start in starts for line in lines if line.startswith(start))
-    return _printable(next((it for it in found if it != "remote:"), "failed without a message"))
+    said = _printable(next(found, "failed without a message"))
+    return f"{said.rstrip('. ')}: {cure}" if cure else said
 
 
 def _printable(line: str) -> str:
