@@ -185,7 +185,7 @@ def environment() -> dict[str, str]:
 
 
 def _explain(text: str) -> str:
-    """The most informative line (the server's message, the known cause, Git's own), and its cure."""
+    """The most informative line (of the server, a known cause, or Git itself), and its cure."""
     lines = [line.strip() for line in text.splitlines() if re.search(r"\w", line)]
     lines = [line for line in lines if line != "remote:"]
     known = (
