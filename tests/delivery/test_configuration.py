@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 
 from contracts.commit import LOCK
-from delivery.experiment import experiment
-from delivery.experiment.experiment import Experiment
 from delivery.registry.__main__ import main
 from delivery.retrain import cooldown
 from delivery.tags import parse_version
@@ -70,14 +68,6 @@ def test_no_configuration_of_git_changes_a_command(
         assert not repository.commit_files(["dvc.lock", "reports"], "Tränen")
         return repository.git("log", "-1", "--format=%B")
 
-    def save() -> str:
-        project.write("reports/new.json", "[]")
-        for name in (*experiment.VARIABLES, "CI_PIPELINE_ID"):
-            monkeypatch.setenv(name, "7")
-        experiment.save(repository, record := Experiment(trained=True, seconds=8, epochs=2))
-        assert experiment.estimate(repository, 4) == 16
-        return record.note
-
     def fetch() -> bool:
         repository.fetch()
         return "private" in repository.tags("*")
@@ -102,7 +92,6 @@ def test_no_configuration_of_git_changes_a_command(
             [True, True],
         ),
         "commit": (commit, "Tränen\n\n# 1"),
-        "experiment": (save, "done; experiment/7-7 is pushed to 7"),
         "cool-down": (
             lambda: cooldown.record(repository, "# why", datetime(2026, 1, 1, tzinfo=UTC), "7"),
             "retrain/20260101T000000Z-7",
@@ -117,7 +106,7 @@ def test_no_configuration_of_git_changes_a_command(
         "fetch": (fetch, True),
         "what origin got": (
             lambda: sorted(project.origin_tags()),
-            ["experiment/7-7", "landcover#staging#1", "landcover@v1.0.0",
+            ["landcover#staging#1", "landcover@v1.0.0",
              "retrain/20260101T000000Z-7"],
         ),
     }  # fmt: skip
