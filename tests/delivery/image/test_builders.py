@@ -189,7 +189,7 @@ def test_a_build_that_fails_names_the_cause_that_it_printed_on_the_way(
     )
     program(path, "buildah", said)
     with pytest.raises(ImageError, match="buildah build failed with 125: .*no space.*prune --all"):
-        Buildah().build(Recipe("serve", {}))
+        stream("buildah", "build")
     assert capfd.readouterr().err.splitlines()[0] == "STEP 1"
     program(path, "trivy", "echo 'libgpg-error0 CVE-1 HIGH'; exit 1")
     with pytest.raises(ImageError, match="trivy image failed with 1: see above"):
