@@ -65,7 +65,7 @@ class Repository:
         if safe.is_absent(done.stderr):
             return None
         raise GitError(
-            f"{path} at {commit[:12]} cannot be read ({_reason(done.stderr)}): check the network; "
+            f"{path} at {commit[:12]} cannot be read ({_explain(done.stderr)}): check the network; "
             f"a partial clone becomes whole by {safe.REFETCH}"
         )
 
