@@ -41,7 +41,7 @@ INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS) $(TORCH) $(if $(filter /
 
 .PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge test check test-fast mutants e2e lint lint-report pages audit format \
   models promote rollback retire lineage gitlab-setup acceptance-gitlab \
-  left-out experiment experiment-commit experiment-check comment verify register image deploy review review-stop retrain notify \
+  left-out experiment experiment-commit experiment-check publish comment verify register image deploy review review-stop retrain notify \
   monitor demo-drift alertmanager dashboards rules figures \
   bench bench-loop bench-eurosat bench-serving bench-drift bench-observing lock clean
 
@@ -225,6 +225,11 @@ register: setup ## give this commit's model a version
 	@mkdir -p artifacts
 	@dvc pull model
 	@tag=$$(python -m delivery.registry register --ci-skip) && echo "VERSION=$$tag" | tee artifacts/release.env
+
+publish: setup ## show a version in GitLab's model registry and releases: VERSION=landcover@v1.2.0
+	@dvc pull model
+	@python -m delivery.tracking -- "$$GIVEN_VERSION"
+	@python -m delivery.release_notes -- "$$GIVEN_VERSION"
 
 image: setup ## build, scan and push the service's image with its model: VERSION=landcover@v1.2.0
 	@git fetch --quiet --tags origin

@@ -19,6 +19,7 @@ REQUEST = {
 
 MAIN = {
     "RELEASE_TOKEN": "nothing is released",
+    "BOT_TOKEN": "GitLab's model registry shows no versions",
     "CI_REGISTRY_IMAGE": "no image is built, and nothing is deployed",
     "STAGING_URL": "staging and production are not deployed",
     "PRODUCTION_URL": "production is not deployed",

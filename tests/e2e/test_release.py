@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.step, containers.needed]
 STAGES = ("staging", "production")
 V1, V2, V3, V4 = (f"landcover@v1.{minor}.0" for minor in range(4))
 ALL_PASS = dict.fromkeys(MAIN_JOBS, True)
+WITH_PAGES = (*MAIN_JOBS, "publish")
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +106,23 @@ def newest(remote: Path, mark: bytes) -> Path:
 def test_a_merge_trains_nothing_and_releases_what_was_trained(
     world: World, cluster: Cluster
 ) -> None:
-    pipeline = world.main_pipeline()
-    assert pipeline.jobs == ALL_PASS, pipeline.log
+    pipeline = world.main_pipeline("main", *WITH_PAGES)
+    assert pipeline.jobs == dict.fromkeys(WITH_PAGES, True), pipeline.log
     assert "Running stage" not in pipeline.log
     assert {serves(world, stage) for stage in STAGES} == {V2}
     assert len(stage_tags(world, "production")) == 2
     for tag in stage_tags(world, "production"):
         assert world.options_of(f"refs/tags/{tag}") == ["|ci.skip"]
+
+
+def test_gitlabs_pages_show_the_version_and_its_release(world: World, cluster: Cluster) -> None:
+    (version,) = world.api.model_versions
+    assert (version["name"], version["aliases"]) == ("landcover", ["1.1.0"])
+    assert "the gate is open" in version["description"]
+    assert {name for _, name in world.api.model_files} == {"model.onnx", "model.json"}
+    (release,) = world.api.releases
+    assert release["tag_name"] == V2 and "@sha256:" in release["description"]
+    assert [link["name"] for link in release["assets"]["links"]] == ["Model version", "Image"]
 
 
 def test_the_image_carries_the_digest_of_the_bundle(world: World, cluster: Cluster) -> None:
@@ -144,10 +155,11 @@ def test_a_typo_in_the_readme_releases_nothing(world: World, cluster: Cluster) -
     (world.dev / "README.md").write_text("Without the typo\n", encoding="utf-8")
     world.commit("Mend a typo")
     world.git("push", "--quiet", "origin", "main")
-    pipeline = world.main_pipeline()
-    assert pipeline.jobs == ALL_PASS, pipeline.log
+    pipeline = world.main_pipeline("main", *WITH_PAGES)
+    assert pipeline.jobs == dict.fromkeys(WITH_PAGES, True), pipeline.log
     assert world.tags() == before
     assert "is in the registry" in pipeline.log, "the image was built again"
+    assert (len(world.api.model_versions), len(world.api.releases)) == (1, 1)
     later = [call["argv"][0] for call in cluster.calls()[applied:]]
     assert "apply" not in later, "what serves already was touched"
 

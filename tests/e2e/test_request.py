@@ -43,6 +43,14 @@ def test_the_bots_commit_is_judged_once_and_can_be_merged(world: World) -> None:
     assert lock["stages"]["train"]["params"]["params.yaml"]["model"]["width"] == 6
 
 
+def test_the_training_is_a_run_of_gitlabs_experiments(world: World) -> None:
+    (run,) = world.api.runs
+    assert (run["info"]["run_name"], run["info"]["status"]) == ("experiment/1-101", "FINISHED")
+    assert {"key": "model.width", "value": "6"} in run["data"]["params"]
+    assert {"accuracy", "train/loss"} <= {metric["key"] for metric in run["data"]["metrics"]}
+    assert run["job"]
+
+
 def test_a_second_push_trains_nothing_and_updates_the_comment(world: World) -> None:
     world.git("switch", "--quiet", "--force-create", WIDER, f"origin/{WIDER}")
     (world.dev / "NOTES.md").write_text("Wider is better.\n", encoding="utf-8")
@@ -53,7 +61,7 @@ def test_a_second_push_trains_nothing_and_updates_the_comment(world: World) -> N
     assert pipeline.jobs == jobs and pipeline.before is None, pipeline.log
     assert "Running stage 'train'" not in pipeline.of("train")
     assert "Nothing was trained" in world.comment(1)
-    assert "experiment/1-103" not in world.tags()
+    assert "experiment/1-103" not in world.tags() and len(world.api.runs) == 1
     assert world.api.mergeable(1)
 
 
@@ -104,6 +112,7 @@ def test_a_failed_training_is_reported_with_log_and_cure(world: World) -> None:
     pipeline = world.request_pipeline(number)
     assert pipeline.jobs == {"train": False, "report": True}, pipeline.log
     assert not world.api.mergeable(number)
+    assert world.api.runs[-1]["info"]["status"] == "FAILED"
     comment = world.comment(number)
     assert "Training failed" in comment
     assert "train.epochs" in comment.partition("```")[2]

@@ -24,7 +24,7 @@ TEAMS = [
 ]
 """Files that a team changes, and that are no code of the template."""
 CHECKS = {"lint", "test", "secrets"}
-RELEASE = {"verify", "register", "build-image", "staging", "production", "figures"}
+RELEASE = {"verify", "register", "publish", "build-image", "staging", "production", "figures"}
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_a_stage_follows_a_tag_that_somebody_pushed_and_no_trigger_or_schedule(
         ({"PRODUCTION_URL": None}, RELEASE - {"production"}),
         ({"STAGING_URL": None}, RELEASE - {"staging", "production"}),
         # gitlab-ci-local always has a registry; GitLab has none where the project has none.
-        ({"CI_REGISTRY_IMAGE": ""}, {"verify", "register", "figures"}),
+        ({"CI_REGISTRY_IMAGE": ""}, {"verify", "register", "publish", "figures"}),
         ({"RELEASE_TOKEN": None}, {"verify", "figures"}),
         (dict.fromkeys(SET_UP, ""), {"verify"}),
     ],

@@ -47,6 +47,20 @@ def previewed(folder: Path, inputs: dict[str, dict[str, object]]) -> dict[str, d
     return found
 
 
+@pytest.mark.parametrize("context", ["", "team/agents:cluster"])
+def test_environments_show_the_cluster_when_there_is_an_agent(tmp_path: Path, context: str) -> None:
+    if not ci.RUNNER.exists():
+        pytest.skip("gitlab-ci-local is not installed: make setup-e2e")
+    ci.checkout(tmp_path)
+    line = (str(ci.RUNNER), "--preview", "--no-color", f"--variable=KUBE_CONTEXT={context}")
+    pipeline = yaml.load(run(*line, cwd=tmp_path).stdout.partition("---\n")[2], ci.Loader)
+    for stage in ("staging", "production"):
+        found = pipeline[stage]["environment"]
+        assert (found["name"], found["deployment_tier"]) == (stage, stage)
+        cluster = {"agent": "$KUBE_CONTEXT", "namespace": f"landcover-{stage}"}
+        assert found.get("kubernetes") == (cluster if context else None)
+
+
 def test_inputs_reach_the_jobs(tmp_path: Path) -> None:
     stages = ["mine", *ci.MAIN["stages"]]
     given: dict[str, dict[str, object]] = {

@@ -17,6 +17,7 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
 from pydantic import ValidationError
 
+from delivery import tracking
 from delivery.dvc import require_own_remote
 from delivery.errors import DeliveryError, GitLabError, TrainingFailed, command
 from delivery.experiment import experiment as steps
@@ -53,6 +54,7 @@ def _train(repository: Repository) -> None:
         raise
     finally:
         experiment.write()
+        tracking.record(experiment)
     print(f"experiment: {'trained' if experiment.trained else 'dvc.lock is current'}; stored")
 
 

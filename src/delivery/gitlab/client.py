@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import gitlab
 import requests
@@ -19,6 +19,7 @@ from delivery.errors import GitLabError
 TIMEOUT = 30.0  # seconds until GitLab must have started its response
 RETRIES = Retry(3, backoff_factor=0.3, status_forcelist=(502, 503, 504), raise_on_status=False)
 TOKEN = re.compile(r"[!-~]+")
+TokenKind = Literal["private_token", "oauth_token", "job_token"]
 
 NOTES_SEEN_BY_CML = 20
 """CML 0.20.6 searches its comment on the first page of a merge request's notes, newest first."""
@@ -107,11 +108,14 @@ class Refused(GitLabError):
         self.status = status
 
 
-def connect(url: str, token: str, called: str = "the token") -> gitlab.Gitlab:
+def connect(
+    url: str, token: str, called: str = "the token", kind: TokenKind = "private_token"
+) -> gitlab.Gitlab:
     """A client that retries idempotent requests.
 
     Args:
         called: name of the token in messages, such as its variable.
+        kind: how it is sent: as PRIVATE-TOKEN, as `Authorization: Bearer`, or as JOB-TOKEN.
 
     Raises:
         GitLabError: the URL or the token is malformed.
@@ -129,7 +133,13 @@ def connect(url: str, token: str, called: str = "the token") -> gitlab.Gitlab:
     for scheme in ("http://", "https://"):
         session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=RETRIES))
     return gitlab.Gitlab(
-        url, private_token=token, timeout=TIMEOUT, session=session, keep_base_url=True
+        url,
+        private_token=token if kind == "private_token" else None,
+        oauth_token=token if kind == "oauth_token" else None,
+        job_token=token if kind == "job_token" else None,
+        timeout=TIMEOUT,
+        session=session,
+        keep_base_url=True,
     )
 
 

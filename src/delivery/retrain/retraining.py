@@ -6,14 +6,16 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from contracts.reports import CHALLENGE, DRIFT
+from delivery import tracking
 from delivery.dvc import dvc, require_own_remote, stale
 from delivery.errors import DeliveryError, GitError, ToolError, TrainingFailed
-from delivery.experiment.experiment import pull_cached
+from delivery.experiment.experiment import Experiment, pull_cached
 from delivery.git import ORIGIN, Repository
 from delivery.metrics.pipeline import watched
 from delivery.notify import notify
@@ -109,8 +111,11 @@ def retrain(
         _run("ingest", [sys.executable, "-m", "pipeline.ingest", *ingest])
     if not stale():
         return _no_new_data(evidence)
+    begun = time.monotonic()
     with watched("retrain"):
         _run("dvc repro", ["dvc", "repro"])
+    seconds = round(time.monotonic() - begun, 1)
+    tracking.record(Experiment(state="done", trained=True, seconds=seconds))
     dvc("push", "--run-cache")
     proposal = Proposal(evidence, read_challenge(_challenge(target)))
     if evidence:

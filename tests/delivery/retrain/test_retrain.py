@@ -159,6 +159,7 @@ def test_drift_with_new_data_becomes_one_merge_request_with_its_evidence(
     printed = command(content, *INGEST, challenge=WORSE)
     count = len(BITES) + 1
     assert f"drift of landcover@v1.2.0, {count} alerts: kept in artifacts/retrain" in printed
+    assert "tracking: left out: " in printed, "GitLab's experiments are asked for a run"
     assert heads(shop) == {"refs/heads/main", "refs/heads/retrain"}
     changed = shop.git("diff", "--name-only", "origin/main", "retrain").split()
     assert {"data.dvc", "dvc.lock", "reports/drift.json", "reports/challenge.json"} <= set(changed)

@@ -37,6 +37,9 @@ class Call:
 
 Handler = Callable[[Call], tuple[int, Any]]
 LONGEST_NOTE = 1_000_000
+JOB_TOKENS = r"/releases(/|$)"
+"""Paths that take a job's token (`job_token_allowed` in GitLab's code)."""
+FILES_OF_MODELS = f"/api/v4/projects/{NUMBER}/packages/ml_models/"
 ROUTES: list[tuple[str, str, int, Handler]] = []  # method, path, lowest role
 
 
@@ -547,7 +550,11 @@ def matched(pattern: list[str], parts: list[str]) -> tuple[str, ...] | None:
 def entitled(api: FakeGitLab, request: Request, level: int) -> Token:
     """Who asks, when they may; a refusal otherwise."""
     token = api.tokens.get(request.token)
-    if token is None:
+    if token is None or token.job != (request.sent == "job"):
+        raise Refusal(401, "401 Unauthorized")
+    if token.job and not re.search(JOB_TOKENS, request.path):
+        raise Refusal(401, "401 Unauthorized")
+    if request.path.startswith(FILES_OF_MODELS) and request.sent != "bearer":
         raise Refusal(401, "401 Unauthorized")
     enough = {"api"} | ({"read_api"} if request.method == "GET" else set())
     if request.path.endswith("/personal_access_tokens/self"):

@@ -13,9 +13,11 @@ True to the original:
   and that work here as tokens too;
 - files that were uploaded, in chunks or not, under the address that a comment names; a comment of
   more than a million characters is refused;
-- whether a merge request may be merged, by the pipeline of its newest commit (state.merge_status).
+- whether a merge request may be merged, by the pipeline of its newest commit (state.merge_status);
+- model experiments, model registry (mlflow.py) and releases (releases.py), from GitLab's own code;
+  a job's token by JOB-TOKEN, which only the releases take.
 Left out: everything else, above all GitLab's own reactions (a test tells of a push, a merge moves
-no branch, system notes are not written), job tokens, users and groups, rate limits, and the
+no branch, system notes are not written), users and groups, rate limits, and the
 validation of most values. What it accepts, GitLab may still refuse.
 """
 
@@ -29,10 +31,11 @@ from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 from tests.fakes import http
+from tests.fakes.gitlab import mlflow, releases
 from tests.fakes.gitlab.routes import answer
 from tests.fakes.gitlab.state import NUMBER, PATH, Document, FakeGitLab, Refusal, Request
 
-__all__ = ["NUMBER", "PATH", "FakeGitLab", "serving"]
+__all__ = ["NUMBER", "PATH", "FakeGitLab", "mlflow", "releases", "serving"]
 
 
 class HTTPHandler(http.Handler[FakeGitLab]):
@@ -43,9 +46,8 @@ class HTTPHandler(http.Handler[FakeGitLab]):
         address = urlsplit(self.path)
         body, files = self.form()
         query = dict(parse_qsl(address.query, keep_blank_values=True))
-        bearer = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        token = self.headers.get("PRIVATE-TOKEN", bearer)
-        request = Request(self.command, address.path, query, token, body)
+        token, sent = self.credentials()
+        request = Request(self.command, address.path, query, token, body, sent)
         api.meanwhile(request)
         with api.lock:
             api.requests.append(request)
@@ -65,6 +67,13 @@ class HTTPHandler(http.Handler[FakeGitLab]):
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
 
+    def credentials(self) -> tuple[str, str]:
+        """The token, and how it was sent."""
+        for header, sent in (("PRIVATE-TOKEN", "private"), ("JOB-TOKEN", "job")):
+            if token := self.headers.get(header):
+                return token, sent
+        return self.headers.get("Authorization", "").removeprefix("Bearer "), "bearer"
+
     def form(self) -> tuple[Document, dict[str, tuple[str, bytes]]]:
         raw = self.content()
         kind = self.headers.get("Content-Type", "")
@@ -76,6 +85,8 @@ class HTTPHandler(http.Handler[FakeGitLab]):
         if kind.startswith("application/x-www-form-urlencoded"):
             form = parse_qs(raw.decode(), keep_blank_values=True)
             return {name: values[-1] for name, values in form.items()}, {}
+        if kind == "application/octet-stream":  # the body is the file, as Workhorse takes it
+            return {}, {"file": ("file", raw)}
         return (json.loads(raw) if raw else {}), {}
 
     def web(self, path: str) -> None:

@@ -49,6 +49,7 @@ class Token:
     scopes: tuple[str, ...] = ("api",)
     personal: bool = True
     expires_at: str | None = None
+    job: bool = False  # CI_JOB_TOKEN, with the role of who started the pipeline
 
 
 @dataclass
@@ -60,6 +61,7 @@ class Request:
     query: dict[str, str]
     token: str
     body: Document
+    sent: str = "private"  # the header of the token: private | bearer | job
 
 
 class Refusal(Exception):
@@ -100,6 +102,15 @@ class FakeGitLab:
     job_token_scope: Document = field(
         default_factory=lambda: {"inbound_enabled": False, "outbound_enabled": False}
     )
+    has_machine_learning: bool = True  # the project's model experiments and model registry
+    experiments: list[Document] = field(default_factory=list)
+    runs: list[Document] = field(default_factory=list)  # oldest first
+    models: list[Document] = field(default_factory=list)
+    model_versions: list[Document] = field(default_factory=list)
+    model_files: dict[tuple[str, str], bytes] = field(default_factory=dict)  # version id, name
+    jobs: set[str] | None = None  # ids of jobs that exist; None: every number
+    releases: list[Document] = field(default_factory=list)
+    has_tag: Callable[[str], bool] = lambda tag: True  # the Git server has it
     requests: list[Request] = field(default_factory=list)
     # (method, regular expression for the path) -> status and body of every such answer
     broken: dict[tuple[str, str], tuple[int, bytes]] = field(default_factory=dict)
