@@ -268,7 +268,8 @@ def test_a_gitlab_that_does_not_answer_is_left_after_a_time(
 
 
 def test_a_defect_of_ours_fails_no_training(capsys: pytest.CaptureFixture[str]) -> None:
-    best_effort("tracking", lambda: str({}["missing"]))
+    empty: dict[str, str] = {}
+    best_effort("tracking", lambda: empty["missing"])
     assert capsys.readouterr().out == "tracking: left out: KeyError: 'missing'\n"
 
 

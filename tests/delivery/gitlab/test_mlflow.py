@@ -143,7 +143,7 @@ def test_an_answer_that_is_not_gitlabs_is_named(
 
 
 def test_a_job_that_gitlab_does_not_know_is_an_error(api: FakeGitLab, gitlab: MLflow) -> None:
-    api.jobs = {"77"}
+    api.job_ids = {"77"}
     run = gitlab.run("landcover", "experiment/1-101", BEGUN)
     with pytest.raises(GitLabError, match="500"):
         gitlab.log(run.id, [], {}, {"gitlab.CI_JOB_ID": "78"})

@@ -167,7 +167,7 @@ def log_batch(call: Call) -> tuple[int, Any]:
 def add_tags(call: Call, run: Document, tags: list[Document]) -> None:
     for tag in tags:
         if tag["key"] == "gitlab.CI_JOB_ID":
-            known = call.api.jobs
+            known = call.api.job_ids
             if tag["value"] not in known if known is not None else not tag["value"].isdigit():
                 raise Refusal(500, "500 Internal Server Error")  # ArgumentError in GitLab's code
             run["job"] = tag["value"]

@@ -108,7 +108,7 @@ class FakeGitLab:
     models: list[Document] = field(default_factory=list)
     model_versions: list[Document] = field(default_factory=list)
     model_files: dict[tuple[str, str], bytes] = field(default_factory=dict)  # version id, name
-    jobs: set[str] | None = None  # ids of jobs that exist; None: every number
+    job_ids: set[str] | None = None  # ids of jobs that exist; None: every number
     releases: list[Document] = field(default_factory=list)
     has_tag: Callable[[str], bool] = lambda tag: True  # the Git server has it
     requests: list[Request] = field(default_factory=list)
