@@ -9,11 +9,11 @@ refused is one sentence in the log and never a failed job.
 
 import json
 import os
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from contracts import commands
 from delivery.errors import GitLabError, command
 from delivery.gitlab.best_effort import best_effort
 from delivery.gitlab.client import Refused, asking, connect
@@ -22,18 +22,14 @@ from delivery.registry.registry import open_registry
 from delivery.tags import parse_version
 
 IMAGE = Path("artifacts/image/image.json")
-ADDRESS = Path("artifacts/model-version.txt")
+ADDRESS = Path("artifacts/model-version.txt")  # written by delivery.tracking
 VARIABLES = ("CI_SERVER_URL", "CI_PROJECT_ID", "CI_JOB_TOKEN")
 
 
 @command
 def main() -> None:
     """Create the release."""
-    parser = ArgumentParser(
-        prog="python -m delivery.release_notes",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = commands.parser("delivery.release_notes", __doc__)
     parser.add_argument("version")
     version = parser.parse_args().version
     best_effort("release", lambda: release(version))

@@ -15,10 +15,10 @@ import csv
 import json
 import os
 import time
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from contextlib import suppress
 from pathlib import Path
 
+from contracts import commands
 from contracts.commit import BUNDLE, METRICS, PARAMS, Unreadable, folder_digest
 from contracts.commit import read_metrics as metrics_of
 from contracts.commit import read_params as params_of
@@ -44,11 +44,7 @@ COMPLETE = "bundle"
 @command
 def main() -> None:
     """Show a version."""
-    parser = ArgumentParser(
-        prog="python -m delivery.tracking",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = commands.parser("delivery.tracking", __doc__)
     parser.add_argument("version")
     version = parser.parse_args().version
     best_effort("tracking", lambda: publish(version))
