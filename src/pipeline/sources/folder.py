@@ -249,6 +249,8 @@ def _take(group: Path, prefix: tuple[str, ...], found: Found) -> None:
         found.images[path] = item
         taken += 1
     found.passed_over.update(passed_over)
+    if not taken and not passed_over:
+        raise SourceError(f"the class {name} is empty: add images, or remove the folder {group}")
     if not taken:
         raise SourceError(
             f"the class {name} has no image that is taken{_listed(passed_over)}: convert its "

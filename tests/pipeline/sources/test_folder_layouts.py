@@ -100,6 +100,12 @@ def test_a_layout_that_would_lose_images_is_an_error(
         find_images(put(tmp_path, layout))
 
 
+def test_an_empty_folder_of_a_class_is_an_error_with_its_own_cure(tmp_path: Path) -> None:
+    (tmp_path / "rye").mkdir()
+    with pytest.raises(SourceError, match="the class rye is empty: add images, or remove"):
+        find_images(put(tmp_path, each("maize")))
+
+
 def test_a_name_in_another_encoding_is_an_error(tmp_path: Path) -> None:
     put(tmp_path, each("maize", "rye"))
     (tmp_path / "rye/0.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/rye/caf\xe9.png"))
