@@ -14,12 +14,12 @@ import os
 import subprocess
 import sys
 import tempfile
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from contracts import commands
 from delivery import cml
 from delivery.errors import GitError, GitLabError, ToolError, command
 from delivery.experiment.experiment import COMMITTED, LOG, RECORD, Committed, Experiment
@@ -57,11 +57,7 @@ The training job left nothing: it was cancelled, or its runner was lost before i
 @command
 def main() -> None:
     """Write the comment, and post it."""
-    parser = ArgumentParser(
-        prog="python -m delivery.comment",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = commands.parser("delivery.comment", __doc__)
     parser.add_argument("--against", default="origin/main", metavar="REV", help="what to compare")
     parser.add_argument("--dry-run", action="store_true", help="write it, post nothing")
     options = parser.parse_args()
@@ -119,7 +115,7 @@ def _notes(repository: Repository, against: str, experiment: Experiment) -> list
             "or rebase before you trust the comparison."
         )
     notes.append(f"## Runner minutes\n\n{_minutes(experiment)}")
-    if note := _committed(repository):
+    if experiment.state == "done" and (note := _committed(repository)):
         notes.append(f"Pipeline: {note}.")
     return notes
 
@@ -130,9 +126,9 @@ def _committed(repository: Repository) -> str:
         return Committed.model_validate_json(COMMITTED.read_bytes()).note
     if repository.git("status", "--porcelain", "--untracked-files=no", "--", "dvc.lock"):
         return (
-            "`dvc.lock` is new and was not committed: `BOT_TOKEN` is not set, or the branch is a "
-            "fork's. Before you merge, commit `dvc.lock` and `reports/` from the artifacts of the "
-            "job `train`"
+            "`dvc.lock` is new and was not committed: `BOT_TOKEN` is not set, the branch is a "
+            "fork's, or the job `commit` failed. Commit it and `reports/` from the artifacts of "
+            "the job `train` before you merge"
         )
     return ""
 

@@ -21,8 +21,9 @@ from contracts import commands
 from contracts import commit as facts
 from contracts.tags import Experiment, Version, match_tag
 from delivery.dvc import dvc
-from delivery.errors import GitLabError, ToolError, command, reason
+from delivery.errors import ToolError, command, reason
 from delivery.git import Repository
+from delivery.registry.registry import open_registry
 
 SITE = Path("artifacts/site")
 PUBLIC = Path("public")
@@ -67,7 +68,7 @@ def write_sources(repository: Repository, blob: str) -> None:
     table = experiments(repository)
     (SITE / "docs" / "experiments.md").write_text(table, encoding="utf-8")
     configuration: dict[str, Any] = {
-        "site_name": _name(),
+        "site_name": open_registry(repository.folder).name,
         "docs_dir": "docs",
         "site_dir": str(PUBLIC.resolve()),
         "use_directory_urls": False,
@@ -137,16 +138,6 @@ def build() -> None:
         raise ToolError("mkdocs is not installed: make setup-e2e") from None
     if done.returncode != 0:
         raise ToolError(f"mkdocs: {reason(done.stderr or done.stdout)}")
-
-
-def _name() -> str:
-    try:
-        text = Path(facts.PARAMS).read_bytes()
-        return str(facts.read_params(text)["model"]["name"])
-    except (OSError, KeyError, facts.Unreadable):
-        raise GitLabError(
-            f"{facts.PARAMS}: no model.name: run this in the project's folder"
-        ) from None
 
 
 if __name__ == "__main__":

@@ -15,21 +15,24 @@ changed, killed after it `dvc checkout` finishes the work.
 import hashlib
 import shutil
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from rich.console import Console
 from rich.table import Table
 
+from contracts import commands
 from contracts.images import as_chip
 from pipeline import paths
-from pipeline.data.dataset import SPLITS, Dataset, image_files, label
+from pipeline.data.dataset import SPLITS, Dataset, image_files, label, predefined_split
 from pipeline.data.images import decode, fault
 from pipeline.data.version import silent_dvc
-from pipeline.errors import DataError, SourceError, command
+from pipeline.errors import DataError, ParameterError, SourceError, command
 from pipeline.files import write_text
+from pipeline.params import read_params
 from pipeline.progress import CONSOLE, track
 from pipeline.sources import SOURCES, File, Source
 
@@ -60,6 +63,7 @@ def ingest(source: Source, *, dry_run: bool = False) -> None:
     _refuse_useless(dataset, after, faults)
     dataset.write(incoming)
     _summary(dataset, before, after, faults)
+    _mention_unused_split(after)
     if dry_run:
         shutil.rmtree(staging)
         print("dry run: nothing was changed")
@@ -70,11 +74,7 @@ def ingest(source: Source, *, dry_run: bool = False) -> None:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="python -m pipeline.ingest",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = commands.parser("pipeline.ingest", __doc__)
     sources = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
     for name, adapter in SOURCES.items():
         summary = (sys.modules[adapter.__module__].__doc__ or "").strip().splitlines()[0]
@@ -120,6 +120,16 @@ def _digests(folder: Path) -> dict[str, str]:
         path: hashlib.sha256((folder / path).read_bytes()).hexdigest()
         for path in track(files, f"read {folder}/", len(files))
     }
+
+
+def _mention_unused_split(after: dict[str, str]) -> None:
+    """Splits that the images bring along are used on request only, and nothing else shows it."""
+    with suppress(ParameterError):  # `dvc repro` reports it
+        if any(map(predefined_split, after)) and read_params().preprocess.split != "predefined":
+            print(
+                "the images bring splits of their own, which are not used: to use them, set "
+                f"preprocess.split: predefined in {paths.PARAMS}"
+            )
 
 
 def _refuse_useless(dataset: Dataset, after: dict[str, str], faults: dict[str, str]) -> None:

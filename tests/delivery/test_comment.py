@@ -55,6 +55,18 @@ def test_the_comment_warns_of_a_stale_base(
     assert "`main` has 1 commits that this branch lacks" in compose(Repository(), "main")
 
 
+def test_only_a_finished_training_asks_for_its_lock_to_be_committed(
+    record: Callable[..., None], commit: Callable[[str], str]
+) -> None:
+    Path("dvc.lock").write_text("stages: {}\n", encoding="utf-8")
+    commit("Lock")
+    Path("dvc.lock").write_text("stages: {load: {}}\n", encoding="utf-8")
+    record(state="done", trained=True)
+    assert "Commit it and `reports/`" in compose(Repository(), "main")
+    record(state="failed")  # the stages before the one that failed have changed the lock
+    assert "dvc.lock" not in compose(Repository(), "main")
+
+
 def test_a_failed_training_shows_the_end_of_its_log_and_no_markup(
     record: Callable[..., None],
 ) -> None:

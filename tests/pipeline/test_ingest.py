@@ -12,12 +12,12 @@ import yaml
 from dvc.repo import Repo
 from PIL import Image
 
-from pipeline.data.dataset import Dataset, image_files
+from pipeline.data.dataset import SPLITS, Dataset, image_files
 from pipeline.errors import DataError, SourceError
 from pipeline.ingest import ingest, main
 from pipeline.sources import File
 from pipeline.sources.folder import Folder
-from tests.conftest import run, write_images
+from tests.conftest import run, write_images, write_params
 from tests.pipeline.conftest import call, dvc
 
 IMAGES = Path("../images")
@@ -46,6 +46,24 @@ def test_an_earlier_version_can_be_checked_out(ingested: Path) -> None:
     Path("data.dvc").write_bytes(before)
     dvc("checkout", "data.dvc")
     assert len(list(image_files(Path("data")))) == 36
+
+
+def test_a_split_that_the_images_bring_is_mentioned_while_it_is_not_used(
+    ingested: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in SPLITS:
+        shutil.copytree(IMAGES, f"../split/{name}")
+    hint = "set preprocess.split: predefined"
+    ingest(Folder(Path("../split")), dry_run=True)
+    assert hint in capsys.readouterr().out
+    ingest(Folder(IMAGES), dry_run=True)
+    assert hint not in capsys.readouterr().out
+    write_params({"preprocess": {"split": "predefined"}})
+    ingest(Folder(Path("../split")), dry_run=True)
+    assert hint not in capsys.readouterr().out
+    Path("params.yaml").write_text("[", encoding="utf-8")
+    ingest(Folder(Path("../split")), dry_run=True)
+    assert "dry run: nothing was changed" in capsys.readouterr().out
 
 
 def test_the_summary_counts_new_removed_and_bad_files(

@@ -26,7 +26,8 @@ def test_each_floor_is_a_test_case_and_a_missed_one_a_failure() -> None:
 
 @given(st.text(), st.text())
 def test_any_name_of_a_class_is_valid_xml(name: str, text: str) -> None:
-    XML.fromstring(junit([Check(name, False, text)], "landcover"))
+    suite = XML.fromstring(junit([Check(name, False, text)], "landcover"))
+    assert [case.tag for case in suite] == ["testcase"] and suite.get("failures") == "1"
 
 
 def test_metrics_are_finite_numbers_under_the_name_of_the_model() -> None:

@@ -26,7 +26,9 @@ import yaml
 
 from contracts import commands
 from contracts.documents import read_yaml
+from delivery import comment
 from delivery.errors import DeliveryError, GitLabError, command
+from delivery.experiment.experiment import TITLE as EXPERIMENT
 from delivery.git import Repository
 from delivery.gitlab.address import locate, split
 from delivery.gitlab.client import asking, connect
@@ -34,7 +36,7 @@ from delivery.gitlab.client import asking, connect
 FOLDER = Path("artifacts/acceptance")
 REPORT = FOLDER / "gitlab.md"
 TOKEN = "GITLAB_TOKEN"
-MARK = "CML watermark conveyor-report"
+MARK = f"CML watermark {comment.TITLE}"
 ENDED = ("success", "failed", "canceled", "skipped", "manual")
 POLL = 10.0  # seconds between two looks at a pipeline
 UNTESTED = "Not checked here: a merge and what main does after it, runners with a GPU, the cluster."
@@ -104,7 +106,7 @@ class Story:
             "the pipeline passes", request.head_pipeline["status"] == "success", shown(request)
         )
         commit = self._commit(request.sha)
-        title = f"Experiment of merge request {number}"
+        title = f"{EXPERIMENT} {number}"
         self.check("the bot commits the model", commit == (title, [first]), commit[0])
         mine = self._tags(number, request.sha)
         self.check("the commit has a tag", len(mine) == 1, ", ".join(mine) or "none")

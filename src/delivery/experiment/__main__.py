@@ -13,10 +13,10 @@ artifacts/experiment/ holds the records for the report: experiment.json, commit.
 """
 
 import os
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
 from pydantic import ValidationError
 
+from contracts import commands
 from delivery import tracking
 from delivery.dvc import require_own_remote
 from delivery.errors import DeliveryError, GitLabError, TrainingFailed, command
@@ -30,11 +30,7 @@ from delivery.metrics.pipeline import watched
 @command
 def main() -> None:
     """Run one step."""
-    parser = ArgumentParser(
-        prog="python -m delivery.experiment",
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = commands.parser("delivery.experiment", __doc__)
     parser.add_argument("step", nargs="?", choices=("train", "commit", "check"), default="train")
     {"train": _train, "commit": _commit, "check": _check}[parser.parse_args().step](Repository())
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import gitlab
 import requests
+from gitlab.v4.objects import CurrentUser
 from urllib3.util import Retry
 
 from delivery.errors import GitLabError
@@ -67,20 +68,21 @@ class GitLab:
 
     def user(self) -> tuple[str, str]:
         """Name and address of the token's owner; push rules want commits of users of GitLab."""
+        me = self._me()
+        email = me.attributes.get("commit_email") or me.attributes.get("email")
+        return str(me.name), str(email or "")
+
+    def _me(self) -> CurrentUser:
         with asking("reading the user of the token"):
             self._client.auth()
-        user = self._client.user
-        assert user is not None
-        email = user.attributes.get("commit_email") or user.attributes.get("email")
-        return str(user.name), str(email or "")
+        assert self._client.user is not None
+        return self._client.user
 
     def comments(self, iid: int, title: str) -> Comments:
         """The comments of a merge request that have CML's watermark with a title."""
         mark = re.compile(WATERMARK.format(re.escape(title)))
+        me = self._me()
         with asking(f"listing the comments of merge request !{iid}"):
-            self._client.auth()
-            me = self._client.user
-            assert me is not None
             merge_request = self.project.mergerequests.get(iid)
             notes = merge_request.notes.list(get_all=True, order_by="created_at", sort="desc")
         marked = [note.id for note in notes if mark.search(note.body)]
