@@ -167,6 +167,14 @@ class Container:
             time.sleep(0.02)
         raise AssertionError(f"it never was ready: {self.logs()}")
 
+    def wait_for_workers(self, number: int) -> None:
+        """Wait until so many have a model; for `/readyz` one is enough."""
+        deadline = time.monotonic() + READY_WITHIN
+        with self.client() as client:
+            while len(client.get("/version").json()["workers"]) < number:
+                assert time.monotonic() < deadline, f"too few workers: {self.logs()}"
+                time.sleep(0.02)
+
 
 @contextmanager
 def running(image: str, *options: str, **settings: Any) -> Iterator[Container]:

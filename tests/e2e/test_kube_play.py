@@ -141,6 +141,7 @@ def inspect(pod: Container) -> Any:
 
 def test_the_pod_passes_the_smoke_test_of_a_rollout(pod: Container, project: Published) -> None:
     expected = read_bundle(images.V1, images.bundle_of(project, images.V1))
+    pod.wait_for_workers(2)
     found = SmokeTest(pod.url, expected, KEY).run(0, report=lambda line: None)
     assert found[1].startswith(f"version: {images.V1} in all of 2 workers")
 
