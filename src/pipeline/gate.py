@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from contracts import commit as commit_facts
 from pipeline import paths, repository, tasks
 from pipeline.arguments import parse_against
 from pipeline.errors import DataError, GateError, command
@@ -24,6 +25,8 @@ from pipeline.tasks.predictions import parse_predictions
 from pipeline.tasks.task import Check, at_most
 
 WIDGETS = Path("artifacts/gate")
+PARENT = "HEAD^1"
+"""What the pipeline of main compares with."""
 
 
 @command
@@ -63,7 +66,8 @@ def read(path: Path) -> dict[str, Any]:
 def compare_with(name: str, params: Params) -> tuple[Comparison | None, str]:
     """Compare the model with the one of a revision.
 
-    None, with the reason, when there is no earlier model or the comparison is switched off.
+    None, with the reason, when there is no earlier model of this name or the comparison is
+    switched off.
 
     Raises:
         GateError: there is an earlier model, but no test chip to compare on.
@@ -73,9 +77,15 @@ def compare_with(name: str, params: Params) -> tuple[Comparison | None, str]:
     if not paths.PREDICTIONS.exists():
         raise DataError(f"{paths.PREDICTIONS} is missing: run `dvc repro`")
     ours = parse_predictions(paths.PREDICTIONS.read_text(encoding="utf-8"), str(paths.PREDICTIONS))
-    theirs = repository.show(repository.resolve(name), paths.PREDICTIONS)
+    if name == PARENT and repository.is_first_commit():
+        return None, f"{name} does not exist: this is the first commit"
+    base = repository.resolve(name)
+    theirs = repository.show(base, paths.PREDICTIONS)
     if theirs is None:
         return None, f"{name} has no {paths.PREDICTIONS} yet, so this is the first model"
+    before = _model_name(base)
+    if before not in ("", params.model.name):
+        return None, f"{name} has another model, {before}, so this is the first {params.model.name}"
     champion = parse_predictions(theirs, f"{paths.PREDICTIONS} of {name}")
     credit = tasks.find(params.model.task).credit
     comparison = compare(champion, ours, params.evaluate.bootstrap_samples, credit)
@@ -85,6 +95,17 @@ def compare_with(name: str, params: Params) -> tuple[Comparison | None, str]:
             f"keep data and split, or set gate.compare to false in this change and say why"
         )
     return comparison, ""
+
+
+def _model_name(commit: str) -> str:
+    """model.name at a commit; empty when its parameters cannot be read."""
+    try:
+        parameters = commit_facts.read_params(
+            (repository.show(commit, paths.PARAMS) or "").encode()
+        )
+    except commit_facts.Unreadable:
+        return ""
+    return str(parameters.get("model", {}).get("name", ""))
 
 
 def judge(

@@ -56,6 +56,12 @@ def resolve(name: str) -> str:
         ) from None
 
 
+def is_first_commit() -> bool:
+    """Whether nothing comes before the commit that is checked out, also in the whole history."""
+    alone = len(_git("rev-list", "--parents", "--max-count=1", "HEAD").split()) == 1
+    return alone and _git(*safe.IS_SHALLOW).strip() == "false"
+
+
 def show(commit: str, path: Path) -> str | None:
     """Text of a file as it was at a commit; None when it was not there.
 

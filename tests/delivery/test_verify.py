@@ -11,6 +11,7 @@ from delivery.dvc import require_own_remote
 from delivery.errors import RemoteError
 from delivery.verify import require_current, require_remote
 from tests.conftest import run
+from tests.delivery.conftest import Project
 
 STAGES = """\
 stages:
@@ -116,6 +117,7 @@ def test_without_a_token_for_releases_a_lock_of_another_commit_is_reported_and_p
     Path("code.py").write_text("print(2)\n", encoding="utf-8")
     monkeypatch.setattr("sys.argv", ["verify"])
     monkeypatch.delenv("RELEASE_TOKEN", raising=False)
+    monkeypatch.setenv("BOT_TOKEN", "token")
     monkeypatch.setenv("CI_PIPELINE_ID", "7")
     verify.main()
     printed = capsys.readouterr().out
@@ -128,6 +130,27 @@ def test_without_a_token_for_releases_a_lock_of_another_commit_is_reported_and_p
             patch.setenv(name, value) if value else patch.delenv(name)
             with pytest.raises(SystemExit, match="dvc.lock is not current"):
                 verify.main()
+
+
+def test_without_a_bot_a_lock_that_nobody_committed_keeps_the_version(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setattr("sys.argv", ["verify"])
+    for name in ("CI_PIPELINE_ID", "RELEASE_TOKEN"):
+        monkeypatch.setenv(name, "7")
+    trained = project.merge("first", 3, 12)
+    project.write("data.dvc", f"outs:\n- md5: {'0' * 32}.dir\n  path: data\n")
+    project.commit("Change the data, and leave dvc.lock")
+    with pytest.raises(SystemExit, match="dvc.lock is not current"):
+        verify.main()  # nothing is registered that could stay
+    project.registry.register(trained)
+    verify.main()
+    assert "left out: landcover@v1.0.0 stays, BOT_TOKEN is not set" in capsys.readouterr().out
+    assert project.registry.register().tag == "landcover@v1.0.0"
+    monkeypatch.setenv("BOT_TOKEN", "token")
+    with pytest.raises(SystemExit, match="dvc.lock is not current"):
+        verify.main()
 
 
 def test_a_project_without_a_lock_is_refused(repository: Path) -> None:

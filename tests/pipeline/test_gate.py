@@ -146,6 +146,24 @@ def test_a_first_model_has_nothing_to_be_compared_with(judged: Path) -> None:
     assert "so this is the first model" in result.stdout
 
 
+def test_a_first_commit_has_nothing_before_it(judged: Path) -> None:
+    run("git", "checkout", "--quiet", "--orphan", "start", cwd=judged)
+    run("git", "commit", "--quiet", "--message", "start", cwd=judged)
+    result = call(gate.main, "--against=HEAD^1")
+    assert result.returncode == 0
+    assert "HEAD^1 does not exist: this is the first commit" in result.stdout
+
+
+def test_a_model_of_another_name_is_not_compared(judged: Path) -> None:
+    document = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    document["model"]["name"] = "crops"
+    Path("params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    improve(judged, wrong=True)
+    result = call(gate.main)
+    assert result.returncode == 0
+    assert "main has another model, landcover, so this is the first crops" in result.stdout
+
+
 @pytest.mark.parametrize("name", ["nowhere", "--help-me", "$(touch evil)", "main:params.yaml", ""])
 def test_a_revision_that_is_none_is_refused(judged: Path, name: str) -> None:
     result = call(gate.main, f"--against={name}")

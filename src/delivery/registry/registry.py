@@ -90,6 +90,17 @@ class Registry:
         self._known(self.state(), version)
         return version
 
+    def known(self, commit: str) -> Version | None:
+        """The version that a commit has: its own, or the newest when that has the same model."""
+        commit, state = self.repository.commit(commit), self.state()
+        if version := state.at(commit):
+            return version
+        newest = max(state.versions, default=None)
+        if newest is None or (digest := model_digest(self.repository, commit)) is None:
+            return None
+        is_same = model_digest(self.repository, state.versions[newest].commit) == digest
+        return newest if is_same else None
+
     def register(self, commit: str = "HEAD", message: str = "", ci_skip: bool = True) -> Version:
         """Register a commit as the next version.
 
@@ -97,16 +108,14 @@ class Registry:
         """
         commit = self.repository.commit(commit)
         self.sync()
-        state = self.state()
-        if version := state.at(commit):
+        if version := self.known(commit):
             return version
         if (digest := model_digest(self.repository, commit)) is None:
             raise RegistryError(
                 f"dvc.lock of commit {commit[:12]} names no model: dvc repro, and commit dvc.lock"
             )
+        state = self.state()
         newest = max(state.versions, default=None)
-        if newest and model_digest(self.repository, state.versions[newest].commit) == digest:
-            return newest
         self._refuse_outdated(state, commit)
         interface = read_interface(self.repository.folder / BUNDLE, digest)
         broken = policy.breakage(state, newest, interface)
