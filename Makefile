@@ -23,9 +23,12 @@ endif
 
 # What a person or a pipeline says reaches the command as it is: neither make nor the shell expands
 # it. A title of a merge request is no code.
-GIVEN := URL TOKEN VERSION STAGE REASON FORCE JSON TAG AGAINST EVENT APPLY VALUES COOL_DOWN
+GIVEN := URL TOKEN VERSION STAGE REASON FORCE JSON TAG AGAINST EVENT APPLY VALUES COOL_DOWN PROJECT
 unexport $(GIVEN)
 $(foreach name,$(GIVEN),$(eval export GIVEN_$(name) := $$(value $(name))))
+# $(call need,NAMES,EXAMPLE): refuse a target without what it needs, in the words of make.
+need = @for name in $(1); do given="GIVEN_$$name"; [ -n "$${!given}" ] || { \
+  echo "error: $$name is missing: make $@ $(2)" >&2; exit 1; }; done
 
 STATE := artifacts/service
 
@@ -115,7 +118,7 @@ ifdef EUROSAT
 else
 	@dvc pull data.dvc
 endif
-	@dvc repro
+	@set -o pipefail; PYTHONUNBUFFERED=1 dvc repro | sed --unbuffered -e '/^Use `dvc push`/d' -e '/^To track the changes/,/core.autostage/d'
 	@python -m pipeline.report --against HEAD
 	@dvc metrics diff --all --no-path --targets reports/metrics.json -- HEAD
 	@echo
@@ -184,21 +187,26 @@ models: setup ## show versions of the model, their stages and metrics (JSON=1)
 	@python -m delivery.registry models $(if $(value JSON),--json)
 
 promote: setup ## let a stage serve a version: VERSION=v1.2.0 STAGE=production (FORCE=1 REASON='...')
+	$(call need,VERSION STAGE,VERSION=v1.2.0 STAGE=production)
 	@python -m delivery.registry promote $(if $(value FORCE),--force) --reason="$$GIVEN_REASON" -- "$$GIVEN_VERSION" "$$GIVEN_STAGE"
 
 rollback: setup ## let a stage serve what it served before: STAGE=production (VERSION=v1.0.0 REASON='...')
+	$(call need,STAGE,STAGE=production)
 	@python -m delivery.registry rollback --to="$$GIVEN_VERSION" --reason="$$GIVEN_REASON" -- "$$GIVEN_STAGE"
 
 retire: setup ## let a version go nowhere any more: VERSION=v1.2.0 (REASON='...')
+	$(call need,VERSION,VERSION=v1.2.0)
 	@python -m delivery.registry retire --reason="$$GIVEN_REASON" -- "$$GIVEN_VERSION"
 
 lineage: setup ## follow a version to data, parameters, merge request and stages: VERSION=v1.2.0 (JSON=1)
+	$(call need,VERSION,VERSION=v1.2.0)
 	@python -m delivery.registry lineage $(if $(value JSON),--json) -- "$$GIVEN_VERSION"
 
-gitlab-setup: setup ## show what a GitLab project lacks (APPLY=1 makes it, VALUES=file; docs/gitlab-setup.md)
-	@python -m delivery.gitlab_setup $(if $(value APPLY),--apply) $(if $(value VALUES),--values="$$GIVEN_VALUES")
+gitlab-setup: setup ## show what a GitLab project lacks (APPLY=1 makes it, VALUES=file, URL=https://..., PROJECT=team/name)
+	@python -m delivery.gitlab_setup $(if $(value APPLY),--apply) $(if $(value VALUES),--values="$$GIVEN_VALUES") --url="$$GIVEN_URL" --project="$$GIVEN_PROJECT"
 
 acceptance-gitlab: setup ## play a merge request on your own GitLab: URL=https://gitlab.example.com/team/name (GITLAB_TOKEN=...)
+	$(call need,URL,URL=https://gitlab.example.com/team/name)
 	@GITLAB_TOKEN="$${GITLAB_TOKEN:-$$GIVEN_TOKEN}" python -m delivery.acceptance.gitlab -- "$$GIVEN_URL"
 
 # What the jobs in templates/ call.
@@ -227,18 +235,22 @@ register: setup ## give this commit's model a version
 	@tag=$$(python -m delivery.registry register --ci-skip) && echo "VERSION=$$tag" | tee artifacts/release.env
 
 publish: setup ## show a version in GitLab's model registry and releases: VERSION=landcover@v1.2.0
+	$(call need,VERSION,VERSION=landcover@v1.2.0)
+	@python -m delivery.registry find -- "$$GIVEN_VERSION" >/dev/null
 	@dvc pull model
 	@python -m delivery.tracking -- "$$GIVEN_VERSION"
 	@python -m delivery.release_notes -- "$$GIVEN_VERSION"
 
 image: setup ## build, scan and push the service's image with its model: VERSION=landcover@v1.2.0
-	@git fetch --quiet --tags origin
+	$(call need,VERSION,VERSION=landcover@v1.2.0)
+	@python -m delivery.registry find -- "$$GIVEN_VERSION" >/dev/null
 	@dvc pull model
 	@python -m delivery.image build --version="$$GIVEN_VERSION"
 	@python -m delivery.image scan
 	@python -m delivery.image push
 
 deploy: setup ## roll a version out: STAGE=staging VERSION=landcover@v1.2.0, or TAG=landcover#staging#3
+	$(if $(value TAG),,$(call need,STAGE VERSION,STAGE=staging VERSION=landcover@v1.2.0))
 	@if [ -n "$$GIVEN_TAG" ]; then python -m delivery.deploy --tag="$$GIVEN_TAG"; \
 	else python -m delivery.deploy --version="$$GIVEN_VERSION" -- "$$GIVEN_STAGE"; fi
 
@@ -273,6 +285,7 @@ figures: setup ## push how long this pipeline took, and when its tokens end
 	@python -m delivery.training_metrics main
 
 notify: setup ## tell the team: EVENT=released
+	$(call need,EVENT,EVENT=released)
 	@python -m delivery.notify "$$GIVEN_EVENT"
 
 bench: setup ## measure the demo and the training loop

@@ -1,9 +1,10 @@
 """`python -m service` serves; `key` makes an API key, `migrate` the tables of the feedback."""
 
-import argparse
 import os
 import signal
 import sys
+
+from contracts.commands import parser
 
 # Before anything imports NumPy: its threads would not survive the fork, and are not needed.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -16,8 +17,8 @@ SERVICE_: docs/service.md lists them."""
 
 def main() -> None:
     """Do what the command line says."""
-    parser = argparse.ArgumentParser("python -m service", description=DESCRIPTION)
-    commands = parser.add_subparsers(dest="command")
+    line = parser("service", DESCRIPTION)
+    commands = line.add_subparsers(dest="command")
     serving = commands.add_parser("serve", help="serve (what it does without a command)")
     serving.add_argument(
         "--with-key",
@@ -26,7 +27,7 @@ def main() -> None:
     )
     commands.add_parser("key", help="make an API key, and its hash for SERVICE_API_KEYS")
     commands.add_parser("migrate", help="bring the feedback database up to date, then end")
-    chosen = parser.parse_args()
+    chosen = line.parse_args()
     if chosen.command == "key":
         _print_key()
     elif chosen.command == "migrate":

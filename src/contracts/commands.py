@@ -5,13 +5,22 @@ import io
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
+from typing import NoReturn
 
 Main = Callable[[], None]
 
 
+class Parser(ArgumentParser):
+    """A parser whose errors are one sentence: make shows them without knowing the module."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2, as argparse does."""
+        self.exit(2, f"error: {message}: see {self.prog} --help\n")
+
+
 def parser(module: str, about: str | None) -> ArgumentParser:
     """The parser of `python -m module`."""
-    return ArgumentParser(
+    return Parser(
         prog=f"python -m {module}",
         description=about,
         formatter_class=RawDescriptionHelpFormatter,

@@ -26,7 +26,7 @@ from delivery.notify import notify
 from delivery.registry.registry import Registry, open_registry
 from delivery.rollout.controller import RolloutRequest, roll_out
 from delivery.rollout.smoke_test import LIMIT, expectation
-from delivery.tags import parse_version
+from delivery.tags import parse_assignment, parse_stage, parse_version
 
 BUNDLES = Path("artifacts/bundles")
 
@@ -44,12 +44,11 @@ class Release(NamedTuple):
 def main() -> None:
     """Roll out, and assign."""
     parser = commands.parser("delivery.deploy", __doc__)
-    parser.add_argument("stage", nargs="?", choices=STAGES)
+    parser.add_argument("stage", nargs="?", help=f"one of {', '.join(STAGES)}")
     parser.add_argument("--version", help="the version to release")
     parser.add_argument("--tag", help="the assignment to roll out, instead of stage and version")
     options = parser.parse_args()
     registry = open_registry()
-    registry.sync()
     release = _release(registry, options)
     request = _request(release)
     try:
@@ -72,14 +71,17 @@ def _release(registry: Registry, options: Namespace) -> Release:
         DeliveryError: the policy forbids it, or the version does not exist.
     """
     if options.tag:
+        parse_assignment(options.tag)
+        registry.sync()
         move = registry.requested(options.tag)
         return Release(move.version, move.stage, move.tag)
     if not options.stage or not options.version:
         raise RegistryError("stage and version are missing: give STAGE --version, or --tag")
-    version = parse_version(options.version, registry.name)
-    if not registry.state().serves(options.stage, version):
-        registry.check(version, options.stage)
-    return Release(version, options.stage, "")
+    stage, version = parse_stage(options.stage), parse_version(options.version, registry.name)
+    registry.sync()
+    if not registry.state().serves(stage, version):
+        registry.check(version, stage)
+    return Release(version, stage, "")
 
 
 def _request(release: Release) -> RolloutRequest:

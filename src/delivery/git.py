@@ -20,6 +20,7 @@ CURES = {
     "Permission denied \\(": "add your public key on the server, or load it with ssh-add",
     "Host key verification failed": "compare the server's key with the published one, and put it "
     "into known_hosts (ssh-keyscan HOST)",
+    "'origin' does not appear": "name your repository: git remote add origin URL",
     "not be found|[Rr]epository.* not found|does not exist": "check git remote get-url origin, and "
     "whether this account may read it",
     "Could not resolve host|Failed to connect|Connection (refused|timed out)|unreachable": (

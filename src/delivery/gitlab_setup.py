@@ -61,8 +61,8 @@ def main() -> None:
 def parse() -> Namespace:
     """Read the command line."""
     parser = commands.parser("delivery.gitlab_setup", __doc__)
-    parser.add_argument("--url", help="address of GitLab (default: that of the remote origin)")
-    parser.add_argument("--project", help="group/project (default: that of the remote origin)")
+    parser.add_argument("--url", help="address of GitLab or of the project (default: origin's)")
+    parser.add_argument("--project", help="group/project (default: origin's)")
     parser.add_argument("--values", type=Path, metavar="FILE", help="values of the variables")
     parser.add_argument(
         "--keep",
@@ -81,12 +81,15 @@ def where(arguments: Namespace) -> tuple[str, str]:
     """Address and project: the given ones, else those of the remote `origin`."""
     if arguments.url and arguments.project:
         return arguments.url.rstrip("/"), arguments.project
+    if arguments.url and address.is_project(arguments.url):
+        return address.locate(*address.split(arguments.url))
     try:
         remote = Repository().git("remote", "get-url", "origin")
         url, path = address.split(remote)
     except DeliveryError:
         raise GitLabError(
-            "the remote origin is not an address of GitLab: give --url and --project"
+            "the remote origin is not an address of GitLab: give the project's, "
+            "make gitlab-setup URL=https://gitlab.example.com/team/name"
         ) from None
     if not arguments.url and not arguments.project:
         return address.locate(url, path)

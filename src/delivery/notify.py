@@ -46,7 +46,7 @@ class _Failed(Exception):
 def main() -> None:
     """Send one event."""
     parser = commands.parser("delivery.notify", __doc__)
-    parser.add_argument("event", choices=EVENTS, metavar="EVENT", help=", ".join(EVENTS))
+    parser.add_argument("event", metavar="EVENT", help=", ".join(EVENTS))
     parser.add_argument("--text", default="", help="details of the event")
     arguments = parser.parse_args()
     print(f"notify: {notify(arguments.event, arguments.text)}")
@@ -56,8 +56,11 @@ def notify(event: str, text: str = "") -> str:
     """Send an event if the settings include it; returns a sentence about the result.
 
     Raises:
-        NotifyError: `NOTIFY_URL` is not an address, or `NOTIFY_EVENTS` has an unknown event.
+        NotifyError: the event is unknown, `NOTIFY_URL` is not an address, or `NOTIFY_EVENTS` has
+            an unknown event.
     """
+    if event not in EVENTS:
+        raise NotifyError(f"event: {event[:64]!a} is not one: use {', '.join(EVENTS)}")
     url, wanted = webhook(), wanted_events()
     if url is None:
         return f"{event} is not sent: NOTIFY_URL is not set"

@@ -13,10 +13,11 @@ PipelineError
 
 import errno
 import functools
-import io
 import sys
 from collections.abc import Callable
 from typing import ParamSpec
+
+from contracts.commands import print_anything
 
 P = ParamSpec("P")
 
@@ -64,13 +65,6 @@ DISK_CURES = {
     errno.EACCES: "permission denied; give this user the right to write there",
     errno.EPERM: "permission denied; give this user the right to write there",
 }
-
-
-def print_anything() -> None:
-    """Let a terminal that lacks a letter (an accent, a mark) show its code instead of failing."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def command(main: Callable[P, None]) -> Callable[P, None]:

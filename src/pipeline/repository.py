@@ -52,7 +52,7 @@ def resolve(name: str) -> str:
         whole = " --unshallow" if _git(*safe.IS_SHALLOW).strip() == "true" else ""
         raise RevisionError(
             f"revision {name!r} is not in this repository: fetch it (git fetch{whole} origin), "
-            f"or name another with --against"
+            f"or name another with --against (of make: AGAINST=...)"
         ) from None
 
 

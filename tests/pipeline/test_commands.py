@@ -55,7 +55,9 @@ def test_unknown_arguments_exit_with_2_and_start_nothing(
         with pytest.raises(SystemExit) as end:
             as_program(monkeypatch, name, "--frobnicate")
         assert end.value.code == 2
-        assert f"usage: python -m pipeline.{name}" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert said.startswith("error: ") and said.count("\n") == 1
+        assert f"see python -m pipeline.{name}" in said
         assert sorted(workdir.rglob("*")) == before
 
 

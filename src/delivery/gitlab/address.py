@@ -13,6 +13,12 @@ ADDRESS = re.compile(
 )
 
 
+def is_project(address: str) -> bool:
+    """Whether the address names a project, and not the server alone."""
+    found = ADDRESS.fullmatch(address)
+    return bool(found and "/" in found["path"])
+
+
 def split(address: str) -> tuple[str, str]:
     """Server and path in the address of a project or of its repository.
 
@@ -20,7 +26,7 @@ def split(address: str) -> tuple[str, str]:
         GitLabError: it is not such an address.
     """
     found = ADDRESS.fullmatch(address)
-    if not found or "/" not in found["path"]:
+    if not found or not is_project(address):
         shown = re.sub(r"//[^@/]*@", "//", address)[:128]
         raise GitLabError(
             f"{shown!a} is not an address of a project: write https://gitlab.example.com/team/name"

@@ -71,6 +71,13 @@ def rollback(registry: Registry, arguments: Namespace) -> None:
         print(f"It was rolled back already. Further back: --to VERSION ({registry.name}@v1.2.0).")
 
 
+def find(registry: Registry, arguments: Namespace) -> None:
+    """Print the tag of a version that origin has."""
+    version = parse_version(arguments.version, registry.name)
+    registry.sync()
+    print(registry.find(version.tag).tag)
+
+
 def retire(registry: Registry, arguments: Namespace) -> None:
     """Retire a version."""
     version = parse_version(arguments.version, registry.name)
@@ -141,6 +148,8 @@ def _parser() -> ArgumentParser:
     one.add_argument("--to", default="", help="the version to go back to")
     one.add_argument("--reason", default="", help="recorded in the tag")
     one.add_argument("--ci-skip", action="store_true", help="start no pipeline")
+    one = add("find", find, "print the tag of a registered version")
+    one.add_argument("version", help="v1.2.0 or landcover@v1.2.0")
     one = add("retire", retire, "retire a version: no stage takes it any more")
     one.add_argument("version", help="v1.2.0 or landcover@v1.2.0")
     one.add_argument("--reason", default="", help="recorded in the tag")

@@ -490,6 +490,27 @@ def test_the_address_of_gitlab_is_read_from_the_remote(
     assert gitlab_setup.where(gitlab_setup.parse()) == (where, "team/landcover")
 
 
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        (["--url=", "--project="], ("https://gitlab.example.com", "team/landcover")),
+        (["--url=https://other.example"], ("https://other.example", "team/landcover")),
+        (["--project=a/b"], ("https://gitlab.example.com", "a/b")),
+        (["--url=https://other.example", "--project=a/b"], ("https://other.example", "a/b")),
+        (["--url=https://other.example/a/b"], ("https://other.example", "a/b")),
+    ],
+)
+def test_what_is_given_counts_before_the_remote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], where: tuple[str, str]
+) -> None:
+    run("git", "init", "--quiet", cwd=tmp_path)
+    run("git", "remote", "add", "origin", "git@gitlab.example.com:team/landcover", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["gitlab_setup", *words])
+    monkeypatch.setattr(address, "locate", lambda url, path: (url, path))
+    assert gitlab_setup.where(gitlab_setup.parse()) == where
+
+
 def test_rollouts_keep_their_order(api: FakeGitLab, setup: Run) -> None:
     rows = [{"id": 1, "key": key, "process_mode": "unordered"} for key in ("staging", "retrain")]
     api.resource_groups = rows
@@ -523,7 +544,7 @@ def test_a_remote_of_another_kind_is_reported(
     run("git", "remote", "add", "origin", "/srv/git/landcover.git", cwd=tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["gitlab_setup"])
-    with pytest.raises(SystemExit, match="give --url and --project"):
+    with pytest.raises(SystemExit, match="make gitlab-setup URL=https://"):
         gitlab_setup.main()
 
 

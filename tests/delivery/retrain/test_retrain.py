@@ -339,7 +339,7 @@ def test_an_invalid_cool_down_is_refused(
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         command(payload(), f"--cool-down={text}")
-    assert "hours, from 0 to 8760" in capsys.readouterr().err
+    assert "hours from 0 to 8760 (COOL_DOWN)" in capsys.readouterr().err
 
 
 def test_the_arguments_of_ingest_are_read_from_a_file(tmp_path: Path) -> None:
