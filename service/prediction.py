@@ -9,10 +9,10 @@ from functools import partial
 from time import perf_counter
 from typing import NamedTuple
 
-from contracts.images import Fit
+from contracts.images import Buffer, Fit
 from service.errors import InvalidOutput, ServiceError, TooLarge
 from service.feedback.recorder import Recorder
-from service.inference.decode import Array, Buffer, decode
+from service.inference.decode import Array, decode
 from service.inference.memory import LARGE, ImageMemory
 from service.inference.model import Model, Serving
 from service.inference.queue import InferenceQueue

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 from starlette.types import Message, Receive, Scope
 
+from contracts.images import Buffer
 from service.errors import SlowUpload, TooLarge, UnsupportedMedia
 from service.http.multipart import file_field
-from service.inference.decode import Buffer
 from service.inference.memory import ImageMemory
 
 

@@ -16,14 +16,26 @@ import numpy.typing as npt
 from PIL import Image
 
 from contracts.bundle import Input
-from contracts.images import BANDS, PNG_MAGIC, Fit, RefusedImage, check_png, fit_to
+from contracts.images import (
+    BANDS,
+    JPEG_MAGIC,
+    PNG_MAGIC,
+    Buffer,
+    Fit,
+    RefusedImage,
+    check_mode,
+    check_png,
+    fit_to,
+    in_colour,
+    wrong_bands,
+)
 from service.errors import BadRequest, TooLarge, Unprocessable, UnsupportedMedia
 from service.inference.tiff import read_any, read_plain
 
 TAKEN = "GeoTIFF, TIFF, PNG, JPEG or NPY"
 MAX_SCANS = 64  # of a progressive JPEG; each one decodes the whole image again
 MAX_SEGMENTS = 4096  # markers of a JPEG before its first scan, chunks of a PNG
-JPEG_MAGIC, SCAN = b"\xff\xd8\xff", b"\xff\xda"
+SCAN = b"\xff\xda"
 METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # JPEG: APP1 to APP13, APP15, comments
 MAX_NPY_HEADER = 4096
 NPY_VERSIONS = {b"\x01\x00": "<H", b"\x02\x00": "<I", b"\x03\x00": "<I"}  # -> length of header
@@ -37,7 +49,6 @@ NPY_HEADER = re.compile(
     re.VERBOSE,
 )
 
-Buffer = bytes | memoryview
 Array = npt.NDArray[Any]
 
 
@@ -52,7 +63,8 @@ def decode(content: Buffer, wanted: Input, max_pixels: int, fit: Fit = "") -> Ar
         UnsupportedMedia: the format is not supported.
         Unprocessable: it is broken, or of another dtype, number of bands or size.
     """
-    return conform(read_image(content, max_pixels), wanted, fit)
+    pixels = in_colour(read_image(content, max_pixels), content, wanted)
+    return conform(pixels, wanted, fit)
 
 
 def read_image(content: Buffer, max_pixels: int) -> Array:
@@ -84,9 +96,7 @@ def conform(pixels: Array, wanted: Input, fit: Fit) -> Array:
     """
     bands, height, width = pixels.shape
     if bands != len(wanted.bands):
-        raise Unprocessable(
-            f"{bands} bands, wanted {len(wanted.bands)} ({', '.join(wanted.bands)}), in this order"
-        )
+        raise Unprocessable(wrong_bands(bands, wanted.bands, wanted.dtype))
     if pixels.dtype != wanted.dtype:
         if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
             raise Unprocessable(f"some values are NaN or infinite; wanted {wanted.dtype}")
@@ -152,17 +162,15 @@ def _read_picture(content: bytes, max_pixels: int) -> Array:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
-                bands = BANDS.get(image.mode)
-                if bands is None:
-                    raise Unprocessable(
-                        f"the picture has colour mode {image.mode}, taken are {', '.join(BANDS)}: "
-                        "convert it"
-                    )
+                check_mode(image.mode)
+                bands = BANDS[image.mode]
                 if image.width * image.height * bands > max_pixels:
                     raise _too_large((bands, image.height, image.width), max_pixels)
                 pixels = np.asarray(image)
-    except (TooLarge, Unprocessable):
+    except TooLarge:
         raise
+    except RefusedImage as error:
+        raise Unprocessable(str(error)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise TooLarge(
             f"the picture declares more than {max_pixels} values: cut it into chips"

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
+from contracts.images import Buffer
 from service.errors import Overloaded
-from service.inference.decode import Buffer
 
 LARGE = 1 << 20
 """Bytes of an upload, or values of an image, above which a thread decodes it."""

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from contracts.images import COMPRESSIONS, RefusedImage, check_pages
+from contracts.images import COMPRESSIONS, Buffer, RefusedImage, check_pages
 from service.errors import TooLarge, Unprocessable
 
 MAX_DIRECTORIES = 32  # overviews and masks of one image; more is an attack or a film
@@ -43,7 +43,6 @@ READ = frozenset(
     (WIDTH, HEIGHT, BITS, COMPRESSION, FILL_ORDER, STRIP_OFFSETS, SAMPLES, STRIP_SIZES, PLANAR)
 ) | {SAMPLE_FORMAT, TILE_WIDTH}
 
-Buffer = bytes | memoryview
 Array = npt.NDArray[Any]
 
 

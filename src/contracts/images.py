@@ -7,11 +7,13 @@
 | TIFF, GeoTIFF | one image, any number of bands, in COMPRESSIONS | several images, others |
 | NPY | (bands, height, width) of numbers | archives, objects |
 
-Pixels are taken as they are stored: no stretching, no colour profile, no rotation that EXIF asks
-for. The pipeline and the service each have a decoder for their needs, and both keep to this table;
-tests/contracts/test_images.py shows them the same files.
+A grey PNG or JPEG of 8 bits is one band, or three equal ones where three of 8 bits are wanted: grey
+among colours. Apart from that, pixels are taken as they are stored: no stretching, no colour
+profile, no rotation that EXIF asks for. The pipeline and the service each have a decoder for their
+needs, and both keep to this table; tests/contracts/test_images.py shows them the same files.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -36,10 +38,12 @@ Fit = Literal["", "crop", "pad", "stretch"]
 FITS = tuple(filter(None, get_args(Fit)))
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+JPEG_MAGIC = b"\xff\xd8\xff"
 _DEPTH, _COLOUR = 24, 25  # bytes of the first chunk, IHDR
 _GREY = 0
 
 Array = npt.NDArray[Any]
+Buffer = bytes | memoryview
 
 
 class Chips(Protocol):
@@ -81,6 +85,18 @@ def check_png(content: bytes) -> None:
             )
 
 
+def check_mode(mode: str) -> None:
+    """Refuse a PNG or JPEG whose values are no bands, by Pillow's mode.
+
+    Raises:
+        RefusedImage: it is a palette, CMYK or the like.
+    """
+    if mode not in BANDS:
+        raise RefusedImage(
+            f"the picture has colour mode {mode}, taken are {', '.join(BANDS)}: save it as RGB"
+        )
+
+
 def check_pages(images: int) -> None:
     """Refuse a TIFF of several images: pages may be bands, dates or places.
 
@@ -94,15 +110,55 @@ def check_pages(images: int) -> None:
         )
 
 
-def as_chip(pixels: Array, wanted: Chips) -> Array:
-    """The image in the size of a chip, if the chips say how; unchanged otherwise.
+def wrong_bands(found: int, names: Sequence[str], dtype: str) -> str:
+    """Why an image of another number of bands is refused, and the cure."""
+    cure = "write these bands, and no others, in this order into one file"
+    if dtype == "uint8" and (found, len(names)) == (4, 3):
+        cure = "save it without transparency (alpha)"
+    elif dtype == "uint8" and (found, len(names)) == (3, 1):
+        cure = "save it in grey"
+    bands = "1 band" if found == 1 else f"{found} bands"
+    return f"the image has {bands}, wanted {len(names)} ({', '.join(names)}): {cure}"
 
-    An image of another dtype stays as it is: it is refused for that.
+
+def is_grey(pixels: Array, content: Buffer) -> bool:
+    """Whether an image is a grey PNG or JPEG of 8 bits: the same in red, green and blue."""
+    is_picture = bytes(content[: len(PNG_MAGIC)]).startswith((PNG_MAGIC, JPEG_MAGIC))
+    return is_picture and len(pixels) == 1 and pixels.dtype == np.uint8
+
+
+def in_colour(pixels: Array, content: Buffer, wanted: Chips) -> Array:
+    """A grey PNG or JPEG in red, green and blue, where three bands of 8 bits are wanted.
+
+    Args:
+        pixels: (bands, H, W), what was read from `content`.
     """
+    _, *size = pixels.shape
+    if wanted.dtype == "uint8" and wanted.shape[0] == 3 and is_grey(pixels, content):
+        return np.broadcast_to(pixels, (3, *size))
+    return pixels
+
+
+def as_chip(pixels: Array, content: Buffer, wanted: Chips) -> Array:
+    """The image that was read from `content` in the bands of a chip, and in its size if they fit.
+
+    An image of another dtype or number of bands stays as it is: it is refused for that.
+    """
+    pixels = in_colour(pixels, content, wanted)
     if not wanted.fit or pixels.dtype != np.dtype(wanted.dtype):
         return pixels
     _, height, width = wanted.shape
     return fit_to(pixels, height, width, wanted.fit, wanted.nodata or 0)
+
+
+def magnification(rows: int, columns: int, wanted: Chips) -> float:
+    """By how much the fit of the chips enlarges an image; less than 1 where it shrinks it."""
+    _, height, width = wanted.shape
+    return _scale(rows, columns, height, width, wanted.fit)
+
+
+def _scale(rows: int, columns: int, height: int, width: int, how: Fit) -> float:
+    return (min if how == "pad" else max)(height / rows, width / columns)
 
 
 def fit_to(pixels: Array, height: int, width: int, how: Fit, fill: int = 0) -> Array:
@@ -124,12 +180,12 @@ def fit_to(pixels: Array, height: int, width: int, how: Fit, fill: int = 0) -> A
         return _resample(pixels, height, width, (0, 0, columns, rows))
     if how == "crop":
         # Cut first: a line of a million pixels, scaled to the height of a chip, fills the memory.
-        scale = max(height / rows, width / columns)
+        scale = _scale(rows, columns, height, width, how)
         high, wide = min(rows, height / scale), min(columns, width / scale)
         left, top = (columns - wide) / 2, (rows - high) / 2
         box = (left, top, min(columns, left + wide), min(rows, top + high))
         return _resample(pixels, height, width, box)
-    scale = min(height / rows, width / columns)
+    scale = _scale(rows, columns, height, width, how)
     high, wide = max(1, round(rows * scale)), max(1, round(columns * scale))
     top, left = (height - high) // 2, (width - wide) // 2
     chip = np.full((bands, height, width), fill, pixels.dtype)

@@ -13,19 +13,24 @@ changed, killed after it `dvc checkout` finishes the work.
 """
 
 import hashlib
+import math
 import shutil
 import sys
 from argparse import ArgumentParser
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy.typing as npt
 
 from rich.console import Console
 from rich.table import Table
 
 from contracts import commands
-from contracts.images import as_chip
+from contracts.images import as_chip, is_grey, magnification
 from pipeline import paths
 from pipeline.data.dataset import SPLITS, Dataset, image_files, label, predefined_split
 from pipeline.data.images import decode, fault
@@ -37,6 +42,35 @@ from pipeline.progress import CONSOLE, track
 from pipeline.sources import SOURCES, File, Source
 
 SHOWN_FAULTS = 5
+
+
+@dataclass
+class Changed:
+    """How many of the usable images become chips that differ from what is in their files."""
+
+    grey: int = 0
+    """Read as RGB."""
+    enlarged: int = 0
+    smallest: tuple[int, ...] = ()
+    """Width and height of the one with the fewest pixels."""
+
+    def count(self, pixels: npt.NDArray[Any], content: bytes, dataset: Dataset) -> None:
+        """Count an image, `pixels` as they were read from `content`."""
+        bands, height, width = pixels.shape
+        if len(dataset.bands) != bands and is_grey(pixels, content):
+            self.grey += 1
+        if dataset.fit and magnification(height, width, dataset) > 1:
+            size = (width, height)
+            self.smallest = min(self.smallest or size, size, key=math.prod)
+            self.enlarged += 1
+
+    def sentences(self) -> Iterator[str]:
+        """The counts that are not zero."""
+        if self.grey:
+            yield f"grey, read as RGB: {self.grey}"
+        if self.enlarged:
+            width, height = self.smallest
+            yield f"enlarged: {self.enlarged}, the smallest has {width} x {height} pixels"
 
 
 @command
@@ -59,10 +93,13 @@ def ingest(source: Source, *, dry_run: bool = False) -> None:
     shutil.rmtree(staging, ignore_errors=True)
     incoming = staging / paths.DATA
     before = _digests(paths.DATA)
-    after, faults = _write(source, dataset, incoming)
+    changed = Changed()
+    after, faults = _write(source, dataset, incoming, changed)
     _refuse_useless(dataset, after, faults)
     dataset.write(incoming)
     _summary(dataset, before, after, faults)
+    for sentence in changed.sentences():
+        print(sentence)
     _mention_unused_split(after)
     if dry_run:
         shutil.rmtree(staging)
@@ -86,12 +123,14 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _write(source: Source, dataset: Dataset, folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+def _write(
+    source: Source, dataset: Dataset, folder: Path, changed: Changed
+) -> tuple[dict[str, str], dict[str, str]]:
     """Write every usable file below `folder`; return its digest by path, and faults of others."""
     digests: dict[str, str] = {}
     faults: dict[str, str] = {}
     for file in track(source.files(), f"ingest {dataset.name}", len(source)):
-        if problem := _problem(file, dataset):
+        if problem := _problem(file, dataset, changed):
             faults[file.path] = problem
             continue
         target = folder / file.path
@@ -101,16 +140,20 @@ def _write(source: Source, dataset: Dataset, folder: Path) -> tuple[dict[str, st
     return digests, faults
 
 
-def _problem(file: File, dataset: Dataset) -> str | None:
+def _problem(file: File, dataset: Dataset, changed: Changed) -> str | None:
     path = PurePosixPath(file.path)
     if path.is_absolute() or ".." in path.parts:
         raise SourceError(f"{file.path!r} points outside of {paths.DATA}/")
     if label(file.path) not in dataset.classes:
         return f"not in a directory of a class ({', '.join(dataset.classes)})"
     try:
-        return fault(as_chip(decode(file.path, file.content).pixels, dataset), dataset)
+        pixels = decode(file.path, file.content).pixels
     except DataError as error:
         return str(error)
+    if problem := fault(as_chip(pixels, file.content, dataset), dataset):
+        return problem
+    changed.count(pixels, file.content, dataset)
+    return None
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -131,10 +131,11 @@ def _decode_file(name: str, dataset: Dataset) -> tuple[Decoded, npt.NDArray[Any]
     if label(name) not in dataset.classes:
         return Decoded(name, "not in a directory of a class"), None
     try:
-        chip = decode(name, (paths.DATA / name).read_bytes())
+        content = (paths.DATA / name).read_bytes()
+        chip = decode(name, content)
     except DataError as error:
         return Decoded(name, str(error)), None
-    pixels = as_chip(chip.pixels, dataset)
+    pixels = as_chip(chip.pixels, content, dataset)
     if reason := fault(pixels, dataset):
         return Decoded(name, reason), None
     return Decoded(name, None, digest(pixels), chip.crs, chip.centre), pixels

@@ -12,7 +12,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from contracts.images import FITS, Fit, fit_to
+from contracts.bundle import Input
+from contracts.images import FITS, Fit, fit_to, magnification, wrong_bands
 from pipeline.data.images import decode
 from pipeline.errors import DataError
 from service.errors import ServiceError
@@ -67,7 +68,7 @@ READ = {
 REFUSED = {
     "RGB of 16 bits.png": (deep_png(2, 3), "a PNG of 16 bits in several channels"),
     "grey and alpha of 16 bits.png": (deep_png(4, 2), "half of its bits"),
-    "palette.png": (of_mode("PNG", "P"), "colour mode P"),
+    "palette.png": (of_mode("PNG", "P"), "the picture has colour mode P"),
     "grey and alpha.png": (of_mode("PNG", "LA"), "colour mode LA"),
     "one bit.png": (of_mode("PNG", "1"), "colour mode 1"),
     "CMYK.jpg": (of_mode("JPEG", "CMYK"), "colour mode CMYK"),
@@ -96,6 +97,46 @@ def test_files_beyond_the_table_are_refused_by_training_and_service() -> None:
         with pytest.raises(ServiceError) as error:
             read_image(content, MAX_PIXELS)
         assert reason in error.value.detail, name
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "dtype", "cure"),
+    [
+        (1, 3, "uint8", "write these bands, and no others, in this order into one file"),
+        (4, 3, "uint8", "save it without transparency"),
+        (3, 1, "uint8", "save it in grey"),
+        (4, 3, "uint16", "write these bands"),
+    ],
+)
+def test_other_bands_are_refused_with_the_cure(
+    found: int, wanted: int, dtype: str, cure: str
+) -> None:
+    said = wrong_bands(found, ("red", "green", "blue")[:wanted], dtype)
+    assert said.startswith(f"the image has {found} band") and cure in said
+
+
+def test_what_a_fit_enlarges_is_known() -> None:
+    cases: list[tuple[Fit, tuple[int, int], bool]] = [
+        ("crop", (200, 20), True),
+        ("pad", (200, 20), False),
+        ("pad", (20, 20), True),
+        ("stretch", (200, 20), True),
+        ("crop", (32, 40), False),
+    ]
+    for fit, size, enlarges in cases:
+        wanted = Input(
+            dtype="uint8",
+            bands=("grey",),
+            height=32,
+            width=32,
+            scale=1,
+            units="",
+            nodata=None,
+            valid_max=255,
+            resolution=None,
+            fit=fit,
+        )
+        assert (magnification(*size, wanted) > 1) is enlarges, (fit, size)
 
 
 def test_sixteen_bits_are_kept() -> None:

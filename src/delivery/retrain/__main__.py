@@ -54,7 +54,9 @@ def _hours(text: str) -> float:
     try:
         return cooldown.read_hours(text)
     except ValueError:
-        raise ArgumentTypeError(f"{text[:32]!a} is not a number of hours from 0 to 8760 (COOL_DOWN)") from None
+        raise ArgumentTypeError(
+            f"{text[:32]!a} is not a number of hours from 0 to 8760 (COOL_DOWN)"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
-from contracts.images import BANDS, COMPRESSIONS, check_pages, check_png
+from contracts.images import COMPRESSIONS, check_mode, check_pages, check_png, wrong_bands
 from pipeline.data.dataset import Dataset
 from pipeline.errors import DataError
 
@@ -124,8 +124,7 @@ def _decode_picture(content: bytes) -> Chip:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         check_png(content)
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
-            if image.mode not in BANDS:
-                raise ValueError(f"colour mode {image.mode}; wanted one of {', '.join(BANDS)}")
+            check_mode(image.mode)
             pixels = np.asarray(image)
     return Chip(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
 
@@ -134,13 +133,19 @@ def fault(pixels: npt.NDArray[Any], dataset: Dataset) -> str | None:
     """Say why a chip cannot be used, or None when it can."""
     wanted = dataset.shape
     if pixels.shape[0] != wanted[0]:
-        return f"{pixels.shape[0]} bands, wanted {wanted[0]} ({', '.join(dataset.bands)})"
+        reason = wrong_bands(pixels.shape[0], dataset.bands, dataset.dtype)
+        if (pixels.shape[0], wanted[0], dataset.dtype) == (3, 1, "uint8"):
+            reason += ", or give three names as --bands: grey images are read as RGB then"
+        return reason
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         return f"{int((~np.isfinite(pixels)).sum())} values are NaN or infinite"
     if pixels.dtype != np.dtype(dataset.dtype):
         return f"values are {pixels.dtype}, wanted {dataset.dtype}"
     if pixels.shape != wanted:
-        return f"{pixels.shape[2]} x {pixels.shape[1]} pixels, wanted {wanted[2]} x {wanted[1]}"
+        return (
+            f"{pixels.shape[2]} x {pixels.shape[1]} pixels, wanted {wanted[2]} x {wanted[1]}: "
+            "give --size and --fit"
+        )
     if pixels.max() > dataset.valid_max:
         return f"largest value {pixels.max()}, wanted at most {dataset.valid_max}"
     if pixels.min() == pixels.max():

@@ -96,7 +96,7 @@ def _pixels(path: str, content: bytes, wanted: Input) -> set[str]:
         pixels = decode(path, content).pixels
     except DataError:
         return set()  # load has left it out then, too
-    return {digest(as_chip(pixels, wanted))}
+    return {digest(as_chip(pixels, content, wanted))}
 
 
 def data_listing(commit: str | None) -> dict[str, str]:

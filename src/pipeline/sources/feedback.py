@@ -162,10 +162,11 @@ class Feedback:
         found: defaultdict[str, list[str]] = defaultdict(list)
         for path in self._old:
             try:
-                pixels = decode(path, (paths.DATA / path).read_bytes()).pixels
+                content = (paths.DATA / path).read_bytes()
+                pixels = decode(path, content).pixels
             except DataError:
                 continue  # ingest reports it
-            found[digest(as_chip(pixels, self._dataset))].append(path)
+            found[digest(as_chip(pixels, content, self._dataset))].append(path)
         return found
 
     def _images(self) -> Iterator[tuple[str, str, bytes]]:

@@ -18,13 +18,14 @@ from typing import Any, NamedTuple, Self, cast
 import numpy as np
 from pydantic import ValidationError
 
-from contracts.images import FITS, SUFFIXES, Fit
+from contracts.images import FITS, SUFFIXES, Fit, is_grey
 from pipeline.data.dataset import Dataset, label
 from pipeline.data.images import decode
 from pipeline.errors import DataError, SourceError
 from pipeline.progress import CONSOLE
 from pipeline.sources.source import File
 
+RGB = 3  # bands
 PROBE = 50  # files that are opened to detect bands, size and dtype
 SCALES = {"uint8": 255.0, "uint16": 10_000.0}  # full range; Sentinel-2's reflectance x 10,000
 SPLIT_NAMES = {
@@ -49,7 +50,8 @@ class Folder:
     """A directory tree of labelled images.
 
     Most of the probed files decide the bands, size and dtype of the chips; ingest reports every
-    file that differs.
+    file that differs. Grey pictures are read as RGB where one of them has colours, or three bands
+    are named.
 
     Raises:
         SourceError: no folder, a class without images, a folder that cannot be read, or options
@@ -81,7 +83,7 @@ class Folder:
                 f"ending in {', '.join(SUFFIXES)}{_listed(self._found.passed_over)}"
             )
         bands = tuple(filter(None, (band.strip() for band in bands)))
-        (count, probed), dtype = self._probe()
+        (count, probed), dtype = self._probe(len(bands))
         if bands and len(bands) != count:
             raise SourceError(f"--bands names {len(bands)} bands, the images have {count}")
         if dtype not in SCALES:
@@ -161,18 +163,26 @@ class Folder:
     def __len__(self) -> int:
         return len(self._found.images)
 
-    def _probe(self) -> tuple[tuple[int, int], str]:
+    def _probe(self, named: int) -> tuple[tuple[int, int], str]:
         """Find what most of the files are: ((bands, shorter side), dtype)."""
         seen: Counter[tuple[tuple[int, int], str]] = Counter()
+        grey: Counter[tuple[tuple[int, int], str]] = Counter()
         first = ""
         images = list(self._found.images.values())
         for item in images[:: max(1, len(images) // PROBE)]:
             try:
-                pixels = decode(item.name, _read(item)).pixels
+                content = _read(item)
+                pixels = decode(item.name, content).pixels
             except DataError as error:
                 first = first or f"{item}: {error}"
                 continue  # ingest reports it
-            seen[(pixels.shape[0], min(pixels.shape[1:])), str(pixels.dtype)] += 1
+            kinds = grey if is_grey(pixels, content) else seen
+            kinds[(pixels.shape[0], min(pixels.shape[1:])), str(pixels.dtype)] += 1
+        has_colours = named == RGB or any(
+            (count, dtype) == (RGB, "uint8") for (count, _), dtype in seen
+        )
+        for ((_, side), dtype), times in grey.items():
+            seen[(RGB if has_colours else 1, side), dtype] += times
         if not seen:
             raise SourceError(f"none of the images in {self._path} can be read; the first: {first}")
         return seen.most_common(1)[0][0]

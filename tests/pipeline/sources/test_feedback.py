@@ -138,7 +138,7 @@ def claim(shape: str) -> bytes:
 
 BAD = {
     "of another size": (npy(np.zeros((3, 8, 8), np.uint8)), "8 x 8 pixels, wanted 32 x 32"),
-    "with other bands": (npy(np.zeros((1, 32, 32), np.uint8)), "1 bands, wanted 3"),
+    "with other bands": (npy(np.zeros((1, 32, 32), np.uint8)), "1 band, wanted 3"),
     "of another type": (npy(np.ones((3, 32, 32), np.uint16)), "values are uint16, wanted uint8"),
     "constant": (npy(np.zeros((3, 32, 32), np.uint8)), "constant"),
     "flat": (npy(np.arange(64, dtype=np.uint8)), "wanted (bands, height, width)"),

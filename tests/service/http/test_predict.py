@@ -131,7 +131,10 @@ def test_another_value_of_fit_is_refused(server: Server) -> None:
 
 
 UNFIT = [
-    (make_chip(1, bands=3), "3 bands, wanted 4 (B02, B03, B04, B08)"),
+    (
+        make_chip(1, bands=3),
+        "the image has 3 bands, wanted 4 (B02, B03, B04, B08): write these bands, and no others",
+    ),
     (make_chip(1).astype(np.uint8), "values are uint8, wanted uint16"),
     (make_chip(1).astype(np.int64), "values are int64, wanted uint16"),
     (np.full((4, 64, 64), np.nan, np.float32), "NaN or infinite"),
