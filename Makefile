@@ -254,6 +254,10 @@ deploy: setup ## roll a version out: STAGE=staging VERSION=landcover@v1.2.0, or 
 	@if [ -n "$$GIVEN_TAG" ]; then python -m delivery.deploy --tag="$$GIVEN_TAG"; \
 	else python -m delivery.deploy --version="$$GIVEN_VERSION" -- "$$GIVEN_STAGE"; fi
 
+render: setup ## write objects of Kubernetes to artifacts/manifests: STAGE=staging VERSION=v1.2.0, STAGE=setup or review
+	$(call need,STAGE,STAGE=staging VERSION=landcover@v1.2.0)
+	@python -m delivery.rollout.render --version="$$GIVEN_VERSION" -- "$$GIVEN_STAGE"
+
 review: setup ## serve the candidate of a merge request under its own name
 	@python -m delivery.review start
 

@@ -16,8 +16,10 @@ APP: str = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))["model"]["name"]
 SERVICE = f'job="{APP}"'
 PREDICT = 'handler="/predict"'
 FAILED = 'status=~"5.."'  # the instrumentator groups them: 5xx
-WATCHED = 'namespace!~".*review.*"'
+NO_REVIEW = 'namespace!~".*review.*"'
 """Everything but review apps, which never alert."""
+WATCHED = f"{SERVICE},{NO_REVIEW}"
+"""This model's service: another one on the same Prometheus has rules of its own."""
 PROBES = "certificates"
 """The job of the blackbox exporter."""
 JOBS = (

@@ -14,17 +14,16 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from gitlab.v4.objects import Project
 
 from contracts import commands
-from contracts.tags import NAME
 from delivery.errors import DeliveryError, GitLabError, command
 from delivery.git import Repository
 from delivery.gitlab import address, desired
 from delivery.gitlab.client import asking, connect
 from delivery.gitlab.plan import Change, Plan, compare_project, role_name
 from delivery.gitlab.variables import compare_variables, read_values
+from delivery.tags import model_name
 
 TOKEN = "GITLAB_TOKEN"
 
@@ -123,21 +122,6 @@ def open_project(url: str, path: str, token: str) -> tuple[Project, str]:
             "rename it in Settings > Repository"
         )
     return project, version
-
-
-def model_name() -> str:
-    """Name of the model in params.yaml.
-
-    Raises:
-        GitLabError: it is missing or malformed.
-    """
-    try:
-        name = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["model"]["name"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        raise GitLabError("params.yaml: no model.name: run this in the repository") from None
-    if not isinstance(name, str) or not re.fullmatch(NAME, name):
-        raise GitLabError(f"params.yaml: model.name: {name!a} is not a name of a model")
-    return name
 
 
 def kept(plan: Plan, names: list[str], model: str) -> list[Change]:

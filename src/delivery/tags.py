@@ -1,9 +1,41 @@
 """The registry's door to the grammar of tags: a text of a command becomes a tag, or a refusal."""
 
 import re
+from pathlib import Path
 
-from contracts.tags import ID, STAGES, Assignment, Experiment, Version, match_tag
+import yaml
+
+from contracts.commit import PARAMS
+from contracts.tags import ID, NAME, STAGES, Assignment, Experiment, Version, match_tag
 from delivery.errors import TagError
+
+
+def model_name(folder: Path = Path(".")) -> str:
+    """The `model.name` in a folder's params.yaml: of the model, its tags, and its objects.
+
+    Raises:
+        TagError: it is missing or malformed.
+    """
+    try:
+        name = yaml.safe_load((folder / PARAMS).read_text(encoding="utf-8"))["model"]["name"]
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        raise TagError(
+            f"{PARAMS}: it is missing or has no model.name: run this in the project's folder"
+        ) from None
+    return parse_name(str(name))
+
+
+def parse_name(text: str) -> str:
+    """Check the name of a model.
+
+    Raises:
+        TagError: it is malformed.
+    """
+    if not re.fullmatch(NAME, text):
+        raise TagError(
+            f"model.name: {text[:64]!a} is not a name: write a-z, 0-9 and -, as in landcover"
+        )
+    return text
 
 
 def parse_version(text: str, name: str | None = None) -> Version:

@@ -61,7 +61,9 @@ class Play:
         }
         (folder / "containers.conf").write_text(CONFIGURATION, encoding="utf-8")
         overlays = ROOT / "k8s" / "overlays"
-        objects = for_version(render("staging", False, overlays), parse_version(images.V1), IMAGE)
+        objects = for_version(
+            render("staging", "landcover", False, overlays), parse_version(images.V1), IMAGE
+        )
         self.file.write_text(to_yaml(self.adapt(objects, image)), encoding="utf-8")
 
     def adapt(self, objects: list[Document], image: str) -> list[Document]:
@@ -156,7 +158,7 @@ def test_pod_has_the_limits_and_rights_of_the_deployment(pod: Container) -> None
 
 
 def test_pod_can_write_only_to_its_two_volumes(pod: Container) -> None:
-    folders = ["/tmp", "/var/lib/landcover", "/", "/app", "/var/tmp", "/root"]
+    folders = ["/tmp", "/var/lib/service", "/", "/app", "/var/tmp", "/root"]
     code = TRY.replace("sys.argv[1:]", repr(folders))
     said = pod.python(code).splitlines()
     assert said[:2] == ["written"] * 2

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from delivery.rollout.manifests import Document, for_version, render, to_yaml
+from delivery.rollout.manifests import Document, build, for_version, render, to_yaml
 from delivery.tags import parse_version
 from tests.conftest import ROOT
 
@@ -23,10 +23,11 @@ OVERLAYS = {
     "production": ("production", False),
     "production-canary": ("production", True),
 }
+K8S = ROOT / "k8s"
+NAME = "landcover"
 CHECKS = ROOT / ".venv-checks" / "bin"
 
 SHIPPED = {
-    "Namespace",
     "ServiceAccount",
     "Role",
     "RoleBinding",
@@ -56,7 +57,7 @@ def _rendered(overlay: str) -> list[Document]:
     if not (shutil.which("kubectl") or shutil.which("kustomize")):
         pytest.skip("neither kubectl nor kustomize is installed: make setup-e2e")
     stage, canary = OVERLAYS[overlay]
-    return for_version(render(stage, canary, ROOT / "k8s" / "overlays"), VERSION, IMAGE)
+    return for_version(render(stage, NAME, canary, K8S / "overlays"), VERSION, IMAGE)
 
 
 @pytest.fixture(scope="module", params=OVERLAYS)
@@ -67,10 +68,11 @@ def objects(request: pytest.FixtureRequest) -> list[Document]:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A file an overlay."""
+    """A file an overlay, and what an administrator applies."""
     folder = tmp_path_factory.mktemp("manifests")
     for overlay in OVERLAYS:
         (folder / f"{overlay}.yaml").write_text(to_yaml(rendered(overlay)), encoding="utf-8")
+    (folder / "setup.yaml").write_text(to_yaml(build(K8S / "setup", NAME)), encoding="utf-8")
     return sorted(folder.iterdir())
 
 
@@ -96,13 +98,13 @@ def check() -> Run:
     return run
 
 
-def namespace(objects: list[Document]) -> Any:
+def namespace(objects: list[Document]) -> str:
     """The one namespace of a stage, whatever its name."""
-    (found,) = [item for item in objects if item["kind"] == "Namespace"]
-    return found
+    (found,) = {item["metadata"]["namespace"] for item in objects}
+    return str(found)
 
 
-def one(objects: list[Document], kind: str, name: str = "landcover") -> Any:
+def one(objects: list[Document], kind: str, name: str = NAME) -> Any:
     """The object of this kind and name, which is there once; others may be added beside it."""
     found = [item for item in objects if item["kind"] == kind and item["metadata"]["name"] == name]
     assert len(found) == 1, [item["metadata"]["name"] for item in found]

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from delivery.errors import RolloutError, TagError
-from delivery.rollout.manifests import APPLIED, Document, for_version, render
+from delivery.rollout.manifests import APPLIED, Document, build, for_version, render
 from service.auth.roles import ROLES
 from service.server.supervisor import GRACE
 from service.settings import Settings, read_settings
@@ -19,6 +18,8 @@ from tests.conftest import ROOT
 from tests.k8s.conftest import (
     CANARY,
     IMAGE,
+    K8S,
+    NAME,
     OVERLAYS,
     SHIPPED,
     VERSION,
@@ -27,22 +28,25 @@ from tests.k8s.conftest import (
     rendered,
 )
 
-NAME = {"app.kubernetes.io/name": "landcover"}
+LABEL = {"app.kubernetes.io/name": NAME}
 UNITS = {"Mi": 2**20, "Gi": 2**30, "m": 2**20}
 
 
 def test_a_stage_has_every_object_in_its_namespace(objects: list[Document]) -> None:
-    stage = namespace(objects)["metadata"]["name"]
     assert {item["kind"] for item in objects} >= SHIPPED
-    assert objects[0]["kind"] == "Namespace"
-    for item in objects[1:]:
-        assert item["metadata"]["namespace"] == stage
+    assert namespace(objects) in spaces()
 
 
-def test_the_namespace_enforces_the_restricted_standard(objects: list[Document]) -> None:
-    labels = namespace(objects)["metadata"]["labels"]
-    for mode in ("enforce", "warn", "audit"):
-        assert labels[f"pod-security.kubernetes.io/{mode}"] == "restricted"
+def spaces() -> dict[str, Any]:
+    """The namespaces of the stages, which the administrator applies."""
+    found = build(K8S / "setup", NAME) if rendered("staging") else []
+    return {item["metadata"]["name"]: item for item in found if item["kind"] == "Namespace"}
+
+
+def test_the_namespaces_enforce_the_restricted_standard() -> None:
+    for item in spaces().values():
+        for mode in ("enforce", "warn", "audit"):
+            assert item["metadata"]["labels"][f"pod-security.kubernetes.io/{mode}"] == "restricted"
 
 
 def test_the_pod_keeps_to_the_restricted_standard(objects: list[Document]) -> None:
@@ -79,7 +83,7 @@ def test_the_service_starts_with_these_settings(
     assert settings.host == "0.0.0.0" and settings.roles_open_to_everybody() == frozenset()
     assert settings.port == containers(objects)["ports"][0]["containerPort"]
     assert settings.tag == "landcover@v1.2.0" and settings.release == "landcover-v1.2.0"
-    assert settings.configmap == f"{namespace(objects)['metadata']['name']}/wanted-model"
+    assert settings.configmap == f"{namespace(objects)}/wanted-model"
 
 
 @pytest.mark.parametrize("stage", ["staging", "production"])
@@ -126,13 +130,13 @@ def test_a_rolling_update_loses_no_capacity(objects: list[Document]) -> None:
 def test_the_autoscaler_scales_what_runs_the_pods(objects: list[Document]) -> None:
     kinds = {item["kind"] for item in objects}
     target = one(objects, "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]
-    assert target["name"] == "landcover"
+    assert target["name"] == NAME
     assert target["kind"] == ("Rollout" if "Rollout" in kinds else "Deployment")
 
 
 def test_every_selector_matches_the_pods_of_the_service(objects: list[Document]) -> None:
     template = one(objects, "Deployment")["spec"]["template"]
-    assert NAME.items() <= template["metadata"]["labels"].items()
+    assert LABEL.items() <= template["metadata"]["labels"].items()
     selectors = [
         one(objects, "Service")["spec"]["selector"],
         one(objects, "Deployment")["spec"]["selector"]["matchLabels"],
@@ -144,9 +148,9 @@ def test_every_selector_matches_the_pods_of_the_service(objects: list[Document])
             for item in spec(objects)["topologySpreadConstraints"]
         ),
     ]
-    assert all(selector == NAME for selector in selectors)
+    assert all(selector == LABEL for selector in selectors)
     service = one(objects, "Service")
-    assert NAME.items() <= service["metadata"]["labels"].items()
+    assert LABEL.items() <= service["metadata"]["labels"].items()
     assert service["spec"]["ports"][0]["name"] == "http"
     assert one(objects, "ServiceMonitor")["spec"]["endpoints"][0]["port"] == "http"
 
@@ -189,7 +193,7 @@ def test_pods_may_read_and_change_the_wanted_model_and_nothing_else(
     assert binding["subjects"] == [
         {"kind": "ServiceAccount", "name": account["name"], "namespace": account["namespace"]}
     ]
-    assert binding["roleRef"]["kind"] == "Role" and binding["roleRef"]["name"] == "landcover"
+    assert binding["roleRef"]["kind"] == "Role" and binding["roleRef"]["name"] == NAME
     assert spec(objects)["serviceAccountName"] == account["name"]
     assert spec(objects)["automountServiceAccountToken"] is True
 
@@ -231,7 +235,7 @@ def test_the_canary_runs_the_deployments_pods_and_is_judged_twice() -> None:
     objects = rendered("production-canary")
     rollout = one(objects, "Rollout")["spec"]
     assert rollout["workloadRef"]["name"] == one(objects, "Deployment")["metadata"]["name"]
-    assert rollout["selector"]["matchLabels"] == NAME
+    assert rollout["selector"]["matchLabels"] == LABEL
     assert "replicas" not in rollout and "template" not in rollout
     canary = rollout["strategy"]["canary"]
     assert canary["maxUnavailable"] == 0
@@ -252,17 +256,17 @@ def test_other_settings_are_another_pod_template(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
     settings = tmp_path / "k8s" / "base" / "settings.env"
     settings.write_text(settings.read_text(encoding="utf-8") + "SERVICE_QUEUE=32\n")
-    changed = for_version(render("staging", False, tmp_path / "k8s/overlays"), VERSION, IMAGE)
+    changed = for_version(render("staging", NAME, False, tmp_path / "k8s/overlays"), VERSION, IMAGE)
     assert spec(changed) != spec(rendered("staging"))
 
 
 def test_a_version_changes_only_the_deployment() -> None:
-    before = render("staging", False, ROOT / "k8s" / "overlays") if rendered("staging") else []
+    before = render("staging", NAME, False, K8S / "overlays") if rendered("staging") else []
     after = for_version(before, VERSION, IMAGE)
     assert [item for item in after if item["kind"] != "Deployment"] == [
         item for item in before if item["kind"] != "Deployment"
     ]
-    assert containers(before)["image"] == "landcover"  # the original is left alone
+    assert containers(before)["image"] == NAME  # the original is left alone
     for labelled in (one(after, "Deployment"), one(after, "Deployment")["spec"]["template"]):
         assert labelled["metadata"]["labels"]["app.kubernetes.io/version"] == "v1.2.0"
 
@@ -276,7 +280,7 @@ def test_the_mark_of_what_is_applied_changes_with_anything_that_is() -> None:
         ][APPLIED]
         return found
 
-    first = render("staging", False, ROOT / "k8s" / "overlays")
+    first = render("staging", NAME, False, K8S / "overlays")
     second = json.loads(json.dumps(first))
     one_ingress = next(item for item in second if item["kind"] == "Ingress")
     one_ingress["spec"]["rules"][0]["host"] = "elsewhere.example.com"
@@ -291,23 +295,24 @@ def test_broken_overlays_are_errors_that_name_the_fault(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
     overlays = tmp_path / "k8s" / "overlays"
     with pytest.raises(TagError, match="stage: 'canary' is not a stage"):
-        render("canary", False, overlays)
-    without = [item for item in render("staging", False, overlays) if item["kind"] != "Deployment"]
-    with pytest.raises(RolloutError, match="there is no Deployment landcover"):
+        render("canary", NAME, False, overlays)
+    without = [
+        item for item in render("staging", NAME, False, overlays) if item["kind"] != "Deployment"
+    ]
+    with pytest.raises(RolloutError, match="no Deployment has a container service"):
         for_version(without, VERSION, IMAGE)
-    found = render("staging", False, overlays)
+    found = render("staging", NAME, False, overlays)
     containers(found)["env"].clear()
     with pytest.raises(RolloutError, match="has no SERVICE_RELEASE"):
         for_version(found, VERSION, IMAGE)
     (overlays / "staging" / "kustomization.yaml").write_text("resources: [missing.yaml]\n")
     with pytest.raises(RolloutError, match="overlays/staging: .*missing.yaml"):
-        render("staging", False, overlays)
+        render("staging", NAME, False, overlays)
 
 
 def test_each_stage_has_a_namespace_of_its_own_and_the_canary_that_of_its_stage() -> None:
     staging, production, canary = (namespace(rendered(overlay)) for overlay in OVERLAYS)
-    assert canary == production
-    assert staging["metadata"]["name"] != production["metadata"]["name"]
+    assert canary == production != staging
 
 
 def test_the_page_describes_every_object_that_ships() -> None:
@@ -319,24 +324,24 @@ def test_the_page_describes_every_object_that_ships() -> None:
 
 
 def test_the_pipeline_has_the_rights_of_a_rollout_and_can_delete_nothing() -> None:
-    text = (ROOT / "k8s" / "deployer.yaml").read_text(encoding="utf-8")
-    role, *bindings = yaml.safe_load_all(text)
+    rendered("staging")  # skips without kustomize
+    objects = build(K8S / "setup", NAME)
+    (role,) = [item for item in objects if item["kind"] == "ClusterRole"]
+    bindings = [item for item in objects if item["kind"] == "RoleBinding"]
     rights: dict[str, set[str]] = {}
     for rule in role["rules"]:
         for resource in rule["resources"]:
             rights.setdefault(resource, set()).update(rule["verbs"])
     plurals = {"Ingress": "ingresses", "NetworkPolicy": "networkpolicies"}
     for kind in SHIPPED | CANARY:
-        needed = {"get", "patch"} | ({"create"} if kind != "Namespace" else set())
-        assert needed <= rights[plurals.get(kind, kind.lower() + "s")]
+        assert {"get", "patch", "create"} <= rights[plurals.get(kind, kind.lower() + "s")]
     assert {"replicasets", "pods"} <= rights.keys()
     assert not {"delete", "deletecollection", "update", "escalate", "bind", "*"} & set().union(
         *rights.values()
     )
-    assert "secrets" not in rights and "pods/exec" not in rights
-    spaces = {binding["metadata"]["namespace"] for binding in bindings}
-    assert spaces == {namespace(rendered(overlay))["metadata"]["name"] for overlay in OVERLAYS}
-    assert all(binding["kind"] == "RoleBinding" for binding in bindings)
+    assert not {"secrets", "pods/exec", "namespaces"} & rights.keys()
+    assert {binding["metadata"]["namespace"] for binding in bindings} == spaces().keys()
+    assert spaces().keys() == {namespace(rendered(overlay)) for overlay in OVERLAYS}
 
 
 def spec(objects: list[Document]) -> Any:

@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from delivery.rollout.manifests import Document, to_yaml
+from delivery.rollout.manifests import Document, build, to_yaml
 from tests.conftest import ROOT
-from tests.k8s.conftest import OVERLAYS, Run, rendered
+from tests.k8s.conftest import K8S, NAME, OVERLAYS, Run, rendered
 from tests.k8s.crds import KINDS, faults
 
 VERSIONS = ("1.25", "1.29", "1.33", "1.37")
-DEPLOYER = ROOT / "k8s" / "deployer.yaml"
 BUILT_IN = re.compile(r"(\w+/)?v\d\w*|(networking|policy|rbac\.authorization|storage)\.k8s\.io/.*")
 """Versions of Kubernetes' own kinds, whose schemas are there; operators have others."""
 SKIPPED = re.compile(r"Couldn't find schema for kind (\w+)")
@@ -23,14 +22,14 @@ SKIPPED = re.compile(r"Couldn't find schema for kind (\w+)")
 def test_every_object_is_valid_in_this_version_of_kubernetes(
     files: list[Path], check: Run, version: str
 ) -> None:
-    done = check("kubernetes-validate", "--strict", "-k", version, *files, DEPLOYER)
+    done = check("kubernetes-validate", "--strict", "-k", version, *files)
     printed = done.stdout + done.stderr
     assert done.returncode == 0, printed
     # The test of objects of operators has those that ship; a team may add others.
     skipped = set(SKIPPED.findall(printed))
     assert skipped >= set(KINDS)
     objects = [item for overlay in OVERLAYS for item in rendered(overlay)]
-    objects += yaml.safe_load_all(DEPLOYER.read_text(encoding="utf-8"))
+    objects += build(K8S / "setup", NAME)
     misspelt = [
         item["kind"]
         for item in objects

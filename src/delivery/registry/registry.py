@@ -10,13 +10,10 @@
 state.py reads the tags, writer.py writes them, policy.py decides what is allowed.
 """
 
-import re
 from pathlib import Path
 
-import yaml
-
-from contracts.commit import BUNDLE, PARAMS
-from contracts.tags import NAME, STAGES, Version
+from contracts.commit import BUNDLE
+from contracts.tags import STAGES, Version
 from delivery.errors import RegistryError
 from delivery.git import Repository
 from delivery.registry import policy
@@ -30,7 +27,7 @@ from delivery.registry.state import (
     read_state,
 )
 from delivery.registry.writer import TagWriter
-from delivery.tags import parse_assignment, parse_stage, parse_version
+from delivery.tags import model_name, parse_assignment, parse_name, parse_stage, parse_version
 
 
 class Registry:
@@ -43,12 +40,8 @@ class Registry:
     """
 
     def __init__(self, repository: Repository, name: str) -> None:
-        if not re.fullmatch(NAME, name):
-            raise RegistryError(
-                f"model.name: {name[:64]!a} is not a name: write a-z, 0-9 and -, as in landcover"
-            )
         self.repository = repository
-        self.name = name
+        self.name = parse_name(name)
         self._writer = TagWriter(repository, name)
 
     def sync(self) -> None:
@@ -282,11 +275,4 @@ class Registry:
 
 def open_registry(folder: Path = Path(".")) -> Registry:
     """The registry of the model named in a folder's `params.yaml`."""
-    try:
-        document = yaml.safe_load((folder / PARAMS).read_text(encoding="utf-8"))
-        name = document["model"]["name"]
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
-        raise RegistryError(
-            f"{PARAMS}: it is missing or has no model.name: run this in the project's folder"
-        ) from None
-    return Registry(Repository(folder), str(name))
+    return Registry(Repository(folder), model_name(folder))

@@ -17,6 +17,7 @@ of staging, which is found as `delivery.image` does.
 from contracts import commands
 from delivery.errors import command
 from delivery.review.app import ReviewApp, open_cluster, read_iid, start, stop
+from delivery.tags import model_name
 
 
 @command
@@ -25,7 +26,8 @@ def main() -> None:
     parser = commands.parser("delivery.review", __doc__)
     parser.add_argument("action", choices=("start", "stop"))
     action = parser.parse_args().action
-    app, cluster = ReviewApp(read_iid()), open_cluster()
+    app = ReviewApp(model_name(), read_iid())
+    cluster = open_cluster(app)
     if action == "stop":
         stop(app, cluster)
     else:

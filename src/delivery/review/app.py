@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import yaml
-
 from contracts.tags import STAGES
 from delivery.errors import DeliveryError, RegistryError, RolloutError
 from delivery.image.image import find
@@ -16,17 +14,17 @@ from delivery.review.candidate import find_candidate
 from delivery.review.hot_swap import swap
 from delivery.rollout.cluster import SPARE, Cluster
 from delivery.rollout.manifests import (
-    APP,
     CONTAINER,
     NAME_LABEL,
     TAG,
     Document,
+    build,
     parse_image,
+    replaced,
     to_yaml,
 )
 from delivery.rollout.smoke_test import SmokeTest, expectation
 
-NAMESPACE = "landcover-review"
 OVERLAY = Path("k8s/overlays/review")
 PLACEHOLDER = "mr-iid"
 """Stands in the overlay for `mr-12`."""
@@ -41,7 +39,13 @@ STARTS = 300.0  # seconds until the pod is ready, or gone
 class ReviewApp(NamedTuple):
     """The review app of a merge request."""
 
+    model: str
     iid: str
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of all review apps of the model."""
+        return f"{self.model}-review"
 
     @property
     def label(self) -> str:
@@ -51,12 +55,12 @@ class ReviewApp(NamedTuple):
     @property
     def name(self) -> str:
         """Name of its Deployment, Service and Ingress."""
-        return f"{APP}-{self.label}"
+        return f"{self.model}-{self.label}"
 
     @property
     def selector(self) -> str:
         """kubectl's selector of its objects."""
-        return f"{NAME_LABEL}={APP},{INSTANCE_LABEL}={self.label}"
+        return f"{NAME_LABEL}={self.model},{INSTANCE_LABEL}={self.label}"
 
 
 class Base(NamedTuple):
@@ -150,7 +154,7 @@ def read_url(iid: str) -> str:
     return url
 
 
-def open_cluster() -> Cluster:
+def open_cluster(app: ReviewApp) -> Cluster:
     """The namespace of the review apps.
 
     Raises:
@@ -160,9 +164,9 @@ def open_cluster() -> Cluster:
     if not context or context == os.environ.get("KUBE_CONTEXT"):
         raise RolloutError(
             f"REVIEW_KUBE_CONTEXT: {context[:128]!a} is not a separate context: every branch can "
-            f"use it, so it may reach only the namespace {NAMESPACE} ({OVERLAY}/namespace)"
+            f"use it, so it may reach only the namespace {app.namespace} ({OVERLAY}/namespace)"
         )
-    return Cluster(NAMESPACE, context)
+    return Cluster(app.namespace, app.model, context)
 
 
 def find_base(registry: Registry) -> Base:
@@ -188,8 +192,7 @@ def describe(app: ReviewApp, base: Base, host: str) -> list[Document]:
     Raises:
         RolloutError: the overlay cannot be rendered.
     """
-    text = Cluster(NAMESPACE).call("kustomize", str(OVERLAY))
-    documents: list[Document] = list(yaml.safe_load_all(text.replace(PLACEHOLDER, app.label)))
+    documents: list[Document] = replaced(build(OVERLAY, app.model), {PLACEHOLDER: app.label})
     for document in documents:
         if document["kind"] == "Ingress":
             for item in document["spec"]["rules"]:

@@ -2,7 +2,6 @@
 
     python -m delivery.rollout staging --version landcover@v1.2.0 \\
         --image registry/name@sha256:... --url https://landcover-staging.example.com
-    python -m delivery.rollout staging ... --dry-run     print the objects; no cluster needed
 
 Applies `k8s/overlays/<stage>`, waits until every pod is new, and runs the smoke test of
 `delivery.smoke`. If any step fails, the last version that passed is restored and the exit code is
@@ -20,7 +19,7 @@ from contracts import commands
 from contracts.tags import STAGES
 from delivery.errors import RolloutError, command
 from delivery.rollout.controller import RESULTS, RolloutRequest, roll_out
-from delivery.rollout.manifests import for_version, parse_image, render, to_yaml
+from delivery.rollout.manifests import parse_image
 from delivery.rollout.smoke_test import SmokeTest, add_arguments, expectation
 from delivery.tags import parse_version
 
@@ -37,13 +36,7 @@ def main() -> None:
         "--timeout", type=float, help="seconds until every pod is new (600, a canary 2400)"
     )
     parser.add_argument("--allow-older", action="store_true", help="go back to an older version")
-    parser.add_argument("--dry-run", action="store_true", help="print the objects, apply nothing")
-    arguments = parser.parse_args()
-    request = read_request(arguments)
-    if arguments.dry_run:
-        objects = render(request.stage, canary=os.environ.get("CANARY") == "argo")
-        print(to_yaml(for_version(objects, request.version, request.image)), end="")
-        return
+    request = read_request(parser.parse_args())
     outcome = roll_out(request, os.environ.get("KUBE_CONTEXT", ""))
     print(f"{outcome.result} in {outcome.seconds:g} s: {RESULTS / f'{request.stage}.json'}")
 
@@ -56,12 +49,11 @@ def read_request(arguments: Namespace) -> RolloutRequest:
     """
     version = parse_version(arguments.version)
     url = arguments.url or os.environ.get("SERVICE_URL", "")
-    if not url and not arguments.dry_run:
+    if not url:
         raise RolloutError("url: not set: give the address of the stage by --url or SERVICE_URL")
     expected = expectation(version.tag, arguments.sha256, arguments.bundle)
     token = os.environ.get("SMOKE_TOKEN", "")
-    if url:
-        SmokeTest(url, expected, token)  # reject a bad address or token before anything changes
+    SmokeTest(url, expected, token)  # reject a bad address or token before anything changes
     return RolloutRequest(
         stage=arguments.stage,
         version=version,

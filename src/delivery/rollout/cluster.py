@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from contracts.tags import Version
 from delivery.errors import RolloutError, TagError, ToolError, explain
-from delivery.rollout.manifests import APP, APPLIED, CONTAINER, NAME_LABEL, TAG, Document
+from delivery.rollout.manifests import APPLIED, CONTAINER, NAME_LABEL, TAG, Document
 from delivery.tags import parse_version
 
 GOOD = "conveyor/good"
@@ -29,7 +29,7 @@ CURES = {
     "exceeded quota": "raise the quota of the namespace, or run fewer replicas",
     "Unauthorized|must be logged in|credentials": "renew the credentials of the context",
     "Forbidden|forbidden|cannot (get|list|create|patch)": (
-        "give this account the role of k8s/deployer.yaml"
+        "give this account the role of k8s/setup/deployer.yaml"
     ),
     "namespaces? .*not found": "create the namespace first (docs/kubernetes.md)",
     "x509|certificate": "give the context the certificate of the cluster's authority",
@@ -57,10 +57,11 @@ class Running(NamedTuple):
 
 
 class Cluster:
-    """kubectl, for one namespace."""
+    """kubectl, for one namespace and the model that is served in it."""
 
-    def __init__(self, namespace: str, context: str = "") -> None:
-        """With an empty context, kubectl uses its current one."""
+    def __init__(self, namespace: str, app: str, context: str = "") -> None:
+        """`app` is the model's name. With an empty context, kubectl uses its current one."""
+        self._app = app
         # They follow the words: kubectl accepts no option before the name of a plugin.
         self._where = [f"--namespace={namespace}", *([f"--context={context}"] if context else [])]
 
@@ -105,7 +106,7 @@ class Cluster:
 
     def running(self, canary: bool = False) -> Running | None:
         """The state of the stage; None if it has no Deployment yet."""
-        deployment = self.get(f"deployment/{APP}")
+        deployment = self.get(f"deployment/{self._app}")
         if deployment is None:
             return None
         annotations = deployment["metadata"].get("annotations", {})
@@ -145,7 +146,7 @@ class Cluster:
 
     def restart(self) -> None:
         """Replace the pods one by one, by the same template."""
-        self.call("rollout", "restart", f"deployment/{APP}")
+        self.call("rollout", "restart", f"deployment/{self._app}")
 
     def wait(self, seconds: float, canary: bool) -> None:
         """Wait until every pod is new and available.
@@ -155,31 +156,31 @@ class Cluster:
         """
         if canary:
             self._wait_until_observed()
-            words = ["argo", "rollouts", "status", APP, f"--timeout={seconds:g}s"]
+            words = ["argo", "rollouts", "status", self._app, f"--timeout={seconds:g}s"]
         else:
-            words = ["rollout", "status", f"deployment/{APP}", f"--timeout={seconds:g}s"]
+            words = ["rollout", "status", f"deployment/{self._app}", f"--timeout={seconds:g}s"]
         self.call(*words, timeout=seconds + SPARE, show=True)
 
     def mark_good(self) -> None:
         """Record that the running template has passed its smoke test."""
         if current := self._template(self._revision()):
-            self.call("annotate", f"deployment/{APP}", f"{GOOD}={current}", "--overwrite")
+            self.call("annotate", f"deployment/{self._app}", f"{GOOD}={current}", "--overwrite")
 
     def undo(self, before: Running, canary: bool) -> bool:
         """Restore the last good template; False if it is the current one."""
         if canary and self._phase() not in ("", "Healthy"):
-            self.call("argo", "rollouts", "abort", APP)
+            self.call("argo", "rollouts", "abort", self._app)
         current = self._revision()
         target = self._revision_of(before.good) if before.good else ""
         if current in (target, before.revision if not target else ""):
             return False
         words = [f"--to-revision={target}"] if target else []
-        self.call("rollout", "undo", f"deployment/{APP}", *words)
+        self.call("rollout", "undo", f"deployment/{self._app}", *words)
         return True
 
     def pod_errors(self) -> str:
         """Why pods do not start, in a few words; empty if kubectl does not know."""
-        pods = self.get("pods", f"--selector={NAME_LABEL}={APP}") or {}
+        pods = self.get("pods", f"--selector={NAME_LABEL}={self._app}") or {}
         found: list[str] = []
         for pod in pods.get("items", []):
             for status in pod.get("status", {}).get("containerStatuses", []):
@@ -197,7 +198,7 @@ class Cluster:
         """Revision of the Deployment, once its controller has observed the last change."""
         deadline = time.monotonic() + OBSERVED
         while True:
-            found = self.get(f"deployment/{APP}") or {"metadata": {}}
+            found = self.get(f"deployment/{self._app}") or {"metadata": {}}
             if _is_observed(found) or time.monotonic() > deadline:
                 return str(found["metadata"].get("annotations", {}).get(REVISION, ""))
             time.sleep(PAUSE)
@@ -216,14 +217,14 @@ class Cluster:
         return ""
 
     def _replica_sets(self) -> list[Document]:
-        found = self.get("replicasets", f"--selector={NAME_LABEL}={APP}") or {}
+        found = self.get("replicasets", f"--selector={NAME_LABEL}={self._app}") or {}
         return list(found.get("items", []))
 
     def _wait_until_observed(self) -> None:
         """Wait until Argo Rollouts has observed the change; until then its status is outdated."""
         deadline = time.monotonic() + OBSERVED
         while time.monotonic() < deadline:
-            deployment = self.get(f"deployment/{APP}")
+            deployment = self.get(f"deployment/{self._app}")
             if deployment and self._is_observed_by_argo(deployment):
                 return
             time.sleep(PAUSE)
@@ -240,7 +241,7 @@ class Cluster:
 
     def _rollout(self) -> Document:
         """Status of Argo's Rollout; empty if it does not exist."""
-        return dict((self.get(f"rollouts.argoproj.io/{APP}") or {}).get("status", {}))
+        return dict((self.get(f"rollouts.argoproj.io/{self._app}") or {}).get("status", {}))
 
 
 def _container(deployment: Document) -> Document:

@@ -27,6 +27,7 @@ from delivery.rollout.manifests import (
     to_yaml,
 )
 from delivery.rollout.smoke_test import Expected, Refused, SmokeTest
+from delivery.tags import model_name
 
 RESULTS = Path("artifacts/rollout")
 ROLLING, CANARY = "rolling", "canary"
@@ -83,10 +84,11 @@ def roll_out(request: RolloutRequest, context: str = "") -> Outcome:
     Raises:
         DeliveryError: the stage does not serve the version.
     """
-    plain = render(request.stage)
-    cluster = Cluster(deployment_of(plain)["metadata"]["namespace"], context)
+    name = model_name()
+    plain = render(request.stage, name)
+    cluster = Cluster(deployment_of(plain)["metadata"]["namespace"], name, context)
     canary = uses_canary(request.stage, cluster)
-    objects = render(request.stage, canary) if canary else plain
+    objects = render(request.stage, name, canary) if canary else plain
     documents = without_unknown(for_version(objects, request.version, request.image), cluster)
     rollout = Rollout(request, documents, cluster, canary)
     started = time.monotonic()

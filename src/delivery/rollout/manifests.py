@@ -1,7 +1,8 @@
-"""The objects of a stage: `k8s/overlays/<stage>`, rendered by kustomize, with image and version.
+"""The objects of a stage: `k8s/overlays/<stage>`, rendered by kustomize, with name and version.
 
-The overlay contains neither. Both are set in the rendered Deployment here, as values of a document,
-so that their text is never parsed as YAML or by a shell.
+The overlay contains none of them. The name of the model takes the place of `model-name`, and image
+and version are set in the Deployment, as values of a document, so that their text is never parsed
+as YAML or by a shell.
 """
 
 import copy
@@ -10,7 +11,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from contracts.tags import Version
 from delivery.errors import RolloutError, ToolError, reason
 from delivery.tags import parse_stage
 
-APP = "landcover"
-"""Name of the Deployment, the Rollout, the Service; and the label of their pods."""
+PLACEHOLDER = "model-name"
+"""Stands in k8s/ for the name of the model: the name of its objects, and the label of its pods."""
+LONGEST_NAME = 50  # characters: with `-mr-123456789` it is a Service's, which has at most 63
 CONTAINER = "service"
 RELEASE, TAG = "SERVICE_RELEASE", "SERVICE_TAG"
 NAME_LABEL, VERSION_LABEL = "app.kubernetes.io/name", "app.kubernetes.io/version"
@@ -53,20 +55,38 @@ def parse_image(text: str) -> str:
     return text
 
 
-def render(stage: str, canary: bool = False, overlays: Path = OVERLAYS) -> list[Document]:
+def render(
+    stage: str, name: str, canary: bool = False, overlays: Path = OVERLAYS
+) -> list[Document]:
     """Render the overlay of a stage; with `canary` the one for Argo Rollouts, if it exists.
 
     Raises:
-        RolloutError: kustomize refuses it.
+        RolloutError: kustomize refuses it, or the name of the model is too long.
         ToolError: kustomize is not installed.
     """
     folder = overlays / parse_stage(stage)
     if canary and has_canary(stage, overlays):
         folder = folder.with_name(folder.name + CANARY)
+    return build(folder, name)
+
+
+def build(folder: Path, name: str) -> list[Document]:
+    """Render a folder for the model `name`.
+
+    Raises:
+        RolloutError: kustomize refuses it, or the name of the model is too long.
+        ToolError: kustomize is not installed.
+    """
+    if len(name) > LONGEST_NAME:
+        raise RolloutError(
+            f"model.name: {name!a} has more than {LONGEST_NAME} characters, too many for the names "
+            "of Kubernetes: shorten it in params.yaml"
+        )
     done = subprocess.run([*_kustomize(), str(folder)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RolloutError(f"{folder}: {reason(done.stderr)}")
     found = [document for document in yaml.safe_load_all(done.stdout) if document]
+    found = replaced(found, {PLACEHOLDER: name})
     # A namespace first, then its objects in kustomize's order.
     return sorted(found, key=lambda document: document["kind"] != "Namespace")
 
@@ -74,6 +94,19 @@ def render(stage: str, canary: bool = False, overlays: Path = OVERLAYS) -> list[
 def has_canary(stage: str, overlays: Path = OVERLAYS) -> bool:
     """Whether a stage has an overlay for Argo Rollouts."""
     return (overlays / (stage + CANARY)).is_dir()
+
+
+def replaced(value: Any, texts: Mapping[str, str]) -> Any:
+    """A copy of a document in which each of `texts` has its value."""
+    if isinstance(value, str):
+        for text, other in texts.items():
+            value = value.replace(text, other)
+        return value
+    if isinstance(value, dict):
+        return {replaced(key, texts): replaced(item, texts) for key, item in value.items()}
+    if isinstance(value, list):
+        return [replaced(item, texts) for item in value]
+    return value
 
 
 def for_version(documents: Iterable[Document], version: Version, image: str) -> list[Document]:
@@ -98,15 +131,17 @@ def for_version(documents: Iterable[Document], version: Version, image: str) -> 
 
 
 def deployment_of(documents: Iterable[Document]) -> Document:
-    """The Deployment among a stage's objects.
+    """The Deployment of the service among a stage's objects.
 
     Raises:
         RolloutError: it is missing.
     """
     for document in documents:
-        if (document["kind"], document["metadata"]["name"]) == ("Deployment", APP):
-            return document
-    raise RolloutError(f"k8s: there is no Deployment {APP}: k8s/base has it")
+        if document["kind"] == "Deployment":
+            containers = document["spec"]["template"]["spec"]["containers"]
+            if any(container["name"] == CONTAINER for container in containers):
+                return document
+    raise RolloutError(f"k8s: no Deployment has a container {CONTAINER}: k8s/base has it")
 
 
 def to_yaml(documents: Iterable[Document]) -> str:

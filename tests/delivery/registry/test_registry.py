@@ -448,7 +448,7 @@ def test_hostile_texts_are_refused_and_run_nothing(project: Project) -> None:
             with pytest.raises(TagError) as error:
                 act(text)
             assert str(error.value).isprintable()
-        with pytest.raises(RegistryError):
+        with pytest.raises(TagError):
             Registry(project.repository, text)
         with pytest.raises(GitError):
             registry.register(text)
@@ -472,7 +472,7 @@ def test_the_name_of_the_model_comes_from_params_yaml(
 ) -> None:
     if text is not None:
         project.write("params.yaml", text)
-    with pytest.raises(RegistryError, match="model.name"):
+    with pytest.raises(TagError, match="model.name"):
         open_registry(project.folder)
     project.write("params.yaml", "model: {name: landcover}")
     assert open_registry(project.folder).name == "landcover"

@@ -20,7 +20,7 @@ from delivery.review import app, hot_swap
 from delivery.review.__main__ import main
 from delivery.review.app import KINDS, Base, ReviewApp, describe, find_base, read_iid, read_url
 from delivery.rollout import smoke_test
-from delivery.rollout.manifests import to_yaml
+from delivery.rollout.manifests import build, to_yaml
 from delivery.tags import parse_version
 from service.auth.roles import new_key
 from service.settings import read_settings
@@ -159,7 +159,7 @@ def test_a_candidate_is_served_updated_and_deleted(world: World) -> None:
     assert world.serving()["tag"] == newer and world.serving()["sha256"] != before
     assert world.pod() == pod  # it was swapped in
 
-    other = describe(ReviewApp("9"), Base(IMAGE, "local"), "mr-9.review.example.com")
+    other = describe(ReviewApp("landcover", "9"), Base(IMAGE, "local"), "mr-9.review.example.com")
     apply(world, [item | {"kind": item["kind"].lower()} for item in other])
     done = world.run("stop")
     assert done.returncode == 0, done.stderr
@@ -287,7 +287,7 @@ def objects(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The objects of merge request 12 by kind; settings and the wanted model under their names."""
     monkeypatch.chdir(ROOT)
     base = Base(IMAGE, "landcover@v1.0.0")
-    documents = describe(ReviewApp("12"), base, "mr-12.review.example.org")
+    documents = describe(ReviewApp("landcover", "12"), base, "mr-12.review.example.org")
     found = {item["kind"]: item for item in documents if item["kind"] != "ConfigMap"}
     maps = [item for item in documents if item["kind"] == "ConfigMap"]
     return found | {item["metadata"]["name"].rsplit("-mr-12")[0]: item for item in maps}
@@ -337,13 +337,8 @@ def test_a_review_app_runs_the_image_and_the_settings_of_the_service(
 
 def namespace() -> dict[tuple[str, str], Any]:
     """What an administrator applies once, by kind and name."""
-    folder = ROOT / "k8s" / "overlays" / "review" / "namespace"
-    found = {}
-    for path in sorted(folder.glob("*.yaml")):
-        for item in yaml.safe_load_all(path.read_text(encoding="utf-8")):
-            if item["kind"] != "Kustomization":
-                found[item["kind"], item["metadata"]["name"]] = item
-    return found
+    objects = build(ROOT / "k8s" / "overlays" / "review" / "namespace", "landcover")
+    return {(item["kind"], item["metadata"]["name"]): item for item in objects}
 
 
 def test_the_jobs_may_create_and_delete_the_kinds_of_the_overlay_and_nothing_else() -> None:

@@ -17,7 +17,7 @@ import yaml
 
 from delivery.errors import RolloutError
 from delivery.rollout import cluster as cluster_module
-from delivery.rollout import controller, smoke_test
+from delivery.rollout import controller, render, smoke_test
 from delivery.rollout.__main__ import main
 from delivery.rollout.manifests import parse_image
 from service.auth.roles import new_key
@@ -51,6 +51,7 @@ class Project:
     def __init__(self, folder: Path, bundles: dict[int, Path], real: bool = False) -> None:
         self.folder = folder / "project"
         shutil.copytree(ROOT / "k8s", self.folder / "k8s")
+        (self.folder / "params.yaml").write_text("model: {name: landcover}\n")
         self.bundles = bundles
         self.variables: dict[str, str] = {}
         self.cluster = Cluster(folder / "cluster")
@@ -187,7 +188,7 @@ def test_the_pods_know_their_release_and_run_the_image_by_its_digest(served: Ser
     assert container["image"] == image(1)
     assert values["SERVICE_RELEASE"] == "landcover-v1.1.0"
     assert values["SERVICE_TAG"] == "landcover@v1.1.0"
-    assert applied.startswith("apiVersion: v1\nkind: Namespace")
+    assert "Namespace" not in documents  # the administrator's
 
 
 def test_rolling_out_the_serving_version_changes_nothing(project: Project) -> None:
@@ -327,14 +328,43 @@ def test_refused_credentials_do_not_roll_a_running_version_back(served: Served) 
     assert not any("undo" in item for item in project.verbs()[before:])
 
 
-def test_a_dry_run_prints_the_objects_and_calls_no_cluster(project: Project) -> None:
-    done = project.roll_out(1, "--dry-run", SERVICE_URL="")
-    kinds = {item["kind"] for item in yaml.safe_load_all(done.stdout)}
-    assert {"Deployment", "Ingress", "ServiceMonitor"} <= kinds and "Rollout" not in kinds
-    canary = project.roll_out(1, "--dry-run", stage="production", CANARY="argo")
-    assert "Rollout" in {item["kind"] for item in yaml.safe_load_all(canary.stdout)}
+def test_the_objects_are_written_without_a_cluster(project: Project) -> None:
+    def written(what: str, *options: str, **changes: str) -> dict[str, Any]:
+        words = [what, *options]
+        done = run_command(render.main, words, project.folder, project.environment(**changes))
+        path = f"artifacts/manifests/{what}.yaml"
+        assert done.returncode == 0 and f"kubectl apply --filename {path}" in done.stdout
+        items = yaml.safe_load_all((project.folder / path).read_text(encoding="utf-8"))
+        return {item["kind"]: item for item in items}
+
+    version = ["--version=v1.1.0", f"--image={image(1)}"]
+    staging = written("staging", *version)
+    assert {"Deployment", "ServiceMonitor"} <= staging.keys() and "Rollout" not in staging
+    assert "Rollout" in written("production", *version, CANARY="argo")
+    assert written("setup")["ClusterRole"]["metadata"]["name"] == "landcover-deployer"
+    assert written("review")["Namespace"]["metadata"]["name"] == "landcover-review"
     assert {item.split()[0] for item in project.verbs()} == {"kustomize"}
+
+
+def test_the_objects_of_no_version_or_model_are_refused(project: Project) -> None:
+    def refused(*words: str) -> str:
+        found = run_command(render.main, [*words], project.folder, project.environment())
+        return found.stderr
+
+    assert "version: missing: VERSION=landcover@v1.2.0" in refused("staging")
+    assert "version: 'x' is not a version" in refused("staging", "--version=x")
+    assert "is not named by its digest" in refused("staging", "--version=v1.0.0", "--image=x")
+    (project.folder / "params.yaml").unlink()
+    assert "params.yaml: it is missing or has no model.name" in refused("setup")
     assert not (project.folder / "artifacts").exists()
+
+
+def test_another_model_is_rolled_out_under_its_own_name(project: Project) -> None:
+    (project.folder / "params.yaml").write_text("model: {name: crops}\n")
+    assert project.roll_out(1).returncode == 1  # the stand-in knows no pod of this namespace
+    called = [call["argv"] for call in project.cluster.calls() if call["argv"][0] != "kustomize"]
+    assert all("--namespace=crops-staging" in words for words in called)
+    assert ["get", "deployment/crops"] in [words[:2] for words in called]
 
 
 def test_every_call_names_context_and_namespace(served: Served) -> None:
