@@ -11,6 +11,8 @@ BIN := $(if $(filter /%,$(VENV)),,$(CURDIR)/)$(VENV)/bin
 # Stages call `python`: it has to be the one of this environment, also in `dvc repro`.
 export PATH := $(BIN):$(PATH):$(CURDIR)/tests/e2e/tools/node_modules/.bin:$(CURDIR)/ci/cml/node_modules/.bin:$(CURDIR)/.venv-checks/bin
 export DVC_NO_ANALYTICS := 1
+# DVC asks who runs it, and a container's user often has a number only.
+export LOGNAME ?= $(or $(USER),$(firstword $(shell id -un 2>/dev/null || id -u)))
 # Images of Python often set it; each of many short processes would then compile torch anew.
 unexport PYTHONDONTWRITEBYTECODE
 # A user's `pip config set install.user true` cannot work in an environment.
@@ -56,6 +58,9 @@ setup: $(if $(NO_SETUP),,$(INSTALLED)) ## install everything into .venv (idempot
 
 $(INSTALLED):
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "error: Python 3.11, 3.12 or 3.13 is needed, this is " + sys.version.split()[0] + ": make setup PYTHON=python3.11")'
+	@# The programs of a copied or moved environment start the Python of the first folder.
+	@made=$$(. '$(BIN)/activate' 2>/dev/null && echo "$$VIRTUAL_ENV"); if [ -n "$$made" ] && ! [ "$$made" -ef '$(VENV)' ]; then \
+	  echo "setup: $(VENV) was made for $$made: it is made anew"; rm -rf '$(VENV)'; fi
 	@'$(BIN)/python' -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv '$(VENV)' || { \
 	  echo "error: no virtual environment could be made: on Debian or Ubuntu, apt-get install python3-venv"; exit 1; }
 	@'$(BIN)/python' ci/environment.py '$(EXTRAS)' --torch '$(TORCH)' --installer '$(INSTALLER)'

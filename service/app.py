@@ -6,6 +6,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from contracts.faults import wanted
 from service.container import Container
 from service.errors import INTERNAL, BadRequest, ServiceError, Unprocessable
 from service.http.body import Disconnected
@@ -80,7 +81,7 @@ async def _invalid(request: Request, error: RequestValidationError) -> Response:
     if first["type"] == "missing" and first["loc"] == ("body",):
         return problem_response(request, Unprocessable(f"the body is empty: {_cure(request)}"))
     field = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
-    return problem_response(request, Unprocessable(f"{field or 'body'}: {first['msg']}"))
+    return problem_response(request, Unprocessable(f"{field or 'body'}: {wanted(first)}"))
 
 
 async def _refused(request: Request, error: HTTPException) -> Response:

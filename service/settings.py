@@ -4,25 +4,30 @@ docs/service.md lists them in one table; a test holds the table to this file.
 """
 
 import difflib
+import json
 import math
 import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from contracts.faults import wanted
 from contracts.tags import LOCAL, match_tag
 from service.auth.addresses import is_loopback
 from service.auth.roles import Role
 from service.errors import UnsafeSettings
 
 PREFIX = "SERVICE_"
+RELEASE = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 DATABASE = re.compile(r"(postgres|postgresql|postgresql\+psycopg)://.|sqlite:///.")
 OFF = "off"  # of SERVICE_FEEDBACK
+SECRET = ("api_keys", "feedback")  # no error shows their values
+LONGEST = 100  # letters of a value
 
 
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
@@ -66,7 +71,6 @@ class Settings(BaseSettings):
     )
     release: str = Field(
         "wanted",
-        pattern=r"^[-._a-zA-Z0-9]{1,253}$",
         description="Key in the ConfigMap: replicas of one release share it.",
     )
     kubernetes_api: str = Field(
@@ -82,19 +86,25 @@ class Settings(BaseSettings):
     api_keys: dict[str, frozenset[Role]] = Field(
         default_factory=dict,
         description="SHA-256 of a key -> its roles. `python -m service key` makes one.",
+        examples=[{"SHA-256 of a key": ["deploy"]}],
     )
     open_roles: frozenset[Role] | None = Field(
         None,
         description="Roles that need no key. On loopback all but `deploy`, elsewhere none.",
+        examples=[["predict", "view"]],
     )
     jwt_issuer: str = Field("", description="Issuer of the JWTs that are accepted; none if empty.")
     jwt_audience: str = Field("", description="Audience that a JWT must carry.")
     jwt_jwks: str = Field("", description="Address of the issuer's keys.")
     jwt_claims: dict[str, str] = Field(
-        default_factory=dict, description="Claims that a JWT must carry, with their values."
+        default_factory=dict,
+        description="Claims that a JWT must carry, with their values.",
+        examples=[{"project_id": "42"}],
     )
     jwt_roles: frozenset[Role] = Field(
-        frozenset({Role.DEPLOY, Role.VIEW}), description="Roles of a JWT that is accepted."
+        frozenset({Role.DEPLOY, Role.VIEW}),
+        description="Roles of a JWT that is accepted.",
+        examples=[["deploy", "view"]],
     )
     max_upload: int = Field(16 << 20, ge=1024, description="Bytes that one upload may have.")
     max_pixels: int = Field(
@@ -135,7 +145,9 @@ class Settings(BaseSettings):
     drain: float = Field(
         0.0, ge=0, description="Seconds between `not ready` and the end of listening."
     )
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Log level.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Log level."
+    )
 
     @field_validator("api_keys")
     @classmethod
@@ -147,6 +159,15 @@ class Settings(BaseSettings):
                     "make one with `python -m service key`"
                 )
         return keys
+
+    @field_validator("release")
+    @classmethod
+    def _release(cls, text: str) -> str:
+        if not RELEASE.fullmatch(text):
+            raise ValueError(
+                f"{text!a} is not a key of a ConfigMap: write letters, digits, `-`, `_` and `.`"
+            )
+        return text
 
     @field_validator("tag")
     @classmethod
@@ -201,12 +222,12 @@ def read_settings(**overrides: Any) -> Settings:
     """
     _refuse_unknown()
     _unquote()
+    _refuse_other_than_json()
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        raise UnsafeSettings("; ".join(_sentence(item) for item in error.errors())) from None
-    except ValueError as error:  # a list or mapping that is not JSON
-        raise UnsafeSettings(f"{error}; lists and mappings are JSON") from None
+        by_setting = {item["loc"][:1]: _sentence(item) for item in reversed(error.errors())}
+        raise UnsafeSettings("; ".join(reversed(by_setting.values()))) from None
 
 
 def _unquote() -> None:
@@ -218,7 +239,7 @@ def _unquote() -> None:
 
 def _refuse_unknown() -> None:
     """A misspelt key would admit everybody, a misspelt limit would not limit."""
-    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    known = [_variable(name) for name in Settings.model_fields]
     for name in os.environ:
         if name.startswith(PREFIX) and name not in known:
             close = difflib.get_close_matches(name, known, 1, cutoff=0.85)
@@ -226,7 +247,33 @@ def _refuse_unknown() -> None:
             raise UnsafeSettings(f"{name}: unknown setting; {meant}")
 
 
+def _refuse_other_than_json() -> None:
+    for name, field in Settings.model_fields.items():
+        text = os.environ.get(_variable(name))
+        if field.examples and text is not None:
+            try:
+                json.loads(text)
+            except ValueError:
+                raise UnsafeSettings(_refusal(name, text, "it is not JSON")) from None
+
+
 def _sentence(item: Any) -> str:
-    name = "_".join(str(part) for part in item["loc"][:1])
-    message = str(item["msg"]).removeprefix("Value error, ")
-    return f"SERVICE_{name.upper()}: {message}" if name else message
+    if not item["loc"]:  # several settings do not fit together
+        return wanted(item)
+    name = str(item["loc"][0])
+    if item["type"] == "value_error":
+        return f"{_variable(name)}: {wanted(item)}"
+    return _refusal(name, item["input"], wanted(item))
+
+
+def _refusal(name: str, value: object, reason: str) -> str:
+    """`SERVICE_PORT is 'abc', wanted a whole number: port to listen on; 0 takes a free one`."""
+    field = Settings.model_fields[name]
+    shown = "a value that is not shown" if name in SECRET else repr(str(value))[:LONGEST]
+    meaning = str(field.description).rstrip(".")
+    example = f" (JSON, such as {json.dumps(field.examples[0])})" if field.examples else ""
+    return f"{_variable(name)} is {shown}, {reason}{example}: {meaning[0].lower()}{meaning[1:]}"
+
+
+def _variable(name: str) -> str:
+    return f"{PREFIX}{name.upper()}"

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from contracts import bundle as schema
 from contracts.bundle import GRAPH, MANIFEST, Input, Manifest
+from contracts.faults import first_fault
 from service.errors import BundleRefused
 
 MAX_MANIFEST = 16 << 20  # bytes; golden chips are most of it
@@ -69,9 +70,8 @@ def parse_manifest(document: bytes) -> Manifest:
     try:
         return schema.parse_manifest(document)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise BundleRefused(f"{MANIFEST}: {field}: {first['msg']}; train it again") from None
+        fault = first_fault(error, "the file")
+        raise BundleRefused(f"{MANIFEST}: {fault}; train it again") from None
 
 
 def _read_plain(path: Path, limit: int) -> bytes:

@@ -1,6 +1,5 @@
 """DVC as a child process, and facts of dvc.lock and of the remote."""
 
-import hashlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -8,12 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from contracts.documents import read_yaml
+from contracts import lock
+from contracts.commit import Unreadable
 from delivery.errors import DeliveryError, RemoteError, ToolError, explain, reason
 
-LOCK = Path("dvc.lock")
 CURES = {
     "gdrive_service_account|invalid_grant": (
         "set GDRIVE_CREDENTIALS_FILE to the key file in the pipeline, or dvc remote modify --local "
@@ -74,51 +71,21 @@ def read_lock() -> dict[str, Any]:
         RemoteError: it is missing or broken.
     """
     try:
-        stages = read_yaml(LOCK.read_text(encoding="utf-8"))["stages"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        raise RemoteError(f"{LOCK} is missing or broken: dvc repro, and commit it") from None
-    return dict(stages)
+        return lock.read_lock()
+    except Unreadable as error:
+        raise RemoteError(str(error)) from None
 
 
 def stale() -> list[str]:
     """Files and parameters that differ from dvc.lock, one sentence each.
 
-    Only files in Git are compared; the data between stages follow from them.
+    Raises:
+        RemoteError: it is missing or broken.
     """
-    return [line for name, stage in read_lock().items() for line in _stale(name, stage)]
-
-
-def _stale(name: str, stage: dict[str, Any]) -> Iterator[str]:
-    for dependency in stage.get("deps", []):
-        path = Path(dependency["path"])
-        if path.is_file() and _md5(path) != dependency["md5"]:
-            yield f"{name}: {path} has changed"
-    for file, values in stage.get("params", {}).items():
-        now = read_yaml(Path(file).read_text(encoding="utf-8"))
-        for key, value in values.items():
-            if _at(now, key) != value:
-                yield f"{name}: {key} of {file} has changed"
-    for output in stage.get("outs", []):
-        path = Path(output["path"])
-        if path.is_file() and _md5(path) != output["md5"]:
-            yield f"{name}: {path} is not the output of the stage"
-    if name == "load" and _data() not in {d.get("md5") for d in stage.get("deps", [])}:
-        yield f"{name}: data.dvc names another version of the data"
-
-
-def _data() -> str:
-    document = read_yaml(Path("data.dvc").read_text(encoding="utf-8"))
-    return str(document["outs"][0]["md5"])
-
-
-def _at(document: Any, key: str) -> Any:
-    for part in key.split("."):
-        document = document.get(part) if isinstance(document, dict) else None
-    return document
-
-
-def _md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    try:
+        return lock.stale()
+    except Unreadable as error:
+        raise RemoteError(str(error)) from None
 
 
 def default_remote() -> tuple[str, str]:

@@ -10,10 +10,13 @@ section `gate` of params.yaml. artifacts/gate/ gets the same for GitLab's widget
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from contracts import commit as commit_facts
+from contracts.commit import Unreadable
+from contracts.lock import stale
 from pipeline import paths, repository, tasks
 from pipeline.arguments import parse_against
 from pipeline.errors import DataError, GateError, command
@@ -34,6 +37,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     """Judge the model that `reports/` describes."""
     against = parse_against("gate", __doc__, arguments)
     params = read_params()
+    warn_of_another_state()
     comparison, note = compare_with(against, params)
     metrics = read(paths.METRICS)
     checks = judge(metrics, read(paths.CLASSES), params, comparison, note)
@@ -46,6 +50,18 @@ def main(arguments: Sequence[str] = ()) -> None:
         listed = "; ".join(f"{check.name}: {check.text}" for check in missed)
         raise GateError(f"the gate is closed, {len(missed)} of {len(checks)} missed: {listed}")
     print(f"the gate is open: {len(checks)} of {len(checks)} hold")
+
+
+def warn_of_another_state() -> None:
+    """Warn if reports/ does not describe these data, parameters and code, by dvc.lock."""
+    with suppress(Unreadable):  # without DVC there is nothing to compare with
+        if found := stale():
+            more = f"; and {len(found) - 1} more" if len(found) > 1 else ""
+            print(
+                f"warning: reports/ describes another state of this folder ({found[0]}{more}): "
+                "run `make repro`",
+                file=sys.stderr,
+            )
 
 
 def read(path: Path) -> dict[str, Any]:

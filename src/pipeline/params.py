@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from contracts import tags
 from contracts.documents import read_yaml
+from contracts.faults import wanted
 from pipeline import paths
 from pipeline.errors import ParameterError
 
@@ -126,11 +127,9 @@ def _sentence(problem: object) -> str:
         case "missing":
             return f"{field} is missing: add it"
         case "value_error":
-            return f"{field}: {problem['msg'].removeprefix('Value error, ')}"
+            return f"{field}: {wanted(problem)}"
         case _:
-            return (
-                f"{field} is {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
-            )
+            return f"{field} is {problem['input']!r}, {wanted(problem)}"
 
 
 def _known_keys(location: tuple[str, ...]) -> str:

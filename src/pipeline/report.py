@@ -23,7 +23,7 @@ from pipeline.bundle.manifest import read_bundle
 from pipeline.errors import GateError, command
 from pipeline.evaluation.comparison import Comparison
 from pipeline.files import write_text
-from pipeline.gate import compare_with, judge, read
+from pipeline.gate import compare_with, judge, read, warn_of_another_state
 from pipeline.params import read_params
 from pipeline.reporting.data_changes import data_change
 from pipeline.reporting.sections import challenge_section, drift_section
@@ -40,7 +40,9 @@ METRICS = (
 @command
 def main(arguments: Sequence[str] = ()) -> None:
     """Write the report."""
-    text = report(parse_against("report", __doc__, arguments))
+    against = parse_against("report", __doc__, arguments)
+    warn_of_another_state()
+    text = report(against)
     write_text(paths.REPORT, text)
     print(f"report: {paths.REPORT}: {text.partition(chr(10))[0].lstrip('# ')}")
 

@@ -1,5 +1,6 @@
 """The gate: on by default, names each floor that is missed, and cannot be talked past."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import gate
+from pipeline import gate, report
 from pipeline.evaluation.comparison import Comparison
 from pipeline.tasks.intervals import Interval
 from pipeline.gate import judge
@@ -186,3 +187,49 @@ def test_damaged_reports_say_what_to_run(judged: Path) -> None:
     assert result.returncode == 1
     assert "reports/metrics.json is not JSON" in result.stderr
     assert json.loads(Path("reports/classes.json").read_text(encoding="utf-8"))
+
+
+def write_lock() -> None:
+    """What `dvc repro` would have written: the reports are those of these parameters and data."""
+    md5 = {
+        name: hashlib.md5(Path(name).read_bytes(), usedforsecurity=False).hexdigest()
+        for name in ("reports/metrics.json", "params.yaml")
+    }
+    Path("data.dvc").write_text("outs:\n- md5: one.dir\n  path: data\n", encoding="utf-8")
+    epochs = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["train"]["epochs"]
+    stages = {
+        "load": {"deps": [{"path": "data", "md5": "one.dir"}]},
+        "train": {"params": {"params.yaml": {"train.epochs": epochs}}},
+        "evaluate": {
+            "outs": [{"path": "reports/metrics.json", "md5": md5["reports/metrics.json"]}]
+        },
+    }
+    Path("dvc.lock").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "reason"),
+    [
+        ("params.yaml", "epochs: 2", "epochs: 3", "train: train.epochs of params.yaml has changed"),
+        ("data.dvc", "one", "two", "load: data.dvc names another version of the data"),
+        ("reports/metrics.json", "{", "{ ", "evaluate: reports/metrics.json is not the output of"),
+    ],
+)
+def test_reports_of_another_state_are_named_with_the_cure(
+    judged: Path, file: str, old: str, new: str, reason: str
+) -> None:
+    write_lock()
+    assert call(gate.main).stderr == ""
+    content = Path(file).read_text(encoding="utf-8")
+    Path(file).write_text(content.replace(old, new, 1), encoding="utf-8")
+    for command in (gate.main, report.main):
+        result = call(command)
+        assert result.returncode == 0
+        said = f"warning: reports/ describes another state of this folder ({reason}"
+        assert result.stderr.startswith(said) and result.stderr.endswith("run `make repro`\n")
+
+
+@pytest.mark.parametrize("lock", ["", "stages: 1", "stages: {load: {deps: [{path: params.yaml}]}}"])
+def test_a_broken_lock_stops_no_gate(judged: Path, lock: str) -> None:
+    Path("dvc.lock").write_text(lock, encoding="utf-8")
+    assert "the gate is open" in call(gate.main).stdout

@@ -29,15 +29,15 @@ def test_parameters_can_not_be_changed_after_reading(workdir: Path) -> None:
     ("section", "key", "value", "words"),
     [
         ("train", "epoch", 3, ["train.epoch", "not a parameter", "epochs"]),
-        ("train", "epochs", "3", ["train.epochs", "'3'", "integer"]),
-        ("train", "epochs", 0, ["train.epochs", "0", "greater than or equal to 1"]),
+        ("train", "epochs", "3", ["train.epochs", "'3'", "wanted a whole number"]),
+        ("train", "epochs", 0, ["train.epochs", "0", "wanted at least 1"]),
         ("train", "epochs", True, ["train.epochs", "True"]),
         ("train", "learning_rate", float("nan"), ["train.learning_rate", "nan"]),
         ("train", "device", "gpu", ["train.device", "'gpu'", "'cuda'"]),
         ("preprocess", "split", "spatail", ["preprocess.split", "'spatail'", "'spatial'"]),
         ("preprocess", "test_fraction", 0.95, ["preprocess", "1.05", "nothing is left"]),
         ("model", "name", "../x", ["model.name", "'../x'"]),
-        ("load", "max_bad_fraction", 1.5, ["load.max_bad_fraction", "1.5", "less than or equal"]),
+        ("load", "max_bad_fraction", 1.5, ["load.max_bad_fraction", "1.5", "wanted at most 1"]),
     ],
 )
 def test_a_bad_parameter_is_refused_with_field_value_and_cure(

@@ -87,3 +87,14 @@ def test_the_demo_shows_no_advice_of_dvc(tmp_path: Path) -> None:
     (tmp_path / "dvc.yaml").write_text(stage.format("exit 3"), encoding="utf-8")
     failed = make("train-sample", folder=tmp_path)
     assert failed.returncode != 0 and "failed to reproduce 'one'" in failed.stderr
+
+
+def test_a_user_without_a_name_has_one_for_dvc() -> None:
+    """As in a container that runs as a number; DVC would end with a stack trace."""
+    nobody = {"PATH": os.environ["PATH"]}
+    words = ("make", "--silent", "--eval=show: ; @echo $$LOGNAME", "show")
+    shown = subprocess.run(words, cwd=ROOT, env=nobody, capture_output=True, text=True, check=True)
+    assert shown.stdout.strip()
+    named = nobody | {"LOGNAME": "ada"}
+    shown = subprocess.run(words, cwd=ROOT, env=named, capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "ada"

@@ -234,7 +234,25 @@ def test_a_copied_clone_installs_its_own_code(project: Path) -> None:
     run(sys.executable, "-m", "venv", ".venv", cwd=project)
     make_setup(project)
     copy = shutil.copytree(project, project.with_name("copy"), symlinks=True)
-    assert "installing" in make_setup(copy)
+    said = make_setup(copy)
+    assert f".venv was made for {project}/.venv: it is made anew" in said and "installing" in said
+    assert str(copy) in run(str(copy / ".venv/bin/pip"), "--version").stdout
+    assert "installing" not in make_setup(copy)
+
+
+def test_a_moved_clone_has_an_environment_again(project: Path) -> None:
+    run(sys.executable, "-m", "venv", ".venv", cwd=project)
+    make_setup(project)
+    moved = project.rename(project.with_name("moved"))
+    assert "it is made anew" in make_setup(moved)
+    assert str(moved) in run(str(moved / ".venv/bin/pip"), "--version").stdout
+
+
+def test_an_environment_on_another_disk_is_kept(project: Path, tmp_path: Path) -> None:
+    run(sys.executable, "-m", "venv", str(tmp_path / "disk"))
+    (project / ".venv").symlink_to(tmp_path / "disk")
+    assert "made anew" not in make_setup(project)
+    assert (project / ".venv").is_symlink()
 
 
 def test_a_python_that_cannot_make_environments_is_reported_with_the_package(

@@ -63,22 +63,46 @@ def test_loopback_is_recognised(host: str, local: bool) -> None:
     assert is_loopback(host) is local
 
 
+def test_no_setting_is_refused_in_the_words_of_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        with monkeypatch.context() as patch:
+            patch.setenv(f"SERVICE_{name.upper()}", "[{é")
+            try:
+                read_settings()
+            except UnsafeSettings as error:
+                assert "SERVICE_" in str(error), error
+                assert "nput should" not in str(error) and "\n" not in str(error)
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [
-        ("PORT", "abc", "SERVICE_PORT: Input should be a valid integer"),
-        ("PORT", "70000", "SERVICE_PORT: .*65535"),
-        ("WORKERS", "0", "SERVICE_WORKERS"),
-        ("API_KEYS", "not JSON", "JSON"),
+        (
+            "PORT",
+            "abc",
+            "^SERVICE_PORT is 'abc', wanted a whole number: port to listen on; 0 takes",
+        ),
+        ("PORT", "70000", "^SERVICE_PORT is '70000', wanted at most 65535: port to listen on"),
+        ("PORT", "", "^SERVICE_PORT is '', wanted a whole number"),
+        ("WORKERS", "0", "^SERVICE_WORKERS is '0', wanted at least 1: processes"),
+        ("DRAIN", "nan", "^SERVICE_DRAIN is 'nan', wanted "),
+        ("LOG_LEVEL", "loud", "^SERVICE_LOG_LEVEL is 'loud', wanted one of 'debug', 'info'"),
+        ("RELEASE", "a b", "^SERVICE_RELEASE: 'a b' is not a key of a ConfigMap: write letters"),
+        ("TAG", "latest", "^SERVICE_TAG: 'latest' is not the tag of a model: write name@v1.2.3"),
+        ("API_KEYS", "not JSON", "^SERVICE_API_KEYS is a value that is not shown, it is not JSON"),
+        ("API_KEYS", "[]", r"wanted a mapping .JSON, such as {.SHA-256 of a key.: .*python -m"),
+        ("OPEN_ROLES", "view", r"^SERVICE_OPEN_ROLES is 'view', it is not JSON .JSON, such as .."),
+        ("JWT_ROLES", '["root"]', "SERVICE_JWT_ROLES is 'root', wanted one of .*'deploy'"),
+        ("JWT_CLAIMS", '{"project_id": 42}', "SERVICE_JWT_CLAIMS is '42', wanted a text .JSON"),
         ("API_KEYS", '{"my-key": ["deploy"]}', "SHA-256.*python -m service key"),
         ("API_KEYS", json.dumps({"0" * 64: ["root"]}), "SERVICE_API_KEYS"),
         ("OPEN_ROLES", '["deploy"]', "deploy cannot be open to everybody"),
         ("JWT_ISSUER", "https://gitlab.example.com", "SERVICE_JWT_CLAIMS"),
         ("CONFIGMAP", "name", "namespace/name"),
         ("FEEDBACK", "mysql://host/name", "SERVICE_FEEDBACK: write postgresql://"),
-        ("FEEDBACK_DAYS", "0", "SERVICE_FEEDBACK_DAYS"),
+        ("FEEDBACK_DAYS", "0", "SERVICE_FEEDBACK_DAYS is '0', wanted at least 1"),
         ("KEEP_IMAGES", "-1", "SERVICE_KEEP_IMAGES"),
-        ("KEEP_BELOW", "1.5", "SERVICE_KEEP_BELOW"),
+        ("KEEP_BELOW", "1.5", "SERVICE_KEEP_BELOW is '1.5', wanted at most 1"),
         ("MAX_UPLOADS", "1", "unknown setting; did you mean SERVICE_MAX_UPLOAD?"),
         ("ZZZ", "1", "docs/service.md"),
     ],

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from contracts.bundle import GRAPH, MANIFEST, Manifest, parse_manifest
+from contracts.faults import first_fault
 from pipeline import paths
 from pipeline.errors import BundleError
 from pipeline.files import replacing
@@ -43,9 +44,8 @@ def read_bundle(folder: Path = paths.MODEL) -> tuple[bytes, Manifest]:
     try:
         manifest = parse_manifest((folder / MANIFEST).read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"{folder / MANIFEST}: {field}: {first['msg']}; train it again") from None
+        fault = first_fault(error, "the file")
+        raise BundleError(f"{folder / MANIFEST}: {fault}; train it again") from None
     graph = (folder / GRAPH).read_bytes()
     if (digest := sha256(graph)) != manifest.sha256:
         raise BundleError(

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from contracts.faults import first_fault
 from pipeline.errors import DataError
 
 FILE_NAME = "dataset.json"
@@ -29,7 +30,7 @@ class Dataset(BaseModel):
     dtype: Literal["uint8", "uint16"]
     size: int = Field(ge=8, le=1024)
     """Height and width of a chip, pixels."""
-    scale: float = Field(gt=0)
+    scale: float = Field(gt=0, allow_inf_nan=False)
     """Digital numbers per unit: `value / scale` is in `units`."""
     units: str
     nodata: int | None = None
@@ -81,10 +82,8 @@ class Dataset(BaseModel):
                 f"`python -m pipeline.ingest folder --path ...`"
             ) from None
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"]) or "description"
             raise DataError(
-                f"{path}: {field}: {first['msg']}; write it anew with `python -m pipeline.ingest`"
+                f"{path}: {first_fault(error)}; write it anew with `python -m pipeline.ingest`"
             ) from None
 
 

@@ -9,16 +9,15 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from contracts.faults import first_fault
 from contracts.reports import (
     CHALLENGE,
     DRIFT,
     LARGEST,
-    LONGEST,
     MOST_ALERTS,
     Challenge,
     Drift,
     Part,
-    printable,
 )
 from pipeline.errors import DataError
 
@@ -73,11 +72,7 @@ def _parse(kind: type[Document], path: Path, text: str | None = None) -> Documen
         reason = error.strerror or type(error).__name__
         raise DataError(f"{path}: {reason}; delete it, or write it anew") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"][:4]) or "the document"
-        raise DataError(
-            f"{path}: {printable(field)}: {first['msg'][:LONGEST]}; delete it, or write it anew"
-        ) from None
+        raise DataError(f"{path}: {first_fault(error)}; delete it, or write it anew") from None
 
 
 def _read(path: Path) -> bytes:

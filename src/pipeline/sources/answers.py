@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from contracts.faults import first_fault
 from contracts.proxies import UNUSABLE, environment_fault, is_loopback
 from pipeline.errors import SourceError
 
@@ -142,10 +143,8 @@ class Service:
         try:
             return _Page.model_validate_json(content)
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"]) or "the answer"
             raise SourceError(
-                f"{self._url}/feedback: {ascii(field)}: {first['msg'][:200]}: is --url a service "
+                f"{self._url}/feedback: {first_fault(error, 'the answer')}: is --url a service "
                 f"of this version?"
             ) from None
 

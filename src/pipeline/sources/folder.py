@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Self, cast
 import numpy as np
 from pydantic import ValidationError
 
+from contracts.faults import wanted
 from contracts.images import FITS, SUFFIXES, Fit, is_grey
 from pipeline.data.dataset import Dataset, label
 from pipeline.data.images import decode
@@ -338,9 +339,11 @@ def _listed(passed_over: Counter[str]) -> str:
 def _cure(error: ValidationError) -> str:
     """The first fault of a description, with the option that sets it."""
     fault = error.errors()[0]
-    field = str(fault["loc"][0]) if fault["loc"] else ""
-    option = {"bands": "--bands", "size": "--size", "scale": "--scale"}.get(field, field)
-    text = fault["msg"].removeprefix("Value error, ")
-    if field == "size":
-        return f"chips of {fault['input']} px: {text.lower()}: give --size and --fit"
-    return f"{option or '--bands'}: {text}"
+    match fault["loc"]:
+        case ("size",):
+            return f"chips of {fault['input']} px, {wanted(fault)}: give --size and --fit"
+        case ("scale",):
+            return f"--scale {fault['input']:g}: {wanted(fault)}"
+        case (field, *_):
+            return f"{field}: {wanted(fault)}"
+    return f"--bands: {wanted(fault)}"
