@@ -1,6 +1,8 @@
 # Two images: `serve` answers predictions, `train` runs the jobs of a pipeline. docs/images.md tells
 # where the bytes are and how to renew these pins, which stand nowhere else.
 ARG IMAGE_PREFIX=docker.io/
+# Of the image `train`: cpu on the first base, cuda on the second.
+ARG TORCH=cuda
 ARG PYTHON_BASE=${IMAGE_PREFIX}library/python:3.11-slim-bookworm@sha256:528257d48c1da0dcecc2e725d1ae34498d60c965f1241e39cd6a85a8859bdf84
 # Not the `runtime` flavour: torch's wheels bring CUDA's libraries, the driver comes from the host.
 ARG CUDA_BASE=${IMAGE_PREFIX}nvidia/cuda:13.0.3-base-ubuntu24.04@sha256:7c7413a56200486f71f181cad9310f6fd31b6bb21816ade15fc9c1e1e927a5c1
@@ -113,35 +115,36 @@ STOPSIGNAL SIGTERM
 ENTRYPOINT ["python", "-m", "service"]
 
 
-# What the jobs that train need, so that they install nothing. CML posts the reports.
-FROM ${CUDA_BASE} AS train
+# What jobs of merge requests need, so that they install nothing. CML posts the reports.
+FROM ${PYTHON_BASE} AS train-on-cpu
+FROM ${CUDA_BASE} AS train-on-cuda
+# hadolint ignore=DL3006
+FROM train-on-${TORCH} AS train
 ARG CML=locked
 COPY ci/cml /opt/cml
 # hadolint ignore=DL3008
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
-        ca-certificates git make nodejs npm openssh-client python3 python3-venv rsync \
+        ca-certificates curl git make nodejs npm openssh-client python3 python3-venv rsync \
  && if [ -n "${CML}" ]; then \
         npm ci --prefix /opt/cml && npm cache clean --force \
      && ln -s /opt/cml/node_modules/.bin/cml /usr/local/bin/cml; \
     fi \
  && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/*
-# `make setup` finds here what it would install, until pyproject.toml, the lock or EXTRAS change.
-# The code is taken from the job's checkout, never from the image. No GPU is seen while building.
-ARG TORCH=cuda
-ENV VENV=/opt/venv \
-    EXTRAS=registry,train,delivery \
-    TORCH=${TORCH} \
-    PATH=/opt/venv/bin:$PATH
+ARG KUBECTL_MIRROR=
 WORKDIR /conveyor
-COPY Makefile README.md pyproject.toml poetry.lock ./
+COPY ci/install ci/install
+RUN ci/install kubectl
+# `make setup` finds here what it would install, and installs what a newer lock adds. The code is
+# taken from the job's checkout, never from the image. No GPU is seen while building.
+ENV VENV=/opt/venv \
+    PATH=/opt/venv/bin:$PATH
+COPY Makefile pyproject.toml poetry.lock ./
 COPY ci/environment.py ci/environment.py
-COPY service service
-COPY src src
+ARG TORCH
 RUN --mount=type=cache,target=/var/cache/pip \
     export PIP_CACHE_DIR=/var/cache/pip UV_CACHE_DIR=/var/cache/pip/uv UV_LINK_MODE=copy \
- && make setup \
- && pip uninstall --yes conveyor
+ && make setup EXTRAS=registry,train,delivery,dev TORCH="${TORCH}"
 ENV PYTHONPATH=src:.
 WORKDIR /work
 ARG REVISION=unknown

@@ -7,7 +7,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 # Not $(abspath), which takes a path with a space for two.
-BIN := $(if $(filter /%,$(VENV)),,$(CURDIR)/)$(VENV)/bin
+# Absolute: an environment elsewhere, as in the image `train`, holds packages only and is everybody's.
+SHARED := $(filter /%,$(VENV))
+BIN := $(if $(SHARED),,$(CURDIR)/)$(VENV)/bin
 # Stages call `python`: it has to be the one of this environment, also in `dvc repro`.
 export PATH := $(BIN):$(PATH):$(CURDIR)/tests/e2e/tools/node_modules/.bin:$(CURDIR)/ci/cml/node_modules/.bin:$(CURDIR)/.venv-checks/bin
 export DVC_NO_ANALYTICS := 1
@@ -18,8 +20,10 @@ unexport PYTHONDONTWRITEBYTECODE
 # A user's `pip config set install.user true` cannot work in an environment.
 export PIP_USER := 0
 
+ifdef SHARED
+export PYTHONPATH := $(CURDIR)/src:$(CURDIR)
+else ifndef NO_SETUP
 # Modules of another Python (ROS, Spark, a company's tools) would be imported in place of ours.
-ifndef NO_SETUP
 unexport PYTHONPATH PYTHONHOME
 endif
 
@@ -40,13 +44,12 @@ EXTRAS ?= registry,train,delivery,dev
 TORCH ?= auto
 # uv, which pip brings along where it is missing, or pip alone, which takes several times as long.
 INSTALLER ?= uv
-# The name of this file holds what was installed, and where: a copied clone installs its own code. An
-# environment elsewhere, as of the image `train`, holds packages only and is everybody's.
-INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS) $(TORCH) $(if $(filter /%,$(VENV)),,'$(CURDIR)'); cat pyproject.toml poetry.lock ci/environment.py) | sha256sum | cut -c1-16)
+# The name of this file holds what was installed, and where: a copied clone installs its own code.
+INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS) $(TORCH) $(if $(SHARED),,'$(CURDIR)'); cat pyproject.toml poetry.lock ci/environment.py) | sha256sum | cut -c1-16)
 
 .PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge test check test-fast mutants e2e lint lint-report pages audit format \
   models promote rollback retire lineage gitlab-setup acceptance-gitlab \
-  left-out experiment experiment-commit experiment-check publish comment verify register image deploy review review-stop retrain notify \
+  left-out experiment experiment-commit experiment-check publish comment verify register image job-image deploy review review-stop retrain notify \
   monitor demo-drift alertmanager dashboards rules figures \
   bench bench-loop bench-eurosat bench-serving bench-drift bench-observing lock clean
 
@@ -63,7 +66,7 @@ $(INSTALLED):
 	  echo "setup: $(VENV) was made for $$made: it is made anew"; rm -rf '$(VENV)'; fi
 	@'$(BIN)/python' -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv '$(VENV)' || { \
 	  echo "error: no virtual environment could be made: on Debian or Ubuntu, apt-get install python3-venv"; exit 1; }
-	@'$(BIN)/python' ci/environment.py '$(EXTRAS)' --torch '$(TORCH)' --installer '$(INSTALLER)'
+	@'$(BIN)/python' ci/environment.py '$(EXTRAS)' --torch '$(TORCH)' --installer '$(INSTALLER)' $(if $(SHARED),--shared)
 	@rm -f '$(VENV)'/.installed-* && touch '$@'
 	@echo "setup: done"
 
@@ -252,6 +255,10 @@ image: setup ## build, scan and push the service's image with its model: VERSION
 	@dvc pull model
 	@python -m delivery.image build --version="$$GIVEN_VERSION"
 	@python -m delivery.image scan
+	@python -m delivery.image push
+
+job-image: setup ## build and push an image in which jobs install nothing: TORCH=cpu, or cuda for training
+	@python -m delivery.image build --target train --build-arg KUBECTL_MIRROR="$$KUBECTL_MIRROR" --build-arg TORCH='$(or $(filter cpu cuda,$(TORCH)),$(error say which torch it has: make job-image TORCH=cpu, or TORCH=cuda))'
 	@python -m delivery.image push
 
 deploy: setup ## roll a version out: STAGE=staging VERSION=landcover@v1.2.0, or TAG=landcover#staging#3

@@ -13,6 +13,7 @@ if one has it, and from PyTorch's own index otherwise.
 
 import argparse
 import ast
+import importlib.metadata
 import os
 import re
 import shutil
@@ -192,12 +193,24 @@ def pip_settings_for_uv() -> dict[str, str]:
     return {key: value for key, value in settings.items() if key not in os.environ}
 
 
-def install(installer: Installer, packages: Packages, build: str) -> None:
-    """All of `packages`, torch as `build`, and the project itself, which stays where it is."""
+def missing(packages: Packages, build: str) -> list[str]:
+    """The packages that this Python lacks in their version; any build of torch serves a CPU."""
+    found = {
+        re.sub(r"[-_.]+", "-", str(each.name)).lower(): each.version
+        for each in importlib.metadata.distributions()
+    }
+    torch, _, local = found.get("torch", "").partition("+")
+    if build == "cpu" or local != "cpu":
+        found["torch"] = torch
+    return [name for name, version in packages.items() if found.get(name) != version]
+
+
+def install(installer: Installer, packages: Packages, build: str, *code: str) -> None:
+    """All of `packages`, torch as `build`, and `code`, words that install the project itself."""
     if "torch" in packages and build == "cpu" and sys.platform == "linux":
         _install_cpu_torch(installer, packages["torch"])
         packages = {name: version for name, version in packages.items() if name != "torch"}
-    if not installer.install(*map("=".join, _exact(packages)), "--editable", str(ROOT)):
+    if not installer.install(*map("=".join, _exact(packages)), *code):
         raise SetupError(
             f"packages could not be installed: {explain(installer.said)}. Finished downloads are "
             "kept: run it again"
@@ -231,6 +244,7 @@ def main() -> None:
     parser.add_argument("--torch", default="auto", metavar="auto|cpu|cuda")
     parser.add_argument("--installer", default="uv", metavar="uv|pip")
     parser.add_argument("--list", action="store_true", help="print the packages, install nothing")
+    parser.add_argument("--shared", action="store_true", help="install packages, not this clone")
     options = parser.parse_args()
     try:
         build = choose_torch(options.torch)
@@ -239,8 +253,12 @@ def main() -> None:
         if options.list:
             print(*(f"{name}=={version}" for name, version in packages.items()), sep="\n")
             return
+        if options.shared and not missing(packages, build):
+            print(f"setup: all {len(packages)} packages are here")
+            return
         print(f"setup: {announce(packages, build, options.torch)}", flush=True)
-        install(Installer(options.installer), packages, build)
+        code = () if options.shared else ("--editable", str(ROOT))
+        install(Installer(options.installer), packages, build, *code)
     except SetupError as error:
         sys.exit(f"error: {error}")
 

@@ -12,6 +12,7 @@ from delivery.errors import command
 
 REQUEST = {
     "BOT_TOKEN": "nothing is committed, and there is no comment; the report is an artifact",
+    "JOB_IMAGE": "each job installs its packages",
     "REVIEW_URL": "no review apps",
     "NOTIFY_URL": "no notifications",
 }

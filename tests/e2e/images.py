@@ -17,8 +17,8 @@ from tests.make.projects import Published, contents
 
 V1, V2 = "landcover@v1.0.0", "landcover@v1.1.0"
 SOURCES = (
-    *("Dockerfile", ".dockerignore", "Makefile", "README.md", "constraints.txt"),
-    *("ci/environment.py", "poetry.lock"),
+    *("Dockerfile", ".dockerignore", "Makefile", "constraints.txt"),
+    *("ci/environment.py", "ci/install", "poetry.lock"),
 )
 
 

@@ -51,7 +51,9 @@ def test_images_are_pinned_and_the_base_is_the_one_of_the_dockerfile() -> None:
     base = re.search(r"(?m)^ARG PYTHON_BASE=(?:docker\.io/)?(?:library/)?(\S+)", dockerfile)
     assert base and base[1] == MAIN["variables"]["PYTHON_IMAGE"]
     assert "@sha256:" in base[1]
-    images = [job["image"]["name"] for job in JOBS.values() if "image" in job]
+    assert MAIN["variables"]["TRAIN_IMAGE"] == "$PYTHON_IMAGE"
+    named = {job["image"]["name"] for job in JOBS.values() if "image" in job}
+    images = named - {"$TRAIN_IMAGE"}
     assert all(re.search(r"(:v?\d+\.\d+\.\d+|@sha256:[0-9a-f]{64})$", name) for name in images)
 
 
@@ -63,6 +65,16 @@ def test_the_name_of_a_pipeline_has_no_text_that_anybody_may_write() -> None:
     safe = {"CI_MERGE_REQUEST_IID", "CI_COMMIT_TAG"}
     assert {word for name in names for word in re.findall(r"\$(\w+)", name)} <= safe
     assert names["Rollout $CI_COMMIT_TAG"].startswith("$CI_COMMIT_TAG =~ /^")
+
+
+def test_main_runs_in_no_image_that_a_branch_could_have_pushed() -> None:
+    """A job of a branch may push to the project's registry, and main's jobs have secrets."""
+    rules = [rule for rule in MAIN["workflow"]["rules"] if "PYTHON_IMAGE" in str(rule)]
+    assert [rule["if"] for rule in rules] == [
+        '$CI_PIPELINE_SOURCE == "merge_request_event" && $JOB_IMAGE'
+    ]
+    named = {name: job["image"]["name"] for name, job in JOBS.items() if "image" in job}
+    assert [name for name, image in named.items() if image == "$TRAIN_IMAGE"] == ["train"]
 
 
 def test_owners_are_named_for_files_that_exist() -> None:

@@ -24,7 +24,9 @@ TEAMS = [
 ]
 """Files that a team changes, and that are no code of the template."""
 CHECKS = {"lint", "test", "secrets"}
+JOB_IMAGES = {"job-image", "job-image-cuda"}
 RELEASE = {"verify", "register", "publish", "build-image", "staging", "production", "figures"}
+RELEASE |= JOB_IMAGES
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,7 @@ def test_a_stage_follows_a_tag_that_somebody_pushed_and_no_trigger_or_schedule(
         ({"STAGING_URL": None}, RELEASE - {"staging", "production"}),
         # gitlab-ci-local always has a registry; GitLab has none where the project has none.
         ({"CI_REGISTRY_IMAGE": ""}, {"verify", "register", "publish", "figures"}),
-        ({"RELEASE_TOKEN": None}, {"verify", "figures"}),
+        ({"RELEASE_TOKEN": None}, {"verify", "figures", *JOB_IMAGES}),
         (dict.fromkeys(SET_UP, ""), {"verify"}),
     ],
     ids=lambda case: "-".join(case) if isinstance(case, dict) else "",
@@ -112,6 +114,29 @@ def test_main_leaves_out_what_is_not_set_up(
     found = of_ref(files, "push", "main", {**SET_UP, **missing})
     assert set(found) - {"admitted", "pipeline-failed"} == CHECKS | left
     assert "production" not in found or found["production"] == Job("on_success", may_fail=False)
+
+
+@pytest.mark.parametrize(
+    ("variables", "jobs"),
+    [
+        ({}, set()),
+        ({"JOB_IMAGE": "registry.example.com/team/landcover/jobs:cpu"}, {"job-image"}),
+        ({"TRAIN_IMAGE": "registry.example.com/team/landcover/jobs:cuda"}, {"job-image-cuda"}),
+        ({"JOB_IMAGE": "quay.io/team/jobs:7"}, set()),
+    ],
+)
+@pytest.mark.parametrize("changed", ["poetry.lock", "README.md"])
+def test_an_image_that_jobs_use_is_built_again_when_an_ingredient_changes(
+    files: Path, tmp_path: Path, variables: dict[str, str], jobs: set[str], changed: str
+) -> None:
+    folder = shutil.copytree(files, tmp_path / "copy")
+    (folder / changed).write_text("changed", encoding="utf-8")
+    run("git", "add", "--all", cwd=folder)
+    found = of_ref(folder, "push", "main", {**SET_UP, **variables})
+    clicked = Job("manual", may_fail=True)
+    for name in JOB_IMAGES:
+        by_itself = changed == "poetry.lock" and name in jobs
+        assert found[name] == (Job("on_success", may_fail=False) if by_itself else clicked), name
 
 
 def test_production_that_waits_for_a_person_holds_up_nothing(files: Path) -> None:

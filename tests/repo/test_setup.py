@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +18,7 @@ from ci.environment import (
     explain,
     install,
     locked,
+    missing,
     pip_settings_for_uv,
 )
 from tests.conftest import ROOT, run
@@ -57,9 +59,10 @@ def test_cuda_libraries_stay_out_without_torch() -> None:
 
 def test_the_cpu_build_comes_from_the_own_sources_first_and_from_pytorch_second() -> None:
     own = Recorder()
-    install(own, {"torch": "2.13.0", "numpy": "2.4.6"}, "cpu")
+    code = ("--editable", str(ROOT))
+    install(own, {"torch": "2.13.0", "numpy": "2.4.6"}, "cpu", *code)
     assert own.calls[0] == ("torch==2.13.0+cpu",)
-    assert own.calls[1] == ("numpy==2.4.6", "--editable", str(ROOT))
+    assert own.calls[1] == ("numpy==2.4.6", *code)
     other = Recorder("torch")
     with pytest.raises(SetupError):
         install(other, {"torch": "2.13.0"}, "cpu")
@@ -68,8 +71,48 @@ def test_the_cpu_build_comes_from_the_own_sources_first_and_from_pytorch_second(
 
 def test_the_cuda_build_is_not_taken_for_the_one_of_the_cpu() -> None:
     recorder = Recorder()
-    install(recorder, {"torch": "2.13.0"}, "cuda")
+    install(recorder, {"torch": "2.13.0"}, "cuda", "--editable", str(ROOT))
     assert recorder.calls == [("torch===2.13.0", "--editable", str(ROOT))]
+
+
+def test_an_environment_for_everybody_gets_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the image of jobs: neither fewer extras nor a GPU that is not there is a reason."""
+    wanted = {"torch": "2.13.0", "types-pyyaml": "6.0", "numpy": "2.4.6"}
+
+    def holding(**versions: str) -> None:
+        found = [SimpleNamespace(name=name, version=text) for name, text in versions.items()]
+        monkeypatch.setattr("importlib.metadata.distributions", lambda: found)
+
+    for torch, build, lacking in (
+        ("2.13.0+cpu", "cpu", []),
+        ("2.13.0+cpu", "cuda", ["torch"]),
+        ("2.13.0", "cpu", []),
+        ("2.13.0+cu130", "cuda", []),
+        ("2.12.0+cpu", "cpu", ["torch"]),
+    ):
+        holding(torch=torch, types_PyYAML="6.0", numpy="2.4.6", more="1")
+        assert missing(wanted, build) == lacking, torch
+    holding(torch="2.13.0", numpy="2.4.5")
+    assert missing(wanted, "cpu") == ["types-pyyaml", "numpy"]
+
+
+def test_a_complete_environment_elsewhere_installs_nothing_and_runs_this_clones_code(
+    project: Path,
+) -> None:
+    """The project itself is not installed: it is everybody's."""
+    venv = project.with_name("venv")
+    run(sys.executable, "-m", "venv", str(venv))
+    for name in ("pyproject.toml", "ci/environment.py"):
+        shutil.copy(ROOT / name, project / name)
+    lock = "[[package]]\nname = 'pip'\nversion = '%s'\n[extras]\ntrain = []\n"
+    version = run(str(venv / "bin/python"), "-c", "import pip; print(pip.__version__)").stdout
+    (project / "poetry.lock").write_text(lock % version.strip(), encoding="utf-8")
+    (project / "src").mkdir()
+    (project / "src/ours.py").write_text("print('code of this clone')", encoding="utf-8")
+    words = (f"VENV={venv}", "EXTRAS=train", "TORCH=cpu", "--eval=ours: setup; @python -m ours")
+    done = run("make", "ours", *words, f"--directory={project}", check=False)
+    assert done.returncode == 0, done.stderr
+    assert "all 1 packages are here" in done.stdout and "code of this clone" in done.stdout
 
 
 def test_a_cpu_build_that_cannot_be_found_names_the_cures() -> None:

@@ -156,9 +156,11 @@ PUSH_RULES = {
 }
 """Push rules -> what they refuse. The bot commits as the user of its token, whom GitLab knows."""
 
-KEPT_IMAGES = r"v\d+\.\d+\.\d+(-[0-9a-f]+)?"
-"""Tags of the registry that a cleanup policy keeps (`name_regex_keep`): released images. All images
-are "created" in 1980, so that a policy by age or number would delete those that serve."""
+KEPT_IMAGES = r"v\d+\.\d+\.\d+(-[0-9a-f]+)?|cpu|cuda"
+"""Tags of the registry that a cleanup policy keeps (`name_regex_keep`): released images, and those
+of jobs. All images are "created" in 1980, so that a policy by age or number would delete them."""
+MADE_BY_JOBS = {"JOB_IMAGE": "job-image", "TRAIN_IMAGE": "job-image-cuda"}
+"""Variables that name images -> the job of main that makes such an image."""
 
 PROTECTIONS = (
     Protection(
@@ -179,6 +181,8 @@ PROTECTIONS = (
 
 VARIABLES = (
     Variable("TRAIN_RUNNER_TAG", "Tag of the runners that train; `gpu` when not set."),
+    Variable("JOB_IMAGE", "Image in which jobs of merge requests install nothing."),
+    Variable("TRAIN_IMAGE", "The same for the job that trains."),
     Variable(
         "BOT_TOKEN",
         "Merge-request pipelines push the trained commit and write the report with it.",

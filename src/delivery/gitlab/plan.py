@@ -120,14 +120,14 @@ def _cleanup_policy(plan: Plan, project: Project) -> None:
     if (policy := project.attributes.get("container_expiration_policy")) is None:
         return  # the project has no registry yet; the next run sees it
     kept = policy.get("name_regex_keep") or ""
-    if all(_matches(kept, tag) for tag in ("v1.2.0", "v1.2.0-0123456789ab")):
+    if all(_matches(kept, tag) for tag in ("v1.2.0", "v1.2.0-0123456789ab", "cpu", "cuda")):
         return
     wanted = f"{kept}|{desired.KEPT_IMAGES}" if kept else desired.KEPT_IMAGES
     fields = {"container_expiration_policy_attributes": {"name_regex_keep": wanted}}
     do = partial(project.manager.gitlab.projects.update, project.get_id(), fields)
     state = "on" if policy.get("enabled") else "off"
     detail = f"({state}) keeps {kept or 'nothing'} -> {wanted}"
-    why = "images are created in 1980, and a policy by age would delete those that serve"
+    why = "images are created in 1980, and a policy by age would delete those in use"
     plan.add("~", "cleanup policy", "container_expiration_policy", detail, why, do)
 
 

@@ -58,6 +58,13 @@ def compare_variables(plan: Plan, project: Project, values: dict[str, str]) -> N
     stored = _stored(project)
     for row in desired.VARIABLES:
         now, value = stored.get((row.key, row.scope)), values.get(row.source)
+        if value and row.key in desired.MADE_BY_JOBS and not _has_image(project, value):
+            job = desired.MADE_BY_JOBS[row.key]
+            plan.left.append(
+                f"variable {row.key}: {value} is not in the registry, and no job could start: run "
+                f"the job {job} of the newest pipeline of main, then this again"
+            )
+            continue
         if now is not None:
             _differences(plan, project, row, now, value)
         elif value is not None:
@@ -73,6 +80,16 @@ def compare_variables(plan: Plan, project: Project, values: dict[str, str]) -> N
         if token.variable not in values:  # else the team brings its own
             _token(plan, project, token, stored)
     _runners(plan, project, stored, values)
+
+
+def _has_image(project: Project, name: str) -> bool:
+    """Whether the project's registry has an image; another registry is not asked."""
+    prefix = project.attributes.get("container_registry_image_prefix")
+    repository, _, tag = name.rpartition(":")
+    if not prefix or not repository.startswith(f"{prefix}/"):
+        return True
+    found = [row for row in listed(project.repositories, "images") if row.location == repository]
+    return any(tag == each.name for row in found for each in listed(row.tags, "tags of an image"))
 
 
 def _stored(project: Project) -> Stored:

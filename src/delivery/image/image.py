@@ -36,6 +36,8 @@ class Image:
     size: int
     id: str = ""
     digest: str = ""
+    torch: str = ""
+    """Build of torch in the image `train`: cpu or cuda."""
 
     @property
     def reference(self) -> str:
@@ -44,12 +46,11 @@ class Image:
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """The tag that never moves, then the one that moves; `train` has the first only."""
-        commit = self.revision[:12]
+        """The tag that never moves, then the one that moves; `train` has one that moves."""
         if not self.version:
-            return (commit,)
+            return (self.torch,)
         text = parse_version(self.version).text
-        return f"{text}-{commit}", text
+        return f"{text}-{self.revision[:12]}", text
 
 
 def build(version: Version, name: str, arguments: Mapping[str, str], fresh: bool = False) -> Image:
@@ -78,9 +79,9 @@ def build_train(name: str, arguments: Mapping[str, str]) -> Image:
     """Build the image that jobs run in. It contains no code, which could be of another commit."""
     repository = Repository()
     revision = clean_revision(repository)
-    facts = {**arguments, "REVISION": revision}
+    facts = {"TORCH": "cuda", **arguments, "REVISION": revision}
     made, size = _build(repository, Recipe("train", facts), {REVISION: revision})
-    return Image(name, "", revision, "", size, made)
+    return Image(name, "", revision, "", size, made, torch=facts["TORCH"])
 
 
 def _build(repository: Repository, recipe: Recipe, labels: Mapping[str, str]) -> tuple[str, int]:

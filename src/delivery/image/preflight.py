@@ -13,7 +13,7 @@ from delivery.registry.state import model_digest
 MODEL = Path("model")
 INGREDIENTS = (
     *("Dockerfile", ".dockerignore", "Makefile", "constraints.txt", "pyproject.toml"),
-    *("README.md", "ci/environment.py", "poetry.lock", "service", "src"),
+    *("ci/environment.py", "ci/install", "poetry.lock", "service", "src"),
     *("ci/cml/.npmrc", "ci/cml/package.json", "ci/cml/package-lock.json"),
 )
 """The part of a commit that a build sees; the model comes from DVC."""

@@ -115,7 +115,8 @@ def test_applying_twice_changes_nothing_the_second_time(api: FakeGitLab, setup: 
         ("main|latest", f"main|latest|{desired.KEPT_IMAGES}"),
         ("v[0-9.]+", f"v[0-9.]+|{desired.KEPT_IMAGES}"),  # without the tags that name a commit
         (r"v[\d.]+\z", rf"v[\d.]+\z|{desired.KEPT_IMAGES}"),  # RE2, which Python cannot read
-        ("v.*", "v.*"),
+        ("v.*", f"v.*|{desired.KEPT_IMAGES}"),  # without those of jobs
+        ("v.*|c.*", "v.*|c.*"),
         (".*", ".*"),
     ],
 )
@@ -245,6 +246,31 @@ def test_variables_are_masked_and_protected_according_to_the_table(
     assert (file["variable_type"], file["value"]) == ("file", '{"type": "service_account"}')
 
 
+def test_an_image_of_jobs_is_named_once_it_is_in_the_registry(api: FakeGitLab, setup: Run) -> None:
+    """With a name that the registry does not know, no job of a merge request could start."""
+    name = "registry.example.com/team/landcover/jobs"
+    Path("values.env").write_text(
+        f"JOB_IMAGE={name}:cpu\nTRAIN_IMAGE={name}:cuda\nIMAGE_PREFIX=docker.io/\n"
+    )
+    for images in ({}, {"service": ["v1.0.0"]}, {"jobs": ["v1"]}):
+        api.images = images
+        assert "job job-image of the newest pipeline of main" in setup("--values", "values.env")
+    api.images = {"service": [], "jobs": ["cpu"]}
+    printed = setup("--apply", "--values", "values.env")
+    assert api.variable("JOB_IMAGE")["value"] == f"{name}:cpu"
+    assert f"variable TRAIN_IMAGE: {name}:cuda is not in the registry" in printed
+    assert "run the job job-image-cuda of" in printed
+    assert "TRAIN_IMAGE" not in {row["key"] for row in api.variables}
+
+
+def test_an_image_of_jobs_in_another_registry_is_taken_as_it_is(
+    api: FakeGitLab, setup: Run
+) -> None:
+    Path("values.env").write_text("JOB_IMAGE=quay.io/team/jobs:7\n")
+    setup("--apply", "--values", "values.env")
+    assert api.variable("JOB_IMAGE")["value"] == "quay.io/team/jobs:7"
+
+
 def test_a_variable_is_corrected_only_in_its_own_environment(api: FakeGitLab, setup: Run) -> None:
     setup("--apply", "--values", "values.env")
     api.variable("SMOKE_TOKEN", "production")["protected"] = False
@@ -311,7 +337,9 @@ def test_tasks_for_a_person_are_listed(api: FakeGitLab, setup: Run) -> None:
     assert "variable KUBE_CONTEXT: give it in the values" in printed
     assert "DVC remote: give one of AWS_ROLE_ARN" in printed
     assert "runner: none has the tag 'gpu'" in printed and "TRAIN_RUNNER_TAG" in printed
-    assert "Not set, and not needed: TRAIN_RUNNER_TAG, NOTIFY_URL" in printed
+    assert (
+        "Not set, and not needed: TRAIN_RUNNER_TAG, JOB_IMAGE, TRAIN_IMAGE, NOTIFY_URL" in printed
+    )
 
 
 def test_another_runner_tag_is_looked_for_when_it_is_given(

@@ -29,7 +29,19 @@ def test_bases_are_pinned_by_digest_and_in_one_place() -> None:
     assert all(re.fullmatch(pattern, pin) for pin in pins)
     assert "\nARG IMAGE_PREFIX=docker.io/\n" in text
     bases = set(re.findall(r"^FROM (\S+)", text, re.MULTILINE))
-    assert bases == {"${PYTHON_BASE}", "${CUDA_BASE}", "system", "packages"}
+    stages = {"system", "packages", "train-on-${TORCH}"}
+    assert bases == {"${PYTHON_BASE}", "${CUDA_BASE}", *stages}
+    assert {"train-on-cpu", "train-on-cuda"} <= set(re.findall(r"(?m)^FROM .* AS (\S+)$", text))
+
+
+def test_the_image_of_jobs_is_built_again_when_a_file_of_it_changes() -> None:
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8").partition(" AS train\n")[2]
+    copied = {
+        name for line in text.splitlines() if line.startswith("COPY") for name in line.split()[1:-1]
+    }
+    changes = ci.JOBS["job-image"]["rules"][2]["changes"]
+    assert {name.removesuffix("/*") for name in changes} == copied | {"Dockerfile", ".dockerignore"}
+    assert ci.JOBS["job-image-cuda"]["rules"][2]["changes"] == changes
 
 
 def test_jobs_run_on_the_python_that_serves() -> None:

@@ -16,7 +16,7 @@ from delivery.image.__main__ import main
 from delivery.image.builders import Built, Found, Recipe
 from delivery.image.image import BUNDLE, REVISION, VERSION
 from delivery.image.preflight import SERVED
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run
 from tests.delivery.conftest import Project
 from tests.make.versions import GRAPH_SHA256, V1, train_version
 
@@ -307,14 +307,27 @@ def test_a_job_of_gitlab_logs_in_where_its_image_is(
     assert engine.logins == [("registry.example.org", "ci", "secret")]
 
 
-def test_the_image_for_jobs_is_tagged_by_its_commit(
-    trained: Project, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+def test_the_image_for_jobs_is_tagged_by_its_build_of_torch(
+    trained: Project, engine: FakeEngine
 ) -> None:
-    command("build", "--target", "train", "--image", f"{NAME}/train")
-    command("push")
-    commit = trained.git("rev-parse", "HEAD")
-    assert engine.built[0].target == "train"
-    assert list(engine.pushed) == [f"{NAME}/train:{commit[:12]}"]
+    """The tag moves: variables of the project name it."""
+    for words, torch in (((), "cuda"), (("--build-arg", "TORCH=cpu"), "cpu")):
+        command("build", "--target", "train", "--image", f"{NAME}/jobs", *words)
+        command("push")
+        assert engine.built[-1].target == "train"
+        assert engine.built[-1].arguments["TORCH"] == torch
+    assert list(engine.pushed) == [f"{NAME}/jobs:cuda", f"{NAME}/jobs:cpu"]
+
+
+def test_make_builds_and_pushes_the_image_for_jobs_of_the_named_build() -> None:
+    for torch in ("cpu", "cuda"):
+        done = run("make", "--dry-run", "job-image", "NO_SETUP=1", f"TORCH={torch}", cwd=ROOT)
+        build, push = done.stdout.splitlines()
+        assert "delivery.image build --target train" in build
+        assert build.endswith(f"--build-arg TORCH='{torch}'")
+        assert push.endswith("delivery.image push")
+    done = run("make", "--dry-run", "job-image", "NO_SETUP=1", cwd=ROOT, check=False)
+    assert done.returncode != 0 and "make job-image TORCH=cpu, or TORCH=cuda" in done.stderr
 
 
 # An image of the same ingredients is taken, whatever else the commit changes.

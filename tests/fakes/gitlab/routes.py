@@ -121,6 +121,13 @@ def merge_request(call: Call) -> Document:
     return one(call.api.merge_requests, "iid", call.words[1], "Merge Request")
 
 
+@route("GET", "projects/*/merge_requests", GUEST)
+def list_merge_requests(call: Call) -> tuple[int, Any]:
+    wanted = call.query.get("state", "all")
+    rows = [row for row in call.api.merge_requests if wanted in ("all", row["state"])]
+    return 200, rows[::-1]
+
+
 @route("GET", "projects/*/merge_requests/*", GUEST)
 def get_merge_request(call: Call) -> tuple[int, Any]:
     row = merge_request(call)
@@ -375,6 +382,19 @@ def put_resource_group(call: Call) -> tuple[int, Any]:
     row = one(call.api.resource_groups, "key", call.words[1], "Resource Group")
     row["process_mode"] = call.body["process_mode"]
     return 200, row
+
+
+@route("GET", "projects/*/registry/repositories", GUEST)
+def list_images(call: Call) -> tuple[int, Any]:
+    prefix = call.api.project["container_registry_image_prefix"]
+    rows = enumerate(call.api.images, 1)
+    return 200, [{"id": i, "name": name, "location": f"{prefix}/{name}"} for i, name in rows]
+
+
+@route("GET", "projects/*/registry/repositories/*/tags", GUEST)
+def list_tags_of_image(call: Call) -> tuple[int, Any]:
+    tags = list(call.api.images.values())[int(call.words[1]) - 1]
+    return 200, [{"name": tag} for tag in tags]
 
 
 @route("GET", "projects/*/job_token_scope", MAINTAINER)

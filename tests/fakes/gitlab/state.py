@@ -37,6 +37,7 @@ NEW_PROJECT: Document = {
     "container_registry_access_level": "disabled",
     "container_expiration_policy": {"enabled": False, "name_regex": ".*", "name_regex_keep": None},
     "public_jobs": True,
+    "container_registry_image_prefix": "registry.example.com/team/landcover",
 }
 
 
@@ -80,6 +81,7 @@ class FakeGitLab:
     repository: Path | None = None  # the bare repository, for commits and tags
     jobs: dict[int, list[Document]] = field(default_factory=dict)  # pipeline -> its jobs
     resource_groups: list[Document] = field(default_factory=list)
+    images: dict[str, list[str]] = field(default_factory=dict)  # name below the project's -> tags
     push_rule: Document = field(default_factory=dict)
     prefix: str = ""  # path of a GitLab that does not have the server to itself
     version: str = "18.4.1-ee"
