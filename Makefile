@@ -240,8 +240,13 @@ verify: setup ## hold dvc.lock, this commit and the DVC remote together
 register: setup ## give this commit's model a version
 	@mkdir -p artifacts
 	@dvc pull model
-	@tag=$$(python -m delivery.registry register --ci-skip) && echo "VERSION=$$tag" | tee artifacts/release.env
+	@tag=$$(python -m delivery.registry register --ci-skip) && echo "$${tag:+VERSION=}$${tag:-OUTDATED=1}" | tee artifacts/release.env
 
+# In the pipeline of a commit that a newer one has overtaken: `register` gave it no version.
+ifdef OUTDATED
+publish image deploy:
+	@echo "left out: a newer version is registered"
+else
 publish: setup ## show a version in GitLab's model registry and releases: VERSION=landcover@v1.2.0
 	$(call need,VERSION,VERSION=landcover@v1.2.0)
 	@python -m delivery.registry find -- "$$GIVEN_VERSION" >/dev/null
@@ -257,14 +262,15 @@ image: setup ## build, scan and push the service's image with its model: VERSION
 	@python -m delivery.image scan
 	@python -m delivery.image push
 
-job-image: setup ## build and push an image in which jobs install nothing: TORCH=cpu, or cuda for training
-	@python -m delivery.image build --target train --build-arg KUBECTL_MIRROR="$$KUBECTL_MIRROR" --build-arg TORCH='$(or $(filter cpu cuda,$(TORCH)),$(error say which torch it has: make job-image TORCH=cpu, or TORCH=cuda))'
-	@python -m delivery.image push
-
 deploy: setup ## roll a version out: STAGE=staging VERSION=landcover@v1.2.0, or TAG=landcover#staging#3
 	$(if $(value TAG),,$(call need,STAGE VERSION,STAGE=staging VERSION=landcover@v1.2.0))
 	@if [ -n "$$GIVEN_TAG" ]; then python -m delivery.deploy --tag="$$GIVEN_TAG"; \
 	else python -m delivery.deploy --version="$$GIVEN_VERSION" -- "$$GIVEN_STAGE"; fi
+endif
+
+job-image: setup ## build and push an image in which jobs install nothing: TORCH=cpu, or cuda for training
+	@python -m delivery.image build --target train --build-arg KUBECTL_MIRROR="$$KUBECTL_MIRROR" --build-arg TORCH='$(or $(filter cpu cuda,$(TORCH)),$(error say which torch it has: make job-image TORCH=cpu, or TORCH=cuda))'
+	@python -m delivery.image push
 
 render: setup ## write objects of Kubernetes to artifacts/manifests: STAGE=staging VERSION=v1.2.0, STAGE=setup or review
 	$(call need,STAGE,STAGE=staging VERSION=landcover@v1.2.0)

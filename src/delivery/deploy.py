@@ -6,7 +6,7 @@
 Main's pipeline runs the first: the stage's tag is created only after the stage serves the version
 and has passed the smoke test, and it starts no pipeline. The pipeline of a tag that a person pushed
 runs the second: promotion and rollback are tags. A stage goes back to an older version only by such
-a tag, so that a pipeline that finishes late is refused.
+a tag: a pipeline that finishes late does nothing, and says so.
 
 Environment: that of delivery.rollout and delivery.image, and <STAGE>_URL, such as STAGING_URL.
 """
@@ -20,7 +20,7 @@ from typing import NamedTuple
 from contracts import commands
 from contracts.tags import STAGES, Version
 from delivery.dvc import dvc
-from delivery.errors import DeliveryError, RegistryError, RolloutError, command
+from delivery.errors import DeliveryError, Outdated, RegistryError, RolloutError, command
 from delivery.image.image import find
 from delivery.notify import notify
 from delivery.registry.registry import Registry, open_registry
@@ -53,6 +53,8 @@ def main() -> None:
     request = _request(release)
     try:
         outcome = roll_out(request, os.environ.get("KUBE_CONTEXT", ""))
+    except Outdated:  # the stage was not touched
+        raise
     except DeliveryError as error:
         failure = f"{release.version.tag} does not serve {release.stage}: {error}"
         if release.tag:

@@ -1,6 +1,9 @@
 """The tree of errors. A message has the field, the value and the cure."""
 
+import functools
+import os
 import re
+import sys
 from collections.abc import Mapping
 
 from contracts import commands
@@ -14,9 +17,6 @@ LONGEST = 600  # characters of a reason
 
 class DeliveryError(Exception):
     """Base of all errors that a person can fix; printed as one sentence, not as a stack trace."""
-
-
-command = commands.command(DeliveryError)
 
 
 class GitError(DeliveryError):
@@ -33,6 +33,10 @@ class TagError(DeliveryError):
 
 class RegistryError(DeliveryError):
     """The registry's policy forbids it."""
+
+
+class Outdated(RegistryError):
+    """A newer commit or version came first, and nothing is left to do for this one."""
 
 
 class TrainingFailed(DeliveryError):
@@ -57,6 +61,21 @@ class GitLabError(DeliveryError):
 
 class ToolError(DeliveryError):
     """A required program is missing or failed."""
+
+
+def command(main: commands.Main) -> commands.Main:
+    """Turn errors into one sentence and exit code 1; in a pipeline, `Outdated` is no failure."""
+
+    @functools.wraps(main)
+    def run() -> None:
+        try:
+            main()
+        except Outdated as outdated:
+            if "CI_PIPELINE_ID" not in os.environ:
+                raise
+            print(f"left out: {outdated}", file=sys.stderr)
+
+    return commands.command(DeliveryError)(run)
 
 
 def explain(output: str, cures: Mapping[str, str], otherwise: str = "") -> str:

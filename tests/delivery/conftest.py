@@ -193,7 +193,7 @@ def _start(base: Path) -> None:
 @pytest.fixture
 def project(_started: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A clone with one commit, outside CI; its origin takes push options."""
-    for name in ("CI", "PUSH_URL", "BOT_TOKEN"):
+    for name in ("CI", "CI_PIPELINE_ID", "PUSH_URL", "BOT_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "there"
     shutil.copytree(_started, folder)

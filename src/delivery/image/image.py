@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from contracts.tags import Version
-from delivery.errors import GitError, ImageError, VulnerableError
+from delivery.errors import GitError, ImageError, Outdated, VulnerableError
 from delivery.git import Repository
 from delivery.image.builders import Recipe, choose_builder, is_local, stream
 from delivery.image.preflight import check_bundle, clean_revision, has_same_ingredients
@@ -133,7 +133,8 @@ def push(image: Image) -> Image:
     """Push a built image; one that was found in the registry is returned unchanged.
 
     Raises:
-        ImageError: the registry refuses, or already has the image of a later commit.
+        ImageError: the registry refuses.
+        Outdated: it has the image of a later commit.
     """
     if image.digest:
         return image
@@ -142,7 +143,7 @@ def push(image: Image) -> Image:
     _login(image.image)
     pushed = _lookup(image.image, parse_version(image.version)) if image.version else None
     if pushed and _is_later(pushed.revision, image.revision):
-        raise ImageError(
+        raise Outdated(
             f"{image.revision[:12]} is outdated: the registry has the image of {image.version} "
             f"from {pushed.revision[:12]}, which is later"
         )

@@ -31,6 +31,13 @@ def objections(state: State, version: Version, stage: str, allow_older: bool) ->
         yield f"{stage} was rolled back from it ({now.tag})"
 
 
+def is_outdated(state: State, version: Version, stage: str) -> bool:
+    """Whether a stage, or the one before it, serves a newer version."""
+    place = STAGES.index(stage)
+    moves = (state.serving.get(name) for name in STAGES[max(place - 1, 0) : place + 1])
+    return any(move and version < move.version for move in moves)
+
+
 def is_forced(move: Move) -> bool:
     """Whether the message of an assignment overrides the policy."""
     return any(line.startswith(FORCED) for line in move.message.splitlines())

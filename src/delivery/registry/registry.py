@@ -14,7 +14,7 @@ from pathlib import Path
 
 from contracts.commit import BUNDLE
 from contracts.tags import STAGES, Version
-from delivery.errors import RegistryError
+from delivery.errors import Outdated, RegistryError
 from delivery.git import Repository
 from delivery.registry import policy
 from delivery.registry.interface import read_interface, write_line
@@ -35,6 +35,7 @@ class Registry:
 
     Raises:
         RegistryError: the policy forbids it, or another person pushed the same tag first.
+        Outdated: the policy forbids it, because a newer commit or version came first.
         TagError: a text is not a version, stage or tag.
         GitError: origin cannot be reached.
     """
@@ -140,7 +141,8 @@ class Registry:
                 "reason: it is empty; give one to force an assignment: REASON='...'"
             )
         if objections and not force:
-            raise RegistryError(
+            is_outdated = not allow_older and policy.is_outdated(state, version, stage)
+            raise (Outdated if is_outdated else RegistryError)(
                 f"{stage} does not take {version.tag}: {'; '.join(objections)} "
                 f"(or force it, with a reason that the tag records)"
             )
@@ -268,7 +270,7 @@ class Registry:
         words = ("for-each-ref", f"--contains={commit}", "--format=%(refname:strip=2)", pattern)
         newer = set(self.repository.git(*words).split("\n"))
         if found := max((it for it in state.versions if it.tag in newer), default=None):
-            raise RegistryError(
+            raise Outdated(
                 f"commit {commit[:12]} is outdated: {found.tag} was registered from a later one"
             )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from contracts.tags import Version
-from delivery.errors import DeliveryError, RolloutError, ToolError
+from delivery.errors import DeliveryError, Outdated, RolloutError, ToolError
 from delivery.rollout.cluster import Cluster, Running
 from delivery.rollout.manifests import (
     APPLIED,
@@ -181,9 +181,9 @@ class Rollout:
     def _refuse_older(self, running: Version) -> None:
         request, version = self._request, self._request.version
         if running.name == version.name and running > version and not request.allow_older:
-            raise RolloutError(
-                f"outdated: {request.stage} runs {running.tag}, which is newer than "
-                f"{version.tag}: to go back, `make rollback STAGE={request.stage}`"
+            raise Outdated(
+                f"{version.tag} is outdated: {request.stage} runs {running.tag}: "
+                f"to go back, `make rollback STAGE={request.stage}`"
             )
 
     def _serves_already(self, before: Running) -> bool:

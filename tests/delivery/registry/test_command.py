@@ -90,6 +90,27 @@ def test_register_prints_the_tag_and_nothing_else(project: Project, typed: Type)
     assert typed("register", "--ci-skip", commit) == "landcover@v1.1.0\n"
 
 
+def test_a_pipeline_that_is_overtaken_registers_nothing_and_is_green(
+    project: Project,
+    typed: Type,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    older = project.train("one")
+    project.release("two")
+    assert "is outdated" in error(typed, "register", older), "a person wanted a version"
+    monkeypatch.setenv("CI_PIPELINE_ID", "7")
+    monkeypatch.setattr("sys.argv", ["registry", "register", older])
+    main()
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("left out: commit ")
+    assert "is outdated: landcover@v1.0.0 was registered from a later one" in printed.err
+    assert list(project.origin_tags()) == ["landcover@v1.0.0"]
+    for target in ("image", "deploy", "publish"):
+        later = run("make", target, "OUTDATED=1", "STAGE=staging", "VERSION=", cwd=ROOT)
+        assert later.stdout == "left out: a newer version is registered\n"
+
+
 def test_a_version_is_promoted_rolled_back_and_retired(project: Project, typed: Type) -> None:
     project.release("one", "staging", "production")
     project.release("two", "staging")

@@ -8,7 +8,7 @@ import pytest
 
 from contracts.commit import folder_digest
 from contracts.tags import Version
-from delivery.errors import GitError, RegistryError, TagError
+from delivery.errors import GitError, Outdated, RegistryError, TagError
 from delivery.git import Repository
 from delivery.registry.registry import Registry, open_registry
 from tests.conftest import run
@@ -242,8 +242,24 @@ def test_an_older_version_that_comes_last_is_refused_as_outdated(project: Projec
     project.release("two", "staging", "production")
     message = refused(lambda: project.registry.assign(number("v1.0.0"), "production"))
     assert "it is outdated, production serves landcover@v1.1.0" in message
+    for stage in ("staging", "production"):
+        with pytest.raises(Outdated):
+            project.registry.check(number("v1.0.0"), stage)
     project.registry.assign(number("v1.0.0"), "production", allow_older=True)
     assert project.registry.serving("production") == number("v1.0.0")
+
+
+def test_a_version_that_staging_never_served_is_outdated_only_when_staging_serves_a_newer_one(
+    project: Project,
+) -> None:
+    """Its pipeline has nothing left to do; without a newer one it has skipped a stage."""
+    project.release("one")
+    with pytest.raises(RegistryError, match="staging never served it") as refusal:
+        project.registry.check(number("v1.0.0"), "production")
+    assert not isinstance(refusal.value, Outdated)
+    project.release("two", "staging")
+    with pytest.raises(Outdated, match="staging never served it"):
+        project.registry.check(number("v1.0.0"), "production")
 
 
 def test_check_refuses_like_assign_and_writes_nothing(project: Project) -> None:
