@@ -3,10 +3,11 @@
     GITLAB_TOKEN=... python -m delivery.acceptance.gitlab https://gitlab.example.com/team/landcover
 
 Opens two merge requests from throw-away branches of main: one with a model that passes the gate,
-one with a model that does not. It waits for their pipelines, checks commit, tag, comment and if
-GitLab would let them be merged, merges nothing, and deletes branches and tags again. Your working
-copy is left alone. The report is artifacts/acceptance/gitlab.md; the exit code is 1 if a check
-failed.
+one with a model that does not. It waits for their pipelines, checks commit, tag, run, comment, if
+GitLab would let them be merged, merges nothing, and deletes branches and tags again; the runs under
+Model experiments stay. It also looks for the newest version in the model registry and among the
+releases. Your working copy is left alone. The report is artifacts/acceptance/gitlab.md; the exit
+code is 1 if a check failed.
 
 The token needs the scopes api and write_repository, and the role Developer.
 """
@@ -26,12 +27,16 @@ import yaml
 
 from contracts import commands
 from contracts.documents import read_yaml
+from contracts.tags import Version, match_tag
 from delivery import comment
 from delivery.errors import DeliveryError, GitLabError, command
 from delivery.experiment.experiment import TITLE as EXPERIMENT
 from delivery.git import Repository
 from delivery.gitlab.address import locate, split
-from delivery.gitlab.client import asking, connect
+from delivery.gitlab.client import Refused, asking, connect
+from delivery.gitlab.mlflow import MLflow
+from delivery.tags import model_name
+from delivery.tracking import COMPLETE
 
 FOLDER = Path("artifacts/acceptance")
 REPORT = FOLDER / "gitlab.md"
@@ -40,6 +45,7 @@ MARK = f"CML watermark {comment.TITLE}"
 ENDED = ("success", "failed", "canceled", "skipped", "manual")
 POLL = 10.0  # seconds between two looks at a pipeline
 UNTESTED = "Not checked here: a merge and what main does after it, runners with a GPU, the cluster."
+PUBLISH = "run the job `publish` of its pipeline again, and read its log"
 
 
 class Check(NamedTuple):
@@ -65,6 +71,7 @@ class Story:
         with asking(f"opening the project {path!a}"):
             self.project = self.client.projects.get(path)
             answer = self.client.http_get("/version")
+        self.pages = MLflow(url, path, token, TOKEN)
         self.version = str(answer.get("version")) if isinstance(answer, dict) else "unknown"
         # Git gets the token from a credential helper, not from an argument.
         os.environ |= {"BOT_TOKEN": token, "PUSH_URL": self.project.http_url_to_repo}
@@ -80,6 +87,7 @@ class Story:
         self.check_settings()
         with self._worktree() as repository:
             try:
+                self.check_version(repository)
                 self.check_good(repository)
                 self.check_bad(repository)
             except DeliveryError as error:
@@ -97,6 +105,40 @@ class Story:
             cure = "" if found == wanted else ": make gitlab-setup APPLY=1"
             self.check(f"setting {field}", found == wanted, f"{found}{cure}")
 
+    def check_version(self, repository: Repository) -> None:
+        """GitLab's pages show main's newest version, if there is one."""
+        name = model_name(repository.folder)
+        with asking("listing tags"):
+            tags = self.project.tags.list(search=f"^{name}@v", get_all=True)
+        found = (match_tag(tag.name) for tag in tags)
+        version = max((it for it in found if isinstance(it, Version)), default=None)
+        if version is None:
+            return
+        if self._shows("model_registry"):
+            there = self.pages.find_version(name, version.text.removeprefix("v"))
+            done = there and there[1].has_tag(COMPLETE)
+            seen = "its upload ended early" if there else "missing"
+            evidence = version.tag if done else f"{version.tag}: {seen}: {PUBLISH}"
+            self.check("the newest version is in the model registry", done, evidence)
+        if self._shows("releases"):
+            done = self._has_release(version.tag)
+            evidence = version.tag if done else f"{version.tag}: missing: {PUBLISH}"
+            self.check("the newest version has a release", done, evidence)
+
+    def _shows(self, page: str) -> bool:
+        """Whether the project has switched a page of GitLab on."""
+        return bool(self.project.attributes.get(f"{page}_access_level") != "disabled")
+
+    def _has_release(self, tag: str) -> bool:
+        try:
+            with asking(f"reading the release {tag}"):
+                self.project.releases.get(tag)
+        except Refused as refused:
+            if refused.status != 404:
+                raise
+            return False
+        return True
+
     def check_good(self, repository: Repository) -> None:
         """A model that passes is committed, tagged, reported once, and could be merged."""
         number = self.propose(repository, "good", "Acceptance: a model that passes", floor=False)
@@ -110,6 +152,12 @@ class Story:
         self.check("the bot commits the model", commit == (title, [first]), commit[0])
         mine = self._tags(number, request.sha)
         self.check("the commit has a tag", len(mine) == 1, ", ".join(mine) or "none")
+        if mine and self._shows("model_experiments"):
+            run = self.pages.find_run(model_name(repository.folder), mine[0])
+            numbers = len(run.data.metrics) if run else 0
+            cure = "" if numbers else ": read the last lines of the job `train`"
+            evidence = f"{numbers} metrics in {mine[0]}{cure}"
+            self.check("the training is a run of the model experiments", numbers, evidence)
         notes = self._notes(number)
         pictures = len(re.findall(r"!\[[^]]*\]\(\S*/uploads/", notes[-1])) if notes else 0
         self.check("there is one comment", len(notes) == 1, f"{len(notes)}")

@@ -122,24 +122,34 @@ class MLflow:
             begun: Unix time at which the training began.
         """
         number = self._experiment(experiment)
-        wanted = {"experiment_ids": [number], "max_results": NEWEST}
-        found = _read(_Runs, self._post("runs/search", wanted))
-        for run in found.runs:
-            if run.info.run_name == name:
-                return run
+        if run := self._newest(number, name):
+            return run
         fields = {"experiment_id": number, "run_name": name, "start_time": _milliseconds(begun)}
         return _read(Run, self._post("runs/create", fields).get("run"))
 
+    def find_run(self, experiment: str, name: str) -> Run | None:
+        """The run of this name among the newest of an experiment."""
+        number = self._find_experiment(experiment)
+        return self._newest(number, name) if number else None
+
+    def _newest(self, experiment: str, name: str) -> Run | None:
+        wanted = {"experiment_ids": [experiment], "max_results": NEWEST}
+        found = _read(_Runs, self._post("runs/search", wanted))
+        return next((run for run in found.runs if run.info.run_name == name), None)
+
+    def _find_experiment(self, name: str) -> str:
+        found = self._find("experiments/get-by-name", experiment_name=name)
+        return _read(_Experiment, found.get("experiment")).experiment_id if found else ""
+
     def _experiment(self, name: str) -> str:
-        if found := self._find("experiments/get-by-name", experiment_name=name):
-            return _read(_Experiment, found.get("experiment")).experiment_id
+        if found := self._find_experiment(name):
+            return found
         try:
             created = self._post("experiments/create", {"name": name})
         except Refused:  # another job may have created it meanwhile
-            found = self._find("experiments/get-by-name", experiment_name=name)
-            if not found:
+            if not (found := self._find_experiment(name)):
                 raise
-            return _read(_Experiment, found.get("experiment")).experiment_id
+            return found
         return _read(_Experiment, created).experiment_id
 
     def log(
@@ -180,14 +190,25 @@ class MLflow:
         Args:
             description: Markdown, for a version that is created.
         """
-        found = self._find("model-versions/get", name=model, version=number)
+        found = self._find_version(model, number)
         if not found:
             if not self._find("registered-models/get", name=model):
                 self._post("registered-models/create", {"name": model})
             tag = {"key": "gitlab.version", "value": number}
             fields = {"name": model, "description": description[:LONGEST_DESCRIPTION]}
             found = self._post("model-versions/create", fields | {"tags": [tag]})
-        version = _read(ModelVersion, found.get("model_version"))
+        return self._with_run(found)
+
+    def find_version(self, model: str, number: str) -> tuple[ModelVersion, Run] | None:
+        """A version of a model with its run."""
+        found = self._find_version(model, number)
+        return self._with_run(found) if found else None
+
+    def _find_version(self, model: str, number: str) -> dict[str, Any]:
+        return self._find("model-versions/get", name=model, version=number)
+
+    def _with_run(self, answer: dict[str, Any]) -> tuple[ModelVersion, Run]:
+        version = _read(ModelVersion, answer.get("model_version"))
         run = self._find("runs/get", run_id=version.run_id).get("run")
         return version, _read(Run, run)
 

@@ -21,6 +21,7 @@ class Runner:
         self.api = api
         self.commits = True  # whether the bot has a token
         self.judges = True  # whether the gate does its work
+        self.tracks = True  # whether the bot may write runs
         self.works = True
 
     def __call__(self, request: Request) -> None:
@@ -41,6 +42,8 @@ class Runner:
         if self.commits and self.api.git("log", "-1", "--format=%s", head) != title:
             commit = self.api.git("commit-tree", f"{head}^{{tree}}", "-p", head, "-m", title)
             self.api.git("tag", "-m", title, f"experiment/{row['iid']}-{pipeline['id']}", commit)
+            if self.tracks:
+                self._track(f"experiment/{row['iid']}-{pipeline['id']}")
             self.api.git("update-ref", self._ref(row), commit)
             pipeline["status"] = "running"  # until the new pipeline cancels it
             return
@@ -59,6 +62,12 @@ class Runner:
         notes = self.api.notes[iid]
         notes[:] = []
         self.api.add_note(iid, body)
+
+    def _track(self, name: str) -> None:
+        self.api.experiments[:] = [{"experiment_id": "1", "name": "landcover"}]
+        info = {"run_id": name, "run_name": name, "experiment_id": "1"}
+        metrics = [{"key": "accuracy", "value": 0.9, "timestamp": 0}]
+        self.api.runs.append({"info": info, "data": {"metrics": metrics, "tags": []}})
 
 
 @pytest.fixture
@@ -105,7 +114,7 @@ def test_a_project_that_is_set_up_passes_and_nothing_is_left(
     project.write("notes.txt", "mine")
     before, status = refs(project), project.git("status", "--porcelain")
     report = play(api, monkeypatch)
-    assert "# Acceptance on GitLab: all 13 passed" in report
+    assert "# Acceptance on GitLab: all 14 passed" in report
     assert "Not checked here" in report
     assert refs(project) == before
     assert [row["state"] for row in api.merge_requests] == ["closed", "closed"]
@@ -131,9 +140,39 @@ def test_what_does_not_hold_is_named(
         "the comment says so",
         "a closed gate cannot be merged",
     }
-    runner.judges, runner.commits = True, False
+    runner.judges, runner.tracks = True, False
+    assert failing(api, monkeypatch) == {"the training is a run of the model experiments"}
+    runner.commits = False
     assert failing(api, monkeypatch) == {"the bot commits the model", "the commit has a tag"}
     assert refs(project) == before
+
+
+def test_the_newest_version_is_looked_for_on_gitlabs_pages(
+    api: FakeGitLab, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in ("v1.9.0", "v1.10.0"):
+        api.git("tag", f"landcover@{number}", "main")
+    pages = {"the newest version is in the model registry", "the newest version has a release"}
+    assert failing(api, monkeypatch) == pages
+    tags: list[dict[str, str]] = []
+    version = {"name": "landcover", "aliases": ["1.10.0"], "run_id": "v"}
+    info = {"run_id": "v", "experiment_id": "2"}
+    api.runs.insert(0, {"info": info, "data": {"metrics": [], "tags": tags}})
+    api.model_versions.append(version)
+    api.releases.append({"tag_name": "landcover@v1.10.0"})
+    assert failing(api, monkeypatch) == {"the newest version is in the model registry"}
+    assert "its upload ended early" in acceptance.REPORT.read_text(encoding="utf-8")
+    tags.append({"key": "bundle", "value": "md5"})
+    assert "all 16 passed" in play(api, monkeypatch)
+
+
+def test_a_page_of_gitlab_that_is_switched_off_is_not_looked_at(
+    api: FakeGitLab, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.git("tag", "landcover@v1.0.0", "main")
+    for page in ("model_experiments", "model_registry", "releases"):
+        api.project[f"{page}_access_level"] = "disabled"
+    assert "all 13 passed" in play(api, monkeypatch)
 
 
 def test_a_project_without_runners_ends_with_the_cure_and_is_cleaned(
