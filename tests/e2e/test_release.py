@@ -228,8 +228,8 @@ def move_production(world: World, host: str) -> None:
     """Change the host of production on main, after the version that is rolled back to."""
     world.git("fetch", "--quiet", "--tags", "origin")
     world.git("switch", "--quiet", "--force-create", "main", "origin/main")
-    overlay = world.dev / "k8s/overlays/production/kustomization.yaml"
-    text = overlay.read_text(encoding="utf-8")
-    overlay.write_text(text.replace("landcover.example.com", host), encoding="utf-8")
+    values = world.dev / "k8s/overlays/production/values.yaml"
+    text = values.read_text(encoding="utf-8")
+    values.write_text(text.replace("model-name.example.com", host), encoding="utf-8")
     world.commit("Move production")
     world.git("push", "--quiet", "origin", "main")

@@ -6,23 +6,29 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
-from delivery.rollout.manifests import Document, build, for_version, render, to_yaml
+from delivery.rollout.manifests import Document, build, for_version
 from delivery.tags import parse_version
 from tests.conftest import ROOT
+from tests.make.manifests import CHOICES, WAYS_IN, copy_manifests
 
 IMAGE = "registry.example.com/group/landcover@sha256:" + "0123456789abcdef" * 4
 VERSION = parse_version("landcover@v1.2.0")
-OVERLAYS = {
-    "staging": ("staging", False),
-    "production": ("production", False),
-    "production-canary": ("production", True),
-}
+OVERLAYS = ("staging", "production", "production-canary")
+COMBINATIONS = [
+    (overlay, way_in, chosen)
+    for overlay in (*OVERLAYS, "review")
+    for way_in in WAYS_IN
+    for chosen in ((), *((it,) for it in CHOICES), CHOICES)
+    if overlay != "review" or "pod-identity" not in chosen  # its NetworkPolicy is the namespace's
+]
+"""Every overlay with every choice of components."""
 K8S = ROOT / "k8s"
 NAME = "landcover"
 CHECKS = ROOT / ".venv-checks" / "bin"
@@ -47,33 +53,27 @@ CANARY = {"Rollout", "AnalysisTemplate"}
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def rendered(overlay: str) -> list[Document]:
-    """The objects of an overlay, as a rollout applies them; the caller may change them."""
-    return copy.deepcopy(_rendered(overlay))
+def rendered(overlay: str, way_in: str = "ingress", chosen: Sequence[str] = ()) -> list[Document]:
+    """The objects of an overlay, as a rollout applies them; the caller may change them.
+
+    `way_in` and `chosen` are the components that a team writes into its kustomization.yaml.
+    """
+    return copy.deepcopy(_rendered(overlay, way_in, tuple(chosen)))
 
 
 @functools.cache
-def _rendered(overlay: str) -> list[Document]:
+def _rendered(overlay: str, way_in: str, chosen: tuple[str, ...]) -> list[Document]:
     if not (shutil.which("kubectl") or shutil.which("kustomize")):
         pytest.skip("neither kubectl nor kustomize is installed: make setup-e2e")
-    stage, canary = OVERLAYS[overlay]
-    return for_version(render(stage, NAME, canary, K8S / "overlays"), VERSION, IMAGE)
+    with TemporaryDirectory() as folder:
+        overlays = copy_manifests(Path(folder), way_in, chosen) / "overlays"
+        return for_version(build(overlays / overlay, NAME), VERSION, IMAGE)
 
 
 @pytest.fixture(scope="module", params=OVERLAYS)
 def objects(request: pytest.FixtureRequest) -> list[Document]:
     """The objects of each overlay in turn."""
     return rendered(request.param)
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A file an overlay, and what an administrator applies."""
-    folder = tmp_path_factory.mktemp("manifests")
-    for overlay in OVERLAYS:
-        (folder / f"{overlay}.yaml").write_text(to_yaml(rendered(overlay)), encoding="utf-8")
-    (folder / "setup.yaml").write_text(to_yaml(build(K8S / "setup", NAME)), encoding="utf-8")
-    return sorted(folder.iterdir())
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Fields of the operators' objects, as far as the manifests use them.
 
 Kubernetes' own schemas do not know these kinds. The fields were read off the definitions that Argo
-Rollouts and the Prometheus operator ship; one that is not listed here is a fault.
+Rollouts, the Prometheus operator and the Gateway API ship; one that is not listed here is a fault.
 """
 
 from typing import Any
@@ -50,6 +50,22 @@ KINDS: dict[str, Node] = {
         "kind": "AnalysisTemplate",
         "metadata": _METADATA,
         "spec": {"args": [{"name": str, "value?": str}], "metrics": [_METRIC]},
+    },
+    "HTTPRoute": {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": _METADATA,
+        "spec": {
+            "parentRefs": [{"name": str, "namespace": str}],
+            "hostnames": [str],
+            "rules": [
+                {
+                    "matches": [{"path": {"type": str, "value": str}}],
+                    "timeouts": {"request": str},
+                    "backendRefs": [{"name": str, "port": int}],
+                }
+            ],
+        },
     },
     "ServiceMonitor": {
         "apiVersion": "monitoring.coreos.com/v1",

@@ -4,10 +4,12 @@ import json
 import os
 import re
 import shutil
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from delivery.errors import RolloutError, TagError
 from delivery.rollout.manifests import APPLIED, Document, build, for_version, render
@@ -155,10 +157,27 @@ def test_every_selector_matches_the_pods_of_the_service(objects: list[Document])
     assert one(objects, "ServiceMonitor")["spec"]["endpoints"][0]["port"] == "http"
 
 
-def test_the_ingress_leads_to_every_route_but_the_metrics(objects: list[Document]) -> None:
-    rule = one(objects, "Ingress")["spec"]["rules"][0]
-    exact = {item["path"] for item in rule["http"]["paths"] if item["pathType"] == "Exact"}
-    prefixes = {item["path"] for item in rule["http"]["paths"] if item["pathType"] == "Prefix"}
+@pytest.mark.parametrize("overlay", [*OVERLAYS, "review"])
+def test_both_ways_in_lead_to_every_route_but_the_metrics(overlay: str) -> None:
+    rule = by_kind(rendered(overlay), "Ingress")["spec"]["rules"][0]
+    assert_leads({(item["path"], item["pathType"]) for item in rule["http"]["paths"]})
+    assert {item["backend"]["service"]["port"]["name"] for item in rule["http"]["paths"]} == {
+        "http"
+    }
+    objects = rendered(overlay, "gateway")
+    service = by_kind(objects, "Service")
+    rules = by_kind(objects, "HTTPRoute")["spec"]["rules"]
+    paths = [match["path"] for item in rules for match in item["matches"]]
+    assert_leads({(path["value"], path["type"].removeprefix("Path")) for path in paths})
+    back = {"name": service["metadata"]["name"], "port": service["spec"]["ports"][0]["port"]}
+    assert all(item["backendRefs"] == [back] for item in rules)
+    assert not any(item["kind"] == "Ingress" for item in objects)
+
+
+def assert_leads(paths: set[tuple[str, str]]) -> None:
+    """Exact paths and prefixes lead to every route but /metrics, and to nothing else."""
+    exact = {path for path, kind in paths if kind == "Exact"}
+    prefixes = {path for path, kind in paths if kind == "Prefix"}
 
     def leads(route: str) -> bool:
         return route in exact or any(f"{route}/".startswith(f"{item}/") for item in prefixes)
@@ -166,15 +185,78 @@ def test_the_ingress_leads_to_every_route_but_the_metrics(objects: list[Document
     routes = {template for _, template in ROLES}
     assert {route for route in routes if not leads(route)} == {"/metrics"}
     assert exact <= routes
-    assert rule["host"] in one(objects, "Ingress")["spec"]["tls"][0]["hosts"]
 
 
-def test_the_ingress_lets_the_service_refuse_for_itself(objects: list[Document]) -> None:
-    annotations = one(objects, "Ingress")["metadata"]["annotations"]
-    limit = size(annotations["nginx.ingress.kubernetes.io/proxy-body-size"])
-    assert limit > Settings.model_fields["max_upload"].default
-    patience = float(annotations["nginx.ingress.kubernetes.io/proxy-read-timeout"])
-    assert patience > Settings.model_fields["fetch_timeout"].default
+def test_the_ways_in_let_the_service_refuse_for_itself() -> None:
+    fetch = Settings.model_fields["fetch_timeout"].default
+    annotations = one(rendered("staging"), "Ingress")["metadata"]["annotations"]
+    times = [
+        int(text)
+        for name in annotations
+        if "time" in name
+        for text in [annotations[name].strip("s")]
+    ]
+    assert len(times) == 6 and min(times) > fetch
+    sizes = [size(text) for name, text in annotations.items() if "size" in name]
+    assert len(sizes) == 2 and min(sizes) > Settings.model_fields["max_upload"].default
+    rules = one(rendered("staging", "gateway"), "HTTPRoute")["spec"]["rules"]
+    swap, rest = (int(rule["timeouts"]["request"].strip("s")) for rule in rules)
+    assert [it["path"]["value"] for it in rules[0]["matches"]] == ["/replace_ml_model"]
+    assert swap > fetch and rest > Settings.model_fields["upload_timeout"].default
+
+
+def test_the_values_of_an_overlay_are_written_into_its_objects(tmp_path: Path) -> None:
+    rendered("staging")  # skips without kustomize
+    overlays = Path(shutil.copytree(K8S, tmp_path / "k8s")) / "overlays"
+    for stage in ("staging", "production"):
+        values = overlays / stage / "values.yaml"
+        values.write_text(VALUES, encoding="utf-8")
+    objects = render("staging", NAME, False, overlays)
+    ingress = one(objects, "Ingress")["spec"]
+    assert ingress["ingressClassName"] == "haproxy" and ingress["rules"][0]["host"] == "a.test"
+    assert ingress["tls"] == [{"hosts": ["a.test"], "secretName": "landcover-tls"}]
+    policy = one(objects, "NetworkPolicy")["spec"]
+    assert callers(policy) == {"haproxy"}
+    assert policy["egress"][2]["ports"] == [{"port": 8443}, {"port": 53, "protocol": "UDP"}]
+    scaler = one(objects, "HorizontalPodAutoscaler")["spec"]
+    assert (scaler["minReplicas"], scaler["maxReplicas"]) == (5, 6)
+    labels = one(objects, "ServiceMonitor")["metadata"]["labels"]
+    assert (
+        labels["release"] == "prom" and labels["team"] == "eo" and LABEL.items() <= labels.items()
+    )
+    (address,) = [
+        item["value"]
+        for item in one(render("production", NAME, True, overlays), "AnalysisTemplate")["spec"][
+            "args"
+        ]
+        if item["name"] == "prometheus"
+    ]
+    assert address == "http://prom:9090"
+    (overlays / "staging" / "values.yaml").write_text(VALUES.replace("ingressClass", "ingresClass"))
+    with pytest.raises(RolloutError, match="overlays/staging: .*ingressClass"):
+        render("staging", NAME, False, overlays)
+
+
+VALUES = """
+apiVersion: conveyor/v1
+kind: Values
+metadata: {name: values}
+host: a.test
+ingressClass: haproxy
+gateway: {name: edge, namespace: edges}
+callers: [haproxy]
+egress: [{port: 8443}, {port: 53, protocol: UDP}]
+monitorLabels: {release: prom, team: eo}
+replicas: {least: 5, most: 6}
+prometheus: http://prom:9090
+"""
+
+
+def test_openshift_chooses_the_user_of_the_pods() -> None:
+    fixed = {"runAsUser", "runAsGroup", "fsGroup"}
+    assert fixed <= spec(rendered("staging"))["securityContext"].keys()
+    free = spec(rendered("staging", chosen=["openshift"]))["securityContext"]
+    assert not fixed & free.keys() and free["runAsNonRoot"] is True
 
 
 def test_pods_may_read_and_change_the_wanted_model_and_nothing_else(
@@ -203,19 +285,61 @@ def test_an_apply_owns_no_key_of_the_wanted_model(objects: list[Document]) -> No
     assert not {"data", "binaryData", "immutable"} & wanted.keys()
 
 
-def test_other_pods_reach_the_service_only_from_ingress_and_monitoring(
-    objects: list[Document],
-) -> None:
-    policy = one(objects, "NetworkPolicy")["spec"]
+def policies() -> list[Any]:
+    """Those of the stages, and of all review apps."""
+    shared = build(K8S / "overlays" / "review" / "namespace", NAME)
+    found = [rendered(overlay) for overlay in OVERLAYS]
+    return [by_kind(objects, "NetworkPolicy")["spec"] for objects in (*found, shared)]
+
+
+def callers(policy: Any) -> set[str]:
+    """Namespaces whose pods reach the service."""
     (entry,) = policy["ingress"]
-    names = {
-        item["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
-        for item in entry["from"]
-    }
-    assert names == {"ingress-nginx", "monitoring"} and entry["ports"][0]["port"] == "http"
-    ports = {port["port"] for item in policy["egress"] for port in item["ports"]}
-    assert ports == {53, 443, 5432, 6443}
-    assert policy["egress"][1]["to"][0]["ipBlock"]["except"] == ["169.254.0.0/16"]
+    (peer,) = entry["from"]
+    (chosen,) = peer["namespaceSelector"]["matchExpressions"]
+    assert (chosen["key"], chosen["operator"]) == ("kubernetes.io/metadata.name", "In")
+    assert [port["port"] for port in entry["ports"]] == [8000]
+    return set(chosen["values"])
+
+
+def test_pods_are_reached_from_the_namespaces_of_their_values() -> None:
+    folders = ("staging", "production", "production", "review/namespace")
+    for folder, policy in zip(folders, policies(), strict=True):
+        values = yaml.safe_load((K8S / "overlays" / folder / "values.yaml").read_text("utf-8"))
+        assert callers(policy) == set(values["callers"])
+        assert policy["egress"][2]["ports"] == values["egress"]
+
+
+def test_pods_ask_for_names_wherever_a_cluster_answers() -> None:
+    """NodeLocal DNSCache, GKE's Cloud DNS, OpenShift's pods, IPv6."""
+    both = [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]
+    for policy in policies():
+        anywhere, openshift, _ = policy["egress"]
+        assert anywhere == {"ports": both}  # no `to`: at any address of both families
+        assert {port["port"] for port in openshift["ports"]} == {5353}
+        (peer,) = openshift["to"]
+        assert peer["namespaceSelector"]["matchLabels"] == {
+            "kubernetes.io/metadata.name": "openshift-dns"
+        }
+
+
+def test_pods_reach_both_families_but_not_the_clouds_credentials() -> None:
+    for policy in policies():
+        rule = policy["egress"][2]
+        blocks = [ip_network(peer["ipBlock"]["cidr"]) for peer in rule["to"]]
+        assert [block.prefixlen for block in blocks] == [0, 0]
+        holes = [ip_network(hole) for peer in rule["to"] for hole in peer["ipBlock"]["except"]]
+        for address in ("169.254.169.254", "169.254.170.2", "fd00:ec2::254", "fd20:ce::254"):
+            assert any(ip_address(address) in hole for hole in holes), address
+
+
+def test_pod_identity_opens_its_agent_alone() -> None:
+    plain = one(rendered("staging"), "NetworkPolicy")["spec"]["egress"]
+    opened = one(rendered("staging", chosen=["pod-identity"]), "NetworkPolicy")["spec"]["egress"]
+    assert opened[:-1] == plain
+    blocks = [peer["ipBlock"]["cidr"] for peer in opened[-1]["to"]]
+    assert blocks == ["169.254.170.23/32", "fd00:ec2::23/128"]
+    assert opened[-1]["ports"] == [{"protocol": "TCP", "port": 80}]
 
 
 def test_the_canary_changes_nothing_but_who_runs_the_pods() -> None:
@@ -317,9 +441,10 @@ def test_each_stage_has_a_namespace_of_its_own_and_the_canary_that_of_its_stage(
 
 def test_the_page_describes_every_object_that_ships() -> None:
     page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    page = page.split("## The objects")[1].split("\n## ")[0]
     rows = re.findall(r"(?m)^\| ([A-Z][\w, `.-]+?) \|", page)
     described = {kind.split()[0] for row in rows for kind in row.split(", ")}
-    assert described == SHIPPED | CANARY
+    assert described == SHIPPED | CANARY | {"HTTPRoute"}
     assert SHIPPED | CANARY <= {item["kind"] for item in rendered("production-canary")}
 
 
@@ -333,7 +458,7 @@ def test_the_pipeline_has_the_rights_of_a_rollout_and_can_delete_nothing() -> No
         for resource in rule["resources"]:
             rights.setdefault(resource, set()).update(rule["verbs"])
     plurals = {"Ingress": "ingresses", "NetworkPolicy": "networkpolicies"}
-    for kind in SHIPPED | CANARY:
+    for kind in SHIPPED | CANARY | {"HTTPRoute"}:
         assert {"get", "patch", "create"} <= rights[plurals.get(kind, kind.lower() + "s")]
     assert {"replicasets", "pods"} <= rights.keys()
     assert not {"delete", "deletecollection", "update", "escalate", "bind", "*"} & set().union(
@@ -342,6 +467,12 @@ def test_the_pipeline_has_the_rights_of_a_rollout_and_can_delete_nothing() -> No
     assert not {"secrets", "pods/exec", "namespaces"} & rights.keys()
     assert {binding["metadata"]["namespace"] for binding in bindings} == spaces().keys()
     assert spaces().keys() == {namespace(rendered(overlay)) for overlay in OVERLAYS}
+
+
+def by_kind(objects: list[Document], kind: str) -> Any:
+    """The one object of a kind."""
+    (found,) = [item for item in objects if item["kind"] == kind]
+    return found
 
 
 def spec(objects: list[Document]) -> Any:

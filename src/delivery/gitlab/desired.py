@@ -227,6 +227,12 @@ VARIABLES = (
         "Address to which pipelines push metrics; none are pushed when not set.",
         secret=True,
     ),
+    Variable(
+        "PROMETHEUS_URL",
+        "Prometheus, which a rollout asks whether it scrapes the stage; it does not when not set.",
+        secret=True,
+        protected=True,
+    ),
     Variable("PAGES", "`1`: main publishes docs, experiments and plots on GitLab Pages."),
     Variable("PRODUCTION", "`manual`: production waits for a person; by itself when not set."),
     Variable("CANARY", "`argo` or `none`; found out from the cluster when not set."),

@@ -29,8 +29,6 @@ OVERLAY = Path("k8s/overlays/review")
 PLACEHOLDER = "mr-iid"
 """Stands in the overlay for `mr-12`."""
 INSTANCE_LABEL = "app.kubernetes.io/instance"
-KINDS = ("deployment", "service", "ingress", "configmap")
-"""Kinds of the objects in the overlay."""
 LINK = Path("artifacts/review/review.env")
 """REVIEW_APP_URL, for the environment of the job."""
 STARTS = 300.0  # seconds until the pod is ready, or gone
@@ -104,7 +102,8 @@ def start(app: ReviewApp, cluster: Cluster) -> None:
 
 def stop(app: ReviewApp, cluster: Cluster) -> None:
     """Delete the objects that `start` created; missing ones are no error."""
-    words = ("delete", ",".join(KINDS), f"--selector={app.selector}", "--ignore-not-found")
+    kinds = sorted({document["kind"].lower() for document in build(OVERLAY, app.model)})
+    words = ("delete", ",".join(kinds), f"--selector={app.selector}", "--ignore-not-found")
     cluster.call(*words, timeout=STARTS, show=True)
     print(f"review: {app.name} is deleted")
 
@@ -199,6 +198,8 @@ def describe(app: ReviewApp, base: Base, host: str) -> list[Document]:
                 item["host"] = host
             for item in document["spec"]["tls"]:
                 item["hosts"] = [host]
+        if document["kind"] == "HTTPRoute":
+            document["spec"]["hostnames"] = [host]
         if document["kind"] == "Deployment":
             for item in document["spec"]["template"]["spec"]["containers"]:
                 if item["name"] == CONTAINER:

@@ -61,7 +61,7 @@ class Cluster:
 
     def __init__(self, namespace: str, app: str, context: str = "") -> None:
         """`app` is the model's name. With an empty context, kubectl uses its current one."""
-        self._app = app
+        self.namespace, self.app = namespace, app
         # They follow the words: kubectl accepts no option before the name of a plugin.
         self._where = [f"--namespace={namespace}", *([f"--context={context}"] if context else [])]
 
@@ -106,7 +106,7 @@ class Cluster:
 
     def running(self, canary: bool = False) -> Running | None:
         """The state of the stage; None if it has no Deployment yet."""
-        deployment = self.get(f"deployment/{self._app}")
+        deployment = self.get(f"deployment/{self.app}")
         if deployment is None:
             return None
         annotations = deployment["metadata"].get("annotations", {})
@@ -146,7 +146,7 @@ class Cluster:
 
     def restart(self) -> None:
         """Replace the pods one by one, by the same template."""
-        self.call("rollout", "restart", f"deployment/{self._app}")
+        self.call("rollout", "restart", f"deployment/{self.app}")
 
     def wait(self, seconds: float, canary: bool) -> None:
         """Wait until every pod is new and available.
@@ -156,31 +156,31 @@ class Cluster:
         """
         if canary:
             self._wait_until_observed()
-            words = ["argo", "rollouts", "status", self._app, f"--timeout={seconds:g}s"]
+            words = ["argo", "rollouts", "status", self.app, f"--timeout={seconds:g}s"]
         else:
-            words = ["rollout", "status", f"deployment/{self._app}", f"--timeout={seconds:g}s"]
+            words = ["rollout", "status", f"deployment/{self.app}", f"--timeout={seconds:g}s"]
         self.call(*words, timeout=seconds + SPARE, show=True)
 
     def mark_good(self) -> None:
         """Record that the running template has passed its smoke test."""
         if current := self._template(self._revision()):
-            self.call("annotate", f"deployment/{self._app}", f"{GOOD}={current}", "--overwrite")
+            self.call("annotate", f"deployment/{self.app}", f"{GOOD}={current}", "--overwrite")
 
     def undo(self, before: Running, canary: bool) -> bool:
         """Restore the last good template; False if it is the current one."""
         if canary and self._phase() not in ("", "Healthy"):
-            self.call("argo", "rollouts", "abort", self._app)
+            self.call("argo", "rollouts", "abort", self.app)
         current = self._revision()
         target = self._revision_of(before.good) if before.good else ""
         if current in (target, before.revision if not target else ""):
             return False
         words = [f"--to-revision={target}"] if target else []
-        self.call("rollout", "undo", f"deployment/{self._app}", *words)
+        self.call("rollout", "undo", f"deployment/{self.app}", *words)
         return True
 
     def pod_errors(self) -> str:
         """Why pods do not start, in a few words; empty if kubectl does not know."""
-        pods = self.get("pods", f"--selector={NAME_LABEL}={self._app}") or {}
+        pods = self.get("pods", f"--selector={NAME_LABEL}={self.app}") or {}
         found: list[str] = []
         for pod in pods.get("items", []):
             for status in pod.get("status", {}).get("containerStatuses", []):
@@ -198,7 +198,7 @@ class Cluster:
         """Revision of the Deployment, once its controller has observed the last change."""
         deadline = time.monotonic() + OBSERVED
         while True:
-            found = self.get(f"deployment/{self._app}") or {"metadata": {}}
+            found = self.get(f"deployment/{self.app}") or {"metadata": {}}
             if _is_observed(found) or time.monotonic() > deadline:
                 return str(found["metadata"].get("annotations", {}).get(REVISION, ""))
             time.sleep(PAUSE)
@@ -217,14 +217,14 @@ class Cluster:
         return ""
 
     def _replica_sets(self) -> list[Document]:
-        found = self.get("replicasets", f"--selector={NAME_LABEL}={self._app}") or {}
+        found = self.get("replicasets", f"--selector={NAME_LABEL}={self.app}") or {}
         return list(found.get("items", []))
 
     def _wait_until_observed(self) -> None:
         """Wait until Argo Rollouts has observed the change; until then its status is outdated."""
         deadline = time.monotonic() + OBSERVED
         while time.monotonic() < deadline:
-            deployment = self.get(f"deployment/{self._app}")
+            deployment = self.get(f"deployment/{self.app}")
             if deployment and self._is_observed_by_argo(deployment):
                 return
             time.sleep(PAUSE)
@@ -241,7 +241,7 @@ class Cluster:
 
     def _rollout(self) -> Document:
         """Status of Argo's Rollout; empty if it does not exist."""
-        return dict((self.get(f"rollouts.argoproj.io/{self._app}") or {}).get("status", {}))
+        return dict((self.get(f"rollouts.argoproj.io/{self.app}") or {}).get("status", {}))
 
 
 def _container(deployment: Document) -> Document:

@@ -16,6 +16,7 @@ from typing import NamedTuple, NoReturn
 
 from contracts.tags import Version
 from delivery.errors import DeliveryError, Outdated, RolloutError, ToolError
+from delivery.rollout import scraping
 from delivery.rollout.cluster import Cluster, Running
 from delivery.rollout.manifests import (
     APPLIED,
@@ -35,6 +36,8 @@ TIMEOUTS = {ROLLING: 600.0, CANARY: 2400.0}  # seconds; a canary is observed for
 IMMEDIATE = 5.0  # seconds in which a stage that should already serve has to prove it
 # Kinds that not every cluster knows: their API group and plural. Unknown ones are left out.
 OPTIONAL = {"ServiceMonitor": ("monitoring.coreos.com", "servicemonitors")}
+REQUIRED = {"HTTPRoute": ("gateway.networking.k8s.io", "httproutes")}
+"""Kinds without which no one reaches the stage."""
 ARGO = ("argoproj.io", "rollouts")
 
 
@@ -131,10 +134,19 @@ def uses_canary(stage: str, cluster: Cluster) -> bool:
 
 
 def without_unknown(documents: list[Document], cluster: Cluster) -> list[Document]:
-    """Leave out optional objects whose kind the cluster does not know, and report them."""
+    """Leave out optional objects whose kind the cluster does not know, and report them.
+
+    Raises:
+        RolloutError: the kind of a required object is unknown.
+    """
     found = []
     for document in documents:
         kind = document["kind"]
+        if kind in REQUIRED and not cluster.knows(*REQUIRED[kind]):
+            raise RolloutError(
+                f"{kind}: the cluster does not know this kind: install the Gateway API, or write "
+                "the component ingress into the overlay in place of gateway; nothing was changed"
+            )
         if kind in OPTIONAL and not cluster.knows(*OPTIONAL[kind]):
             name = document["metadata"]["name"]
             print(f"left out: {kind} {name}, the cluster does not know this kind")
@@ -164,6 +176,8 @@ class Rollout:
         """
         request = self._request
         before = self._cluster.running(self._canary)
+        if before is not None:
+            print(scraping.describe(self._cluster.app, self._cluster.namespace), flush=True)
         if before is not None and before.version is not None:
             self.outcome.before = before.version.tag
             self._refuse_older(before.version)

@@ -23,6 +23,8 @@ from delivery.tags import parse_stage
 
 PLACEHOLDER = "model-name"
 """Stands in k8s/ for the name of the model: the name of its objects, and the label of its pods."""
+VALUES = "Values"
+"""Kind of what a team sets for an overlay (values.yaml); kustomize copies it into the objects."""
 LONGEST_NAME = 50  # characters: with `-mr-123456789` it is a Service's, which has at most 63
 CONTAINER = "service"
 RELEASE, TAG = "SERVICE_RELEASE", "SERVICE_TAG"
@@ -85,7 +87,7 @@ def build(folder: Path, name: str) -> list[Document]:
     done = subprocess.run([*_kustomize(), str(folder)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RolloutError(f"{folder}: {reason(done.stderr)}")
-    found = [document for document in yaml.safe_load_all(done.stdout) if document]
+    found = [it for it in yaml.safe_load_all(done.stdout) if it and it["kind"] != VALUES]
     found = replaced(found, {PLACEHOLDER: name})
     # A namespace first, then its objects in kustomize's order.
     return sorted(found, key=lambda document: document["kind"] != "Namespace")

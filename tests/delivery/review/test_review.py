@@ -18,8 +18,9 @@ from delivery.image.image import Image
 from delivery.registry.registry import open_registry
 from delivery.review import app, hot_swap
 from delivery.review.__main__ import main
-from delivery.review.app import KINDS, Base, ReviewApp, describe, find_base, read_iid, read_url
+from delivery.review.app import Base, ReviewApp, describe, find_base, read_iid, read_url, stop
 from delivery.rollout import smoke_test
+from delivery.rollout.cluster import Cluster
 from delivery.rollout.manifests import build, to_yaml
 from delivery.tags import parse_version
 from service.auth.roles import new_key
@@ -31,11 +32,14 @@ from tests.fakes.review_cluster import ReviewCluster
 from tests.k8s.conftest import Run, check
 from tests.make.commands import run_command
 from tests.make.injection_strings import HOSTILE
+from tests.make.manifests import copy_manifests
 from tests.make.ports import free_port
 from tests.make.projects import Published
 
 IMAGE = "registry.example.com/group/landcover/service@sha256:" + "ab" * 32
 LABEL = "app.kubernetes.io/instance"
+KINDS = ("deployment", "service", "ingress", "configmap")
+"""Kinds of the overlay; in a cluster with the Gateway API an httproute takes the ingress' place."""
 
 __all__ = ["check"]
 
@@ -61,7 +65,7 @@ class World:
         subprocess.run(
             ["git", "clone", "--quiet", str(self.origin.folder), str(self.folder)], check=True
         )
-        shutil.copytree(ROOT / "k8s", self.folder / "k8s")
+        copy_manifests(self.folder)
         with (self.folder / "k8s/overlays/review/settings.env").open("a") as file:
             file.write(self.settings(issuer.url))
         self.cluster = ReviewCluster(folder / "cluster")
@@ -283,9 +287,10 @@ def test_the_image_is_that_of_staging(world: World, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture
-def objects(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The objects of merge request 12 by kind; settings and the wanted model under their names."""
-    monkeypatch.chdir(ROOT)
+    copy_manifests(tmp_path)
+    monkeypatch.chdir(tmp_path)
     base = Base(IMAGE, "landcover@v1.0.0")
     documents = describe(ReviewApp("landcover", "12"), base, "mr-12.review.example.org")
     found = {item["kind"]: item for item in documents if item["kind"] != "ConfigMap"}
@@ -348,7 +353,7 @@ def test_the_jobs_may_create_and_delete_the_kinds_of_the_overlay_and_nothing_els
             rights[resource] = set(rule["verbs"])
     plurals = {kind: f"{kind}s" for kind in KINDS} | {"ingress": "ingresses"}
     changed = {resource for resource, verbs in rights.items() if "create" in verbs}
-    assert changed == set(plurals.values())
+    assert changed == {*plurals.values(), "httproutes"}
     for resource in changed:
         assert {"get", "list", "patch", "delete"} <= rights[resource]
     assert rights.keys() - changed == {"replicasets", "pods"}
@@ -367,6 +372,25 @@ def test_shared_objects_belong_to_the_namespace_of_the_review_apps() -> None:
     selector = binding["matchResources"]["namespaceSelector"]["matchLabels"]
     assert selector == {"kubernetes.io/metadata.name": "landcover-review"}
     assert binding["validationActions"] == ["Deny"]
+
+
+def test_a_route_of_a_review_app_has_its_host_and_leads_to_its_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_manifests(tmp_path, "gateway")
+    monkeypatch.chdir(tmp_path)
+    documents = describe(ReviewApp("landcover", "12"), Base(IMAGE, "local"), "mr-12.example.org")
+    (route,) = [item for item in documents if item["kind"] == "HTTPRoute"]
+    assert route["metadata"]["name"] == "landcover-mr-12"
+    assert route["spec"]["hostnames"] == ["mr-12.example.org"]
+    backends = [item["name"] for rule in route["spec"]["rules"] for item in rule["backendRefs"]]
+    assert set(backends) == {"landcover-mr-12"}
+    assert "Ingress" not in {item["kind"] for item in documents}
+    deleted = []
+    cluster = Cluster("landcover-review", "landcover")
+    monkeypatch.setattr(cluster, "call", lambda *words, **options: deleted.append(words))
+    stop(ReviewApp("landcover", "12"), cluster)
+    assert deleted[0][1] == "configmap,deployment,httproute,service"
 
 
 def test_an_ingress_of_a_review_app_passes_the_rule_for_hosts(objects: dict[str, Any]) -> None:
@@ -392,7 +416,7 @@ def test_every_object_is_valid_in_this_version_of_kubernetes(
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     unknown = said.count("Couldn't find schema for kind ValidatingAdmissionPolicy")
-    assert unknown == (2 if version == "1.25" else 0)
+    assert unknown == (4 if version == "1.25" else 0)
     assert said.count("Couldn't find schema") == unknown
 
 

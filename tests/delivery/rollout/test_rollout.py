@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
@@ -24,9 +26,11 @@ from service.auth.roles import new_key
 from tests.conftest import ROOT
 from tests.e2e.pods import read_pod
 from tests.fakes.cluster import Cluster
+from tests.fakes.http import Request, answering
 from tests.make.bundles import make_bundle
 from tests.make.commands import run_command
 from tests.make.injection_strings import HOSTILE
+from tests.make.manifests import copy_manifests
 from tests.make.ports import free_port
 from tests.make.processes import until
 
@@ -50,7 +54,8 @@ class Project:
 
     def __init__(self, folder: Path, bundles: dict[int, Path], real: bool = False) -> None:
         self.folder = folder / "project"
-        shutil.copytree(ROOT / "k8s", self.folder / "k8s")
+        self.folder.mkdir()
+        copy_manifests(self.folder)
         (self.folder / "params.yaml").write_text("model: {name: landcover}\n")
         self.bundles = bundles
         self.variables: dict[str, str] = {}
@@ -381,6 +386,53 @@ def test_kinds_that_the_cluster_does_not_know_are_left_out(project: Project) -> 
     assert "left out" not in project.roll_out(2).stdout
     applied = [call["stdin"] for call in project.cluster.calls() if call["argv"][0] == "apply"]
     assert ["ServiceMonitor" in text for text in applied] == [False, True]
+
+
+def test_a_stage_whose_way_in_the_cluster_does_not_know_is_left_alone(project: Project) -> None:
+    path = project.folder / "k8s" / "overlays" / "staging" / "kustomization.yaml"
+    path.write_text(path.read_text().replace("components/ingress", "components/gateway"))
+    done = project.roll_out(1)
+    assert done.returncode == 1 and "HTTPRoute: the cluster does not know this kind" in done.stderr
+    assert "apply" not in project.verbs()
+    project.cluster.configure(kinds=["httproutes.gateway.networking.k8s.io"])
+    assert project.roll_out(1).returncode == 0
+
+
+@contextmanager
+def prometheus(values: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """A stand-in for the query API of Prometheus: one series a value; address and queries."""
+    queries = []
+
+    def answer(request: Request) -> None:
+        queries.append(parse_qs(urlsplit(request.path).query)["query"][0])
+        result = [{"metric": {}, "value": [1.0, value]} for value in values]
+        data = {"resultType": "vector", "result": result}
+        request.reply(200, json.dumps({"status": "success", "data": data}).encode())
+
+    with answering(answer) as url:
+        yield url, queries
+
+
+def test_a_rollout_tells_whether_prometheus_scrapes_the_stage(project: Project) -> None:
+    assert "scraping" not in project.roll_out(1).stdout  # nothing serves yet
+    answers = {"1": "scraping: 2 of 2 pods", "0": "reaches no pod of landcover-staging"}
+    for value, text in answers.items():
+        with prometheus([value, value]) as (url, queries):
+            assert text in project.roll_out(1, PROMETHEUS_URL=url).stdout
+        assert queries == ['up{job="landcover",namespace="landcover-staging"}']
+    with prometheus([]) as (url, _):
+        found = project.roll_out(1, PROMETHEUS_URL=url).stdout
+        assert "warning: Prometheus does not scrape landcover-staging" in found
+    unknown = {
+        "": "PROMETHEUS_URL is not set",
+        f"http://me:secret@127.0.0.1:{free_port()}": "no answer from PROMETHEUS_URL (ConnectError)",
+        "prometheus:9090": "no answer from PROMETHEUS_URL",
+        f"http://127.0.0.1:{project.ports[STAGING]}": "PROMETHEUS_URL answers 404",
+    }
+    for url, text in unknown.items():
+        done = project.roll_out(1, PROMETHEUS_URL=url)
+        assert done.returncode == 0 and f"scraping: not checked, {text}" in done.stdout, url
+        assert "secret" not in done.stdout + done.stderr
 
 
 def test_production_is_a_canary_where_argo_rollouts_is_there(project: Project) -> None:
