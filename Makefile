@@ -20,6 +20,11 @@ unexport PYTHONDONTWRITEBYTECODE
 # A user's `pip config set install.user true` cannot work in an environment.
 export PIP_USER := 0
 
+# uv, pip, DVC and others say of it at most that there is no such file, and not which.
+CERTIFICATES := SSL_CERT_FILE REQUESTS_CA_BUNDLE CURL_CA_BUNDLE AWS_CA_BUNDLE PIP_CERT GIT_SSL_CAINFO
+NOWHERE := $(shell for name in $(CERTIFICATES); do [ -z "$${!name}" ] || [ -e "$${!name}" ] || echo $$name; done)
+$(if $(NOWHERE),$(warning the file of certificates that $(NOWHERE) names does not exist: correct it, or unset it))
+
 ifdef SHARED
 export PYTHONPATH := $(CURDIR)/src:$(CURDIR)
 else ifndef NO_SETUP
@@ -62,7 +67,7 @@ setup: $(if $(NO_SETUP),,$(INSTALLED)) ## install everything into .venv (idempot
 $(INSTALLED):
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "error: Python 3.11, 3.12 or 3.13 is needed, this is " + sys.version.split()[0] + ": make setup PYTHON=python3.11")'
 	@# The programs of a copied or moved environment start the Python of the first folder.
-	@made=$$(. '$(BIN)/activate' 2>/dev/null && echo "$$VIRTUAL_ENV"); if [ -n "$$made" ] && ! [ "$$made" -ef '$(VENV)' ]; then \
+	@made=$$(. '$(BIN)/activate' 2>/dev/null && echo "$$VIRTUAL_ENV"); if [ -z '$(SHARED)' ] && [ -n "$$made" ] && ! [ "$$made" -ef '$(VENV)' ]; then \
 	  echo "setup: $(VENV) was made for $$made: it is made anew"; rm -rf '$(VENV)'; fi
 	@'$(BIN)/python' -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv '$(VENV)' || { \
 	  echo "error: no virtual environment could be made: on Debian or Ubuntu, apt-get install python3-venv"; exit 1; }

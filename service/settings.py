@@ -17,12 +17,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.faults import wanted
 from contracts.tags import LOCAL, match_tag
-from service.auth.addresses import is_loopback
+from service.auth.addresses import check_url, is_loopback
 from service.auth.roles import Role
 from service.errors import UnsafeSettings
 
 PREFIX = "SERVICE_"
-RELEASE = re.compile(r"[-._a-zA-Z0-9]{1,253}")
+NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")  # RFC 1123, as Kubernetes takes it
+KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 DATABASE = re.compile(r"(postgres|postgresql|postgresql\+psycopg)://.|sqlite:///.")
 OFF = "off"  # of SERVICE_FEEDBACK
@@ -160,10 +161,27 @@ class Settings(BaseSettings):
                 )
         return keys
 
+    @field_validator("jwt_issuer", "jwt_jwks", "kubernetes_api")
+    @classmethod
+    def _address(cls, url: str) -> str:
+        if url:
+            check_url("address", url)
+        return url
+
+    @field_validator("configmap")
+    @classmethod
+    def _namespace_and_name(cls, text: str) -> str:
+        parts = text.split("/")
+        if text and (len(parts) != 2 or not all(map(NAME.fullmatch, parts))):
+            raise ValueError(
+                f"{text!a} is not namespace/name of a ConfigMap: use a-z, 0-9, - and ."
+            )
+        return text
+
     @field_validator("release")
     @classmethod
     def _release(cls, text: str) -> str:
-        if not RELEASE.fullmatch(text):
+        if not KEY.fullmatch(text):
             raise ValueError(
                 f"{text!a} is not a key of a ConfigMap: write letters, digits, `-`, `_` and `.`"
             )
@@ -191,8 +209,8 @@ class Settings(BaseSettings):
     def _safe(self) -> Self:
         if not is_loopback(self.host) and not self.api_keys and not self.jwt_issuer:
             raise ValueError(
-                f"{self.host} can be reached from elsewhere and no key is configured: set "
-                "SERVICE_API_KEYS (`python -m service key` makes one) or SERVICE_JWT_ISSUER, "
+                f"SERVICE_HOST {self.host!a} can be reached from elsewhere, no key is configured: "
+                "set SERVICE_API_KEYS (`python -m service key` makes one) or SERVICE_JWT_ISSUER, "
                 "or listen on 127.0.0.1"
             )
         if self.open_roles and Role.DEPLOY in self.open_roles:
@@ -202,8 +220,8 @@ class Settings(BaseSettings):
                 "SERVICE_JWT_ISSUER needs SERVICE_JWT_AUDIENCE, SERVICE_JWT_JWKS and "
                 "SERVICE_JWT_CLAIMS: without required claims any project of the issuer could deploy"
             )
-        if self.configmap and self.configmap.count("/") != 1:
-            raise ValueError("SERVICE_CONFIGMAP: write namespace/name")
+        if self.jwt_issuer:
+            _check_certificates()
         return self
 
     def roles_open_to_everybody(self) -> frozenset[Role]:
@@ -226,8 +244,20 @@ def read_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        by_setting = {item["loc"][:1]: _sentence(item) for item in reversed(error.errors())}
-        raise UnsafeSettings("; ".join(reversed(by_setting.values()))) from None
+        first = {item["loc"][:1]: item for item in reversed(error.errors())}  # of each setting
+        raise UnsafeSettings("; ".join(map(_sentence, reversed(first.values())))) from None
+
+
+def _check_certificates() -> None:
+    """Refuse certificates that the keys of an issuer could not be fetched with."""
+    import httpx  # not for who has no issuer
+
+    from contracts.proxies import environment_fault
+
+    try:
+        httpx.create_ssl_context()
+    except OSError as error:
+        raise ValueError(environment_fault(error)) from None
 
 
 def _unquote() -> None:

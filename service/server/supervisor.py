@@ -238,10 +238,10 @@ def _listen(settings: Settings) -> socket.socket:
             dualstack_ipv6=both,
         )
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
+        reason = error.strerror or str(error)
         raise UnsafeSettings(
             f"cannot listen on {settings.host}:{settings.port}: {reason}; stop what listens "
-            "there, or choose another SERVICE_PORT"
+            "there, or choose another SERVICE_HOST or SERVICE_PORT"
         ) from None
     listener.setblocking(False)
     return listener

@@ -14,10 +14,9 @@ from pydantic import BaseModel, Field, ValidationError
 
 from service.auth.addresses import check_url
 from service.errors import Conflict, Unavailable
+from service.settings import KEY, NAME
 from service.swap.desired import CHANGED, DesiredModel, parse_desired, require_next
 
-NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")  # RFC 1123, as Kubernetes takes it
-KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 VERBS = {"GET": "get", "PATCH": "patch", "POST": "create"}
 NO_CREDENTIALS = (
     "The file {file} of the service account is unusable. Mount the token of a service account "

@@ -9,6 +9,7 @@ from typing import Any
 
 from contracts import lock
 from contracts.commit import Unreadable
+from contracts.proxies import missing_certificates
 from delivery.errors import DeliveryError, RemoteError, ToolError, explain, reason
 
 CURES = {
@@ -42,7 +43,8 @@ def dvc(*words: str) -> str:
     )
     if done.returncode != 0:
         output = done.stderr.strip() or done.stdout
-        raise ToolError(f"dvc {words[0]}: {explain(output, CURES)}")
+        fault = missing_certificates()
+        raise ToolError(f"dvc {words[0]}: {explain(output, CURES)}{fault and f'; {fault}'}")
     return done.stdout
 
 

@@ -221,8 +221,8 @@ def _summary(
         print(f"... and {len(faults) - SHOWN_FAULTS} more bad files")
 
 
-def _dvc_cache() -> Path:
-    """Folder of the repository's DVC cache."""
+def _dvc_cache() -> dict[str, Any]:
+    """Settings of the repository's DVC cache: its folder, kind of links, and who shares it."""
     if not Path(".dvc").is_dir():
         raise SourceError(
             "this is not a DVC repository: run it in the repository's root (or `dvc init`)"
@@ -231,15 +231,18 @@ def _dvc_cache() -> Path:
         from dvc.config import Config
 
         config = Config.from_cwd()
-        return Path(config["cache"].get("dir") or Path(config.dvc_dir) / "cache").resolve()
+        given: dict[str, Any] = config["cache"]
+        folder = Path(given.get("dir") or Path(config.dvc_dir) / "cache").resolve()
+        kept = {name: given[name] for name in ("type", "shared") if name in given}
+        return kept | {"dir": str(folder)}
 
 
-def _commit(staging: Path, cache: Path) -> None:
+def _commit(staging: Path, cache: dict[str, Any]) -> None:
     """Put the staged files into the cache, then make them the version, then lay them out."""
     # A DVC project of its own that shares the cache: nothing in the repository changes yet.
     with silent_dvc("add") as repo:
         repo.Repo.init(staging, no_scm=True).close()
-        with repo.Repo(staging, config={"cache": {"dir": str(cache)}}) as project:
+        with repo.Repo(staging, config={"cache": cache}) as project:
             project.add(str(staging / paths.DATA))
     version = (staging / paths.DATA_VERSION).read_text(encoding="utf-8")
     write_text(paths.DATA_VERSION, version)  # the commit point

@@ -98,3 +98,14 @@ def test_a_user_without_a_name_has_one_for_dvc() -> None:
     named = nobody | {"LOGNAME": "ada"}
     shown = subprocess.run(words, cwd=ROOT, env=named, capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "ada"
+
+
+def test_a_file_of_certificates_that_does_not_exist_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_CERT", str(tmp_path))
+    assert "certificates" not in make("help").stderr
+    monkeypatch.setenv("PIP_CERT", str(tmp_path / "nowhere.pem"))
+    done = make("help")
+    assert "that PIP_CERT names does not exist: correct it, or unset it" in done.stderr
+    assert done.returncode == 0

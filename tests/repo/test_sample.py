@@ -111,3 +111,26 @@ def test_without_data_a_run_says_where_to_get_them(
     assert "dvc pull" in result.stdout + result.stderr
     assert "pipeline.ingest" in result.stdout + result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_users_own_configuration_of_dvc_and_umask_change_nothing(
+    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A default remote, links and a cache of their own, staging, and files for nobody else."""
+    copy = shutil.copytree(clone, tmp_path / "copy")
+    shutil.rmtree(copy / "data")
+    shutil.rmtree(copy / ".dvc" / "cache")
+    settings = tmp_path / "user"
+    settings.mkdir()
+    (settings / "config").write_text(
+        "[core]\n    remote = mine\n    autostage = true\n['remote \"mine\"']\n    url = /nowhere\n"
+        f"[cache]\n    type = symlink\n    dir = {settings}/cache\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(settings))
+    (copy / "dvc.lock").unlink()
+    done = run("bash", "-c", "umask 077 && dvc pull data.dvc && dvc repro load", cwd=copy)
+    assert "load: 500 chips of 10 classes, 0 quarantined" in done.stdout
+    assert "dvc.lock" in run("git", "diff", "--name-only", cwd=copy).stdout
+    assert run("git", "diff", "--cached", "--name-only", cwd=copy).stdout == ""
+    assert run("dvc", "config", "core.remote", cwd=copy).stdout.strip() == "sample"

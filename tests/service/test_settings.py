@@ -63,6 +63,19 @@ def test_loopback_is_recognised(host: str, local: bool) -> None:
     assert is_loopback(host) is local
 
 
+def test_certificates_that_are_not_there_stop_the_start_and_not_each_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere.pem")
+    read_settings()
+    monkeypatch.setenv("SERVICE_JWT_ISSUER", "https://gitlab.example.com")
+    monkeypatch.setenv("SERVICE_JWT_AUDIENCE", "https://models.example.com")
+    monkeypatch.setenv("SERVICE_JWT_JWKS", "https://gitlab.example.com/oauth/discovery/keys")
+    monkeypatch.setenv("SERVICE_JWT_CLAIMS", '{"project_id": "42"}')
+    with pytest.raises(UnsafeSettings, match="^SSL_CERT_FILE is '/nowhere.pem', and no such file"):
+        read_settings()
+
+
 def test_no_setting_is_refused_in_the_words_of_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Settings.model_fields:
         with monkeypatch.context() as patch:
@@ -98,7 +111,15 @@ def test_no_setting_is_refused_in_the_words_of_a_library(monkeypatch: pytest.Mon
         ("API_KEYS", json.dumps({"0" * 64: ["root"]}), "SERVICE_API_KEYS"),
         ("OPEN_ROLES", '["deploy"]', "deploy cannot be open to everybody"),
         ("JWT_ISSUER", "https://gitlab.example.com", "SERVICE_JWT_CLAIMS"),
-        ("CONFIGMAP", "name", "namespace/name"),
+        ("CONFIGMAP", "name", "^SERVICE_CONFIGMAP: 'name' is not namespace/name of a ConfigMap"),
+        ("CONFIGMAP", "a/B", "^SERVICE_CONFIGMAP: 'a/B' is not namespace/name of a ConfigMap"),
+        (
+            "KUBERNETES_API",
+            "x",
+            "^SERVICE_KUBERNETES_API: address: 'x' is not encrypted: use https",
+        ),
+        ("JWT_JWKS", "http://a.example/k", "^SERVICE_JWT_JWKS: .* is not encrypted: use https"),
+        ("HOST", "", "^SERVICE_HOST '' can be reached from elsewhere"),
         ("FEEDBACK", "mysql://host/name", "SERVICE_FEEDBACK: write postgresql://"),
         ("FEEDBACK_DAYS", "0", "SERVICE_FEEDBACK_DAYS is '0', wanted at least 1"),
         ("KEEP_IMAGES", "-1", "SERVICE_KEEP_IMAGES"),

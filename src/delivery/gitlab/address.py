@@ -43,7 +43,7 @@ def locate(url: str, path: str) -> tuple[str, str]:
         base = "/".join([url, *parts[:count]])
         try:
             answer = requests.get(f"{base}/api/v4/version", timeout=TIMEOUT)
-        except requests.RequestException:
+        except OSError:  # such as a RequestException
             break  # whoever connects next reports it
         if answer.status_code in (200, 401) and "json" in answer.headers.get("Content-Type", ""):
             return base, "/".join(parts[count:])

@@ -15,6 +15,7 @@ import requests
 from gitlab.v4.objects import CurrentUser
 from urllib3.util import Retry
 
+from contracts.proxies import missing_certificates
 from delivery.errors import GitLabError
 
 TIMEOUT = 30.0  # seconds until GitLab must have started its response
@@ -162,6 +163,10 @@ def asking(doing: str) -> Iterator[None]:
             f"{doing}: GitLab cannot be reached ({type(error).__name__}): "
             "check its URL, the network and its certificate"
         ) from None
+    except OSError:
+        if fault := missing_certificates():
+            raise GitLabError(f"{doing}: {fault}") from None
+        raise
 
 
 def explained(error: gitlab.exceptions.GitlabError) -> str:

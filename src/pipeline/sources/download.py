@@ -8,6 +8,7 @@ from requests.adapters import HTTPAdapter
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 from urllib3.util import Retry
 
+from contracts.proxies import missing_certificates
 from pipeline.errors import SourceError
 from pipeline.progress import CONSOLE
 
@@ -32,6 +33,10 @@ def download(url: str, target: Path, size: int, md5: str) -> Path:
         raise SourceError(
             f"{url}: {error}; {have} of {size} bytes are in {part}: run it again to go on"
         ) from None
+    except OSError:
+        if fault := missing_certificates():
+            raise SourceError(fault) from None
+        raise
     if (found := _md5(part)) != md5:
         part.unlink()
         raise SourceError(f"{url}: MD5 is {found}, wanted {md5}; deleted: run it again")

@@ -651,3 +651,14 @@ def test_every_setting_of_the_documentation_stands_in_the_table() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:ci_|only_allow_|allow_merge_)[a-z_]+)`", text))
     assert named <= {row.field for row in desired.SETTINGS}
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_certificates_that_are_not_there_are_named(
+    setup: Run, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, "/nowhere.pem")
+    said = refused(setup, "--url", "https://127.0.0.1:1")
+    assert f"{variable} is '/nowhere.pem', and no such file exists" in said
