@@ -34,7 +34,7 @@ endif
 
 # What a person or a pipeline says reaches the command as it is: neither make nor the shell expands
 # it. A title of a merge request is no code.
-GIVEN := URL TOKEN VERSION STAGE REASON FORCE JSON TAG AGAINST EVENT APPLY VALUES COOL_DOWN PROJECT
+GIVEN := URL TOKEN VERSION STAGE REASON FORCE JSON TAG AGAINST EVENT APPLY VALUES COOL_DOWN PROJECT BRANCH
 unexport $(GIVEN)
 $(foreach name,$(GIVEN),$(eval export GIVEN_$(name) := $$(value $(name))))
 # $(call need,NAMES,EXAMPLE): refuse a target without what it needs, in the words of make.
@@ -277,9 +277,9 @@ job-image: setup ## build and push an image in which jobs install nothing: TORCH
 	@python -m delivery.image build --target train --build-arg KUBECTL_MIRROR="$$KUBECTL_MIRROR" --build-arg TORCH='$(or $(filter cpu cuda,$(TORCH)),$(error say which torch it has: make job-image TORCH=cpu, or TORCH=cuda))'
 	@python -m delivery.image push
 
-render: setup ## write objects of Kubernetes to artifacts/manifests: STAGE=staging VERSION=v1.2.0, STAGE=setup or review
+render: setup ## write objects of Kubernetes to artifacts/manifests: STAGE=staging VERSION=v1.2.0, STAGE=setup or review (BRANCH=rendered commits them)
 	$(call need,STAGE,STAGE=staging VERSION=landcover@v1.2.0)
-	@python -m delivery.rollout.render --version="$$GIVEN_VERSION" -- "$$GIVEN_STAGE"
+	@python -m delivery.rollout.render --version="$$GIVEN_VERSION" --branch="$$GIVEN_BRANCH" -- "$$GIVEN_STAGE"
 
 review: setup ## serve the candidate of a merge request under its own name
 	@python -m delivery.review start
