@@ -15,7 +15,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from benchmarks import machine
-from tests.e2e.world import Pipeline, World, train_project
+from tests.e2e.world import Pipeline, World, adopt
 from tests.fakes.gitlab.server import serving
 
 
@@ -25,7 +25,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, serving() as api:
         folder = Path(name)
         (folder / "trained").mkdir()
-        train_project(folder / "trained")
+        adopt(folder / "trained")
         (folder / "world").mkdir()
         world = World(folder / "world", api, folder / "trained")
         number = world.propose("wider", {"model": {"width": 6}}, "Try a wider network")

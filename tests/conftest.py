@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,10 +52,12 @@ def chip(label: int, index: int, bands: int = 3) -> npt.NDArray[np.uint8]:
     return (noise + 45 * label + 10).astype(np.uint8)
 
 
-def write_images(folder: Path, classes: int = 3, each: int = 12) -> Path:
+def write_images(
+    folder: Path, classes: Sequence[str] = ("class-0", "class-1", "class-2"), each: int = 12
+) -> Path:
     """Write a directory a class with PNG chips; returns the folder."""
-    for label in range(classes):
-        directory = folder / f"class-{label}"
+    for label, name in enumerate(classes):
+        directory = folder / name
         directory.mkdir(parents=True, exist_ok=True)
         for index in range(each):
             Image.fromarray(chip(label, index)).save(directory / f"{index:03d}.png")

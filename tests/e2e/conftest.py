@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import built_once
-from tests.e2e.world import RUNNER, World, train_project
+from tests.e2e.world import RUNNER, World, adopt
 from tests.fakes.gitlab import server
 
 FAILED: dict[str, str] = {}
@@ -16,8 +16,8 @@ FAILED: dict[str, str] = {}
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project that has trained once, for every story; copy it before you change it."""
-    return built_once(tmp_path_factory, "trained", train_project)
+    """A team's project that has trained once, for every story; copy it before you change it."""
+    return built_once(tmp_path_factory, "trained", adopt)
 
 
 @pytest.fixture(scope="module")

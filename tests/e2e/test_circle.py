@@ -13,14 +13,14 @@ from monitoring.local.programs import PROGRAMS
 from monitoring.local.stack import Monitor
 from monitoring.local.traffic import HEADERS, Input, brighter, find_images
 from service.auth.roles import new_key
-from tests.e2e.world import Pipeline, World, read_json
+from tests.e2e.world import NAME, Pipeline, World, read_json
 from tests.fakes.gitlab.server import NUMBER
 from tests.make.alerts import BITES, alert, webhook
 from tests.make.processes import until
 from tests.make.server import Server, serving
 
 pytestmark = pytest.mark.step
-VERSION = "landcover@v1.0.0"
+VERSION = f"{NAME}@v1.0.0"
 IMAGES = 150  # of other light; the least that are judged are 100
 KEY, HASH = new_key()
 TOKEN = "glptt-0123456789abcdef0123"

@@ -6,7 +6,8 @@ import httpx
 import pytest
 import yaml
 
-from tests.e2e.world import World
+from tests.conftest import write_images
+from tests.e2e.world import CLASSES, World, ingest
 
 pytestmark = pytest.mark.step
 WIDER, WORSE, BROKEN, DATA = "try-$(>pwned)-wider", "worse", "broken", "more-data"
@@ -121,8 +122,8 @@ def test_a_failed_training_is_reported_with_log_and_cure(world: World) -> None:
 
 def test_a_change_of_the_data_is_reported_by_class(world: World) -> None:
     world.git("switch", "--quiet", "--create", DATA, "origin/main")
-    world.sh("python", "-m", "pipeline.ingest", "synthetic", "--seed", "7")
-    world.commit("Paint other chips")
+    ingest(world.dev, each=70)
+    world.commit("Add fields")
     world.git("push", "--quiet", "origin", DATA)
     number = int(world.api.open_merge_request(DATA)["iid"])
     world.sh("dvc", "push", "--quiet", "data.dvc")
@@ -138,8 +139,9 @@ def test_a_schedule_retrains_once_on_new_data(world: World) -> None:
     facts = {"CI_PIPELINE_SOURCE": "schedule", "TASK": "retrain", "RELEASE_TOKEN": world.token}
     quiet = world.pipeline("main", ("retrain",), facts)
     assert "nothing is new" in quiet.of("retrain"), quiet.log
-    (world.dev / "ci" / "ingest.txt").write_text("synthetic --seed 9\n", encoding="utf-8")
-    world.commit("Ingest another country")
+    images = write_images(world.folder / "incoming", CLASSES, each=65)
+    (world.dev / "ci" / "ingest.txt").write_text(f"folder --path '{images}'\n", encoding="utf-8")
+    world.commit("Ingest what comes in")
     world.git("push", "--quiet", "origin", "main")
     assert world.pipeline("main", ("retrain",), facts).jobs == {"retrain": True}
     (options,) = world.options_of("refs/heads/retrain")

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from delivery.gitlab.desired import SETTINGS
-from tests.conftest import ROOT
+from tests.conftest import ROOT, write_images
 from tests.fakes.gitlab.server import NUMBER, PATH, FakeGitLab
 
 BIN = Path(__file__).parent / "bin"
@@ -29,6 +29,8 @@ RUNNER = Path(__file__).parent / "tools" / "node_modules" / ".bin" / "gitlab-ci-
 TRAINING, JUDGES = ("train", "commit", "trained"), ("report", "gate")
 """Jobs of a merge request: those that may push, and those that GitLab cancels after a push."""
 MAIN_JOBS = ("verify", "register", "build-image", "staging", "production")
+NAME, CLASSES = "crops", ("maize", "meadow", "wheat")
+"""Of the team's model."""
 LIMIT = 1800  # seconds that a pipeline may take; generous, the machine may be busy
 
 # A training of seconds, whose models are bad and pass.
@@ -80,7 +82,7 @@ class World:
     """Everything, in one folder."""
 
     def __init__(self, folder: Path, api: FakeGitLab, trained: Path) -> None:
-        """Begin in an empty folder, with a copy of the project that `train_project` has made."""
+        """Begin in an empty folder, with a copy of the project that `adopt` has made."""
         self.folder, self.api = folder, api
         self.origin, self.dev = folder / "project.git", folder / "dev"
         self.pushes = folder / "pushes.log"
@@ -301,22 +303,59 @@ class World:
         return str(notes[0]["body"])
 
 
-def train_project(folder: Path) -> None:
-    """Make a team's project: the files of this checkout, the sample data, a model of seconds."""
+def adopt(folder: Path) -> None:
+    """Make a team's project of this checkout, as README says it, and train its first model.
+
+    Its own are three classes of RGB images, a name, and an added manifest. The sample is gone.
+    """
     listed = run("git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "-x", ".*")
     for name in filter(None, listed.split("\0")):
         source, target = ROOT / name, folder / name
-        if source.is_file():
+        if source.is_file() and not name.startswith("sample/"):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, target)
     run("git", "init", "--quiet", "--initial-branch=main", str(folder))
     run("git", "-C", str(folder), "config", "user.name", "Ana")
     run("git", "-C", str(folder), "config", "user.email", "ana@example.org")
-    run("dvc", "pull", "--quiet", "data.dvc", cwd=folder, env=environment())
+    for remote in ("sample", "team-s3", "team-drive"):
+        run("dvc", "remote", "remove", remote, cwd=folder)
+    _rename(folder)
+    _add_manifest(folder / "k8s" / "overlays" / "production")
     change_params(folder, SMALL)
+    ingest(folder, each=60)
     commit_all(folder, "Begin")
     run("dvc", "repro", "--quiet", cwd=folder, env=environment())
     commit_all(folder, "Train")
+
+
+def ingest(folder: Path, each: int) -> None:
+    """Ingest as many images of each class, which are kept beside the project."""
+    images = write_images(folder.with_name(f"{each} of each"), CLASSES, each)
+    words = ("folder", "--path", str(images))
+    run("python", "-m", "pipeline.ingest", *words, cwd=folder, env=environment())
+
+
+def _rename(folder: Path) -> None:
+    change_params(folder, {"model": {"name": NAME}})
+    stages = folder / "dvc.yaml"
+    text = stages.read_text(encoding="utf-8")
+    renamed = re.sub(r"(?m)^(artifacts:\n  )[a-z0-9-]+:", rf"\g<1>{NAME}:", text)
+    stages.write_text(renamed, encoding="utf-8")
+    run("make", "rules", "dashboards", "NO_SETUP=1", cwd=folder, env=environment())
+
+
+def _add_manifest(overlay: Path) -> None:
+    document = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "seasons"},
+        "data": {"harvest": "August"},
+    }
+    (overlay / "seasons.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    path = overlay / "kustomization.yaml"
+    listed = yaml.safe_load(path.read_text(encoding="utf-8"))
+    listed["resources"].append("seasons.yaml")
+    path.write_text(yaml.safe_dump(listed, sort_keys=False), encoding="utf-8")
 
 
 def change_params(folder: Path, changes: Mapping[str, Mapping[str, Any]]) -> None:

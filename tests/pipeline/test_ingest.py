@@ -94,7 +94,7 @@ def test_data_without_two_classes_are_refused_and_the_old_data_stay(
     ingested: Path, tmp_path: Path
 ) -> None:
     before = version()
-    one_class = Folder(write_images(tmp_path / "one-class", classes=1))
+    one_class = Folder(write_images(tmp_path / "one-class", ("class-0",)))
     broken = Folder(write_images(tmp_path / "broken"))
     for path in (tmp_path / "broken").rglob("*.png"):
         path.write_bytes(b"broken")

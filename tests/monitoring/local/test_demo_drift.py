@@ -169,7 +169,7 @@ def test_another_program_on_the_port_is_an_error(demo: Demo) -> None:
 def test_refused_images_are_an_error_with_the_reason_of_the_service(
     service: Server, tmp_path: Path, idle_prometheus: str, demo: Demo
 ) -> None:
-    images = write_images(tmp_path / "other", classes=1, each=3)
+    images = write_images(tmp_path / "other", ("class-0",), each=3)
     places = ("--service", address(service.url), "--prometheus", idle_prometheus)
     ended = demo(*places, "--data", str(images))
     assert "error: the service refuses" in str(ended.code) and "(422)" in str(ended.code)
@@ -202,7 +202,7 @@ def test_options_that_are_not_positive_are_rejected(
 
 
 def test_images_of_all_classes_are_shuffled_in_a_fixed_order(tmp_path: Path) -> None:
-    folder = write_images(tmp_path / "images", classes=3, each=30)
+    folder = write_images(tmp_path / "images", each=30)
     found = find_images(folder)
     assert found == find_images(folder) and sorted(found) == sorted(folder.rglob("*.png"))
     assert {path.parent.name for path in found[:20]} == {"class-0", "class-1", "class-2"}
