@@ -36,7 +36,13 @@ LIMIT = 1800  # seconds that a pipeline may take; generous, the machine may be b
 # A training of seconds, whose models are bad and pass.
 SMALL: dict[str, dict[str, Any]] = {
     "model": {"width": 4},
-    "train": {"epochs": 3, "device": "cpu", "precision": "float32", "patience": 0},
+    "train": {
+        "epochs": 3,
+        "batch_size": 16,
+        "device": "cpu",
+        "precision": "float32",
+        "patience": 0,
+    },
     "evaluate": {"bootstrap_samples": 100, "latency_runs": 10},
     "gate": {
         "min_accuracy": 0.15,
@@ -259,6 +265,7 @@ class World:
             "NO_SETUP": "1",
             "PYTHONPATH": "src",
             "OMP_NUM_THREADS": "1",
+            "MYPY_CACHE_DIR": str(ROOT / ".mypy_cache"),
         }
         line = [str(RUNNER), "--force-shell-executor", "--shell-isolation", "--no-color"]
         for name, value in {**known, **self.variables, **variables}.items():
