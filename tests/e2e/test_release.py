@@ -11,8 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.conftest import ROOT
 from tests.e2e import containers
-from tests.e2e.world import LIMIT, MAIN_JOBS, NAME, TRAINING, World
+from tests.e2e.world import CLASSES, LIMIT, MAIN_JOBS, NAME, TRAINING, World
 from tests.fakes.cluster import Cluster
 from tests.make.server import serving
 
@@ -33,7 +34,7 @@ def cluster(world: World) -> Iterator[Cluster]:
     found.configure(
         pod=[str(Path(containers.__file__).parent / "pod.sh")],
         stages={
-            f"landcover-{stage}": {"port": port, "settings": {"SERVICE_API_KEYS": keys}}
+            f"{NAME}-{stage}": {"port": port, "settings": {"SERVICE_API_KEYS": keys}}
             for stage, port in ports.items()
         },
     )
@@ -43,8 +44,8 @@ def cluster(world: World) -> Iterator[Cluster]:
             f"{stage.upper()}_URL": f"http://127.0.0.1:{port}" for stage, port in ports.items()
         }
         world.variables |= {
-            "CI_REGISTRY_IMAGE": f"{address}/landcover",
-            "IMAGE": f"{address}/landcover/service",
+            "CI_REGISTRY_IMAGE": f"{address}/team",
+            "IMAGE": f"{address}/team/service",
             "IMAGE_BUILD_ARGS": containers.BUILD_ARGS,
             "BUILDAH_ISOLATION": "chroot",
             "STORAGE_DRIVER": "overlay",
@@ -125,6 +126,18 @@ def test_gitlabs_pages_show_the_version_and_its_release(world: World, cluster: C
     assert [link["name"] for link in release["assets"]["links"]] == ["Model version", "Image"]
 
 
+def test_the_site_shows_the_versions_and_the_plots(world: World, cluster: Cluster) -> None:
+    if not (ROOT / ".venv-checks").exists():
+        pytest.skip("mkdocs is not installed: make setup-e2e")
+    programs = world.dev / ".venv-checks"
+    programs.symlink_to(ROOT / ".venv-checks")
+    world.git("fetch", "--quiet", "--tags", "origin")
+    world.sh("make", "pages", "NO_SETUP=1")
+    programs.unlink()
+    assert V2 in (world.dev / "public" / "experiments.html").read_text(encoding="utf-8")
+    assert CLASSES[0] in (world.dev / "public" / "plots" / "index.html").read_text("utf-8")
+
+
 def test_the_image_carries_the_digest_of_the_bundle(world: World, cluster: Cluster) -> None:
     name = f"docker://{world.variables['IMAGE']}:v1.1.0"
     found = json.loads(containers.call("skopeo", "inspect", "--tls-verify=false", name))
@@ -168,7 +181,7 @@ def test_a_bad_canary_is_rolled_back_and_the_tag_of_the_stage_stays(
     world: World, cluster: Cluster
 ) -> None:
     release(world, "broken-in-production", 6)
-    cluster.config["stages"]["landcover-production"]["settings"]["BROKEN"] = V3
+    cluster.config["stages"][f"{NAME}-production"]["settings"]["BROKEN"] = V3
     before = stage_tags(world, "production")
     pipeline = world.main_pipeline()
     assert pipeline.jobs == ALL_PASS | {"production": False}, pipeline.log
@@ -182,7 +195,7 @@ def test_an_older_pipeline_that_finishes_last_changes_nothing(
 ) -> None:
     pipeline = world.main_pipeline(V2, "register", "build-image", "staging")
     assert pipeline.jobs["staging"], pipeline.log
-    assert "left out: staging does not take landcover@v1.1.0: it is outdated" in pipeline.log
+    assert f"left out: staging does not take {V2}: it is outdated" in pipeline.log
     assert serves(world, "staging") == V3
 
 

@@ -43,7 +43,7 @@ def test_grey_pictures_among_colours_are_read_as_rgb_by_training_and_service(
     repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], greys: int
 ) -> None:
     """Also where most of them are grey."""
-    folder = write_images(tmp_path / "mine", each=6)
+    folder = write_images(tmp_path / "mine", ("class-0", "class-1"), each=6)
     for index, picture in enumerate(sorted(folder.rglob("*.png"))[:greys]):
         Image.open(picture).convert("L").save(picture.with_suffix((".jpg", ".png")[index % 2]))
         if index % 2 == 0:
