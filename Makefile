@@ -244,7 +244,7 @@ verify: setup ## hold dvc.lock, this commit and the DVC remote together
 
 register: setup ## give this commit's model a version
 	@mkdir -p artifacts
-	@dvc pull model
+	@python -m delivery.dvc pull model
 	@tag=$$(python -m delivery.registry register --ci-skip) && echo "$${tag:+VERSION=}$${tag:-OUTDATED=1}" | tee artifacts/release.env
 
 # In the pipeline of a commit that a newer one has overtaken: `register` gave it no version.
@@ -255,14 +255,14 @@ else
 publish: setup ## show a version in GitLab's model registry and releases: VERSION=landcover@v1.2.0
 	$(call need,VERSION,VERSION=landcover@v1.2.0)
 	@python -m delivery.registry find -- "$$GIVEN_VERSION" >/dev/null
-	@dvc pull model
+	@python -m delivery.dvc pull model
 	@python -m delivery.tracking -- "$$GIVEN_VERSION"
 	@python -m delivery.release_notes -- "$$GIVEN_VERSION"
 
 image: setup ## build, scan and push the service's image with its model: VERSION=landcover@v1.2.0
 	$(call need,VERSION,VERSION=landcover@v1.2.0)
 	@python -m delivery.registry find -- "$$GIVEN_VERSION" >/dev/null
-	@dvc pull model
+	@python -m delivery.dvc pull model
 	@python -m delivery.image build --version="$$GIVEN_VERSION"
 	@python -m delivery.image scan
 	@python -m delivery.image push

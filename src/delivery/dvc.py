@@ -1,7 +1,11 @@
-"""DVC as a child process, and facts of dvc.lock and of the remote."""
+"""DVC as a child process, and facts of dvc.lock and of the remote.
+
+python -m delivery.dvc pull model     `dvc pull model`, whose errors have their cure
+"""
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +14,7 @@ from typing import Any
 from contracts import lock
 from contracts.commit import Unreadable
 from contracts.proxies import missing_certificates
-from delivery.errors import DeliveryError, RemoteError, ToolError, explain, reason
+from delivery.errors import DeliveryError, RemoteError, ToolError, command, explain, reason
 
 CURES = {
     "gdrive_service_account|invalid_grant": (
@@ -29,6 +33,12 @@ CURES = {
     "Permission denied": "let this user read and write there, or set another cache.dir",
 }
 """Words in DVC's errors -> what to change."""
+
+
+@command
+def main() -> None:
+    """Run dvc with the words that are given."""
+    print(dvc(*sys.argv[1:]), end="")
 
 
 def dvc(*words: str) -> str:
@@ -119,3 +129,7 @@ def require_own_remote() -> None:
             f"the DVC remote {name!r} is inside this repository; objects pushed there are lost "
             "with the job: set the team's, dvc remote default team-s3 (docs/gitlab-setup.md)"
         )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,10 @@
 """The tree of errors. A message has the field, the value and the cure."""
 
+import errno
 import functools
 import os
 import re
+import shutil
 import sys
 from collections.abc import Mapping
 
@@ -13,6 +15,8 @@ PREFIX = re.compile(r"(error|fatal): ", re.IGNORECASE)
 # As skopeo and trivy log them.
 LOGGED = re.compile(r'(?:level=(?:error|fatal) msg=|\t(?:ERROR|FATAL)\t)"?(.*?)"?$')
 LONGEST = 600  # characters of a reason
+ROOM = 64  # MB; with less, a full disk is what failed, whatever the programs say
+FREE_SPACE = "free some space (on a runner: docker system prune), and run it again"
 
 
 class DeliveryError(Exception):
@@ -64,7 +68,10 @@ class ToolError(DeliveryError):
 
 
 def command(main: commands.Main) -> commands.Main:
-    """Turn errors into one sentence and exit code 1; in a pipeline, `Outdated` is no failure."""
+    """Turn errors into one sentence and exit code 1; in a pipeline, `Outdated` is no failure.
+
+    A full disk is named: DVC reports it as a cache that is not up to date.
+    """
 
     @functools.wraps(main)
     def run() -> None:
@@ -74,6 +81,16 @@ def command(main: commands.Main) -> commands.Main:
             if "CI_PIPELINE_ID" not in os.environ:
                 raise
             print(f"left out: {outdated}", file=sys.stderr)
+        except DeliveryError as error:
+            if (free := shutil.disk_usage(".").free // 10**6) >= ROOM:
+                raise
+            text = str(error).rstrip(":")
+            raise DeliveryError(f"{text}; {free} MB are left on this disk: {FREE_SPACE}") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            name = error.filename or "output"
+            raise DeliveryError(f"{name}: the disk is full: {FREE_SPACE}") from None
 
     return commands.command(DeliveryError)(run)
 

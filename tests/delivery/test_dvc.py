@@ -70,3 +70,10 @@ def test_a_failed_command_without_output_is_reported(monkeypatch: pytest.MonkeyP
 
 class Silent:
     returncode, stdout, stderr = 1, "", ""
+
+
+def test_a_target_that_cannot_be_pulled_ends_a_job_with_one_sentence(unpulled: Path) -> None:
+    words = ("python", "-m", "delivery.dvc", "pull", "nothing")
+    failed = run(*words, cwd=unpulled, check=False)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: dvc pull: ") and failed.stderr.count("\n") == 1
