@@ -34,7 +34,7 @@ endif
 
 # What a person or a pipeline says reaches the command as it is: neither make nor the shell expands
 # it. A title of a merge request is no code.
-GIVEN := URL TOKEN VERSION STAGE REASON FORCE JSON TAG AGAINST EVENT APPLY VALUES COOL_DOWN PROJECT BRANCH
+GIVEN := URL TOKEN VERSION STAGE REASON FORCE JSON TAG AGAINST EVENT APPLY VALUES DAYS COOL_DOWN PROJECT BRANCH
 unexport $(GIVEN)
 $(foreach name,$(GIVEN),$(eval export GIVEN_$(name) := $$(value $(name))))
 # $(call need,NAMES,EXAMPLE): refuse a target without what it needs, in the words of make.
@@ -53,7 +53,7 @@ INSTALLER ?= uv
 INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS) $(TORCH) $(if $(SHARED),,'$(CURDIR)'); cat pyproject.toml poetry.lock ci/environment.py) | sha256sum | cut -c1-16)
 
 .PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge test check test-fast mutants e2e lint lint-report pages audit format \
-  models promote rollback retire lineage gitlab-setup acceptance-gitlab \
+  models promote rollback retire lineage retention gitlab-setup acceptance-gitlab \
   left-out experiment experiment-commit experiment-check publish comment verify register image job-image deploy review review-stop retrain notify \
   monitor demo-drift alertmanager dashboards rules figures \
   bench bench-loop bench-eurosat bench-serving bench-drift bench-observing lock clean
@@ -214,6 +214,9 @@ retire: setup ## let a version go nowhere any more: VERSION=v1.2.0 (REASON='...'
 lineage: setup ## follow a version to data, parameters, merge request and stages: VERSION=v1.2.0 (JSON=1)
 	$(call need,VERSION,VERSION=v1.2.0)
 	@python -m delivery.registry lineage $(if $(value JSON),--json) -- "$$GIVEN_VERSION"
+
+retention: setup ## list tags of experiments older than DAYS=90 whose merge request is closed or merged (APPLY=1 deletes them)
+	@python -m delivery.retention --days="$${GIVEN_DAYS:-90}" $(if $(value APPLY),--apply)
 
 gitlab-setup: setup ## show what a GitLab project lacks (APPLY=1 makes it, VALUES=file, URL=https://..., PROJECT=team/name)
 	@python -m delivery.gitlab_setup $(if $(value APPLY),--apply) $(if $(value VALUES),--values="$$GIVEN_VALUES") --url="$$GIVEN_URL" --project="$$GIVEN_PROJECT"

@@ -12,6 +12,8 @@ from delivery.errors import GitError
 ORIGIN = "origin"
 BOT_NAME, BOT_EMAIL = "Conveyor", "conveyor@localhost"
 CURES = {
+    "cannot delete a tag": "switch off the push rule 'Do not allow users to remove Git tags' "
+    "(Settings > Repository > Push rules)",
     "protected|pre-receive hook declined|not allowed to (push|upload)": "let this account push "
     "there (in the pipeline BOT_TOKEN or RELEASE_TOKEN, docs/gitlab-setup.md), or ask who may",
     "Authentication failed|Access denied|could not read (Username|Password)|error: 40[13]": (

@@ -81,6 +81,7 @@ def of_request(folder: Path, *changed: str) -> set[str]:
         ("schedule", "main", "retrain", {"retrain"}),
         ("schedule", "main", "audit", {"audit"}),
         ("schedule", TAG, "audit", None),
+        ("schedule", "main", "retention", {"retention"}),
     ],
 )
 def test_a_stage_follows_a_tag_that_somebody_pushed_and_no_trigger_or_schedule(

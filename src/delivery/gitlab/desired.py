@@ -152,7 +152,7 @@ PUSH_RULES = {
     "commit_message_regex": "the bots' messages may not match it: `Experiment of merge request 7`",
     "branch_name_regex": "the branch `retrain` may not match it",
     "reject_unsigned_commits": "the bots do not sign their commits",
-    "deny_delete_tag": "`make acceptance-gitlab` cannot delete its tags",
+    "deny_delete_tag": "`make retention` and `make acceptance-gitlab` cannot delete tags",
 }
 """Push rules -> what they refuse. The bot commits as the user of its token, whom GitLab knows."""
 
@@ -307,6 +307,7 @@ class Schedule(NamedTuple):
 
 SCHEDULES = (
     Schedule("retrain", "0 3 * * 1", "trains on new data, and proposes the model"),
+    Schedule("retention", "0 5 1 * *", "deletes the tags of experiments older than 90 days"),
     Schedule("audit", "0 4 * * 1", "looks for known holes in what is installed"),
 )
 

@@ -405,8 +405,8 @@ def test_schedules_are_made_asleep_and_stay_as_the_team_sets_them(
 ) -> None:
     setup("--apply")
     tasks = [(row["description"], row["variables"][0]["value"]) for row in api.pipeline_schedules]
-    assert tasks == [("retrain", "retrain"), ("audit", "audit")]
-    assert [row["active"] for row in api.pipeline_schedules] == [False, False]
+    assert tasks == [(name, name) for name in ("retrain", "retention", "audit")]
+    assert not any(row["active"] for row in api.pipeline_schedules)
     schedule = api.pipeline_schedules[0]
     schedule |= {"active": True, "cron": "0 5 * * *"}
     assert "Nothing to do" in setup("--apply")
