@@ -95,7 +95,9 @@ def test_the_settings_that_are_offered_exist(stage: str, monkeypatch: pytest.Mon
     assert {"SERVICE_REPOSITORY", "SERVICE_JWT_ISSUER", "SERVICE_JWT_CLAIMS"} <= offered.keys()
     for name, value in offered.items():
         monkeypatch.setenv(name, value)
-    assert read_settings().jwt_claims["environment"] == stage
+    settings = read_settings()
+    assert settings.jwt_claims["environment"] == stage
+    assert "predict" in settings.jwt_roles, "the smoke test of a rollout"
 
 
 def test_the_image_is_named_by_its_digest(objects: list[Document]) -> None:

@@ -93,6 +93,7 @@ See merge request %{reference}
 
 %{approved_by}"""
 
+PREMIUM = "Premium"
 SETTINGS = (
     Setting(
         "only_allow_merge_if_pipeline_succeeds",
@@ -109,6 +110,12 @@ SETTINGS = (
         "merge",
         "the merge commit names merge request and approvals",
         also=("rebase_merge",),
+    ),
+    Setting(
+        "merge_pipelines_enabled",
+        False,
+        "pipelines of merged results run on a commit of GitLab, which the bot cannot commit to",
+        PREMIUM,
     ),
     Setting("squash_option", "never", "the commit that was trained stays in the history"),
     Setting("merge_commit_template", MERGE_MESSAGE, "`make lineage` reads it"),

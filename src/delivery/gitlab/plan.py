@@ -71,6 +71,8 @@ def _settings(plan: Plan, project: Project) -> None:
     projects = project.manager.gitlab.projects
     for name, value, why, since, also in desired.SETTINGS:
         if name not in project.attributes:
+            if since == desired.PREMIUM:
+                continue
             plan.left.append(f"setting {name}: GitLab {since or '(newer)'} is needed ({why})")
         elif project.attributes[name] not in (value, *also):
             detail = f"{shown(project.attributes[name])} -> {shown(value)}"

@@ -88,7 +88,7 @@ def test_without_apply_nothing_is_changed(api: FakeGitLab, setup: Run) -> None:
 
 def test_apply_makes_the_project_match_the_tables(api: FakeGitLab, setup: Run) -> None:
     setup("--apply", "--values", "values.env")
-    for row in desired.SETTINGS:
+    for row in (row for row in desired.SETTINGS if row.since != desired.PREMIUM):
         assert api.project[row.field] == row.value
     assert api.job_token_scope["inbound_enabled"] is True
     main = next(row for row in api.protected_branches if row["name"] == "main")
@@ -468,6 +468,13 @@ def test_an_empty_project_and_another_default_branch_are_reported(
     api.project |= {"empty_repo": False, "default_branch": "master"}
     assert "the default branch is 'master'" in refused(setup, "--apply")
     assert api.changes() == []
+
+
+def test_merged_results_are_switched_off_where_gitlab_has_them(api: FakeGitLab, setup: Run) -> None:
+    assert "merge_pipelines_enabled" not in setup()
+    api.project["merge_pipelines_enabled"] = True
+    assert "~ setting merge_pipelines_enabled: on -> off" in setup("--apply")
+    assert api.project["merge_pipelines_enabled"] is False
 
 
 def test_missing_features_of_an_old_gitlab_are_reported(api: FakeGitLab, setup: Run) -> None:
