@@ -7,12 +7,14 @@ True to the original: the arguments and documents that kubectl is given; kustomi
 real one, asked once for the same files; revisions, their numbers and hashes, what an undo restores,
 annotations, the ConfigMap's keys of a release; the pod, which is a real `python -m service` with
 the environment of its Deployment, or whatever `pod` of the configuration starts; a rollout that
-waits for /readyz, and fails.
+waits for /readyz, and fails. A Rollout of Argo Rollouts: observedGeneration, a text; the phases
+Healthy, Paused and Degraded; an abort, which a new template ends; ReplicaSets with its own
+annotation and label.
 
 Not true: one pod a stage, and no two at once, so that the old one does not serve on while a new one
-starts; a pod only changes when somebody waits for the rollout; nothing is validated, admitted,
-authorised, scheduled, scaled or routed; apply replaces instead of merging. A canary of Argo
-Rollouts is moved like any rollout, or fails at once with `canary: fails`.
+starts; a pod only changes when somebody waits for the rollout, or looks at the Rollout; nothing is
+validated, admitted, authorised, scheduled, scaled or routed; apply replaces instead of merging. A
+canary takes no steps, or fails at once with `canary: fails`.
 """
 
 import hashlib
@@ -31,6 +33,12 @@ import yaml
 from tests.e2e.pods import REVISION, Document, Stage, read_pod
 
 APP = "landcover"
+ARGO = "rollouts.argoproj.io"
+WORKLOADS = {
+    "deployment": (REVISION, "pod-template-hash"),
+    ARGO: ("rollout.argoproj.io/revision", "rollouts-pod-template-hash"),
+}
+"""Annotation of a revision, and label with the hash of its template."""
 
 CLIENT = """\
 #!/bin/bash
@@ -95,7 +103,8 @@ class Cluster:
         stages: namespace -> {"port": ..., "settings": {variables on top of the Deployment's}};
         images: image -> folder of the bundle in it; pod: command that is the pod, instead of the
         service from the working tree (environment: IMAGE, PORT and the pod's); ready_within:
-        image -> seconds; kinds: API resources beside the built-in ones; canary: "fails".
+        image -> seconds; kinds: API resources beside the built-in ones; canary: "fails", or
+        "waits" in a step.
         """
         self.config |= values
 
@@ -186,7 +195,7 @@ class Kubectl:
         Raises:
             Refusal: kubectl refuses it.
         """
-        verb = "_".join(self.words[: {"rollout": 2, "argo": 3}.get(self.words[0], 1)])
+        verb = "_".join(self.words[: {"rollout": 2}.get(self.words[0], 1)])
         method = getattr(self, verb.replace("-", "_"), None)
         if method is None:
             raise Refusal(f'error: unknown command "{verb}" for "kubectl"')
@@ -203,42 +212,63 @@ class Kubectl:
             kind, name = document["kind"].lower(), document["metadata"]["name"]
             if kind == "configmap" and "data" in document:
                 self.stage.state["settings"][name] = document["data"]
-            if kind == "deployment":
+            if kind in ("deployment", "rollout"):
+                self.stage.state["kind"] = {"rollout": ARGO}.get(kind, kind)
                 self.stage.state["annotations"] |= document["metadata"].get("annotations", {})
                 self.stage.change(document["spec"]["template"])
                 self.stage.remember()
             self.say(f"{kind}/{name} configured")
 
     def get(self) -> None:
-        kind, _, name = self.words[1].partition("/")
+        kind = self.words[1].partition("/")[0]
+        missing = kind in WORKLOADS and self.stage.state.get("kind") != kind
         method = getattr(self, f"_get_{kind.split('.')[0]}")
-        found = method() if self.stage.state["revisions"] or kind == "configmap" else None
+        found = method() if self.stage.state["revisions"] and not missing else None
         if found is not None:
             self.say(json.dumps(found))
 
     def _get_deployment(self) -> Document:
         number = 1 if self.stage.is_complete() and self._is_new() else 0
         counts = dict.fromkeys(("replicas", "updatedReplicas", "availableReplicas"), number)
-        generation = self.stage.state["generation"]
-        metadata = {"annotations": self.stage.state["annotations"], "generation": generation}
+        return self._workload(counts | {"observedGeneration": self.stage.state["generation"]})
+
+    def _get_rollouts(self) -> Document:
+        phase, message = "Healthy", ""
+        fate = "" if self._is_new() else self.stage.config.get("canary", "")
+        if self.stage.state.get("aborted") == self.stage.state["generation"]:
+            phase, message = "Degraded", "RolloutAborted: Rollout aborted update"
+        elif fate == "fails":
+            reason = 'Metric "confidence" assessed Failed due to failed (1) > failureLimit (0)'
+            phase, message = "Degraded", f"RolloutAborted: {reason}"
+        elif fate == "waits":
+            phase, message = "Paused", "CanaryPauseStep"
+        elif trouble := self.stage.start(self.call.environment):
+            self.stage.state["trouble"] = trouble
+            phase, message = "Degraded", "ProgressDeadlineExceeded: ReplicaSet has timed out"
+        generation = str(self.stage.state["generation"])
+        return self._workload(
+            {"phase": phase, "message": message, "observedGeneration": generation}
+        )
+
+    def _workload(self, status: Document) -> Document:
+        annotations = dict(self.stage.state["annotations"])
+        annotations[WORKLOADS[self.stage.state["kind"]][0]] = annotations.pop(REVISION)
         return {
-            "metadata": metadata,
+            "metadata": {"annotations": annotations, "generation": self.stage.state["generation"]},
             "spec": {"replicas": 1, "template": self.stage.current["template"]},
-            "status": counts | {"observedGeneration": generation},
+            "status": status,
         }
 
     def _get_replicasets(self) -> Document:
-        return {
-            "items": [
-                {
-                    "metadata": {
-                        "labels": {"pod-template-hash": item["hash"]},
-                        "annotations": {REVISION: str(item["number"])},
-                    }
-                }
-                for item in self.stage.state["revisions"]
-            ]
-        }
+        revision, label = WORKLOADS[self.stage.state["kind"]]
+        found = []
+        for item in self.stage.state["revisions"]:
+            template = json.loads(json.dumps(item["template"]))
+            template["metadata"]["labels"][label] = item["hash"]
+            annotations = {revision: str(item["number"])}
+            metadata = {"labels": {label: item["hash"]}, "annotations": annotations}
+            found.append({"metadata": metadata, "spec": {"template": template}})
+        return {"items": found}
 
     def _get_pods(self) -> Document:
         reason, _, message = self.stage.state.get("trouble", "").partition(": ")
@@ -247,15 +277,6 @@ class Kubectl:
 
     def _get_configmap(self) -> Document:
         return {"data": self.stage.wanted()}
-
-    def _get_rollouts(self) -> Document:
-        phase = "Healthy" if self.stage.is_complete() and self._is_new() else "Degraded"
-        return {
-            "status": {
-                "phase": phase,
-                "workloadObservedGeneration": str(self.stage.state["generation"]),
-            }
-        }
 
     def _is_new(self) -> bool:
         pod = read_pod(self.stage.folder)
@@ -266,9 +287,26 @@ class Kubectl:
         self.stage.remember()
 
     def patch(self) -> None:
-        for key, value in json.loads(self.options["patch"])["data"].items():
+        change = json.loads(self.options["patch"])
+        if self.words[1].startswith(ARGO):
+            self._patch_rollout(change)
+            return
+        for key, value in change["data"].items():
             assert value is None, "only keys are taken away"
             (self.stage.folder / "releases" / key / "wanted.json").unlink(missing_ok=True)
+
+    def _patch_rollout(self, change: Any) -> None:
+        if self.options.get("subresource") == "status":
+            assert change == {"status": {"abort": True}}
+            self.stage.state["aborted"] = self.stage.state["generation"]
+        elif self.options["type"] == "json":
+            ((operation, path, template),) = [tuple(it.values()) for it in change]
+            assert (operation, path) == ("replace", "/spec/template")
+            self.stage.change(template)
+            self.stage.remember()
+        else:
+            assert change["spec"].keys() == {"restartAt"}
+            self.stage.stop()
 
     def rollout_status(self) -> None:
         self.stage.state["trouble"] = self.stage.start(self.call.environment)
@@ -292,18 +330,6 @@ class Kubectl:
         template["metadata"].setdefault("annotations", {}).update(stamp)
         self.stage.change(template)
         self.stage.remember()
-
-    def argo_rollouts_version(self) -> None:
-        self.say("kubectl-argo-rollouts: v1.8.0")
-
-    def argo_rollouts_status(self) -> None:
-        if self.stage.config.get("canary") == "fails" and not self._is_new():
-            reason = 'Metric "confidence" assessed Failed due to failed (1) > failureLimit (0)'
-            raise Refusal(f"Error: The rollout is in a degraded state with message: {reason}")
-        self.rollout_status()
-
-    def argo_rollouts_abort(self) -> None:
-        self.say(f"rollout '{APP}' aborted")
 
 
 RENDERED: dict[str, str] = {}

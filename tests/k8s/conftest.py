@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from delivery.rollout.manifests import Document, build, for_version
+from delivery.rollout.manifests import Document, build, for_version, workload_of
 from delivery.tags import parse_version
 from tests.conftest import ROOT
-from tests.make.manifests import CHOICES, WAYS_IN, copy_manifests
+from tests.make.manifests import CHOICES, STRATEGIES, WAYS_IN, copy_manifests
 
 IMAGE = "registry.example.com/group/landcover@sha256:" + "0123456789abcdef" * 4
 VERSION = parse_version("landcover@v1.2.0")
-OVERLAYS = ("staging", "production", "production-canary")
+OVERLAYS = ("staging", "production", *(f"production-{it}" for it in STRATEGIES))
+"""The overlays of the stages, and that of production with each component of Argo Rollouts."""
 COMBINATIONS = [
     (overlay, way_in, chosen)
     for overlay in (*OVERLAYS, "review")
@@ -47,8 +48,8 @@ SHIPPED = {
     "NetworkPolicy",
 }
 """Kinds of the objects of a stage, as the template ships it."""
-CANARY = {"Rollout", "AnalysisTemplate"}
-"""Those that a stage with Argo Rollouts has on top."""
+ARGO = {"Rollout", "AnalysisTemplate"}
+"""Those that a stage with Argo Rollouts has; its Rollout stands for the Deployment."""
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -65,9 +66,10 @@ def rendered(overlay: str, way_in: str = "ingress", chosen: Sequence[str] = ()) 
 def _rendered(overlay: str, way_in: str, chosen: tuple[str, ...]) -> list[Document]:
     if not (shutil.which("kubectl") or shutil.which("kustomize")):
         pytest.skip("neither kubectl nor kustomize is installed: make setup-e2e")
+    stage, _, strategy = overlay.partition("-")
     with TemporaryDirectory() as folder:
-        overlays = copy_manifests(Path(folder), way_in, chosen) / "overlays"
-        return for_version(build(overlays / overlay, NAME), VERSION, IMAGE)
+        copied = copy_manifests(Path(folder), way_in, chosen, {stage: strategy})
+        return for_version(build(copied / "overlays" / stage, NAME), VERSION, IMAGE)
 
 
 @pytest.fixture(scope="module", params=OVERLAYS)
@@ -102,6 +104,11 @@ def namespace(objects: list[Document]) -> str:
     """The one namespace of a stage, whatever its name."""
     (found,) = {item["metadata"]["namespace"] for item in objects}
     return str(found)
+
+
+def workload(objects: list[Document]) -> Any:
+    """What runs the pods; no copy."""
+    return workload_of(objects)
 
 
 def one(objects: list[Document], kind: str, name: str = NAME) -> Any:

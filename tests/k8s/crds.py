@@ -11,7 +11,7 @@ STRINGS = {"*": str}  # any names
 NUMBER_OR_SHARE = (int, str)
 DURATION = (int, str)
 
-_METADATA = {"name": str, "namespace": str, "labels": STRINGS}
+_METADATA = {"name": str, "namespace": str, "labels": STRINGS, "annotations?": STRINGS}
 _ANALYSIS = {
     "templates": [{"templateName": str}],
     "args": [{"name": str, "valueFrom": {"podTemplateHashValue": str}}],
@@ -30,7 +30,7 @@ KINDS: dict[str, Node] = {
         "metadata": _METADATA,
         "spec": {
             "selector": {"matchLabels": STRINGS},
-            "workloadRef": {"apiVersion": str, "kind": str, "name": str, "scaleDown": str},
+            "template": {"metadata": {"labels": STRINGS}, "spec": dict},
             "revisionHistoryLimit": int,
             "rollbackWindow": {"revisions": int},
             "minReadySeconds": int,

@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 from tests.make.bundles import make_bundle, make_chip
 from tests.make.server import serving
 
-TEMPLATE = yaml.safe_load((ROOT / "k8s/components/canary/analysis.yaml").read_text("utf-8"))
+TEMPLATE = yaml.safe_load((ROOT / "k8s/components/argo/analysis.yaml").read_text("utf-8"))
 METRICS: dict[str, Any] = {item["name"]: item for item in TEMPLATE["spec"]["metrics"]}
 # No data is an empty result, and false; NaN is not comparable, and false.
 CONDITION = re.compile(r"len\(result\) > 0 && result\[0\] (?P<sign>[<>]=) (?P<limit>[0-9.]+)")

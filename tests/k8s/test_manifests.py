@@ -18,7 +18,7 @@ from service.server.supervisor import GRACE
 from service.settings import Settings, read_settings
 from tests.conftest import ROOT
 from tests.k8s.conftest import (
-    CANARY,
+    ARGO,
     IMAGE,
     K8S,
     NAME,
@@ -28,14 +28,17 @@ from tests.k8s.conftest import (
     namespace,
     one,
     rendered,
+    workload,
 )
+from tests.make.manifests import STRATEGIES, copy_manifests
 
 LABEL = {"app.kubernetes.io/name": NAME}
 UNITS = {"Mi": 2**20, "Gi": 2**30, "m": 2**20}
 
 
 def test_a_stage_has_every_object_in_its_namespace(objects: list[Document]) -> None:
-    assert {item["kind"] for item in objects} >= SHIPPED
+    kinds = {item["kind"] for item in objects}
+    assert kinds >= (SHIPPED if "Deployment" in kinds else SHIPPED - {"Deployment"} | ARGO)
     assert namespace(objects) in spaces()
 
 
@@ -125,25 +128,29 @@ def test_uploads_of_all_workers_fit_into_the_memory(objects: list[Document]) -> 
 
 
 def test_a_rolling_update_loses_no_capacity(objects: list[Document]) -> None:
-    deployment = one(objects, "Deployment")["spec"]
-    assert deployment["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
-    assert "replicas" not in deployment  # the autoscaler's
+    found = workload(objects)["spec"]
+    if rolling := found["strategy"].get("rollingUpdate", found["strategy"].get("canary")):
+        assert (rolling["maxSurge"], rolling["maxUnavailable"]) == (1, 0)
+    assert "replicas" not in found  # the autoscaler's
     assert one(objects, "PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
 
 
 def test_the_autoscaler_scales_what_runs_the_pods(objects: list[Document]) -> None:
-    kinds = {item["kind"] for item in objects}
     target = one(objects, "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]
-    assert target["name"] == NAME
-    assert target["kind"] == ("Rollout" if "Rollout" in kinds else "Deployment")
+    found = workload(objects)
+    assert target == {
+        "apiVersion": found["apiVersion"],
+        "kind": found["kind"],
+        "name": found["metadata"]["name"],
+    }
 
 
 def test_every_selector_matches_the_pods_of_the_service(objects: list[Document]) -> None:
-    template = one(objects, "Deployment")["spec"]["template"]
+    template = workload(objects)["spec"]["template"]
     assert LABEL.items() <= template["metadata"]["labels"].items()
     selectors = [
         one(objects, "Service")["spec"]["selector"],
-        one(objects, "Deployment")["spec"]["selector"]["matchLabels"],
+        workload(objects)["spec"]["selector"]["matchLabels"],
         one(objects, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
         one(objects, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
         one(objects, "ServiceMonitor")["spec"]["selector"]["matchLabels"],
@@ -209,11 +216,11 @@ def test_the_ways_in_let_the_service_refuse_for_itself() -> None:
 
 def test_the_values_of_an_overlay_are_written_into_its_objects(tmp_path: Path) -> None:
     rendered("staging")  # skips without kustomize
-    overlays = Path(shutil.copytree(K8S, tmp_path / "k8s")) / "overlays"
+    overlays = copy_manifests(tmp_path, strategies={"production": "canary"}) / "overlays"
     for stage in ("staging", "production"):
         values = overlays / stage / "values.yaml"
         values.write_text(VALUES, encoding="utf-8")
-    objects = render("staging", NAME, False, overlays)
+    objects = render("staging", NAME, overlays)
     ingress = one(objects, "Ingress")["spec"]
     assert ingress["ingressClassName"] == "haproxy" and ingress["rules"][0]["host"] == "a.test"
     assert ingress["tls"] == [{"hosts": ["a.test"], "secretName": "landcover-tls"}]
@@ -228,15 +235,13 @@ def test_the_values_of_an_overlay_are_written_into_its_objects(tmp_path: Path) -
     )
     (address,) = [
         item["value"]
-        for item in one(render("production", NAME, True, overlays), "AnalysisTemplate")["spec"][
-            "args"
-        ]
+        for item in one(render("production", NAME, overlays), "AnalysisTemplate")["spec"]["args"]
         if item["name"] == "prometheus"
     ]
     assert address == "http://prom:9090"
     (overlays / "staging" / "values.yaml").write_text(VALUES.replace("ingressClass", "ingresClass"))
     with pytest.raises(RolloutError, match="overlays/staging: .*ingressClass"):
-        render("staging", NAME, False, overlays)
+        render("staging", NAME, overlays)
 
 
 VALUES = """
@@ -344,27 +349,27 @@ def test_pod_identity_opens_its_agent_alone() -> None:
     assert opened[-1]["ports"] == [{"protocol": "TCP", "port": 80}]
 
 
-def test_the_canary_changes_nothing_but_who_runs_the_pods() -> None:
-    plain, canary = rendered("production"), rendered("production-canary")
-    kinds = {"Rollout", "AnalysisTemplate", "HorizontalPodAutoscaler"}
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_argo_rollouts_changes_nothing_but_who_runs_the_pods(strategy: str) -> None:
+    """The pods too are those of the Deployment: the settings' name with its hash among them."""
+    plain, argo = rendered("production"), rendered(f"production-{strategy}")
+    assert spec(plain) == spec(argo)
+    ours = {"Deployment", "Rollout", "AnalysisTemplate", "HorizontalPodAutoscaler"}
 
     def rest(objects: list[Document]) -> list[str]:
-        found = json.loads(json.dumps(objects))
-        one_deployment = next(item for item in found if item["kind"] == "Deployment")
-        del one_deployment["metadata"]["annotations"][APPLIED]
-        return sorted(json.dumps(item) for item in found if item["kind"] not in kinds)
+        return sorted(json.dumps(item) for item in objects if item["kind"] not in ours)
 
-    assert rest(plain) == rest(canary)
+    assert rest(plain) == rest(argo)
+    kinds = [item["kind"] for item in argo]
+    assert "Deployment" not in kinds
+    assert kinds.index("AnalysisTemplate") < kinds.index("Rollout")  # which is invalid without it
+    assert one(argo, "Rollout")["apiVersion"] == "argoproj.io/v1alpha1"
+    assert "workloadRef" not in one(argo, "Rollout")["spec"]
 
 
-def test_the_canary_runs_the_deployments_pods_and_is_judged_twice() -> None:
+def test_the_canary_is_judged_twice() -> None:
     objects = rendered("production-canary")
-    rollout = one(objects, "Rollout")["spec"]
-    assert rollout["workloadRef"]["name"] == one(objects, "Deployment")["metadata"]["name"]
-    assert rollout["selector"]["matchLabels"] == LABEL
-    assert "replicas" not in rollout and "template" not in rollout
-    canary = rollout["strategy"]["canary"]
-    assert canary["maxUnavailable"] == 0
+    canary = one(objects, "Rollout")["spec"]["strategy"]["canary"]
     analyses = [step["analysis"] for step in canary["steps"] if "analysis" in step]
     template = one(objects, "AnalysisTemplate")
     given = {item["name"] for item in template["spec"]["args"] if "value" not in item}
@@ -382,12 +387,12 @@ def test_other_settings_are_another_pod_template(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
     settings = tmp_path / "k8s" / "base" / "settings.env"
     settings.write_text(settings.read_text(encoding="utf-8") + "SERVICE_QUEUE=32\n")
-    changed = for_version(render("staging", NAME, False, tmp_path / "k8s/overlays"), VERSION, IMAGE)
+    changed = for_version(render("staging", NAME, tmp_path / "k8s/overlays"), VERSION, IMAGE)
     assert spec(changed) != spec(rendered("staging"))
 
 
-def test_a_version_changes_only_the_deployment() -> None:
-    before = render("staging", NAME, False, K8S / "overlays") if rendered("staging") else []
+def test_a_version_changes_only_the_workload() -> None:
+    before = render("staging", NAME, K8S / "overlays") if rendered("staging") else []
     after = for_version(before, VERSION, IMAGE)
     assert [item for item in after if item["kind"] != "Deployment"] == [
         item for item in before if item["kind"] != "Deployment"
@@ -406,7 +411,7 @@ def test_the_mark_of_what_is_applied_changes_with_anything_that_is() -> None:
         ][APPLIED]
         return found
 
-    first = render("staging", NAME, False, K8S / "overlays")
+    first = render("staging", NAME, K8S / "overlays")
     second = json.loads(json.dumps(first))
     one_ingress = next(item for item in second if item["kind"] == "Ingress")
     one_ingress["spec"]["rules"][0]["host"] = "elsewhere.example.com"
@@ -421,24 +426,21 @@ def test_broken_overlays_are_errors_that_name_the_fault(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
     overlays = tmp_path / "k8s" / "overlays"
     with pytest.raises(TagError, match="stage: 'canary' is not a stage"):
-        render("canary", NAME, False, overlays)
-    without = [
-        item for item in render("staging", NAME, False, overlays) if item["kind"] != "Deployment"
-    ]
+        render("canary", NAME, overlays)
+    without = [item for item in render("staging", NAME, overlays) if item["kind"] != "Deployment"]
     with pytest.raises(RolloutError, match="no Deployment has a container service"):
         for_version(without, VERSION, IMAGE)
-    found = render("staging", NAME, False, overlays)
+    found = render("staging", NAME, overlays)
     containers(found)["env"].clear()
     with pytest.raises(RolloutError, match="has no SERVICE_RELEASE"):
         for_version(found, VERSION, IMAGE)
     (overlays / "staging" / "kustomization.yaml").write_text("resources: [missing.yaml]\n")
     with pytest.raises(RolloutError, match="overlays/staging: .*missing.yaml"):
-        render("staging", NAME, False, overlays)
+        render("staging", NAME, overlays)
 
 
-def test_each_stage_has_a_namespace_of_its_own_and_the_canary_that_of_its_stage() -> None:
-    staging, production, canary = (namespace(rendered(overlay)) for overlay in OVERLAYS)
-    assert canary == production != staging
+def test_each_stage_has_a_namespace_of_its_own() -> None:
+    assert namespace(rendered("staging")) != namespace(rendered("production"))
 
 
 def test_the_page_describes_every_object_that_ships() -> None:
@@ -446,8 +448,9 @@ def test_the_page_describes_every_object_that_ships() -> None:
     page = page.split("## The objects")[1].split("\n## ")[0]
     rows = re.findall(r"(?m)^\| ([A-Z][\w, `.-]+?) \|", page)
     described = {kind.split()[0] for row in rows for kind in row.split(", ")}
-    assert described == SHIPPED | CANARY | {"HTTPRoute"}
-    assert SHIPPED | CANARY <= {item["kind"] for item in rendered("production-canary")}
+    assert described == SHIPPED | ARGO | {"HTTPRoute"}
+    canary = {item["kind"] for item in rendered("production-canary")}
+    assert SHIPPED | ARGO <= canary | {"Deployment"}
 
 
 def test_the_pipeline_has_the_rights_of_a_rollout_and_can_delete_nothing() -> None:
@@ -460,7 +463,7 @@ def test_the_pipeline_has_the_rights_of_a_rollout_and_can_delete_nothing() -> No
         for resource in rule["resources"]:
             rights.setdefault(resource, set()).update(rule["verbs"])
     plurals = {"Ingress": "ingresses", "NetworkPolicy": "networkpolicies"}
-    for kind in SHIPPED | CANARY | {"HTTPRoute"}:
+    for kind in SHIPPED | ARGO | {"HTTPRoute"}:
         assert {"get", "patch", "create"} <= rights[plurals.get(kind, kind.lower() + "s")]
     assert {"replicasets", "pods"} <= rights.keys()
     assert not {"delete", "deletecollection", "update", "escalate", "bind", "*"} & set().union(
@@ -479,8 +482,7 @@ def by_kind(objects: list[Document], kind: str) -> Any:
 
 def spec(objects: list[Document]) -> Any:
     """The pod."""
-    deployment = next(item for item in objects if item["kind"] == "Deployment")
-    return deployment["spec"]["template"]["spec"]
+    return workload(objects)["spec"]["template"]["spec"]
 
 
 def containers(objects: list[Document]) -> Any:

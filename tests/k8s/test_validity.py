@@ -11,6 +11,7 @@ from delivery.rollout.manifests import Document, build, to_yaml
 from tests.conftest import ROOT
 from tests.k8s.conftest import COMBINATIONS, K8S, NAME, Run, rendered
 from tests.k8s.crds import KINDS, faults
+from tests.make.manifests import STRATEGIES
 
 VERSIONS = ("1.25", "1.31", "1.37")
 BUILT_IN = re.compile(r"(\w+/)?v\d\w*|(networking|policy|rbac\.authorization|storage)\.k8s\.io/.*")
@@ -39,7 +40,7 @@ def written(folder: Path, objects: list[Document]) -> Path:
 def test_the_combinations_are_all_there_are() -> None:
     assert len(COMBINATIONS) == 28
     components = {path.parent.name for path in K8S.glob("components/*/kustomization.yaml")}
-    shipped = {"access", "monitoring", "network", "scaling", "canary"}
+    shipped = {"access", "monitoring", "network", "scaling", "argo", *STRATEGIES}
     chosen = {it for _, way_in, choices in COMBINATIONS for it in (way_in, *choices)}
     assert components == shipped | chosen
 
@@ -68,7 +69,8 @@ def test_every_combination_is_valid_in_this_version_of_kubernetes(
 def test_every_combination_keeps_the_pods_and_their_service_together() -> None:
     for combination in COMBINATIONS:
         kinds = [item["kind"] for item in rendered(*combination)]
-        assert kinds.count("Deployment") == kinds.count("Service") == 1, combination
+        assert kinds.count("Deployment") + kinds.count("Rollout") == 1, combination
+        assert kinds.count("Service") == 1, combination
         assert kinds.count("Ingress") + kinds.count("HTTPRoute") == 1, combination
 
 
@@ -111,7 +113,7 @@ def test_a_misspelt_field_of_an_operators_object_would_be_found() -> None:
     rollout = next(item for item in rendered("production-canary") if item["kind"] == "Rollout")
     rollout["spec"]["strategy"]["canary"]["maxUnavailible"] = 0
     rollout["spec"]["minReadySeconds"] = "5"
-    del rollout["spec"]["workloadRef"]["kind"]
+    del rollout["spec"]["selector"]
     assert len(faults(rollout)) == 3
 
 

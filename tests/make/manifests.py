@@ -1,8 +1,9 @@
 """A copy of k8s/ with other components in its overlays, as a team writes them."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import yaml
 
@@ -11,15 +12,27 @@ from tests.conftest import ROOT
 WAYS_IN = ("ingress", "gateway")
 CHOICES = ("openshift", "pod-identity")
 """Components that an overlay may have besides those that ship in it."""
+STRATEGIES = ("canary",)
+"""Components of Argo Rollouts, of which the overlay of a stage may have one."""
 
 
-def copy_manifests(folder: Path, way_in: str = "ingress", chosen: Sequence[str] = ()) -> Path:
-    """Copy k8s/ into a folder, with these choices in place of those that are there."""
-    copy = Path(shutil.copytree(ROOT / "k8s", folder / "k8s"))
+def copy_manifests(
+    folder: Path,
+    way_in: str = "ingress",
+    chosen: Sequence[str] = (),
+    strategies: Mapping[str, str] = MappingProxyType({}),
+) -> Path:
+    """Copy k8s/ into a folder, with these choices in place of those that are there.
+
+    `strategies` has the component of Argo Rollouts for an overlay, if it has one.
+    """
+    copy = Path(shutil.copytree(ROOT / "k8s", folder / "k8s", dirs_exist_ok=True))
+    choices = (*WAYS_IN, *CHOICES, *STRATEGIES)
     for path in copy.glob("overlays/*/kustomization.yaml"):
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        kept = [it for it in document["components"] if Path(it).name not in (*WAYS_IN, *CHOICES)]
-        if "../../components/canary" not in kept:  # its choices are those of production
-            document["components"] = kept + [f"../../components/{it}" for it in (way_in, *chosen)]
-            path.write_text(yaml.safe_dump(document), encoding="utf-8")
+        strategy = strategies.get(path.parent.name)
+        names = (way_in, *chosen, *([strategy] if strategy else []))
+        kept = [it for it in document["components"] if Path(it).name not in choices]
+        document["components"] = kept + [f"../../components/{it}" for it in names]
+        path.write_text(yaml.safe_dump(document), encoding="utf-8")
     return copy

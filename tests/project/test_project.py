@@ -17,7 +17,7 @@ from dvc.fs import get_fs_cls
 
 from contracts.tags import STAGES
 from delivery.retrain.retraining import read_ingest
-from delivery.rollout.manifests import Document, for_version, has_canary, render
+from delivery.rollout.manifests import Document, for_version, render
 from delivery.tags import parse_version
 from monitoring.alerts import rules
 from monitoring.dashboards import build
@@ -103,8 +103,7 @@ def overlays() -> Iterator[tuple[str, list[Document]]]:
             continue
         if not (shutil.which("kubectl") or shutil.which("kustomize")):
             pytest.skip("neither kubectl nor kustomize is installed: make setup-e2e")
-        for canary in (False, True) if has_canary(stage, OVERLAYS) else (False,):
-            yield f"{stage}{'-canary' * canary}", render(stage, name, canary, OVERLAYS)
+        yield stage, render(stage, name, OVERLAYS)
 
 
 def stale_files() -> list[str]:

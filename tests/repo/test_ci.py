@@ -3,8 +3,9 @@
 import re
 
 from delivery.comment import PAGE
-from delivery.rollout.cluster import OBSERVED, SHORT, SPARE
-from delivery.rollout.controller import CANARY, ROLLING, TIMEOUTS
+from delivery.rollout.cluster import SHORT, SPARE
+from delivery.rollout.controller import ARGO, ROLLING, TIMEOUTS
+from delivery.rollout.workload import OBSERVED
 from delivery.rollout.smoke_test import LIMIT
 from tests.conftest import ROOT
 from tests.make.ci import FILES, JOBS, MAIN, seconds, value
@@ -107,7 +108,7 @@ def test_gitlab_runs_one_retraining_at_a_time() -> None:
 
 def test_gitlab_ends_no_rollout_before_its_own_limits_and_its_way_back_do() -> None:
     setting_up = 15 * 60
-    forward = TIMEOUTS[CANARY] + SPARE + OBSERVED + LIMIT
+    forward = TIMEOUTS[ARGO] + SPARE + OBSERVED + LIMIT
     back = TIMEOUTS[ROLLING] + SPARE + 2 * OBSERVED + LIMIT
     calls = 10 * SHORT  # those that do not wait for the cluster
     for name in ("staging", "production", "review"):

@@ -242,7 +242,6 @@ VARIABLES = (
     ),
     Variable("PAGES", "`1`: main publishes docs, experiments and plots on GitLab Pages."),
     Variable("PRODUCTION", "`manual`: production waits for a person; by itself when not set."),
-    Variable("CANARY", "`argo` or `none`; found out from the cluster when not set."),
     Variable(
         "REVIEW_URL",
         "Address of review apps, `https://mr-{iid}.review.example.com`; none when not set.",

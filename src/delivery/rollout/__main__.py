@@ -8,8 +8,7 @@ Applies `k8s/overlays/<stage>`, waits until every pod is new, and runs the smoke
 1. A stage that already serves the version is left alone. The outcome is written to
 artifacts/rollout/<stage>.json.
 
-Environment: SERVICE_URL (for --url), SMOKE_TOKEN, KUBE_CONTEXT (kubectl's context), CANARY (`argo`
-or `none`; detected if not set).
+Environment: SERVICE_URL (for --url), SMOKE_TOKEN, KUBE_CONTEXT (kubectl's context).
 """
 
 import os
@@ -33,7 +32,9 @@ def main() -> None:
     parser.add_argument("--url", default="", help="address of the stage (SERVICE_URL)")
     add_arguments(parser)
     parser.add_argument(
-        "--timeout", type=float, help="seconds until every pod is new (600, a canary 2400)"
+        "--timeout",
+        type=float,
+        help="seconds until every pod is new (600, with Argo Rollouts 2400)",
     )
     parser.add_argument("--allow-older", action="store_true", help="go back to an older version")
     request = read_request(parser.parse_args())

@@ -7,7 +7,6 @@ A rollout that was killed at any point converges when it runs again: marking as 
 """
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,30 +14,39 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from contracts.tags import Version
-from delivery.errors import DeliveryError, Outdated, RolloutError, ToolError
+from delivery.errors import DeliveryError, Outdated, RolloutError
 from delivery.rollout import scraping
-from delivery.rollout.cluster import Cluster, Running
+from delivery.rollout.cluster import Cluster
 from delivery.rollout.manifests import (
     APPLIED,
     Document,
-    deployment_of,
     for_version,
-    has_canary,
     render,
     to_yaml,
+    workload_of,
 )
 from delivery.rollout.smoke_test import Expected, Refused, SmokeTest
+from delivery.rollout.workload import WORKLOADS, Running, Workload
 from delivery.tags import model_name
 
 RESULTS = Path("artifacts/rollout")
-ROLLING, CANARY = "rolling", "canary"
-TIMEOUTS = {ROLLING: 600.0, CANARY: 2400.0}  # seconds; a canary is observed for a while
+ROLLING, ARGO = "rolling", "argo"
+TIMEOUTS = {ROLLING: 600.0, ARGO: 2400.0}  # seconds; a canary is observed for a while
+STRATEGIES = {"Deployment": ROLLING, "Rollout": ARGO}
 IMMEDIATE = 5.0  # seconds in which a stage that should already serve has to prove it
-# Kinds that not every cluster knows: their API group and plural. Unknown ones are left out.
 OPTIONAL = {"ServiceMonitor": ("monitoring.coreos.com", "servicemonitors")}
-REQUIRED = {"HTTPRoute": ("gateway.networking.k8s.io", "httproutes")}
-"""Kinds without which no one reaches the stage."""
-ARGO = ("argoproj.io", "rollouts")
+"""Kinds that not every cluster knows: API group and plural. Unknown ones are left out."""
+REQUIRED = {
+    "HTTPRoute": (
+        ("gateway.networking.k8s.io", "httproutes"),
+        "install the Gateway API, or take the component ingress in place of gateway",
+    ),
+    "Rollout": (
+        ("argoproj.io", "rollouts"),
+        "install Argo Rollouts, or take its component out of the overlay",
+    ),
+}
+"""Kinds without which the stage does not serve, and what to do where the cluster lacks them."""
 
 
 class RolloutRequest(NamedTuple):
@@ -88,12 +96,12 @@ def roll_out(request: RolloutRequest, context: str = "") -> Outcome:
         DeliveryError: the stage does not serve the version.
     """
     name = model_name()
-    plain = render(request.stage, name)
-    cluster = Cluster(deployment_of(plain)["metadata"]["namespace"], name, context)
-    canary = uses_canary(request.stage, cluster)
-    objects = render(request.stage, name, canary) if canary else plain
-    documents = without_unknown(for_version(objects, request.version, request.image), cluster)
-    rollout = Rollout(request, documents, cluster, canary)
+    documents = for_version(render(request.stage, name), request.version, request.image)
+    own = workload_of(documents)
+    cluster = Cluster(own["metadata"]["namespace"], name, context)
+    documents = without_unknown(documents, cluster)
+    refuse_other_workload(request.stage, own["kind"], cluster)
+    rollout = Rollout(request, documents, cluster, own["kind"])
     started = time.monotonic()
     rollout.outcome.write()  # a killed rollout leaves "unfinished" behind
     try:
@@ -108,29 +116,23 @@ def roll_out(request: RolloutRequest, context: str = "") -> Outcome:
     return rollout.outcome
 
 
-def uses_canary(stage: str, cluster: Cluster) -> bool:
-    """Whether Argo Rollouts moves a stage: there is an overlay for it, and the cluster has it.
+def refuse_other_workload(stage: str, kind: str, cluster: Cluster) -> None:
+    """Refuse a stage that something else than its overlay says runs.
+
+    Two would serve at once, and what the overlay no longer has would stay without anyone's notice.
 
     Raises:
-        ToolError: the cluster has Argo Rollouts and kubectl lacks its plugin.
+        RolloutError: the other kind of workload is there.
     """
-    strategy = os.environ.get("CANARY", "")
-    if strategy not in ("", "argo", "none"):
+    (other,) = WORKLOADS.keys() - {kind}
+    if other in REQUIRED and not cluster.knows(*REQUIRED[other][0]):
+        return
+    if WORKLOADS[other](cluster).running() is not None:
+        move = "argo-enter" if kind == "Rollout" else "argo-leave"
         raise RolloutError(
-            f"CANARY: {strategy[:32]!a} is not a strategy: write argo or none, or leave it unset"
+            f"{stage} is run by a {other}, and its overlay has a {kind}: `make {move} "
+            f"STAGE={stage}` moves it without an outage; nothing was changed"
         )
-    if strategy == "none" or not has_canary(stage):
-        return False
-    if strategy == "" and not cluster.knows(*ARGO):
-        return False
-    try:
-        cluster.call("argo", "rollouts", "version")
-    except RolloutError:
-        raise ToolError(
-            "kubectl: the plugin `argo rollouts` is missing: install kubectl-argo-rollouts, or "
-            "set CANARY=none where Argo Rollouts does not run this stage"
-        ) from None
-    return True
 
 
 def without_unknown(documents: list[Document], cluster: Cluster) -> list[Document]:
@@ -142,10 +144,10 @@ def without_unknown(documents: list[Document], cluster: Cluster) -> list[Documen
     found = []
     for document in documents:
         kind = document["kind"]
-        if kind in REQUIRED and not cluster.knows(*REQUIRED[kind]):
+        if kind in REQUIRED and not cluster.knows(*REQUIRED[kind][0]):
             raise RolloutError(
-                f"{kind}: the cluster does not know this kind: install the Gateway API, or write "
-                "the component ingress into the overlay in place of gateway; nothing was changed"
+                f"{kind}: the cluster does not know this kind: {REQUIRED[kind][1]}; nothing was "
+                "changed"
             )
         if kind in OPTIONAL and not cluster.knows(*OPTIONAL[kind]):
             name = document["metadata"]["name"]
@@ -159,14 +161,15 @@ class Rollout:
     """One rollout of a set of objects to a cluster."""
 
     def __init__(
-        self, request: RolloutRequest, documents: list[Document], cluster: Cluster, canary: bool
+        self, request: RolloutRequest, documents: list[Document], cluster: Cluster, kind: str
     ) -> None:
+        """`kind` is that of the workload among the documents."""
         self._request = request
         self._documents = documents
         self._cluster = cluster
-        self._canary = canary
+        self._workload: Workload = WORKLOADS[kind](cluster)
         self.outcome = Outcome(request.stage, request.version.tag, request.image)
-        self.outcome.strategy = CANARY if canary else ROLLING
+        self.outcome.strategy = STRATEGIES[kind]
 
     def run(self) -> None:
         """Roll out, and roll back on failure.
@@ -175,7 +178,7 @@ class Rollout:
             RolloutError: the stage does not serve the version; the message names what it serves.
         """
         request = self._request
-        before = self._cluster.running(self._canary)
+        before = self._workload.running()
         if before is not None:
             print(scraping.describe(self._cluster.app, self._cluster.namespace), flush=True)
         if before is not None and before.version is not None:
@@ -202,7 +205,7 @@ class Rollout:
 
     def _serves_already(self, before: Running) -> bool:
         request = self._request
-        applied = deployment_of(self._documents)["metadata"]["annotations"][APPLIED]
+        applied = workload_of(self._documents)["metadata"]["annotations"][APPLIED]
         desired = (request.version, request.image, applied)
         if (before.version, before.image, before.applied) != desired or not before.complete:
             return False
@@ -213,7 +216,7 @@ class Rollout:
         except RolloutError as error:
             print(f"{request.stage} should serve {request.version.tag} and does not: {error}")
             return False
-        self._cluster.mark_good()  # a rollout may have been killed just before this step
+        self._workload.mark_good()  # a rollout may have been killed just before this step
         return True
 
     def _advance(self, before: Running | None) -> None:
@@ -224,10 +227,10 @@ class Rollout:
         swapped = self._cluster.clear_swap(request.version.release)
         self._cluster.apply(to_yaml(self._documents))
         if swapped and before is not None and before.version == request.version:
-            self._cluster.restart()
-        self._cluster.wait(request.timeout or TIMEOUTS[self.outcome.strategy], self._canary)
+            self._workload.restart()
+        self._workload.wait(request.timeout or TIMEOUTS[self.outcome.strategy])
         self._smoke_test(request.expected, request.limit)
-        self._cluster.mark_good()
+        self._workload.mark_good()
 
     def _roll_back(self, before: Running | None, reason: str) -> NoReturn:
         """Restore the version that served before, and report it."""
@@ -237,9 +240,9 @@ class Rollout:
         if before is None:
             raise RolloutError(f"{failed}; there is nothing to go back to")
         try:
-            undone = self._cluster.undo(before, self._canary)
+            undone = self._workload.undo(before)
             if undone:
-                self._cluster.wait(TIMEOUTS[ROLLING], self._canary)
+                self._workload.wait(TIMEOUTS[ROLLING])
             self.outcome.serving = serving = self._restored()
         except DeliveryError as error:
             raise RolloutError(f"{failed}; going back failed as well: {error}") from None
@@ -252,7 +255,7 @@ class Rollout:
 
     def _restored(self) -> str | None:
         """The tag that the stage serves after going back; None if the pods are not ours."""
-        found = self._cluster.running(self._canary)
+        found = self._workload.running()
         if found is None or found.version is None:
             return None
         tag = self._cluster.desired_tag(found.version.release) or found.version.tag

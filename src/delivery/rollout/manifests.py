@@ -1,8 +1,8 @@
 """The objects of a stage: `k8s/overlays/<stage>`, rendered by kustomize, with name and version.
 
 The overlay contains none of them. The name of the model takes the place of `model-name`, and image
-and version are set in the Deployment, as values of a document, so that their text is never parsed
-as YAML or by a shell.
+and version are set in the Deployment or Rollout, as values of a document, so that their text is
+never parsed as YAML or by a shell.
 """
 
 import copy
@@ -30,10 +30,10 @@ CONTAINER = "service"
 RELEASE, TAG = "SERVICE_RELEASE", "SERVICE_TAG"
 NAME_LABEL, VERSION_LABEL = "app.kubernetes.io/name", "app.kubernetes.io/version"
 APPLIED = "conveyor/applied"
-"""Annotation of the Deployment: digest of all objects applied with it."""
+"""Annotation of the workload: digest of all objects applied with it."""
+WORKLOADS = ("Deployment", "Rollout")
+"""Kinds of the object that has the pods; the components of Argo Rollouts make one of the other."""
 OVERLAYS = Path("k8s/overlays")
-CANARY = "-canary"
-"""Suffix of the overlay that a stage uses where the cluster has Argo Rollouts."""
 
 _HOST = r"[a-z0-9]+(?:[.-][a-z0-9]+)*(?::[0-9]{1,5})?"
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
@@ -57,19 +57,14 @@ def parse_image(text: str) -> str:
     return text
 
 
-def render(
-    stage: str, name: str, canary: bool = False, overlays: Path = OVERLAYS
-) -> list[Document]:
-    """Render the overlay of a stage; with `canary` the one for Argo Rollouts, if it exists.
+def render(stage: str, name: str, overlays: Path = OVERLAYS) -> list[Document]:
+    """Render the overlay of a stage.
 
     Raises:
         RolloutError: kustomize refuses it, or the name of the model is too long.
         ToolError: kustomize is not installed.
     """
-    folder = overlays / parse_stage(stage)
-    if canary and has_canary(stage, overlays):
-        folder = folder.with_name(folder.name + CANARY)
-    return build(folder, name)
+    return build(overlays / parse_stage(stage), name)
 
 
 def build(folder: Path, name: str) -> list[Document]:
@@ -93,11 +88,6 @@ def build(folder: Path, name: str) -> list[Document]:
     return sorted(found, key=lambda document: document["kind"] != "Namespace")
 
 
-def has_canary(stage: str, overlays: Path = OVERLAYS) -> bool:
-    """Whether a stage has an overlay for Argo Rollouts."""
-    return (overlays / (stage + CANARY)).is_dir()
-
-
 def replaced(value: Any, texts: Mapping[str, str]) -> Any:
     """A copy of a document in which each of `texts` has its value."""
     if isinstance(value, str):
@@ -115,31 +105,31 @@ def for_version(documents: Iterable[Document], version: Version, image: str) -> 
     """Set image and version in copies of a stage's objects.
 
     Raises:
-        RolloutError: the Deployment is missing, or lacks the container or its variables.
+        RolloutError: the workload is missing, or lacks the container or its variables.
     """
     found = copy.deepcopy(list(documents))
-    deployment = deployment_of(found)
-    template = deployment["spec"]["template"]
+    workload = workload_of(found)
+    template = workload["spec"]["template"]
     container = _named(template["spec"]["containers"], CONTAINER)
     container["image"] = parse_image(image)
     _named(container["env"], RELEASE)["value"] = version.release
     _named(container["env"], TAG)["value"] = version.tag
-    for labelled in (deployment, template):
+    for labelled in (workload, template):
         labelled["metadata"].setdefault("labels", {})[VERSION_LABEL] = version.text
     content = json.dumps(found, sort_keys=True).encode()
-    annotations = deployment["metadata"].setdefault("annotations", {})
+    annotations = workload["metadata"].setdefault("annotations", {})
     annotations[APPLIED] = hashlib.sha256(content).hexdigest()
     return found
 
 
-def deployment_of(documents: Iterable[Document]) -> Document:
-    """The Deployment of the service among a stage's objects.
+def workload_of(documents: Iterable[Document]) -> Document:
+    """The Deployment or Rollout of the service among a stage's objects.
 
     Raises:
         RolloutError: it is missing.
     """
     for document in documents:
-        if document["kind"] == "Deployment":
+        if document["kind"] in WORKLOADS:
             containers = document["spec"]["template"]["spec"]["containers"]
             if any(container["name"] == CONTAINER for container in containers):
                 return document

@@ -10,8 +10,7 @@ Argo CD or Flux. Every other file of the branch stays.
 `--image` (name@sha256:...) replaces the pushed image of the version. Names are those of
 `model.name` in params.yaml.
 
-Environment: CANARY (`argo`: with the objects of Argo Rollouts); that of delivery.image; PUSH_URL,
-RELEASE_TOKEN (for --branch).
+Environment: that of delivery.image; PUSH_URL, RELEASE_TOKEN (for --branch).
 """
 
 import os
@@ -96,8 +95,7 @@ def _objects(arguments: Namespace) -> list[Document]:
         raise RolloutError(f"version: missing: VERSION={name}@v1.2.0 is to serve {arguments.what}")
     version = parse_version(arguments.version, name)
     image = parse_image(arguments.image) if arguments.image else find(version).reference
-    canary = os.environ.get("CANARY") == "argo"
-    return for_version(render(arguments.what, name, canary), version, image)
+    return for_version(render(arguments.what, name), version, image)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,7 @@ import pytest
 import yaml
 
 from delivery.errors import RolloutError
-from delivery.rollout import cluster as cluster_module
-from delivery.rollout import controller, render, smoke_test
+from delivery.rollout import controller, render, smoke_test, workload
 from delivery.rollout.__main__ import main
 from delivery.rollout.manifests import parse_image
 from service.auth.roles import new_key
@@ -81,7 +80,7 @@ class Project:
         return [stage, *words, "--limit=20", *options]
 
     def environment(self, **changes: str) -> dict[str, str]:
-        left = ("CANARY", "KUBE_CONTEXT", "SERVICE_URL")
+        left = ("KUBE_CONTEXT", "SERVICE_URL")
         found = {key: value for key, value in os.environ.items() if key not in left}
         path = f"{self.cluster.bin}{os.pathsep}{os.environ['PATH']}"
         return found | {"PATH": path, "SMOKE_TOKEN": TOKEN} | self.variables | changes
@@ -92,16 +91,23 @@ class Project:
         words = self.words(number, *options, stage=stage)
         return run_command(main, words, self.folder, self.environment(**environment))
 
-    def start(self, number: int, **environment: str) -> "subprocess.Popen[str]":
+    def start(
+        self, number: int, stage: str = "staging", **environment: str
+    ) -> "subprocess.Popen[str]":
         """Start the command in a process of its own."""
         return subprocess.Popen(
-            [sys.executable, "-m", "delivery.rollout", *self.words(number)],
+            [sys.executable, "-m", "delivery.rollout", *self.words(number, stage=stage)],
             cwd=self.folder,
             env=self.environment(**environment),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def choose(self, strategy: str) -> None:
+        """Write a component of Argo Rollouts into production's overlay."""
+        self.cluster.configure(kinds=[ARGO])
+        copy_manifests(self.folder, strategies={"production": strategy})
 
     def result(self, stage: str = "staging") -> Any:
         return json.loads((self.folder / "artifacts" / "rollout" / f"{stage}.json").read_text())
@@ -133,7 +139,7 @@ def quick() -> Iterator[None]:
     """Retry after hundredths of a second."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(smoke_test, "PAUSE", 0.05)
-        patch.setattr(cluster_module, "PAUSE", 0.05)
+        patch.setattr(workload, "PAUSE", 0.05)
         patch.setattr(controller, "IMMEDIATE", 0.2)
         yield
 
@@ -288,9 +294,9 @@ def test_after_a_killed_rollout_a_failing_one_restores_the_last_good_version(
     assert project.serving() == "landcover@v1.1.0"
 
 
-def kill_after_apply(project: Project, number: int) -> None:
+def kill_after_apply(project: Project, number: int, stage: str = "staging") -> None:
     before = project.verbs().count("apply")
-    process = project.start(number)
+    process = project.start(number, stage)
     until(lambda: project.verbs().count("apply") > before or process.poll() is not None)
     assert process.poll() is None, "it had ended before it could be killed"
     process.send_signal(signal.SIGKILL)
@@ -333,9 +339,9 @@ def test_refused_credentials_do_not_roll_a_running_version_back(served: Served) 
 
 
 def test_the_objects_are_written_without_a_cluster(project: Project) -> None:
-    def written(what: str, *options: str, **changes: str) -> dict[str, Any]:
+    def written(what: str, *options: str) -> dict[str, Any]:
         words = [what, *options]
-        done = run_command(render.main, words, project.folder, project.environment(**changes))
+        done = run_command(render.main, words, project.folder, project.environment())
         path = f"artifacts/manifests/{what}.yaml"
         assert done.returncode == 0 and f"kubectl apply --filename {path}" in done.stdout
         items = yaml.safe_load_all((project.folder / path).read_text(encoding="utf-8"))
@@ -344,7 +350,9 @@ def test_the_objects_are_written_without_a_cluster(project: Project) -> None:
     version = ["--version=v1.1.0", f"--image={image(1)}"]
     staging = written("staging", *version)
     assert {"Deployment", "ServiceMonitor"} <= staging.keys() and "Rollout" not in staging
-    assert "Rollout" in written("production", *version, CANARY="argo")
+    assert "Deployment" in written("production", *version)
+    project.choose("canary")
+    assert {"Rollout", "AnalysisTemplate"} <= written("production", *version).keys()
     assert written("setup")["ClusterRole"]["metadata"]["name"] == "landcover-deployer"
     assert written("review")["Namespace"]["metadata"]["name"] == "landcover-review"
     assert {item.split()[0] for item in project.verbs()} == {"kustomize"}
@@ -435,38 +443,108 @@ def test_a_rollout_tells_whether_prometheus_scrapes_the_stage(project: Project) 
         assert "secret" not in done.stdout + done.stderr
 
 
-def test_production_is_a_canary_where_argo_rollouts_is_there(project: Project) -> None:
-    project.cluster.configure(kinds=[ARGO])
+def test_production_is_a_canary_where_its_overlay_says_so(project: Project) -> None:
+    project.choose("canary")
     done = project.roll_out(1, stage="production")
     assert done.returncode == 0, done.stderr
-    assert project.result("production")["strategy"] == "canary"
-    assert "argo rollouts status" in project.verbs()
-    assert "rollout status deployment/landcover" not in project.verbs()
+    assert project.result("production")["strategy"] == "argo"
     applied = next(call["stdin"] for call in project.cluster.calls() if call["argv"][0] == "apply")
-    assert "kind: AnalysisTemplate" in applied
+    kinds = {item["kind"] for item in yaml.safe_load_all(applied)}
+    assert {"Rollout", "AnalysisTemplate"} <= kinds and "Deployment" not in kinds
     assert "already" in project.roll_out(1, stage="production").stdout
+    assert project.roll_out(1).returncode == 0
+    assert project.result()["strategy"] == "rolling"
+
+
+def test_argo_rollouts_of_another_team_breaks_no_plain_rollout_and_needs_no_plugin(
+    project: Project,
+) -> None:
+    project.cluster.configure(kinds=[ARGO])
+    assert project.roll_out(1, stage="production").returncode == 0
+    assert project.result("production")["strategy"] == "rolling"
+    assert not any(item.startswith("argo") for item in project.verbs())
+
+
+def test_a_canary_without_argo_rollouts_is_refused_before_anything_changes(
+    project: Project,
+) -> None:
+    project.choose("canary")
+    project.cluster.configure(kinds=[])
+    done = project.roll_out(1, stage="production")
+    assert done.returncode == 1 and "Rollout: the cluster does not know this kind" in done.stderr
+    assert "apply" not in project.verbs()
 
 
 def test_a_bad_canary_is_aborted_and_the_stable_version_serves(project: Project) -> None:
-    project.cluster.configure(kinds=[ARGO])
+    project.choose("canary")
     assert project.roll_out(1, stage="production").returncode == 0
     project.cluster.configure(canary="fails")
     bad = project.roll_out(2, stage="production")
     assert bad.returncode == 1 and 'Metric "confidence"' in bad.stderr
     assert "rolled back, landcover@v1.1.0 serves again" in bad.stderr
     assert project.serving("production") == "landcover@v1.1.0"
-    verbs = project.verbs()
-    assert verbs.index("argo rollouts abort") < verbs.index("rollout undo deployment/landcover")
+    abort, undo = patches(project)
+    assert {"--subresource=status", "--type=merge"} <= set(abort)
+    assert "--type=json" in undo and "rollouts-pod-template-hash" not in undo[-1]
+    project.cluster.configure(canary="")
+    assert project.roll_out(2, stage="production").returncode == 0
+    assert project.serving("production") == "landcover@v1.2.0"
 
 
-def test_staging_and_stages_with_canary_none_use_a_rolling_update(project: Project) -> None:
-    project.cluster.configure(kinds=[ARGO])
-    assert project.roll_out(1).returncode == 0
-    assert project.result()["strategy"] == "rolling"
-    assert project.roll_out(1, stage="production", CANARY="none").returncode == 0
-    assert project.result("production")["strategy"] == "rolling"
-    typo = project.roll_out(1, stage="production", CANARY="agro")
-    assert typo.returncode == 1 and "CANARY: 'agro' is not a strategy" in typo.stderr
+def patches(project: Project) -> list[list[str]]:
+    """Patches of the Rollout: the options of each, and the change."""
+    found = [call["argv"][1:] for call in project.cluster.calls() if call["argv"][0] == "patch"]
+    options = [[it for it in words if it.startswith("--")] for words in found if ARGO in words[0]]
+    return [sorted(words, key=lambda word: word.startswith("--patch=")) for words in options]
+
+
+def test_a_canary_that_is_not_done_in_time_is_aborted(project: Project) -> None:
+    project.choose("canary")
+    assert project.roll_out(1, stage="production").returncode == 0
+    project.cluster.configure(canary="waits")
+    late = project.roll_out(2, "--timeout=0.1", stage="production")
+    assert late.returncode == 1 and "not done after 0.1 s: Paused: CanaryPauseStep" in late.stderr
+    assert "landcover@v1.1.0 serves again" in late.stderr
+    assert len(patches(project)) == 2
+
+
+def test_the_next_job_finishes_a_canary_whose_job_was_killed(project: Project) -> None:
+    project.choose("canary")
+    assert project.roll_out(1, stage="production").returncode == 0
+    project.cluster.configure(canary="waits")
+    kill_after_apply(project, 2, "production")
+    assert project.result("production")["result"] == "unfinished"
+    project.cluster.configure(canary="")
+    again = project.roll_out(2, stage="production")
+    assert again.returncode == 0, again.stderr
+    assert project.serving("production") == "landcover@v1.2.0"
+    assert patches(project) == []
+
+
+def test_after_a_killed_canary_a_failing_one_restores_the_last_good_version(
+    project: Project,
+) -> None:
+    project.choose("canary")
+    assert project.roll_out(1, stage="production").returncode == 0
+    project.cluster.configure(canary="waits")
+    kill_after_apply(project, 2, "production")
+    project.cluster.configure(canary="fails")
+    failed = project.roll_out(4, stage="production")
+    assert failed.returncode == 1 and "landcover@v1.1.0 serves again" in failed.stderr
+    assert project.serving("production") == "landcover@v1.1.0"
+
+
+def test_a_stage_that_something_else_runs_than_its_overlay_says_is_left_alone(
+    project: Project,
+) -> None:
+    assert project.roll_out(1, stage="production").returncode == 0
+    project.choose("canary")
+    done = project.roll_out(2, stage="production")
+    assert done.returncode == 1
+    assert "production is run by a Deployment, and its overlay has a Rollout" in done.stderr
+    assert "`make argo-enter STAGE=production`" in done.stderr
+    assert project.verbs().count("apply") == 1
+    assert project.serving("production") == "landcover@v1.1.0"
 
 
 def test_invalid_arguments_are_refused_before_anything_changes(project: Project) -> None:
