@@ -54,7 +54,7 @@ INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS) $(TORCH) $(if $(SHARED),
 
 .PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge test check test-fast mutants e2e lint lint-report pages audit format \
   models promote rollback retire lineage retention gitlab-setup acceptance-gitlab \
-  left-out experiment experiment-commit experiment-check publish comment verify register image job-image deploy review review-stop retrain notify \
+  left-out experiment experiment-commit experiment-check publish comment verify register image job-image deploy argo-enter argo-leave review review-stop retrain notify \
   monitor demo-drift alertmanager dashboards rules figures \
   bench bench-loop bench-eurosat bench-serving bench-drift bench-observing lock clean
 
@@ -283,6 +283,14 @@ job-image: setup ## build and push an image in which jobs install nothing: TORCH
 render: setup ## write objects of Kubernetes to artifacts/manifests: STAGE=staging VERSION=v1.2.0, STAGE=setup or review (BRANCH=rendered commits them)
 	$(call need,STAGE,STAGE=staging VERSION=landcover@v1.2.0)
 	@python -m delivery.rollout.render --version="$$GIVEN_VERSION" --branch="$$GIVEN_BRANCH" -- "$$GIVEN_STAGE"
+
+argo-enter: setup ## hand a stage from its Deployment to Argo Rollouts, without an outage: STAGE=production
+	$(call need,STAGE,STAGE=production)
+	@python -m delivery.rollout.switch enter -- "$$GIVEN_STAGE"
+
+argo-leave: setup ## hand it back: STAGE=production
+	$(call need,STAGE,STAGE=production)
+	@python -m delivery.rollout.switch leave -- "$$GIVEN_STAGE"
 
 review: setup ## serve the candidate of a merge request under its own name
 	@python -m delivery.review start

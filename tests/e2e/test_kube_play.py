@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from delivery.rollout.manifests import Document, deployment_of, for_version, render, to_yaml
+from delivery.rollout.manifests import Document, for_version, render, to_yaml, workload_of
 from delivery.rollout.smoke_test import SmokeTest, read_bundle
 from delivery.tags import parse_version
 from tests.conftest import ROOT
@@ -62,7 +62,7 @@ class Play:
         (folder / "containers.conf").write_text(CONFIGURATION, encoding="utf-8")
         overlays = ROOT / "k8s" / "overlays"
         objects = for_version(
-            render("staging", "landcover", False, overlays), parse_version(images.V1), IMAGE
+            render("staging", "landcover", overlays), parse_version(images.V1), IMAGE
         )
         self.file.write_text(to_yaml(self.adapt(objects, image)), encoding="utf-8")
 
@@ -70,7 +70,7 @@ class Play:
         """The Deployment and its settings, with names of this play and without an API server."""
         settings = next(item for item in objects if "settings" in item["metadata"]["name"])
         del settings["data"]["SERVICE_CONFIGMAP"]
-        deployment = deployment_of(objects)
+        deployment = workload_of(objects)
         deployment["metadata"]["name"] = self.name
         pod = deployment["spec"]["template"]["spec"]
         container = pod["containers"][0]
