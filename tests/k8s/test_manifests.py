@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 from delivery.errors import RolloutError, TagError
+from delivery.rollout.controller import ARGO as ROLLOUT
+from delivery.rollout.controller import TIMEOUTS
 from delivery.rollout.manifests import APPLIED, Document, build, for_version, render
 from service.auth.roles import ROLES
 from service.server.supervisor import GRACE
@@ -380,6 +382,24 @@ def test_the_canary_is_judged_twice() -> None:
     for number, step in enumerate(canary["steps"]):
         if "analysis" in step:  # a window of five minutes has to have passed
             assert canary["steps"][number - 1]["pause"]["duration"] == "6m"
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_rollout_waits_longer_than_its_steps_and_their_pods_take(strategy: str) -> None:
+    found = one(rendered(f"production-{strategy}"), "Rollout")["spec"]
+    analysis = one(rendered(f"production-{strategy}"), "AnalysisTemplate")["spec"]["metrics"]
+    delay = max(seconds(item.get("initialDelay", "0s")) for item in analysis)
+    steps = found["strategy"].get("canary", {}).get("steps", [{"analysis": {}}])
+    paused = sum(seconds(step["pause"]["duration"]) for step in steps if "pause" in step)
+    judged = sum(delay for step in steps if "analysis" in step)
+    moves = 1 + sum("setWeight" in step for step in steps)
+    assert paused + judged >= 6 * 60
+    assert paused + judged + moves * found["progressDeadlineSeconds"] <= TIMEOUTS[ROLLOUT]
+
+
+def seconds(text: str) -> int:
+    """A duration of Argo Rollouts: `6m`, `30s`."""
+    return int(text[:-1]) * {"s": 1, "m": 60}[text[-1]]
 
 
 def test_other_settings_are_another_pod_template(tmp_path: Path) -> None:

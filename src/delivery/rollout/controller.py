@@ -179,8 +179,7 @@ class Rollout:
         """
         request = self._request
         before = self._workload.running()
-        if before is not None:
-            print(scraping.describe(self._cluster.app, self._cluster.namespace), flush=True)
+        unscraped = self._look_at_scraping() if before is not None else None
         if before is not None and before.version is not None:
             self.outcome.before = before.version.tag
             self._refuse_older(before.version)
@@ -188,12 +187,24 @@ class Rollout:
             self.outcome.result, self.outcome.serving = "unchanged", request.version.tag
             print(f"{request.stage} serves {request.version.tag} already: nothing to do")
             return
+        # What is not measured is not promoted; the way back to an older version is not judged.
+        if unscraped and self.outcome.strategy == ARGO and not request.allow_older:
+            raise RolloutError(f"{unscraped}; without data no canary passes: nothing was changed")
         try:
             self._advance(before)
         except DeliveryError as error:
             self._roll_back(before, self._with_pod_errors(str(error)))
         self.outcome.result, self.outcome.serving = "rolled-out", request.version.tag
         print(f"{request.stage} serves {request.version.tag}")
+
+    def _look_at_scraping(self) -> scraping.Unscraped | None:
+        """Report whether Prometheus measures the pods; the reason if it surely does not."""
+        try:
+            print(scraping.describe(self._cluster.app, self._cluster.namespace), flush=True)
+        except scraping.Unscraped as error:
+            print(f"warning: {error}", flush=True)
+            return error
+        return None
 
     def _refuse_older(self, running: Version) -> None:
         request, version = self._request, self._request.version

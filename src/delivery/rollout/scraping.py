@@ -7,14 +7,23 @@ import os
 
 import httpx
 
+from delivery.errors import RolloutError
 from delivery.http import send
 
 VARIABLE = "PROMETHEUS_URL"
 TIMEOUT = 10.0  # seconds
 
 
+class Unscraped(RolloutError):
+    """Prometheus answers, and measures no pod of the stage."""
+
+
 def describe(app: str, namespace: str) -> str:
-    """One line: how many pods of the stage Prometheus scrapes, or why that is unknown."""
+    """One line: how many pods of the stage Prometheus scrapes, or why that is unknown.
+
+    Raises:
+        Unscraped: none.
+    """
     url = os.environ.get(VARIABLE, "")
     if not url:
         return f"scraping: not checked, {VARIABLE} is not set"
@@ -28,14 +37,14 @@ def describe(app: str, namespace: str) -> str:
     except (ValueError, LookupError, TypeError):
         return f"scraping: not checked, {VARIABLE} is not the address of a Prometheus"
     if not values:
-        return (
-            f"warning: Prometheus does not scrape {namespace}: no series {query}. It selects "
+        raise Unscraped(
+            f"Prometheus does not scrape {namespace}: no series {query}. It selects "
             "ServiceMonitors by label: compare monitorLabels in values.yaml with `kubectl get "
             "prometheus --all-namespaces --output yaml`"
         )
     if not any(values):
-        return (
-            f"warning: Prometheus reaches no pod of {namespace}: write its namespace into callers "
+        raise Unscraped(
+            f"Prometheus reaches no pod of {namespace}: write its namespace into callers "
             "in values.yaml"
         )
     return f"scraping: {sum(map(bool, values))} of {len(values)} pods"

@@ -443,6 +443,24 @@ def test_a_rollout_tells_whether_prometheus_scrapes_the_stage(project: Project) 
         assert "secret" not in done.stdout + done.stderr
 
 
+def test_a_canary_that_no_one_measures_is_refused_beforehand(project: Project) -> None:
+    project.choose("canary")
+    with prometheus([]) as (url, _):
+        assert project.roll_out(1, stage="production", PROMETHEUS_URL=url).returncode == 0  # first
+        applied = project.verbs().count("apply")
+        done = project.roll_out(2, stage="production", PROMETHEUS_URL=url)
+        assert (
+            done.returncode == 1
+            and "Prometheus does not scrape landcover-production" in done.stderr
+        )
+        assert "without data no canary passes: nothing was changed" in done.stderr
+        assert project.verbs().count("apply") == applied
+        assert "already" in project.roll_out(1, stage="production", PROMETHEUS_URL=url).stdout
+    with prometheus(["0", "0"]) as (url, _):
+        back = project.roll_out(2, "--allow-older", stage="production", PROMETHEUS_URL=url)
+        assert back.returncode == 0 and "warning: Prometheus reaches no pod" in back.stdout
+
+
 def test_production_is_a_canary_where_its_overlay_says_so(project: Project) -> None:
     project.choose("canary")
     done = project.roll_out(1, stage="production")
