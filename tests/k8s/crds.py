@@ -9,16 +9,16 @@ from typing import Any
 Node = Any
 STRINGS = {"*": str}  # any names
 NUMBER_OR_SHARE = (int, str)
-DURATION = (int, str)
 
 _METADATA = {"name": str, "namespace": str, "labels": STRINGS, "annotations?": STRINGS}
 _ANALYSIS = {
     "templates": [{"templateName": str}],
-    "args": [{"name": str, "valueFrom": {"podTemplateHashValue": str}}],
+    "args": [{"name": str, "valueFrom?": {"podTemplateHashValue": str}, "value?": str}],
 }
-_STEP = {"setWeight?": int, "pause?": {"duration?": DURATION}, "analysis?": _ANALYSIS}
+_STEP = {"setWeight?": int, "analysis?": _ANALYSIS}
 _METRIC = {
     "name": str,
+    "initialDelay": str,
     "successCondition": str,
     "provider": {"prometheus": {"address": str, "query": str}},
 }
@@ -37,11 +37,12 @@ KINDS: dict[str, Node] = {
             "progressDeadlineSeconds": int,
             "progressDeadlineAbort": bool,
             "strategy": {
-                "canary": {
+                "canary?": {
                     "maxSurge": NUMBER_OR_SHARE,
                     "maxUnavailable": NUMBER_OR_SHARE,
                     "steps": [_STEP],
-                }
+                },
+                "blueGreen?": {"activeService": str, "postPromotionAnalysis": _ANALYSIS},
             },
         },
     },

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ TEMPLATE = yaml.safe_load((ROOT / "k8s/components/argo/analysis.yaml").read_text
 METRICS: dict[str, Any] = {item["name"]: item for item in TEMPLATE["spec"]["metrics"]}
 # No data is an empty result, and false; NaN is not comparable, and false.
 CONDITION = re.compile(r"len\(result\) > 0 && result\[0\] (?P<sign>[<>]=) (?P<limit>[0-9.]+)")
+SHORTEST = next(item["value"] for item in TEMPLATE["spec"]["args"] if item["name"] == "ago")
 HASHES = {"canary": "6d4cf56db6", "stable": "7bf84f9696"}
 CLASSES = ("Forest", "River", "Pasture")
 
@@ -86,9 +88,9 @@ CASES: list[tuple[str, dict[str, float], set[str]]] = [
 ]
 
 
-def query(name: str) -> str:
+def query(name: str, ago: str = SHORTEST) -> str:
     text = str(METRICS[name]["provider"]["prometheus"]["query"])
-    for kind, value in HASHES.items():
+    for kind, value in {**HASHES, "ago": ago}.items():
         text = text.replace(f"{{{{args.{kind}}}}}", value)
     assert "{{" not in text
     return text
@@ -108,27 +110,52 @@ def test_no_data_and_nan_never_promote() -> None:
 
 def test_the_analysis_stops_a_worse_canary_and_promotes_others(tmp_path: Path) -> None:
     """promtool evaluates each query, with its condition around it: one is success, zero failure."""
+    evaluate(tmp_path, [promtool_test(*case) for case in CASES])
+
+
+def test_blue_green_compares_with_the_time_before_the_change(tmp_path: Path) -> None:
+    """The Service changed over at ten minutes, and the analysis asks six minutes later."""
+    before, after = "0+{step:.10g}x40 {last:.10g}+0x60", "0x40 0+{step:.10g}x60"
+    moved = [
+        {"series": key, "values": form.format(step=step, last=40 * step)}
+        for series, form in ((STABLE, before), (pods("canary"), after))
+        for key, step in series.items()
+    ]
+    changed = partial(promtool_test, "changed over", {}, values=moved, at="16m")
+    evaluate(tmp_path, [changed(set(), ago="7m"), changed(COMPARISONS, ago=SHORTEST)])
+
+
+def evaluate(folder: Path, tests: list[dict[str, Any]]) -> None:
+    """Let promtool run tests."""
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed: make setup-e2e")
-    document = {"evaluation_interval": "15s", "tests": [promtool_test(*case) for case in CASES]}
-    path = tmp_path / "analysis.yaml"
-    path.write_text(yaml.safe_dump(document), "utf-8")
+    path = folder / "analysis.yaml"
+    path.write_text(yaml.safe_dump({"evaluation_interval": "15s", "tests": tests}), "utf-8")
     done = subprocess.run(
         [promtool, "test", "rules", str(path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def promtool_test(case: str, series: dict[str, float], failing: set[str]) -> dict[str, Any]:
+def promtool_test(
+    case: str,
+    series: dict[str, float],
+    failing: set[str],
+    *,
+    ago: str = SHORTEST,
+    at: str = "10m",
+    values: list[dict[str, str]] | None = None,
+) -> dict[str, Any]:
     tests = []
     for name, metric in METRICS.items():
         found = CONDITION.fullmatch(metric["successCondition"])
         assert found
-        holds = f"count(({query(name)}) {found['sign']} {found['limit']}) or vector(0)"
+        holds = f"count(({query(name, ago)}) {found['sign']} {found['limit']}) or vector(0)"
         wanted = {"labels": "{}", "value": 0 if name in failing else 1}
-        tests.append({"expr": holds, "eval_time": "10m", "exp_samples": [wanted]})
-    values = [{"series": key, "values": f"0+{step:.10g}x60"} for key, step in series.items()]
+        tests.append({"expr": holds, "eval_time": at, "exp_samples": [wanted]})
+    if values is None:
+        values = [{"series": key, "values": f"0+{step:.10g}x60"} for key, step in series.items()]
     return {
         "name": case,
         "interval": "15s",

@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 WAYS_IN = ("ingress", "gateway")
 CHOICES = ("openshift", "pod-identity")
 """Components that an overlay may have besides those that ship in it."""
-STRATEGIES = ("canary",)
+STRATEGIES = ("canary", "blue-green")
 """Components of Argo Rollouts, of which the overlay of a stage may have one."""
 
 

@@ -29,7 +29,7 @@ from delivery.tags import model_name
 
 KINDS = {"enter": "Rollout", "leave": "Deployment"}
 COMPONENTS = {
-    "enter": "write the component canary into it, commit it",
+    "enter": "write the component canary or blue-green into it, commit it",
     "leave": "take the component of Argo Rollouts out of it, commit it",
 }
 
@@ -102,10 +102,16 @@ def _check(
     """Refuse what could not be finished.
 
     Raises:
-        RolloutError: the stage is not at rest or not ours, or the account may not delete.
+        RolloutError: the stage is not at rest, not ours or blue-green, or the account may not
+            delete.
     """
     if before.version is None:
         raise RolloutError(f"{stage}: {old.name} is of another tool; nothing was changed")
+    if "blueGreen" in cluster.get(old.name)["spec"].get("strategy", {}):
+        raise RolloutError(
+            f"{stage}: its Service leads to the blue-green pods alone: commit the component canary "
+            "in place of blue-green and roll the version out, then leave; nothing was changed"
+        )
     if after is None and not before.complete:
         raise RolloutError(
             f"{stage}: {old.name} is not at rest: let its rollout end, or roll out again; nothing "

@@ -169,6 +169,15 @@ def test_what_can_not_be_finished_is_refused_before_anything_changes(
     assert f"`make argo-{direction} STAGE=production`" in refused(found)
 
 
+def test_blue_green_is_left_by_a_canary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its Service has no pods but those of the Rollout: there would be none when it is deleted."""
+    found = stage(monkeypatch, "leave")
+    found.running[ARGO]["spec"]["strategy"] = {"blueGreen": {"activeService": NAME}}
+    with pytest.raises(RolloutError, match="component canary in place of blue-green"):
+        switch("leave", "production")
+    assert found.changes() == []
+
+
 def test_entering_needs_the_kind_and_a_stage_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     found = stage(monkeypatch, "enter", kinds=())
     with pytest.raises(RolloutError, match="install Argo Rollouts, or take its component out"):
