@@ -16,7 +16,7 @@ from contracts.commit import folder_digest
 from delivery.git import Repository
 from delivery.registry.interface import read_interface, write_line
 from delivery.registry.registry import Registry
-from tests.conftest import built_once
+from tests.conftest import built_once, run
 
 START = 1_700_000_000  # Unix time of the first commit
 CLASSES = ("Forest", "River")
@@ -25,6 +25,21 @@ PARAMS: dict[str, dict[str, Any]] = {
     "model": {"name": "landcover", "width": 12},
     "train": {"epochs": 40, "seed": 42},
 }
+STAGES = """\
+stages:
+  load:
+    cmd: echo loaded
+    deps: [data]
+  train:
+    cmd: mkdir model && cp code.py model/model.onnx && echo {} > model/model.json
+    deps: [code.py]
+    params: [train]
+    outs: [model]
+  evaluate:
+    cmd: echo drawn > picture.png
+    deps: [model]
+    outs: [picture.png]
+"""
 DATA = hashlib.md5(b"data", usedforsecurity=False).hexdigest() + ".dir"
 
 
@@ -204,3 +219,35 @@ def project(_started: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def origin(project: Project) -> Path:
     """The bare repository behind `project`."""
     return project.origin
+
+
+@pytest.fixture(scope="session")
+def _pushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built_once(tmp_path_factory, "pushed", _push_trained)
+
+
+def _push_trained(base: Path) -> None:
+    project = base / "project"
+    (project / "data").mkdir(parents=True)
+    for name in "ab":
+        (project / "data" / name).write_text(name, encoding="utf-8")
+    (project / "code.py").write_text("print(1)\n", encoding="utf-8")
+    (project / "dvc.yaml").write_text(STAGES, encoding="utf-8")
+    (project / "params.yaml").write_text("train:\n  epochs: 1\n", encoding="utf-8")
+    for words in (
+        ("git", "init", "--quiet"),
+        ("dvc", "init", "--quiet"),
+        ("dvc", "remote", "add", "--quiet", "--default", "team", "../remote"),
+        ("dvc", "add", "--quiet", "data"),
+        ("dvc", "repro", "--quiet"),
+        ("dvc", "push", "--quiet"),
+    ):
+        run(*words, cwd=project)
+
+
+@pytest.fixture
+def remote(_pushed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The DVC remote beside a trained project, which is the working directory."""
+    shutil.copytree(_pushed, tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "there" / "project")
+    return tmp_path / "there" / "remote"

@@ -5,9 +5,9 @@
     python -m delivery.experiment check      check the commit: its model is stored, none is trained
 
 Three jobs of a merge request call these steps. `train` pulls what is stored, runs `dvc repro`, and
-pushes what is new; nothing is trained if dvc.lock is current. `commit` pushes the results and the
-tag `experiment/<request>-<pipeline>`, which starts the pipeline that is judged. There `check`
-stands in for `train`.
+pushes what is new; if dvc.lock is current and stored, it pulls the model alone. `commit` pushes the
+results and the tag `experiment/<request>-<pipeline>`, which starts the pipeline that is judged.
+There `check` stands in for `train`.
 
 artifacts/experiment/ holds the records for the report: experiment.json, commit.json, log.txt.
 """

@@ -12,10 +12,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from delivery.dvc import dvc, stale
-from delivery.errors import GitError, ToolError, TrainingFailed
+from delivery.errors import DeliveryError, GitError, ToolError, TrainingFailed
 from delivery.experiment import checkpoints
 from delivery.git import Repository
 from delivery.tags import experiment_tag
+from delivery.verify import require_remote
 
 FOLDER = Path("artifacts/experiment")
 RECORD, LOG, COMMITTED = (FOLDER / name for name in ("experiment.json", "log.txt", "commit.json"))
@@ -33,7 +34,7 @@ class Experiment(BaseModel):
     """running (then it was killed) | failed | done"""
     trained: bool = False
     seconds: float = 0.0
-    """Duration of `dvc repro`."""
+    """Duration of the training job, what it pulls and pushes included."""
     epochs: int = 0
     estimate: float = 0.0
     """Expected seconds, from the last experiment; 0 without one."""
@@ -62,34 +63,32 @@ class Committed(BaseModel):
 
 
 def train(experiment: Experiment) -> None:
-    """Bring the model up to date; the output goes to the log as well.
+    """Bring the model up to date; the output of a training goes to the log as well.
 
     Raises:
         TrainingFailed: a stage failed.
     """
     begun = time.monotonic()
-    pull_cached()
-    current = not stale()
-    with checkpoints.preserved():
-        _repro()
+    if stale() or not _is_stored():
+        pull_cached()
+        with checkpoints.preserved():
+            _repro()
+        experiment.trained = TRAINED in LOG.read_text(encoding="utf-8", errors="replace")
+        dvc("push", "--run-cache")
+        checkpoints.delete()
     experiment.seconds = round(time.monotonic() - begun, 1)
-    experiment.trained = _trained()
-    dvc("push", "--run-cache")
-    checkpoints.delete()
-    if current and not experiment.trained:
-        _discard()
     experiment.state = "done"
 
 
 def check(repository: Repository) -> Experiment:
-    """Check that the model of the bot's commit is trained and stored, and draw its pictures.
+    """Check that the model of the bot's commit is trained and stored, and pull what describes it.
 
     Returns:
         The record of its training.
 
     Raises:
         TrainingFailed: dvc.lock is not current.
-        ToolError: the DVC remote lacks the model.
+        RemoteError: the DVC remote lacks an object of dvc.lock.
     """
     if found := stale():
         raise TrainingFailed(
@@ -97,18 +96,22 @@ def check(repository: Repository) -> Experiment:
             f'"{TITLE} ..." is not trained again: give yours another title (git commit --amend), '
             "and push it"
         )
-    pull_cached()
-    dvc("fetch", "train")
-    _repro()
-    if _trained():
-        raise TrainingFailed("the DVC remote lacks a part of what dvc.lock names: push a commit")
-    _discard()
+    _pull_results()
     return (_of_tags(repository, "HEAD") or Experiment()).model_copy(update={"state": "done"})
 
 
-def _discard() -> None:
-    """Discard what evaluate, which ran for its pictures, measured slightly otherwise."""
-    Repository().git("checkout", "--", *SAVED)
+def _is_stored() -> bool:
+    try:
+        _pull_results()
+    except DeliveryError:  # what is not stored is made again
+        return False
+    return True
+
+
+def _pull_results() -> None:
+    """Pull the model, its curves and pictures; the data only have to be in the remote."""
+    require_remote(())
+    dvc("pull", "train", "evaluate")
 
 
 def pull_cached() -> None:
@@ -125,10 +128,6 @@ def _repro() -> None:
     code = _follow(["dvc", "repro"])
     if code != 0:
         raise TrainingFailed(f"dvc repro ended with {code}: its log is {LOG}, and in the report")
-
-
-def _trained() -> bool:
-    return TRAINED in LOG.read_text(encoding="utf-8", errors="replace")
 
 
 def _follow(line: Sequence[str]) -> int:
