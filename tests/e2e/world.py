@@ -268,6 +268,7 @@ class World:
             "MYPY_CACHE_DIR": str(ROOT / ".mypy_cache"),
         }
         line = [str(RUNNER), "--force-shell-executor", "--shell-isolation", "--no-color"]
+        line.append("--no-json-schema-validation")  # tests/repo/test_components.py validates
         for name, value in {**known, **self.variables, **variables}.items():
             line += ["--variable", f"{name}={value}"]
         return line, folder
