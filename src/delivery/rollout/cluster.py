@@ -64,7 +64,7 @@ class Cluster:
                 check=False,
             )
         except FileNotFoundError:
-            raise ToolError("kubectl: not found: install kubectl 1.21 or newer") from None
+            raise ToolError("kubectl: not found: install kubectl 1.24 or newer") from None
         except subprocess.TimeoutExpired:
             raise RolloutError(f"kubectl {words[0]}: did not end within {timeout:g} s") from None
         if done.returncode != 0:

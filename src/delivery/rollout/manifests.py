@@ -147,7 +147,7 @@ def _kustomize() -> list[str]:
         return ["kubectl", "kustomize"]
     if shutil.which("kustomize"):
         return ["kustomize", "build"]
-    raise ToolError("kubectl: not found, nor kustomize: install kubectl 1.21 or newer")
+    raise ToolError("kubectl: not found, nor kustomize: install kubectl 1.24 or newer")
 
 
 def _named(items: list[Document], name: str) -> Document:

@@ -493,6 +493,20 @@ def test_a_canary_without_argo_rollouts_is_refused_before_anything_changes(
     assert "apply" not in project.verbs()
 
 
+def test_pods_of_a_rollout_that_were_swapped_are_made_anew(project: Project) -> None:
+    project.choose("canary")
+    assert project.roll_out(1, stage="production").returncode == 0
+    state = project.cluster.folder / "stages" / PRODUCTION / "releases" / "landcover-v1.1.0"
+    state.mkdir(parents=True, exist_ok=True)
+    (state / "wanted.json").write_text('{"tag": "landcover@v9.0.0"}')
+    settings = project.folder / "k8s" / "overlays" / "production" / "values.yaml"
+    settings.write_text(settings.read_text().replace("model-name.example", "other.example"))
+    assert project.roll_out(1, stage="production").returncode == 0
+    (restart,) = patches(project)
+    assert restart[-1].startswith('--patch={"spec": {"restartAt": "2')
+    assert not (state / "wanted.json").exists()
+
+
 def test_a_bad_canary_is_aborted_and_the_stable_version_serves(project: Project) -> None:
     project.choose("canary")
     assert project.roll_out(1, stage="production").returncode == 0

@@ -198,8 +198,8 @@ def test_the_real_kubectl_knows_every_option(monkeypatch: pytest.MonkeyPatch) ->
         found = stage(monkeypatch, direction)
         switch(direction, "production")
         lines |= {tuple(sorted(w.partition("=")[0] for w in it)): it for it in found.calls}
-    change = '--patch={"spec":{"replicas":7}}'
-    lines[("patch",)] = ["patch", f"{ARGO}/{NAME}", "--type=merge", change]
+    for options in (["--type=merge"], ["--type=merge", "--subresource=status"], ["--type=json"]):
+        lines["patch", *options] = ["patch", f"{ARGO}/{NAME}", *options, "--patch=[]"]
     for words in lines.values():
         line = [kubectl, *words, "--server=http://127.0.0.1:9", "--request-timeout=1s"]
         done = subprocess.run(line, input="", capture_output=True, text=True, check=False)
