@@ -76,7 +76,7 @@ def refusal(reply: Reply | httpx.Response, *statuses: int) -> str:
     body: dict[str, Any] = json.loads(text)
     assert body["status"] == reply.status
     assert body["type"] == "about:blank"
-    assert len(body["detail"]) > 20, "no sentence"
+    assert len(body["detail"].split()) > 2, "no sentence"
     assert body["title"]
     leaked = [secret for secret in SECRETS if secret in text]
     assert not leaked, f"{leaked} in {text[:500]}"

@@ -140,9 +140,11 @@ class Deployment(Workload):
     template_hash = "pod-template-hash"
 
     def restart(self) -> None:
+        """Let kubectl change an annotation of the template."""
         self._cluster.call("rollout", "restart", self.name)
 
     def wait(self, seconds: float) -> None:
+        """Let kubectl wait, and show what it reports."""
         words = ("rollout", "status", self.name, f"--timeout={seconds:g}s")
         self._cluster.call(*words, timeout=seconds + SPARE, show=True)
 
@@ -164,10 +166,12 @@ class ArgoRollout(Workload):
     template_hash = "rollouts-pod-template-hash"
 
     def restart(self) -> None:
+        """Let the controller replace the pods that are older than now."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         self._patch({"spec": {"restartAt": now}}, "--type=merge")
 
     def wait(self, seconds: float) -> None:
+        """Read the phase until it is final, and show each change."""
         start = time.monotonic()
         last = ""
         while True:

@@ -347,7 +347,7 @@ PAGES = [
     (page(ANSWER | {"answered_at": "soon"}), r"answers.0.answered_at"),
     (page(ANSWER | {"answered_at": "0001-01-01T00:00:00+23:00"}), "not a moment of UTC"),
     (page(ANSWER | {"answered_at": "9999-12-31T23:59:59-23:00"}), "not a moment of UTC"),
-    (page(*[ANSWER] * 1001), "'answers': List should have at most 1000 items"),
+    (page(*[ANSWER] * 1001), "answers: list should have at most 1000 items"),
     (page(ANSWER | {"label": {"a": 1}}), r"answers.0.label"),
     (b" " * (5 * 2**20), "more than 4194304 bytes"),
     (page(following="again"), "repeats itself"),
