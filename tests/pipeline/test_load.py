@@ -71,7 +71,10 @@ def test_bad_files_are_quarantined_with_their_reason(data: Path) -> None:
     assert len(rows()) == 36
     assert reasons()["class-0/cut.png"].startswith("cannot be read")
     assert reasons()["class-1/flat.png"] == "constant: every value is 7"
-    assert reasons()["class-1/small.png"] == f"9 x 9 pixels, wanted {SIZE} x {SIZE}: give --size and --fit"
+    assert (
+        reasons()["class-1/small.png"]
+        == f"9 x 9 pixels, wanted {SIZE} x {SIZE}: give --size and --fit"
+    )
     assert reasons()["stray.png"] == "not in a directory of a class"
 
 
