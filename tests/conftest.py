@@ -23,7 +23,7 @@ from tests import skips, system
 # Test workers share the cores; threads that wait for each other by spinning would starve them.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["DVC_NO_ANALYTICS"] = "1"
-# Under `make test`, each make in a test would be a part of it, which says where it enters and leaves.
+# Under `make test`, each make in a test would be a part of it, and say where it enters and leaves.
 for variable in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
     os.environ.pop(variable, None)
 # httpx reads all certificates anew for each request outside a client: 35 ms of CPU.
