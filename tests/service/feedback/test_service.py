@@ -179,15 +179,22 @@ def test_the_metrics_report_the_accuracy_on_labelled_predictions(
             said = predict(server, seed)
             label = said["class"] if seed < 8 else wrong(said["class"])
             assert give(server, said["request_id"], label).status_code == 200
-        answered = 'model_feedback_answers{tag="local"} 10.0'
-        for _ in range(3):  # every worker says the same
-            until(lambda: answered in metrics(server))
+        wanted = (
+            'model_feedback_answers{tag="local"} 10.0',
+            'model_live_accuracy{tag="local"} 0.8\n',
+            'model_live_accuracy_low{tag="local"} 0.49',
+            "model_feedback_delay_seconds_count 10.0",
+            "feedback_spool_bytes 0.0",
+        )
+
+        def is_reported() -> bool:
+            text = metrics(server)
+            return all(line in text for line in wanted)
+
+        for _ in range(3):  # every worker says so in the end
+            until(is_reported)
         found = metrics(server)
-        assert 'model_live_accuracy{tag="local"} 0.8\n' in found
-        assert 'model_live_accuracy_low{tag="local"} 0.49' in found
-        assert "model_feedback_delay_seconds_count 10.0" in found
         assert 'feedback_unrecorded_total{reason="disk_full"} 0.0' in found
-        until(lambda: "feedback_spool_bytes 0.0" in metrics(server))
         assert 'feedback_images{kind="certain"} 0.0' in found  # none is kept by default
         assert not any(row["image"] for row in everything(server))
 
