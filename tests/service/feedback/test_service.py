@@ -184,7 +184,6 @@ def test_the_metrics_report_the_accuracy_on_labelled_predictions(
             'model_live_accuracy{tag="local"} 0.8\n',
             'model_live_accuracy_low{tag="local"} 0.49',
             "model_feedback_delay_seconds_count 10.0",
-            "feedback_spool_bytes 0.0",
         )
 
         def is_reported() -> bool:
@@ -195,6 +194,7 @@ def test_the_metrics_report_the_accuracy_on_labelled_predictions(
             until(is_reported)
         found = metrics(server)
         assert 'feedback_unrecorded_total{reason="disk_full"} 0.0' in found
+        until(lambda: "feedback_spool_bytes 0.0" in metrics(server))
         assert 'feedback_images{kind="certain"} 0.0' in found  # none is kept by default
         assert not any(row["image"] for row in everything(server))
 
