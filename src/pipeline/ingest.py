@@ -42,6 +42,7 @@ from pipeline.progress import CONSOLE, track
 from pipeline.sources import SOURCES, File, Source
 
 SHOWN_FAULTS = 5
+MOST_REASONS = 20  # of bad files, in dataset.json and reports/data.json
 
 
 @dataclass
@@ -96,7 +97,8 @@ def ingest(source: Source, *, dry_run: bool = False) -> None:
     changed = Changed()
     after, faults = _write(source, dataset, incoming, changed)
     _refuse_useless(dataset, after, faults)
-    dataset.write(incoming)
+    kept = dataset.passed_over | _by_reason(faults)
+    dataset.model_copy(update={"passed_over": kept}).write(incoming)
     _summary(dataset, before, after, faults)
     for sentence in changed.sentences():
         print(sentence)
@@ -154,6 +156,14 @@ def _problem(file: File, dataset: Dataset, changed: Changed) -> str | None:
         return problem
     changed.count(pixels, file.content, dataset)
     return None
+
+
+def _by_reason(faults: dict[str, str]) -> dict[str, int]:
+    """How many bad files there are of each reason; the rare ones of many reasons together."""
+    found = Counter(faults.values())
+    most = dict(found.most_common(MOST_REASONS))
+    rest = found.total() - sum(most.values())
+    return dict(sorted(most.items())) | ({"bad for other reasons": rest} if rest else {})
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -157,11 +157,17 @@ def test_blanks_around_the_names_of_bands_are_not_part_of_them(tmp_path: Path) -
 def test_what_was_passed_over_is_reported_and_kept_with_the_data(
     repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mine = put(tmp_path / "mine", [*each("maize", "rye"), *each("rye", suffix=".webp", count=1)])
+    good = each("maize", "rye", count=30)
+    mine = put(tmp_path / "mine", [*good, *each("rye", suffix=".webp", count=1)])
+    for number in range(26):
+        Image.new("RGB", (200 + number, 9)).save(mine / "rye" / f"odd-{number}.png")
     ingest(Folder(mine))
     assert "passed over in the folder mine: 1 file: ends in .webp" in capsys.readouterr().out
     dataset = json.loads(Path("data/dataset.json").read_text())
-    assert dataset["passed_over"] == {"ends in .webp": 1}
+    passed_over = dataset["passed_over"]
+    assert passed_over.pop("ends in .webp") == 1
+    assert passed_over.pop("bad for other reasons") == 6
+    assert len(passed_over) == 20 and all("pixels, wanted" in reason for reason in passed_over)
 
 
 @pytest.mark.parametrize("count", [1, 2])
