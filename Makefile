@@ -161,7 +161,7 @@ test: setup ## run the tests
 	@pytest --numprocesses $(WORKERS) --dist loadfile --durations 10 --ignore tests/e2e
 
 check: setup ## run the tests of what a team changes: parameters, data, remotes, manifests
-	@pytest --quiet tests/project
+	@pytest --quiet --tb=line tests/project
 
 test-fast: setup ## run the tests that start no program and train nothing, in a minute
 	@pytest --numprocesses $(WORKERS) --dist loadfile --durations 10 --ignore tests/e2e -m "not system"
