@@ -282,6 +282,7 @@ job-image: setup ## build and push an image in which jobs install nothing: TORCH
 
 render: setup ## write objects of Kubernetes to artifacts/manifests: STAGE=staging VERSION=v1.2.0, STAGE=setup or review (BRANCH=rendered commits them)
 	$(call need,STAGE,STAGE=staging VERSION=landcover@v1.2.0)
+	@[ -z "$$GIVEN_VERSION" ] || python -m delivery.registry find -- "$$GIVEN_VERSION" >/dev/null
 	@python -m delivery.rollout.render --version="$$GIVEN_VERSION" --branch="$$GIVEN_BRANCH" -- "$$GIVEN_STAGE"
 
 argo-enter: setup ## hand a stage from its Deployment to Argo Rollouts, without an outage: STAGE=production

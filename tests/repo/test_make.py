@@ -44,6 +44,7 @@ def test_a_missing_variable_is_named_with_an_example(
     [
         ("image VERSION=x", "version: 'x' is not a version: write v1.2.0"),
         ("publish VERSION=x", "version: 'x' is not a version: write v1.2.0"),
+        ("render STAGE=staging VERSION=x", "version: 'x' is not a version: write v1.2.0"),
         ("deploy STAGE=x VERSION=v1.2.0", "stage: 'x' is not a stage: write one of staging"),
         ("deploy TAG=x", "tag: 'x' assigns nothing: write landcover#staging#3"),
         ("notify EVENT=x", "event: 'x' is not one: use pipeline-failed"),
