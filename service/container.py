@@ -125,7 +125,12 @@ class Container(containers.DeclarativeContainer):
         settings.provided.fetch_timeout,
     )
     loader = providers.Singleton(
-        ModelLoader, registry, cache, settings.provided.bundle, settings.provided.tag
+        ModelLoader,
+        registry,
+        cache,
+        settings.provided.bundle,
+        settings.provided.tag,
+        settings.provided.device,
     )
     swapper = providers.Singleton(
         Swapper, serving, loader, desired, workers, cache, metrics, tracing

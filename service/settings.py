@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     workers: int = Field(
         default_factory=cores, ge=1, le=256, description="Processes; one per core is best."
     )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="What runs the model: `cpu`, `cuda`, or `auto`, a GPU that is there."
+    )
     bundle: Path = Field(Path("model"), description="Bundle that serves until a swap.")
     tag: str = Field(
         LOCAL, description="Tag under which that bundle serves: the version baked into an image."

@@ -4,41 +4,35 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
-from service.errors import BundleRefused
+from service.errors import BundleRefused, Unavailable
 from service.inference.bundle import Bundle, decode_chip
-from service.inference.tasks import Output, Task
+from service.inference.providers import CPU, open_session, provider_of
+from service.inference.tasks import TOLERANCE, Output, Task
 
 WARM_UP_RUNS = 3
-WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class Engine:
     """One session with one thread: throughput comes from one process per core."""
 
-    def __init__(self, bundle: Bundle, task: Task) -> None:
-        """Open the graph of a task.
+    def __init__(self, bundle: Bundle, task: Task, device: str = "auto") -> None:
+        """Open the graph of a task; `device` is the setting of this name.
 
         Raises:
             BundleRefused: ONNX Runtime cannot read it, or it is not what the manifest says.
+            Unavailable: the device is not there.
         """
-        options = onnxruntime.SessionOptions()
-        # Measured: one thread a process beats one session over all cores, and spinning burns the
-        # core that the other worker needs (docs/benchmarks.md).
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 4
-        # A graph may name files for its weights, and would get those below the working directory.
-        options.add_session_config_entry(WEIGHTS_FOLDER, "/dev/null")
         try:
-            self._session = onnxruntime.InferenceSession(
-                bundle.graph, options, providers=["CPUExecutionProvider"]
-            )
+            self._session = open_session(bundle.graph, device)
+        except Unavailable:
+            raise
         except Exception as error:  # the runtime's errors share no base but this
             reason = type(error).__name__
             raise BundleRefused(f"ONNX Runtime cannot open the graph: {reason}") from None
+        self.provider = provider_of(self._session)
+        # For the self-test alone, which compares the two.
+        self._cpu = None if self.provider == CPU else open_session(bundle.graph, "cpu")
         self._manifest = bundle.manifest
         self._task = task
         self._outputs = list(task.outputs)
@@ -56,14 +50,28 @@ class Engine:
             self._infer_or_refuse(chips)
 
     def self_test(self) -> None:
-        """Reproduce the golden answers that the bundle carries.
+        """Reproduce the golden answers that the bundle carries, and those of the CPU.
 
         Raises:
             BundleRefused: an answer differs: another graph, or a runtime that computes wrongly.
         """
         for number, golden in enumerate(self._manifest.golden):
-            chip = decode_chip(golden.chip, self._manifest.input)
-            self._task.check_golden(number, self._infer_or_refuse(chip[None]))
+            chips = decode_chip(golden.chip, self._manifest.input)[None]
+            output = self._infer_or_refuse(chips)
+            if self._cpu is not None:
+                cpu = Output(*self._cpu.run(self._outputs, {"chips": chips}))
+                self._compare(number, output, cpu)
+            self._task.check_golden(number, output)
+        self._cpu = None
+
+    def _compare(self, number: int, output: Output, cpu: Output) -> None:
+        """Hold two providers together: the statistics too, which drift is measured by."""
+        for name, one, other in zip(self._outputs, output, cpu, strict=True):
+            if not np.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE):
+                raise BundleRefused(
+                    f"golden chip {number}: the {name} of {self.provider} and of the CPU are "
+                    f"more than {TOLERANCE:g} apart: set SERVICE_DEVICE=cpu"
+                )
 
     def _infer_or_refuse(self, chips: npt.NDArray[Any]) -> Output:
         try:

@@ -17,16 +17,17 @@ from service.schemas import ModelInfo
 class Model:
     """One loaded model, immutable: an answer cannot mix two models."""
 
-    def __init__(self, tag: str, bundle: Bundle) -> None:
-        """Open the session.
+    def __init__(self, tag: str, bundle: Bundle, device: str = "auto") -> None:
+        """Open the session; `device` is the setting of this name.
 
         Raises:
             BundleRefused: the graph cannot be opened, or does not match the manifest.
+            Unavailable: the device is not there.
         """
         self.tag = tag
         self.manifest: Manifest = bundle.manifest
         self.task: Task = task_of(self.manifest)
-        self.engine = Engine(bundle, self.task)
+        self.engine = Engine(bundle, self.task, device)
         label = {"name": self.manifest.name, "tag": tag, "sha256": self.manifest.sha256}
         self._label = orjson.Fragment(orjson.dumps(label))
 

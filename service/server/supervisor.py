@@ -211,6 +211,7 @@ def serve(settings: Settings) -> int:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_dir.path)
         import service.server.worker  # noqa: F401  once here, shared by all workers after the fork
 
+        _check_device(settings.device)
         if settings.feedback != "off":
             import service.feedback.database  # noqa: F401  too large to load per worker
 
@@ -245,6 +246,19 @@ def _listen(settings: Settings) -> socket.socket:
         ) from None
     listener.setblocking(False)
     return listener
+
+
+def _check_device(device: str) -> None:
+    """Refuse one that is not built in: each worker would fail by itself, again and again."""
+    import onnxruntime
+
+    from service.errors import Unavailable
+    from service.inference.providers import choose
+
+    try:
+        choose(device, onnxruntime.get_available_providers())
+    except Unavailable as error:
+        raise UnsafeSettings(error.detail) from None
 
 
 def _check_state_folder(settings: Settings) -> None:

@@ -21,13 +21,22 @@ class ModelLoader:
     """Fetches, verifies, loads and tests models."""
 
     def __init__(
-        self, registry: RegistryClient, cache: BundleCache, folder: Path, local_tag: str = LOCAL
+        self,
+        registry: RegistryClient,
+        cache: BundleCache,
+        folder: Path,
+        local_tag: str = LOCAL,
+        device: str = "auto",
     ) -> None:
-        """Fetch from a registry into a cache; `folder` has the local bundle, named `local_tag`."""
+        """Fetch from a registry into a cache; `folder` has the local bundle, named `local_tag`.
+
+        `device` is the setting of this name.
+        """
         self._registry = registry
         self._cache = cache
         self._folder = folder
         self.local_tag = local_tag
+        self._device = device
 
     async def fetch_bundle(self, tag: str, progress: ProgressTracker) -> Bundle:
         """Fetch the bundle of a tag, verified, into the cache."""
@@ -84,7 +93,7 @@ class ModelLoader:
     async def load_model(self, tag: str, bundle: Bundle, progress: ProgressTracker) -> Model:
         """Open, warm up and test a model, while another one serves."""
         with progress.step("load"):
-            model = await asyncio.to_thread(Model, tag, bundle)
+            model = await asyncio.to_thread(Model, tag, bundle, self._device)
         with progress.step("warm-up"):
             await asyncio.to_thread(model.engine.warm_up)
         with progress.step("self-test"):

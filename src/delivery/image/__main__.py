@@ -25,6 +25,7 @@ from contracts import commands
 from contracts.tags import Version
 from delivery.errors import ImageError, VulnerableError, command
 from delivery.image.image import (
+    CPU,
     RECORD,
     build,
     build_train,
@@ -95,6 +96,8 @@ def _build_arguments(given: list[str]) -> dict[str, str]:
     prefix = arguments.get("IMAGE_PREFIX") or os.environ.get("IMAGE_PREFIX", "")
     if prefix and not prefix.endswith("/"):
         raise ImageError(f"IMAGE_PREFIX {prefix!a} does not end with a slash: write {prefix}/")
+    if (runtime := arguments.get("RUNTIME", CPU)) not in (CPU, "cuda"):
+        raise ImageError(f"RUNTIME {runtime!a} is no build of ONNX Runtime: write cpu or cuda")
     return arguments | ({"IMAGE_PREFIX": prefix} if prefix else {})
 
 

@@ -17,6 +17,8 @@ RECORD = Path("artifacts/image/image.json")
 VERSION = "org.opencontainers.image.version"
 REVISION = "org.opencontainers.image.revision"
 BUNDLE = "io.conveyor.bundle.sha256"
+RUNTIME = "io.conveyor.runtime"
+CPU = "cpu"
 _FOUND = 9  # how trivy is to end when it has found something; with 1 it has failed
 _SET_IMAGE = "set IMAGE=registry/group/name"
 
@@ -38,6 +40,8 @@ class Image:
     digest: str = ""
     torch: str = ""
     """Build of torch in the image `train`: cpu or cuda."""
+    runtime: str = CPU
+    """Build of ONNX Runtime: cpu or cuda."""
 
     @property
     def reference(self) -> str:
@@ -66,13 +70,14 @@ def build(version: Version, name: str, arguments: Mapping[str, str], fresh: bool
     revision = clean_revision(repository)
     sha256 = check_bundle(repository, version)
     pushed = None if fresh or is_local(name) else _lookup(name, version)
-    if pushed and pushed.bundle_sha256 == sha256:
+    runtime = arguments.get("RUNTIME", CPU)
+    if pushed and (pushed.bundle_sha256, pushed.runtime) == (sha256, runtime):
         if has_same_ingredients(repository, pushed.revision):
             return pushed
     facts = {"VERSION": version.tag, "REVISION": revision, "BUNDLE_SHA256": sha256}
-    labels = {VERSION: version.tag, REVISION: revision, BUNDLE: sha256}
+    labels = {VERSION: version.tag, REVISION: revision, BUNDLE: sha256, RUNTIME: runtime}
     made, size = _build(repository, Recipe("serve", {**arguments, **facts}, fresh), labels)
-    return Image(name, version.tag, revision, sha256, size, made)
+    return Image(name, version.tag, revision, sha256, size, made, runtime=runtime)
 
 
 def build_train(name: str, arguments: Mapping[str, str]) -> Image:
@@ -187,7 +192,10 @@ def _lookup(name: str, version: Version) -> Image | None:
             f"{version.tag}: another image was pushed there; delete it in the registry"
         )
     revision, sha256 = labels.get(REVISION, ""), labels.get(BUNDLE, "")
-    return Image(name, version.tag, revision, sha256, found.size, digest=found.digest)
+    runtime = labels.get(RUNTIME, CPU)
+    return Image(
+        name, version.tag, revision, sha256, found.size, digest=found.digest, runtime=runtime
+    )
 
 
 def _login(name: str) -> None:

@@ -9,6 +9,7 @@ the reason; tests/e2e/test_image.py fails if one is needed.
 import argparse
 import importlib
 import py_compile
+import re
 import shutil
 import sys
 import sysconfig
@@ -57,6 +58,9 @@ UNUSED = {
         *("onnxruntime/backend", "onnxruntime/datasets"),
     ),
     "the runtime for programs in C; Python has its own": ("onnxruntime/capi/libonnxruntime.so.*",),
+    "a provider that no setting chooses": (
+        "onnxruntime/capi/libonnxruntime_providers_tensorrt.so",
+    ),
 }
 """Reason -> patterns below site-packages."""
 
@@ -84,10 +88,19 @@ KEPT = {
 """Pattern below site-packages -> names that stay; a library up to its first `.` or `-`."""
 
 
-def requirements(pyproject: Path, extra: str) -> list[str]:
-    """Return the requirements of a project with one of its extras."""
+def requirements(pyproject: Path, extra: str, runtime: str, constraints: str) -> list[str]:
+    """Return the requirements of a project with one of its extras.
+
+    With the runtime `cuda`, ONNX Runtime is its CUDA build of the same version, and CUDA's
+    libraries.
+    """
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
-    return [*project["dependencies"], *project["optional-dependencies"][extra]]
+    found = [*project["dependencies"], *project["optional-dependencies"][extra]]
+    if runtime == "cuda":
+        (version,) = re.findall(r"(?m)^onnxruntime==(\S+)", constraints)
+        found = [it for it in found if not re.match(r"onnxruntime\b", it)]
+        found.append(f"onnxruntime-gpu[cuda,cudnn]=={version}")
+    return found
 
 
 def slim(site: Path) -> dict[str, int]:
@@ -152,7 +165,9 @@ def _compile(_: argparse.Namespace) -> None:
 
 
 def _requirements(options: argparse.Namespace) -> None:
-    print(*requirements(options.pyproject, options.extra), sep="\n")
+    constraints = options.constraints.read_text(encoding="utf-8")
+    found = requirements(options.pyproject, options.extra, options.runtime, constraints)
+    print(*found, sep="\n")
 
 
 def main() -> None:
@@ -168,6 +183,8 @@ def main() -> None:
     command = add("requirements", _requirements)
     command.add_argument("pyproject", type=Path)
     command.add_argument("extra")
+    command.add_argument("constraints", type=Path)
+    command.add_argument("runtime", choices=("cpu", "cuda"))
     add("packages", _packages)
     add("installers", _installers)
     add("compile", _compile)

@@ -14,7 +14,7 @@ from delivery.image import __main__ as cli
 from delivery.image import image
 from delivery.image.__main__ import main
 from delivery.image.builders import Built, Found, Recipe
-from delivery.image.image import BUNDLE, REVISION, VERSION
+from delivery.image.image import BUNDLE, REVISION, RUNTIME, VERSION
 from delivery.image.preflight import SERVED
 from tests.conftest import ROOT, run
 from tests.delivery.conftest import Project
@@ -42,6 +42,7 @@ class FakeEngine:
             VERSION: given.get("VERSION", ""),
             REVISION: given["REVISION"],
             BUNDLE: given.get("BUNDLE_SHA256", ""),
+            RUNTIME: given.get("RUNTIME", "cpu"),
         }
         return "sha256:" + f"{len(self.built):064x}"
 
@@ -135,6 +136,23 @@ def test_build_arguments_come_from_the_environment_too(
     command("build", "--version", V1.tag, "--build-arg=PYTHON_BASE=b=c")
     assert engine.built[0].arguments["PYTHON_BASE"] == "b=c"
     assert engine.built[0].arguments["CML"] == ""
+
+
+def test_another_build_of_the_runtime_is_another_image(
+    trained: Project,
+    engine: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("IMAGE", NAME)
+    for runtime, count in (("cpu", 1), ("cuda", 2), ("cuda", 2), ("cpu", 3)):
+        engine.labels = {}
+        command("build", "--version", V1.tag, f"--build-arg=RUNTIME={runtime}")
+        command("push")
+        assert len(engine.built) == count and record()["runtime"] == runtime
+    capsys.readouterr()
+    said = refusal(capsys, "build", "--version", V1.tag, "--build-arg=RUNTIME=gpu")
+    assert "RUNTIME 'gpu' is no build of ONNX Runtime: write cpu or cuda" in said
 
 
 def test_a_mirror_of_docker_hub_is_given_to_the_build_and_logged_in_to(

@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from importlib import metadata
 from importlib.metadata import distribution
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,7 @@ def test_only_files_needed_for_serving_stay(tmp_path: Path) -> None:
         "botocore/data/s3/service.json.gz",
         "botocore/data/endpoints.json",
         "googleapiclient/discovery_cache/documents/drive.v2.json",
+        "onnxruntime/capi/libonnxruntime_providers_cuda.so",
         "onnxruntime/capi/onnxruntime_pybind11_state.cpython-311-x86_64-linux-gnu.so",
     )
     gone = (
@@ -45,6 +47,7 @@ def test_only_files_needed_for_serving_stay(tmp_path: Path) -> None:
         "googleapiclient/discovery_cache/documents/drive.v2beta.json",
         "googleapiclient/discovery_cache/documents/compute.v1.json",
         "onnxruntime/capi/libonnxruntime.so.1.31.1",
+        "onnxruntime/capi/libonnxruntime_providers_tensorrt.so",
         "pip/__init__.py",
         "pyOpenSSL-22.0.0.dist-info/METADATA",
     )
@@ -55,10 +58,22 @@ def test_only_files_needed_for_serving_stay(tmp_path: Path) -> None:
 
 
 def test_the_requirements_of_an_extra_are_those_of_the_project() -> None:
-    found = slim.requirements(ROOT / "pyproject.toml", "registry")
+    found = slim.requirements(ROOT / "pyproject.toml", "registry", "cpu", "")
     assert any(line.startswith("onnxruntime") for line in found)
     assert any(line.startswith("dvc[") for line in found)
     assert not any(line.startswith("torch") for line in found)
+
+
+def test_the_cuda_build_of_the_runtime_has_the_version_of_the_other() -> None:
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    version = metadata.version("onnxruntime")
+    plain, cuda = (
+        slim.requirements(ROOT / "pyproject.toml", "registry", runtime, constraints)
+        for runtime in ("cpu", "cuda")
+    )
+    assert set(cuda) - set(plain) == {f"onnxruntime-gpu[cuda,cudnn]=={version}"}
+    (gone,) = set(plain) - set(cuda)
+    assert gone.startswith("onnxruntime>=")
 
 
 def test_byte_code_does_not_depend_on_the_time(
