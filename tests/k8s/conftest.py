@@ -16,7 +16,7 @@ import pytest
 from delivery.rollout.manifests import Document, build, for_version, workload_of
 from delivery.tags import parse_version
 from tests.conftest import ROOT
-from tests.make.manifests import CHOICES, STRATEGIES, WAYS_IN, copy_manifests
+from tests.make.manifests import CHOICES, OF_STAGES, STRATEGIES, WAYS_IN, copy_manifests
 
 IMAGE = "registry.example.com/group/landcover@sha256:" + "0123456789abcdef" * 4
 VERSION = parse_version("landcover@v1.2.0")
@@ -27,7 +27,7 @@ COMBINATIONS = [
     for overlay in (*OVERLAYS, "review")
     for way_in in WAYS_IN
     for chosen in ((), *((it,) for it in CHOICES), CHOICES)
-    if overlay != "review" or "pod-identity" not in chosen  # its NetworkPolicy is the namespace's
+    if overlay != "review" or not set(OF_STAGES) & set(chosen)
 ]
 """Every overlay with every choice of components."""
 K8S = ROOT / "k8s"

@@ -10,8 +10,10 @@ import yaml
 from tests.conftest import ROOT
 
 WAYS_IN = ("ingress", "gateway")
-CHOICES = ("openshift", "pod-identity")
+CHOICES = ("openshift", "pod-identity", "gpu", "queue-time", "cpu-limit")
 """Components that an overlay may have besides those that ship in it."""
+OF_STAGES = ("pod-identity", "queue-time")
+"""Those that change an object which a review app has not."""
 STRATEGIES = ("canary", "blue-green")
 """Components of Argo Rollouts, of which the overlay of a stage may have one."""
 
