@@ -20,7 +20,7 @@ from typing import NamedTuple
 from contracts import commands
 from contracts.tags import STAGES, Version
 from delivery.dvc import dvc
-from delivery.errors import DeliveryError, Outdated, RegistryError, RolloutError, command
+from delivery.errors import DeliveryError, LeftOut, RegistryError, RolloutError, command
 from delivery.image.image import find
 from delivery.notify import notify
 from delivery.registry.registry import Registry, open_registry
@@ -53,7 +53,7 @@ def main() -> None:
     request = _request(release)
     try:
         outcome = roll_out(request, os.environ.get("KUBE_CONTEXT", ""))
-    except Outdated:  # the stage was not touched
+    except LeftOut:  # the stage was not touched
         raise
     except DeliveryError as error:
         failure = f"{release.version.tag} does not serve {release.stage}: {error}"

@@ -39,8 +39,16 @@ class RegistryError(DeliveryError):
     """The registry's policy forbids it."""
 
 
-class Outdated(RegistryError):
-    """A newer commit or version came first, and nothing is left to do for this one."""
+class LeftOut(RegistryError):
+    """Nothing is to be done for this commit or version; for a pipeline that is no failure."""
+
+
+class Outdated(LeftOut):
+    """A newer commit or version came first."""
+
+
+class TakenBack(LeftOut):
+    """A person has rolled a stage back from the version, or has retired it."""
 
 
 class TrainingFailed(DeliveryError):
@@ -68,7 +76,7 @@ class ToolError(DeliveryError):
 
 
 def command(main: commands.Main) -> commands.Main:
-    """Turn errors into one sentence and exit code 1; in a pipeline, `Outdated` is no failure.
+    """Turn errors into one sentence and exit code 1; in a pipeline, `LeftOut` is no failure.
 
     A full disk is named: DVC reports it as a cache that is not up to date.
     """
@@ -77,10 +85,10 @@ def command(main: commands.Main) -> commands.Main:
     def run() -> None:
         try:
             main()
-        except Outdated as outdated:
+        except LeftOut as reason:
             if "CI_PIPELINE_ID" not in os.environ:
                 raise
-            print(f"left out: {outdated}", file=sys.stderr)
+            print(f"left out: {reason}", file=sys.stderr)
         except DeliveryError as error:
             if (free := shutil.disk_usage(".").free // 10**6) >= ROOM:
                 raise

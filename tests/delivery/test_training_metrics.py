@@ -1,5 +1,4 @@
 import json
-import shutil
 import subprocess
 import sys
 import threading
@@ -7,9 +6,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from delivery.errors import TrainingFailed
 from delivery.metrics import gpu, pipeline
@@ -17,65 +14,27 @@ from delivery.metrics.pipeline import NotPushed, push, watched
 from tests.conftest import ROOT
 from tests.fakes.gitlab import server as gitlab
 from tests.fakes.http import Request, answering
+from tests.make import pushgateway
 from tests.make.ports import free_port
 from tests.make.processes import until
+from tests.make.pushgateway import Gateway
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("prometheus-pushgateway") is None, reason="no prometheus-pushgateway"
-)
-Labels = tuple[tuple[str, str], ...]
-
-
-class Gateway:
-    """A real pushgateway."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def series(self, name: str) -> dict[Labels, float]:
-        """Labels, without those that all have -> value."""
-        text = httpx.get(f"{self.url}/metrics", trust_env=False).text
-        return {
-            tuple(sorted(x for x in sample.labels.items() if x[0] not in ("job", "instance"))): (
-                sample.value
-            )
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-            if sample.name == name and sample.labels.get("job") == "conveyor"
-        }
-
-    def value(self, name: str) -> float | None:
-        """The one value of a metric without labels."""
-        return self.series(name).get(())
+pytestmark = pushgateway.needed
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[str]:
-    port = free_port()
-    command = ["prometheus-pushgateway", f"--web.listen-address=127.0.0.1:{port}"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    for _ in range(300):
-        try:
-            httpx.get(f"{url}/-/ready", trust_env=False).raise_for_status()
-            break
-        except httpx.HTTPError:
-            threading.Event().wait(0.05)
-    yield url
-    process.terminate()
-    process.wait()
+def running() -> Iterator[Gateway]:
+    with pushgateway.running() as found:
+        yield found
 
 
 @pytest.fixture
-def gateway(running: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
+def gateway(running: Gateway, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
     for name in ("CI_PIPELINE_CREATED_AT", "CI_SERVER_URL", *pipeline.TOKENS):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PUSHGATEWAY_URL", running)
-    yield Gateway(running)
-    for group in httpx.get(f"{running}/api/v1/metrics", trust_env=False).json()["data"]:
-        words = [f"{x}/{y}" for x, y in group["labels"].items() if x not in ("job", "instance")]
-        path = "/".join(["job/conveyor", *words])
-        httpx.delete(f"{running}/metrics/{path}", trust_env=False)
+    monkeypatch.setenv("PUSHGATEWAY_URL", running.url)
+    yield running
+    running.clear()
 
 
 @pytest.fixture

@@ -15,12 +15,14 @@ from tests.conftest import ROOT
 from tests.e2e import containers
 from tests.e2e.world import CLASSES, LIMIT, MAIN_JOBS, NAME, TRAINING, World
 from tests.fakes.cluster import Cluster
+from tests.make import pushgateway
 from tests.make.server import serving
 
 pytestmark = [pytest.mark.step, containers.needed]
 STAGES = ("staging", "production")
 V1, V2, V3, V4 = (f"{NAME}@v1.{minor}.0" for minor in range(4))
 ALL_PASS = dict.fromkeys(MAIN_JOBS, True)
+CHECKS = ("lint", "test", "secrets")
 WITH_PAGES = (*MAIN_JOBS, "publish")
 
 
@@ -74,11 +76,22 @@ def stage_tags(world: World, stage: str) -> set[str]:
 
 
 def test_the_first_model_of_main_goes_to_production(world: World, cluster: Cluster) -> None:
-    pipeline = world.main_pipeline("main", "lint", "test", *MAIN_JOBS)
-    assert pipeline.jobs == ALL_PASS | {"lint": True, "test": True}, pipeline.log
+    pipeline = world.main_pipeline("main", *CHECKS, *MAIN_JOBS)
+    assert pipeline.jobs == ALL_PASS | dict.fromkeys(CHECKS, True), pipeline.log
     assert V1 in world.tags()
     assert [len(stage_tags(world, stage)) for stage in STAGES] == [1, 1]
     assert {serves(world, stage) for stage in STAGES} == {V1}
+
+
+@pushgateway.needed
+def test_the_figures_of_main_reach_a_pushgateway(world: World, cluster: Cluster) -> None:
+    with pushgateway.running() as gateway:
+        pipeline = world.main_pipeline("main", "figures", PUSHGATEWAY_URL=gateway.url)
+        assert pipeline.jobs == {"figures": True}, pipeline.log
+        assert list(gateway.series("conveyor_pipeline_seconds")) == [(("pipeline", "main"),)]
+        ends = gateway.series("conveyor_token_expires_timestamp_seconds")
+        assert set(ends) == {(("token", name),) for name in ("BOT_TOKEN", "RELEASE_TOKEN")}
+    assert "not pushed" not in pipeline.log
 
 
 def test_a_model_altered_in_the_remote_is_not_released(world: World, cluster: Cluster) -> None:
@@ -235,6 +248,17 @@ def test_a_rollback_tag_restores_the_previous_version(world: World, cluster: Clu
     assert serves(world, "production") == V2
     applied = [call["stdin"] for call in cluster.calls() if call["argv"][0] == "apply"]
     assert "landcover.moved.example.org" in applied[-1]
+
+
+def test_the_next_merge_with_the_same_model_does_not_undo_the_rollback(
+    world: World, cluster: Cluster
+) -> None:
+    before = stage_tags(world, "production")
+    pipeline = world.main_pipeline()
+    assert pipeline.jobs == ALL_PASS, pipeline.log
+    assert f"left out: production does not take {V4}: production was rolled back" in pipeline.log
+    assert (serves(world, "staging"), serves(world, "production")) == (V4, V2)
+    assert stage_tags(world, "production") == before
 
 
 def move_production(world: World, host: str) -> None:

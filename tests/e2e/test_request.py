@@ -1,16 +1,71 @@
 """The story, first part: a merge request is an experiment, and its report is read there."""
 
+import json
 import re
+import shutil
+from collections.abc import Iterator
 
 import httpx
 import pytest
 import yaml
 
+from service.auth.roles import new_key
 from tests.conftest import write_images
-from tests.e2e.world import CLASSES, World, ingest
+from tests.e2e.world import CLASSES, NAME, World, ingest
+from tests.fakes import oidc
+from tests.fakes.gitlab.server import NUMBER
+from tests.fakes.review_cluster import ReviewCluster
+from tests.make.ports import free_port
 
 pytestmark = pytest.mark.step
 WIDER, WORSE, BROKEN, DATA = "try-$(>pwned)-wider", "worse", "broken", "more-data"
+LEAK = "leak"
+SERVICE = f"registry.example.com/team/service@sha256:{'ab' * 32}"
+"""Image that the review app runs: the service of this checkout with the model of main."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def settings(world: World) -> Iterator[None]:
+    """The team fills in what its review apps need, before the first merge request."""
+    with oidc.issuing() as issuer:
+        values = {
+            "SERVICE_REPOSITORY": str(world.origin),
+            "SERVICE_JWT_ISSUER": oidc.ISSUER,
+            "SERVICE_JWT_AUDIENCE": oidc.AUDIENCE,
+            "SERVICE_JWT_JWKS": issuer.url,
+            "SERVICE_JWT_CLAIMS": json.dumps(
+                {"project_id": str(NUMBER), "environment": "review/mr-iid"}
+            ),
+            "SERVICE_JWT_ROLES": '["deploy", "predict", "view"]',
+        }
+        path = world.dev / "k8s/overlays/review/settings.env"
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(f"{name}={value}\n" for name, value in values.items())
+        world.commit("Fill in the settings of the review apps")
+        world.git("push", "--quiet", "origin", "main")
+        yield
+
+
+@pytest.fixture(scope="module")
+def reviews(world: World) -> Iterator[ReviewCluster]:
+    """The namespace of the review apps; merge request 1 answers on 127.0.0.1."""
+    for program in ("kubectl", "buildah", "skopeo"):  # the job would install them
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed: make setup-e2e")
+    found = ReviewCluster(world.folder / "reviews")
+    port = free_port()
+    keys = {"SERVICE_API_KEYS": json.dumps({new_key()[1]: ["view"]})}
+    images = {SERVICE: str(world.folder / "main-model")}
+    found.configure(stages={f"{NAME}-mr-1": {"port": port, "settings": keys}}, images=images)
+    world.path = (str(found.bin),)
+    world.variables |= {
+        "REVIEW_URL": f"http://127.0.0.{{iid}}:{port}",
+        "REVIEW_KUBE_CONTEXT": "team/agents:review",
+        "REVIEW_IMAGE": SERVICE,
+    }
+    world.sh("dvc", "get", "--quiet", "--rev", "main", "--out", images[SERVICE], ".", "model")
+    yield found
+    found.stop()
 
 
 def test_a_merge_request_is_trained_tagged_and_reported(world: World) -> None:
@@ -42,6 +97,25 @@ def test_the_bots_commit_is_judged_once_and_can_be_merged(world: World) -> None:
     assert "dvc.lock" in changed and "reports/metrics.json" in changed
     lock = yaml.safe_load(world.git("show", f"origin/{WIDER}:dvc.lock"))
     assert lock["stages"]["train"]["params"]["params.yaml"]["model"]["width"] == 6
+
+
+def test_the_candidate_is_served_under_its_own_address(
+    world: World, reviews: ReviewCluster
+) -> None:
+    token = oidc.token(ref_protected="false", environment="review/mr-1", project_id=str(NUMBER))
+    pipeline = world.play(1, "review", **world.variables, SERVICE_ID_TOKEN=token)
+    assert pipeline.jobs == {"review": True}, pipeline.log
+    address = world.variables["REVIEW_URL"].format(iid=1)
+    assert httpx.get(f"{address}/version").json()["model"]["tag"] == "experiment/1-101"
+    assert f"deployment/{NAME}-mr-1" in reviews.objects
+
+
+def test_the_review_app_ends_with_the_merge_request(world: World, reviews: ReviewCluster) -> None:
+    pipeline = world.play(1, "review-stop", **world.variables)
+    assert pipeline.jobs == {"review-stop": True}, pipeline.log
+    assert reviews.objects == {}
+    with pytest.raises(httpx.TransportError):
+        httpx.get(world.variables["REVIEW_URL"].format(iid=1))
 
 
 def test_the_training_is_a_run_of_gitlabs_experiments(world: World) -> None:
@@ -118,6 +192,20 @@ def test_a_failed_training_is_reported_with_log_and_cure(world: World) -> None:
     assert "Training failed" in comment
     assert "train.epochs" in comment.partition("```")[2]
     assert "What to do" in comment
+
+
+def test_a_secret_can_not_be_merged_although_the_next_commit_removes_it(world: World) -> None:
+    number = world.propose(LEAK, {"train": {"seed": 7}}, "Try another seed")
+    notes = world.dev / "NOTES.md"
+    notes.write_text("password: " + "3f9Kq" + "81LmZx" + "07TyBv\n", encoding="utf-8")
+    world.commit("Note it down")
+    notes.unlink()
+    world.commit("Take it away")
+    world.git("push", "--quiet", "origin", LEAK)
+    pipeline = world.request_pipeline(number, "secrets")
+    assert pipeline.jobs == {"secrets": False}, pipeline.log
+    assert "NOTES.md" in pipeline.of("secrets") and "81LmZx" not in pipeline.log
+    assert world.api.merge_status(number) == "ci_must_pass"
 
 
 def test_a_change_of_the_data_is_reported_by_class(world: World) -> None:

@@ -2,9 +2,9 @@
 
 Real: the bare repository with push options, DVC and its remote, the pipeline as .gitlab-ci.yml has
 it, run job by job by gitlab-ci-local, the images, and the service. Fake: GitLab's API
-(tests/fakes/gitlab/server.py), CML (bin/cml), trivy (bin/trivy) and kubectl (cluster.py); each
-says at its head what it is true to. What GitLab itself does, starting pipelines and merging, this
-file does.
+(tests/fakes/gitlab/server.py), CML (bin/cml), trivy (bin/trivy), gitleaks (bin/gitleaks) and
+kubectl (cluster.py, review_cluster.py); each says at its head what it is true to. What GitLab
+itself does, starting pipelines and merging, this file does.
 """
 
 import json
@@ -93,12 +93,16 @@ class World:
         self.origin, self.dev = folder / "project.git", folder / "dev"
         self.pushes = folder / "pushes.log"
         self.remote = folder / "dvc"
-        self.token = api.admit(user="conveyor-bot", scopes=("api", "write_repository"))
+        self.token = api.admit(
+            user="conveyor-bot", scopes=("api", "write_repository"), expires_at="2027-11-29"
+        )
         self.numbers = iter(range(101, 999))
         self.variables: dict[str, str] = {}
         self.path: tuple[str, ...] = ()
         self.received = 0
         """Pushes that GitLab knows of."""
+        self.newest: dict[int, tuple[list[str], Path]] = {}
+        """Merge request -> command and clone of its newest pipeline."""
         self.job_token = api.admit(user="ana", job=True)  # of the maintainer who merges
         api.has_tag = lambda tag: tag in self.tags()
         api.project |= {row.field: row.value for row in SETTINGS}  # `make gitlab-setup`
@@ -184,7 +188,8 @@ class World:
             "BOT_TOKEN": self.token,
             "CI_COMMIT_TITLE": self.origin_git("log", "-1", "--format=%s", head["sha"]),
         }
-        line, folder = self.prepare(head["sha"], {**facts, **variables})
+        self.newest[request["iid"]] = self.prepare(head["sha"], {**facts, **variables})
+        line, folder = self.newest[request["iid"]]
         # gitlab-ci-local refuses the names of jobs that the rules leave out.
         listed = run(*line, "--list-csv", cwd=folder, env=self.environment()).splitlines()
         known = {row.partition(";")[0] for row in listed}
@@ -196,6 +201,11 @@ class World:
         judges = JUDGES if trained.code == 0 else ("report",)
         judged = self._run_jobs(line, folder, judges, before)
         return Pipeline(trained.code or judged.code, trained.log + judged.log, before)
+
+    def play(self, number: int, job: str, **variables: str) -> Pipeline:
+        """Start a manual job of the newest pipeline of a merge request, as a person does."""
+        line, folder = self.newest[number]
+        return self._run_jobs([*line, *variable_options(variables)], folder, [job])
 
     def receive_pushes(self) -> None:
         """Tell GitLab what was pushed."""
@@ -269,9 +279,7 @@ class World:
         }
         line = [str(RUNNER), "--force-shell-executor", "--shell-isolation", "--no-color"]
         line.append("--no-json-schema-validation")  # tests/repo/test_components.py validates
-        for name, value in {**known, **self.variables, **variables}.items():
-            line += ["--variable", f"{name}={value}"]
-        return line, folder
+        return line + variable_options({**known, **self.variables, **variables}), folder
 
     def environment(self) -> dict[str, str]:
         """The environment of a runner."""
@@ -379,6 +387,11 @@ def commit_all(folder: Path, message: str) -> None:
     """Commit everything in a clone."""
     run("git", "-C", str(folder), "add", "--all")
     run("git", "-C", str(folder), "commit", "--quiet", "--message", message)
+
+
+def variable_options(variables: Mapping[str, str]) -> list[str]:
+    """Variables of a pipeline as options of gitlab-ci-local."""
+    return [word for name, value in variables.items() for word in ("--variable", f"{name}={value}")]
 
 
 def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -33,8 +33,9 @@ class Namespace(Kubectl):
     def stage_name(self) -> str:
         named = [word for word in self.words if word.startswith("deployment/")]
         applied = [item["metadata"]["name"] for item in self._documents() if is_deployment(item)]
-        selected = self._selected().get("app.kubernetes.io/instance")
-        return (named or applied or [f"landcover-{selected}"])[0].removeprefix("deployment/")
+        labels = (f"app.kubernetes.io/{key}" for key in ("name", "instance"))
+        selected = "-".join(self._selected().get(label, "") for label in labels)
+        return (named or applied or [selected])[0].removeprefix("deployment/")
 
     def _documents(self) -> list[Document]:
         return [item for item in yaml.safe_load_all(self.call.stdin) if item]

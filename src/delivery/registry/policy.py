@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from contracts.tags import STAGES, Version
-from delivery.errors import RegistryError
+from delivery.errors import Outdated, RegistryError, TakenBack
 from delivery.registry.interface import changes, read_line
 from delivery.registry.state import Move, State
 
@@ -22,20 +22,34 @@ def objections(state: State, version: Version, stage: str, allow_older: bool) ->
         before = STAGES[place - 1]
         if version not in {move.version for move in state.served(before)}:
             yield f"{before} never served it"
+        if not allow_older and (back := rolled_back(state, version, before)):
+            yield f"{before} was rolled back from it ({back.tag})"
     if (now := state.serving.get(stage)) is None:
         return
     if version < now.version and not allow_older:
         yield f"it is outdated, {stage} serves {now.version.tag} (make rollback goes back)"
-    if version > now.version and version in {move.version for move in state.served(stage)}:
+    if back := rolled_back(state, version, stage):
         # Else the next run of main's pipeline would undo a rollback.
-        yield f"{stage} was rolled back from it ({now.tag})"
+        yield f"{stage} was rolled back from it ({back.tag})"
 
 
-def is_outdated(state: State, version: Version, stage: str) -> bool:
-    """Whether a stage, or the one before it, serves a newer version."""
+def rolled_back(state: State, version: Version, stage: str) -> Move | None:
+    """The assignment of an older version with which a stage left this one."""
+    now = state.serving.get(stage)
+    if now is None or now.version >= version:
+        return None
+    return now if version in {move.version for move in state.served(stage)} else None
+
+
+def refusal(state: State, version: Version, stage: str, allow_older: bool) -> type[RegistryError]:
+    """The error of a refused version, by what this stage and the one before it serve."""
     place = STAGES.index(stage)
-    moves = (state.serving.get(name) for name in STAGES[max(place - 1, 0) : place + 1])
-    return any(move and version < move.version for move in moves)
+    stages = STAGES[max(place - 1, 0) : place + 1]
+    moves = (state.serving.get(name) for name in stages)
+    if not allow_older and any(move and version < move.version for move in moves):
+        return Outdated
+    is_back = any(rolled_back(state, version, name) for name in stages)
+    return TakenBack if is_back else RegistryError
 
 
 def is_forced(move: Move) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from contracts.commit import BUNDLE
 from contracts.tags import STAGES, Version
-from delivery.errors import Outdated, RegistryError
+from delivery.errors import Outdated, RegistryError, TakenBack
 from delivery.git import Repository
 from delivery.registry import policy
 from delivery.registry.interface import read_interface, write_line
@@ -35,7 +35,8 @@ class Registry:
 
     Raises:
         RegistryError: the policy forbids it, or another person pushed the same tag first.
-        Outdated: the policy forbids it, because a newer commit or version came first.
+        LeftOut: the policy forbids it, because a newer commit or version came first, or a person
+            took the version back.
         TagError: a text is not a version, stage or tag.
         GitError: origin cannot be reached.
     """
@@ -134,15 +135,14 @@ class Registry:
         state = self.state()
         self._known(state, version)
         if version in state.retired:
-            raise RegistryError(f"{version.tag} is retired: no stage takes it, not even by force")
+            raise TakenBack(f"{version.tag} is retired: no stage takes it, not even by force")
         objections = list(policy.objections(state, version, stage, allow_older))
         if objections and force and not policy.because(reason):
             raise RegistryError(
                 "reason: it is empty; give one to force an assignment: REASON='...'"
             )
         if objections and not force:
-            is_outdated = not allow_older and policy.is_outdated(state, version, stage)
-            raise (Outdated if is_outdated else RegistryError)(
+            raise policy.refusal(state, version, stage, allow_older)(
                 f"{stage} does not take {version.tag}: {'; '.join(objections)} "
                 f"(or force it, with a reason that the tag records)"
             )

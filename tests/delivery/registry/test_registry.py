@@ -8,7 +8,7 @@ import pytest
 
 from contracts.commit import folder_digest
 from contracts.tags import Version
-from delivery.errors import GitError, Outdated, RegistryError, TagError
+from delivery.errors import GitError, Outdated, RegistryError, TagError, TakenBack
 from delivery.git import Repository
 from delivery.registry.registry import Registry, open_registry
 from tests.conftest import run
@@ -351,8 +351,24 @@ def test_the_next_pipeline_does_not_undo_a_rollback(project: Project) -> None:
     version = registry.register(project.commit("Words"))
     message = refused(lambda: registry.assign(version, "production"))
     assert "production was rolled back from it (landcover#production#5)" in message
+    with pytest.raises(TakenBack):
+        registry.check(version, "production")
     registry.assign(version, "production", "The camera was repaired", force=True)
     assert registry.serving("production") == number("v1.1.0")
+
+
+def test_what_staging_was_rolled_back_from_does_not_go_on_to_production(project: Project) -> None:
+    project.release("one", "staging", "production")
+    project.release("two", "staging")
+    registry = project.registry
+    registry.rollback("staging")
+    for stage in ("staging", "production"):
+        with pytest.raises(TakenBack, match=r"staging was rolled back from it \(.*#staging#4\)"):
+            registry.check(number("v1.1.0"), stage)
+    project.git("tag", "landcover#production#9", "landcover@v1.1.0^{commit}")
+    assert registry.requested("landcover#production#9").version == number("v1.1.0"), "a person"
+    project.release("three", "staging")
+    assert registry.check(number("v1.2.0"), "production") == "", "another model goes on"
 
 
 def test_a_version_that_serves_is_not_retired(project: Project) -> None:
@@ -374,6 +390,8 @@ def test_no_stage_takes_a_retired_version_even_by_force(project: Project) -> Non
             lambda: project.registry.assign(number("v1.0.0"), "staging", "Please", force)
         )
         assert message.startswith("landcover@v1.0.0 is retired")
+    with pytest.raises(TakenBack):
+        project.registry.check(number("v1.0.0"), "staging")
     assert project.registry.register() == number("v1.0.0")
 
 
