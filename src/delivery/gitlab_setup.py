@@ -17,8 +17,7 @@ from typing import Any
 from gitlab.v4.objects import Project
 
 from contracts import commands
-from delivery.errors import DeliveryError, GitLabError, command
-from delivery.git import Repository
+from delivery.errors import GitLabError, command
 from delivery.gitlab import address, desired
 from delivery.gitlab.client import asking, connect
 from delivery.gitlab.plan import Change, Plan, compare_project, role_name
@@ -26,6 +25,7 @@ from delivery.gitlab.variables import compare_variables, read_values
 from delivery.tags import model_name
 
 TOKEN = "GITLAB_TOKEN"
+EXAMPLE = "https://gitlab.example.com/team/name"
 
 
 @command
@@ -77,19 +77,21 @@ def parse() -> Namespace:
 
 
 def where(arguments: Namespace) -> tuple[str, str]:
-    """Address and project: the given ones, else those of the remote `origin`."""
+    """Address and project: the given ones, else those of the remote `origin`.
+
+    Raises:
+        GitLabError: neither names them.
+    """
     if arguments.url and arguments.project:
         return arguments.url.rstrip("/"), arguments.project
     if arguments.url and address.is_project(arguments.url):
         return address.locate(*address.split(arguments.url))
-    try:
-        remote = Repository().git("remote", "get-url", "origin")
-        url, path = address.split(remote)
-    except DeliveryError:
-        raise GitLabError(
-            "the remote origin is not an address of GitLab: give the project's, "
-            "make gitlab-setup URL=https://gitlab.example.com/team/name"
-        ) from None
+    if arguments.url and not re.match(r"https?://[^/]", arguments.url):
+        raise GitLabError(f"URL: {arguments.url[:128]!a} is not an address: write {EXAMPLE}")
+    cure = f"give the project's, make gitlab-setup URL={EXAMPLE}"
+    if arguments.url:
+        cure = f"URL={arguments.url[:128]} names the server alone: {cure}"
+    url, path = address.of_origin(cure)
     if not arguments.url and not arguments.project:
         return address.locate(url, path)
     return (arguments.url or url).rstrip("/"), arguments.project or path

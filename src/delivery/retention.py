@@ -19,7 +19,7 @@ from contracts import commands
 from contracts.tags import Experiment, match_tag
 from delivery.errors import GitLabError, command
 from delivery.git import ORIGIN, Repository
-from delivery.gitlab.address import locate, split
+from delivery.gitlab.address import locate, of_origin
 from delivery.gitlab.client import GitLab, asking
 from delivery.registry.registry import Registry, open_registry
 from delivery.registry.state import model_digest
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--apply", action="store_true", help="delete the tags")
     options = parser.parse_args()
     repository, registry = Repository(), open_registry()
-    states = _states(_gitlab(repository))
+    states = _states(_gitlab())
     registry.sync()
     repository.git("fetch", "--quiet", "--prune", "--end-of-options", ORIGIN, f"+{TAGS}:{TAGS}")
     old = list(old_tags(registry, states, time.time() - options.days * DAY))
@@ -56,10 +56,11 @@ def _days(text: str) -> int:
     return int(text)
 
 
-def _gitlab(repository: Repository) -> GitLab:
+def _gitlab() -> GitLab:
     if "CI_PROJECT_ID" in os.environ:
         return GitLab.from_environment()
-    url, path = locate(*split(repository.git("remote", "get-url", ORIGIN)))
+    cure = f"git remote set-url {ORIGIN} https://gitlab.example.com/team/name"
+    url, path = locate(*of_origin(cure))
     if not (token := os.environ.get(TOKEN, "")):
         raise GitLabError(
             f"{TOKEN}: not set: create a token with the scope read_api at "

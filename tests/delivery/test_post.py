@@ -14,7 +14,7 @@ from delivery.comment import COMMENT, main, post, shortened
 from delivery.errors import DeliveryError
 from tests.conftest import ROOT
 from tests.fakes import http
-from tests.fakes.gitlab.server import NUMBER, FakeGitLab, HTTPHandler, serving
+from tests.fakes.gitlab.server import NUMBER, PATH, FakeGitLab, HTTPHandler, serving
 from tests.fakes.gitlab.state import Request
 from tests.make.certificates import authority
 
@@ -151,6 +151,20 @@ def test_a_report_that_is_too_large_is_posted_as_its_verdict(
     assert "the gate is open" in body and "91.20%" in body and "word" not in body
     assert f"({api.web_url}/-/jobs/7/artifacts/file/reports/report.html)" in body
     assert len(COMMENT.read_text(encoding="utf-8")) > 2_000_000, "the whole one is kept"
+
+
+@both
+def test_a_gitlab_with_a_port_and_below_a_path_gets_the_comment(
+    api: FakeGitLab, job: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    install(program, monkeypatch)
+    api.prefix = "/gitlab"
+    monkeypatch.setenv("CI_SERVER_URL", f"{api.url}/gitlab")
+    monkeypatch.setenv("CI_PROJECT_URL", f"{api.url}/gitlab/{PATH}")
+    for _ in range(2):
+        post()
+        (body,) = bodies(api)
+        assert "the gate is open" in body and len(api.uploads) >= len(NAMES)
 
 
 def test_pictures_that_are_too_large_cost_the_pictures_alone(

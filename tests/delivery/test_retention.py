@@ -112,7 +112,7 @@ def test_a_token_that_is_missing_or_unknown_changes_nothing(
     monkeypatch.setenv("BOT_TOKEN", "glpat-of-nobody")
     assert "GitLab does not know the token" in refused("--apply")
     monkeypatch.delenv("CI_PROJECT_ID")
-    assert "is not an address of a project" in refused("--apply")
+    assert "the remote origin is not an address of GitLab: git remote set-url" in refused("--apply")
     project.git("remote", "set-url", "origin", f"{api.url}/{PATH}.git")
     monkeypatch.delenv("GITLAB_TOKEN", raising=False)
     assert "GITLAB_TOKEN: not set: create a token" in refused("--apply")

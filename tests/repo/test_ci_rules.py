@@ -67,6 +67,23 @@ def of_request(folder: Path, *changed: str) -> set[str]:
     return set(ci.jobs(folder, facts))
 
 
+def test_code_of_a_fork_waits_for_a_member_and_reaches_no_branch_or_cluster(files: Path) -> None:
+    facts = {
+        "CI_PIPELINE_SOURCE": "merge_request_event",
+        "CI_MERGE_REQUEST_SOURCE_PROJECT_ID": "8",
+        "CI_PROJECT_ID": "7",
+        "CI_COMMIT_BRANCH": "",
+        "BOT_TOKEN": "token",
+        "REVIEW_URL": "https://mr-{iid}.example.com",
+    }
+    found = ci.jobs(files, facts)
+    assert found["train"] == Job("manual", may_fail=False), "without it, nothing can be merged"
+    assert {"lint", "test", "report", "gate"} <= set(found)
+    own = ci.jobs(files, facts | {"CI_MERGE_REQUEST_SOURCE_PROJECT_ID": "7"})
+    assert set(own) - set(found) == {"commit", "review", "review-stop"}
+    assert own["train"].when == "on_success"
+
+
 @pytest.mark.parametrize(
     ("source", "ref", "task", "jobs"),
     [

@@ -4,7 +4,8 @@ import re
 
 import requests
 
-from delivery.errors import GitLabError
+from delivery.errors import DeliveryError, GitLabError
+from delivery.git import ORIGIN, Repository
 from delivery.gitlab.client import TIMEOUT
 
 ADDRESS = re.compile(
@@ -34,6 +35,18 @@ def split(address: str) -> tuple[str, str]:
     # The port of an SSH address is not that of the API.
     port = found["port"] if found["scheme"] and found["port"] else ""
     return f"{found['scheme'] or 'https'}://{found['host']}{port}", found["path"]
+
+
+def of_origin(cure: str) -> tuple[str, str]:
+    """Server and path of the project that the remote origin names.
+
+    Raises:
+        GitLabError: it names none; `cure` ends the sentence.
+    """
+    try:
+        return split(Repository().git("remote", "get-url", ORIGIN))
+    except DeliveryError:
+        raise GitLabError(f"the remote {ORIGIN} is not an address of GitLab: {cure}") from None
 
 
 def locate(url: str, path: str) -> tuple[str, str]:

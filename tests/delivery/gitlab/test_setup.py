@@ -572,15 +572,40 @@ def test_a_server_that_is_no_gitlab_is_left_to_the_next_request() -> None:
     assert address.locate("http://127.0.0.1:1", PATH) == ("http://127.0.0.1:1", PATH)
 
 
-def test_a_remote_of_another_kind_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "the remote origin is not an address of GitLab: give the project's"),
+        (["--url=x"], "URL: 'x' is not an address: write https://gitlab"),
+        (["--url=https://"], "URL: 'https://' is not an address: write https://gitlab"),
+        (["--url=https://git.example.com"], "URL=https://git.example.com names the server alone"),
+        (["--project=a/b"], "the remote origin is not an address of GitLab: give the project's"),
+    ],
+)
+def test_what_names_no_project_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
 ) -> None:
     run("git", "init", "--quiet", cwd=tmp_path)
     run("git", "remote", "add", "origin", "/srv/git/landcover.git", cwd=tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["gitlab_setup"])
-    with pytest.raises(SystemExit, match="make gitlab-setup URL=https://"):
+    monkeypatch.setattr(sys, "argv", ["gitlab_setup", *words])
+    with pytest.raises(SystemExit) as ended:
         gitlab_setup.main()
+    assert said in str(ended.value.code) and "https://gitlab.example.com/team/name" in str(
+        ended.value.code
+    )
+
+
+def test_the_project_of_a_remote_with_a_port_and_a_path_is_set_up(
+    api: FakeGitLab, setup: Run, tmp_path: Path
+) -> None:
+    api.prefix = "/gitlab"
+    run("git", "init", "--quiet", cwd=tmp_path)
+    remote = f"{api.url}/gitlab/{PATH}.git"
+    run("git", "remote", "add", "origin", remote, cwd=tmp_path)
+    printed = setup("--url=", "--project=", "--apply")
+    assert f"gitlab-setup: {PATH} on {api.url}/gitlab (GitLab" in printed
+    assert api.project["only_allow_merge_if_pipeline_succeeds"]
 
 
 def test_the_command_ends_with_a_sentence_not_with_a_stack_trace(
