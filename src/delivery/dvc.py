@@ -3,19 +3,21 @@
 python -m delivery.dvc pull model     `dvc pull model`, whose errors have their cure
 """
 
+import functools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from contracts import lock
 from contracts.commit import Unreadable
 from contracts.proxies import missing_certificates
 from delivery.errors import DeliveryError, RemoteError, ToolError, command, explain, reason
 
+T = TypeVar("T")
 CURES = {
     "gdrive_service_account|invalid_grant": (
         "set GDRIVE_CREDENTIALS_FILE to the key file in the pipeline, or dvc remote modify --local "
@@ -76,28 +78,21 @@ def asking_remote() -> Iterator[None]:
         raise RemoteError(f"the DVC remote cannot be used: {explain(text, CURES)}") from error
 
 
-def read_lock() -> dict[str, Any]:
-    """The stages of dvc.lock.
+def _as_remote_error(read: Callable[[], T]) -> Callable[[], T]:
+    """A reader of dvc.lock, whose faults are RemoteErrors here."""
 
-    Raises:
-        RemoteError: it is missing or broken.
-    """
-    try:
-        return lock.read_lock()
-    except Unreadable as error:
-        raise RemoteError(str(error)) from None
+    @functools.wraps(read)
+    def run() -> T:
+        try:
+            return read()
+        except Unreadable as error:
+            raise RemoteError(str(error)) from None
+
+    return run
 
 
-def stale() -> list[str]:
-    """Files and parameters that differ from dvc.lock, one sentence each.
-
-    Raises:
-        RemoteError: it is missing or broken.
-    """
-    try:
-        return lock.stale()
-    except Unreadable as error:
-        raise RemoteError(str(error)) from None
+read_lock = _as_remote_error(lock.read_lock)
+stale = _as_remote_error(lock.stale)
 
 
 def default_remote() -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """The registry's door to the grammar of tags: a text of a command becomes a tag, or a refusal."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -63,14 +64,14 @@ def parse_assignment(text: str) -> Assignment:
     return assignment
 
 
-def parse_stage(text: str) -> str:
+def parse_stage(text: str, known: Sequence[str] = STAGES) -> str:
     """Check the name of a stage.
 
     Raises:
         TagError: the stage does not exist.
     """
-    if text not in STAGES:
-        raise TagError(f"stage: {text[:64]!a} is not a stage: write one of {', '.join(STAGES)}")
+    if text not in known:
+        raise TagError(f"stage: {text[:64]!a} is not a stage: write one of {', '.join(known)}")
     return text
 
 

@@ -23,7 +23,7 @@ from pipeline.bundle.manifest import read_bundle
 from pipeline.errors import GateError, command
 from pipeline.evaluation.comparison import Comparison
 from pipeline.files import write_text
-from pipeline.gate import compare_with, judge, read, warn_of_another_state
+from pipeline.gate import another_state, compare_with, judge, other_model, read, warn_of
 from pipeline.params import read_params
 from pipeline.reporting.data_changes import data_change
 from pipeline.reporting.sections import challenge_section, drift_section
@@ -41,7 +41,7 @@ METRICS = (
 def main(arguments: Sequence[str] = ()) -> None:
     """Write the report."""
     against = parse_against("report", __doc__, arguments)
-    warn_of_another_state()
+    warn_of(another_state())
     text = report(against)
     write_text(paths.REPORT, text)
     print(f"report: {paths.REPORT}: {text.partition(chr(10))[0].lstrip('# ')}")
@@ -63,16 +63,21 @@ def report(against: str) -> str:
             *judge(metrics, classes, params, None, "")[:-1],
             Check("comparison with the base", False, str(error)),
         ]
-    before = json.loads(repository.show(commit, paths.METRICS) or "{}")
-    classes_before = json.loads(repository.show(commit, paths.CLASSES) or "{}")
     base = f"{md.code(against)} ({commit[:8]})"
+    other = other_model(commit, params)
+    foreign = f"Not compared: {base} has another model, {md.code(other)}." if other else ""
+    before, classes_before = (
+        {} if other else json.loads(repository.show(commit, path) or "{}")
+        for path in (paths.METRICS, paths.CLASSES)
+    )
     sections = (
         _verdict(manifest, task.headline(metrics), checks, comparison, base),
         drift_section(repository.show(commit, DRIFT)),
         challenge_section(manifest.sha256),
         _metrics((*task.METRICS, *METRICS), metrics, before, base),
+        foreign,
         _params(params.model_dump(mode="json"), repository.show(commit, paths.PARAMS), base),
-        _data(commit, base),
+        f"## Data changes\n\n{foreign}" if other else _data(commit, base),
         *task.sections(classes, classes_before),
         "\n\n".join(_picture(name, title) for name, title in task.PICTURES),
         _origin(manifest),

@@ -216,17 +216,31 @@ def write_lock() -> None:
     ],
 )
 def test_reports_of_another_state_are_named_with_the_cure(
-    judged: Path, file: str, old: str, new: str, reason: str
+    judged: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    file: str,
+    old: str,
+    new: str,
+    reason: str,
 ) -> None:
+    monkeypatch.delenv("CI_PIPELINE_ID", raising=False)
     write_lock()
     assert call(gate.main).stderr == ""
     content = Path(file).read_text(encoding="utf-8")
     Path(file).write_text(content.replace(old, new, 1), encoding="utf-8")
-    for command in (gate.main, report.main):
-        result = call(command)
-        assert result.returncode == 0
-        said = f"warning: reports/ describes another state of this folder ({reason}"
-        assert result.stderr.startswith(said) and result.stderr.endswith("run `make repro`\n")
+    said = f"reports/ describes another state of this folder ({reason}"
+    refused = call(gate.main)
+    assert refused.returncode == 1 and "the gate is open" not in refused.stdout
+    assert refused.stderr.startswith(f"error: {said}")
+    reported = call(report.main)
+    assert reported.returncode == 0, "a report is no door"
+    monkeypatch.setenv("CI_PIPELINE_ID", "7")  # main without BOT_TOKEN: docs/gitlab-setup.md
+    judged_there = call(gate.main)
+    assert judged_there.returncode == 0
+    for result in (reported, judged_there):
+        assert result.stderr.startswith(f"warning: {said}")
+    for result in (refused, reported, judged_there):
+        assert result.stderr.rstrip().endswith("run `make repro`")
 
 
 @pytest.mark.parametrize("lock", ["", "stages: 1", "stages: {load: {deps: [{path: params.yaml}]}}"])

@@ -103,7 +103,27 @@ def test_the_report_is_written_without_the_objects_of_the_data(experiment: Path)
     (images / "class-0" / "000.png").unlink()
     ingest(Folder(images))
     shutil.rmtree(".dvc/cache")
-    assert "not compared, a version is not at hand" in section(report(), "Data changes")
+    said = section(report(), "Data changes")
+    assert "not compared, a version is neither here nor in the remote" in said
+    assert "dvc push --all-branches data.dvc" in said
+
+
+def test_a_model_of_another_name_is_not_compared(experiment: Path) -> None:
+    """A team's first model is neither better nor worse than the sample's."""
+    path = Path("reports/metrics.json")
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(metrics | {"accuracy": 0.1}), encoding="utf-8")
+    images = experiment.parent / "images"
+    (images / "class-0" / "000.png").unlink()
+    ingest(Folder(images))
+    write_params({"gate": LENIENT, "model": {"name": "crops"}})
+    text = report()
+    for title in ("Metrics", "Data changes"):
+        said = section(text, title)
+        assert re.search(r"Not compared: `main` \(\w+\) has another model, `landcover`\.", said)
+        assert not re.search(r"better|worse|\+1|-1", said)
+    assert "worse" not in text and "better" not in text
+    assert "| `model.name`" in section(text, "Parameter changes")
 
 
 def test_the_weakest_class_stands_first(experiment: Path) -> None:

@@ -5,9 +5,9 @@
     python -m delivery.image push                                 prints name@sha256:...
     python -m delivery.image resolve --version landcover@v1.2.0   the same, of a pushed version
 
-Environment: IMAGE names the repository in the registry (default localhost/landcover: this machine
-only), IMAGE_PREFIX where bases come from (docker.io/), IMAGE_BUILD_ARGS more build arguments,
-`NAME=value` separated by spaces. In a job of GitLab, CI_REGISTRY, CI_REGISTRY_USER and
+Environment: IMAGE names the repository in the registry (default localhost/ and model.name: this
+machine only), IMAGE_PREFIX where bases come from (docker.io/), IMAGE_BUILD_ARGS more build
+arguments, `NAME=value` separated by spaces. In a job of GitLab, CI_REGISTRY, CI_REGISTRY_USER and
 CI_REGISTRY_PASSWORD log in, and those of CI_DEPENDENCY_PROXY where bases come from there.
 
 `build` records its image in artifacts/image/image.json, where `scan` and `push` find it. A version
@@ -44,6 +44,8 @@ from delivery.tags import parse_version
 def main() -> None:
     """Run a subcommand."""
     options = _parser().parse_args()
+    if "image" in options:
+        options.image = options.image or image_name()
     if options.command == "resolve":
         print(find(_version(options.version), options.image).reference)
     elif options.command == "build":
@@ -111,7 +113,7 @@ def _parser() -> ArgumentParser:
     finding.add_argument("--version", required=True)
     making.add_argument("--version", default="")
     for each in (making, finding):
-        each.add_argument("--image", default=image_name(), help="default: $IMAGE")
+        each.add_argument("--image", default="", help="default: $IMAGE")
     scanning = subcommands.add_parser("scan", help="scan it with trivy")
     for each in (making, scanning, subcommands.add_parser("push", help="push it")):
         each.add_argument("--output", type=Path, default=RECORD, help=f"default {RECORD}")

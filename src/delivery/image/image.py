@@ -11,7 +11,7 @@ from delivery.errors import GitError, ImageError, Outdated, VulnerableError
 from delivery.git import Repository
 from delivery.image.builders import Recipe, choose_builder, is_local, stream
 from delivery.image.preflight import check_bundle, clean_revision, has_same_ingredients
-from delivery.tags import parse_version
+from delivery.tags import model_name, parse_version
 
 RECORD = Path("artifacts/image/image.json")
 VERSION = "org.opencontainers.image.version"
@@ -215,8 +215,8 @@ def _login_to(name: str, host_variable: str, variables: str) -> None:
 
 
 def image_name() -> str:
-    """The repository of the images, from the environment."""
-    return os.environ.get("IMAGE") or "localhost/landcover"
+    """The repository of the images, from the environment; else one of this machine."""
+    return os.environ.get("IMAGE") or f"localhost/{model_name()}"
 
 
 def read_record(path: Path) -> Image:

@@ -20,14 +20,14 @@ from delivery.errors import RolloutError, command
 from delivery.rollout.controller import RESULTS, RolloutRequest, roll_out
 from delivery.rollout.manifests import parse_image
 from delivery.rollout.smoke_test import SmokeTest, add_arguments, expectation
-from delivery.tags import parse_version
+from delivery.tags import parse_stage, parse_version
 
 
 @command
 def main() -> None:
     """Roll out a version to a stage."""
     parser = commands.parser("delivery.rollout", __doc__)
-    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("stage", help=f"one of {', '.join(STAGES)}")
     parser.add_argument("--image", required=True, help="the version's image, name@sha256:...")
     parser.add_argument("--url", default="", help="address of the stage (SERVICE_URL)")
     add_arguments(parser)
@@ -56,7 +56,7 @@ def read_request(arguments: Namespace) -> RolloutRequest:
     token = os.environ.get("SMOKE_TOKEN", "")
     SmokeTest(url, expected, token)  # reject a bad address or token before anything changes
     return RolloutRequest(
-        stage=arguments.stage,
+        stage=parse_stage(arguments.stage),
         version=version,
         image=parse_image(arguments.image),
         url=url,

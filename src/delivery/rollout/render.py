@@ -24,9 +24,10 @@ from delivery.errors import RolloutError, command
 from delivery.git import ORIGIN, Repository
 from delivery.image.image import find
 from delivery.rollout.manifests import Document, build, for_version, parse_image, render, to_yaml
-from delivery.tags import model_name, parse_version
+from delivery.tags import model_name, parse_stage, parse_version
 
 ADMINISTRATOR = {"setup": Path("k8s/setup"), "review": Path("k8s/overlays/review/namespace")}
+KNOWN = (*STAGES, *ADMINISTRATOR)
 MANIFESTS = Path("artifacts/manifests")
 FILE = "objects.yaml"
 BRANCH = re.compile(r"\w[\w-]{0,63}([/.]\w[\w-]{0,63}){0,7}", re.ASCII)
@@ -36,11 +37,12 @@ BRANCH = re.compile(r"\w[\w-]{0,63}([/.]\w[\w-]{0,63}){0,7}", re.ASCII)
 def main() -> None:
     """Write one file."""
     parser = commands.parser("delivery.rollout.render", __doc__)
-    parser.add_argument("what", choices=(*ADMINISTRATOR, *STAGES))
+    parser.add_argument("what", help=f"one of {', '.join(KNOWN)}")
     parser.add_argument("--version", default="", help="of a stage: v1.2.0 or landcover@v1.2.0")
     parser.add_argument("--image", default="", help="of a stage: name@sha256:...")
     parser.add_argument("--branch", default="", help="commit it to this branch, too")
     arguments = parser.parse_args()
+    parse_stage(arguments.what, KNOWN)
     path = MANIFESTS / f"{arguments.what}.yaml"
     text = to_yaml(_objects(arguments))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from delivery.rollout.cluster import Cluster
 from delivery.rollout.controller import REQUIRED, ROLLING, TIMEOUTS, without_unknown
 from delivery.rollout.manifests import for_version, render, to_yaml, workload_of
 from delivery.rollout.workload import WORKLOADS, Running, Workload
-from delivery.tags import model_name
+from delivery.tags import model_name, parse_stage
 
 KINDS = {"enter": "Rollout", "leave": "Deployment"}
 COMPONENTS = {
@@ -39,9 +39,10 @@ def main() -> None:
     """Move one stage."""
     parser = commands.parser("delivery.rollout.switch", __doc__)
     parser.add_argument("direction", choices=KINDS)
-    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("stage", help=f"one of {', '.join(STAGES)}")
     arguments = parser.parse_args()
-    print(switch(arguments.direction, arguments.stage, os.environ.get("KUBE_CONTEXT", "")))
+    stage = parse_stage(arguments.stage)
+    print(switch(arguments.direction, stage, os.environ.get("KUBE_CONTEXT", "")))
 
 
 def switch(direction: str, stage: str, context: str = "") -> str:

@@ -31,7 +31,9 @@ def data_change(commit: str) -> DataChange | str | None:
         old, new = data_listing(commit), data_listing(None)
     except not_at_hand() as error:
         return (
-            f"not compared, a version is not at hand ({error}): dvc fetch --all-branches data.dvc"
+            f"not compared, a version is neither here nor in the remote ({error}): give this "
+            "machine access to the remote, or push both versions from one that has them "
+            "(dvc push --all-branches data.dvc); a version that was given up may stay away"
         )
     return DataChange(
         added=Counter(label(path) for path, md5 in new.items() if old.get(path) != md5),

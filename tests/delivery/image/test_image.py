@@ -14,7 +14,7 @@ from delivery.image import __main__ as cli
 from delivery.image import image
 from delivery.image.__main__ import main
 from delivery.image.builders import Built, Found, Recipe
-from delivery.image.image import BUNDLE, REVISION, RUNTIME, VERSION
+from delivery.image.image import BUNDLE, REVISION, RUNTIME, VERSION, image_name
 from delivery.image.preflight import SERVED
 from tests.conftest import ROOT, run
 from tests.delivery.conftest import Project
@@ -298,6 +298,17 @@ def test_an_image_of_this_machine_is_not_pushed(
     command("build", "--version", V1.tag)
     capsys.readouterr()
     assert "is local to this machine" in refusal(capsys, "push")
+
+
+def test_an_image_without_a_registry_has_the_name_of_the_model(
+    trained: Project, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("IMAGE", raising=False)
+    assert image_name() == "localhost/landcover"
+    Path("params.yaml").write_text("model: {name: crops}\n", encoding="utf-8")
+    assert image_name() == "localhost/crops"
+    monkeypatch.setenv("IMAGE", NAME)
+    assert image_name() == NAME
 
 
 @pytest.mark.parametrize("what", ["scan", "push"])
