@@ -82,6 +82,8 @@ class Stage:
             return ""
         self.stop()
         image = container(self.current)["image"]
+        if image in self.config.get("stuck", {}):
+            return "Stuck"
         if image not in self.config["images"] and "pod" not in self.config:
             return "ErrImagePull"
         log = self.folder / f"pod-{time.monotonic_ns()}.log"

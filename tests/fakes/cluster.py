@@ -9,7 +9,7 @@ annotations, the ConfigMap's keys of a release; the pod, which is a real `python
 the environment of its Deployment, or whatever `pod` of the configuration starts; a rollout that
 waits for /readyz, and fails. A Rollout of Argo Rollouts: observedGeneration, a text; the phases
 Healthy, Paused and Degraded; an abort, which a new template ends; ReplicaSets with its own
-annotation and label.
+annotation and label. A dry run on the server changes nothing.
 
 Not true: one pod a stage, and no two at once, so that the old one does not serve on while a new one
 starts; a pod only changes when somebody waits for the rollout, or looks at the Rollout; nothing is
@@ -30,7 +30,7 @@ from typing import Any
 
 import yaml
 
-from tests.e2e.pods import REVISION, Document, Stage, read_pod
+from tests.e2e.pods import REVISION, Document, Stage, container, read_pod
 
 APP = "landcover"
 ARGO = "rollouts.argoproj.io"
@@ -104,7 +104,9 @@ class Cluster:
         images: image -> folder of the bundle in it; pod: command that is the pod, instead of the
         service from the working tree (environment: IMAGE, PORT and the pod's); ready_within:
         image -> seconds; kinds: API resources beside the built-in ones; canary: "fails", or
-        "waits" in a step.
+        "waits" in a step; refusal: what an apply is refused with, trial: the same, in vain only;
+        stuck: image -> (status of its pod, status of what runs it), if it never starts; server: its
+        minor version.
         """
         self.config |= values
 
@@ -206,7 +208,17 @@ class Kubectl:
         kinds = self.stage.config.get("kinds", [])
         self.say(*(kind for kind in kinds if kind.endswith(f".{group}")))
 
+    def version(self) -> None:
+        minor = str(self.stage.config.get("server", "32+"))
+        self.say(json.dumps({"clientVersion": {"minor": "32"}, "serverVersion": {"minor": minor}}))
+
     def apply(self) -> None:
+        if refusal := self.stage.config.get("refusal"):
+            raise Refusal(refusal)
+        if "dry-run" in self.options:
+            if trial := self.stage.config.get("trial"):
+                raise Refusal(trial)
+            return
         documents = [item for item in yaml.safe_load_all(self.call.stdin) if item]
         for document in documents:
             kind, name = document["kind"].lower(), document["metadata"]["name"]
@@ -230,7 +242,15 @@ class Kubectl:
     def _get_deployment(self) -> Document:
         number = 1 if self.stage.is_complete() and self._is_new() else 0
         counts = dict.fromkeys(("replicas", "updatedReplicas", "availableReplicas"), number)
-        return self._workload(counts | {"observedGeneration": self.stage.state["generation"]})
+        stuck = self._stuck()[1]
+        return self._workload(
+            counts | stuck | {"observedGeneration": self.stage.state["generation"]}
+        )
+
+    def _stuck(self) -> tuple[Document, Document]:
+        image = container(self.stage.current)["image"]
+        found = self.stage.config.get("stuck", {}).get(image, ({}, {}))
+        return found[0], found[1]
 
     def _get_rollouts(self) -> Document:
         phase, message = "Healthy", ""
@@ -271,6 +291,8 @@ class Kubectl:
         return {"items": found}
 
     def _get_pods(self) -> Document:
+        if any(self._stuck()):
+            return {"items": [{"status": status} for status in self._stuck()[:1] if status]}
         reason, _, message = self.stage.state.get("trouble", "").partition(": ")
         waiting = {"reason": reason, "message": message} if reason else None
         return {"items": [{"status": {"containerStatuses": [{"state": {"waiting": waiting}}]}}]}

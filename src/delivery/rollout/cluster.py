@@ -7,6 +7,7 @@ value is read as an option or by a shell.
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from delivery.errors import RolloutError, ToolError, explain
@@ -20,7 +21,37 @@ CURES = {
     "no configuration has been provided|localhost:8080|context .* does not exist|no context": (
         "connect the cluster's agent, and name its context in KUBE_CONTEXT (docs/kubernetes.md)"
     ),
-    "exceeded quota": "raise the quota of the namespace, or run fewer replicas",
+    "ErrImagePull|ImagePullBackOff|InvalidImageName": (
+        "let the nodes pull it: compare the registry's name, and the secret ...-registry of the "
+        "namespace (docs/kubernetes.md)"
+    ),
+    "Unschedulable|nodes are available": (
+        "add a node or free one, or lower the requests or replicas.least of the overlay"
+    ),
+    "Evicted|DiskPressure|low on resource|no space left": (
+        "free space on the node, or let it leave the cluster"
+    ),
+    "exceeded quota|must specify (limits|requests)": (
+        "raise the quota of the namespace, or run fewer replicas; one on limits.cpu needs the "
+        "component cpu-limit"
+    ),
+    "violates PodSecurity|security context constraint": (
+        "compare the labels of the namespace with k8s/setup/namespaces.yaml; on OpenShift take the "
+        "component openshift"
+    ),
+    "admission webhook|admission plugin|ValidatingAdmissionPolicy|denied the request": (
+        "change the overlay as it says, or ask whoever runs this policy of the cluster"
+    ),
+    "failed calling webhook": (
+        "ask whoever runs this webhook: the cluster takes no such object until it answers"
+    ),
+    "no matches for kind": (
+        "install what defines the kind, or take its component out of the overlay"
+    ),
+    "CreateContainerConfigError|CreateContainerError": (
+        "create what it names (docs/kubernetes.md, Install)"
+    ),
+    "OOMKilled": "raise the limit of memory in the overlay",
     "Unauthorized|must be logged in|credentials": "renew the credentials of the context",
     "Forbidden|forbidden|cannot (get|list|create|patch)": (
         "give this account the role of k8s/setup/deployer.yaml"
@@ -31,7 +62,7 @@ CURES = {
         "check the network, and the address of the context"
     ),
 }
-"""Words in kubectl's errors -> what to do. The first match counts."""
+"""Words in kubectl's errors, or about pods -> what to do. The first match counts."""
 
 
 class Cluster:
@@ -101,18 +132,29 @@ class Cluster:
         self.call("patch", f"configmap/{SWAPS}", "--type=merge", f"--patch={patch}")
         return True
 
-    def pod_errors(self) -> str:
-        """Why pods do not start, in a few words; empty if kubectl does not know."""
+    def pod_errors(self, workload: str) -> str:
+        """Why pods do not start, in a few words with the cure; empty if kubectl does not know."""
         pods = self.get("pods", f"--selector={NAME_LABEL}={self.app}") or {}
-        found: list[str] = []
-        for pod in pods.get("items", []):
-            for status in pod.get("status", {}).get("containerStatuses", []):
-                waiting = status.get("state", {}).get("waiting") or {}
-                ended = status.get("lastState", {}).get("terminated") or {}
-                for fact in (waiting.get("reason"), waiting.get("message"), ended.get("reason")):
-                    if fact and fact not in found:
-                        found.append(fact)
-        return "; ".join(found)[:500]
+        found = [fact for pod in pods.get("items", []) for fact in _facts(pod.get("status", {}))]
+        status = (self.get(workload) or {}).get("status", {})
+        for condition in status.get("conditions", []):  # no pod was made at all
+            if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
+                found.append(condition.get("message"))
+        text = "; ".join(dict.fromkeys(filter(None, found)))[:500]
+        return explain(text, CURES) if text else ""
 
     def _swaps(self) -> dict[str, str]:
         return dict((self.get(f"configmap/{SWAPS}") or {}).get("data") or {})
+
+
+def _facts(status: dict[str, Any]) -> Iterator[str | None]:
+    """Reasons in the status of a pod: gone from its node, on no node, or its container waits."""
+    if status.get("reason"):
+        yield from (status["reason"], status.get("message"))
+    for condition in status.get("conditions", []):
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            yield from (condition.get("reason"), condition.get("message"))
+    for container in status.get("containerStatuses", []):
+        waiting = container.get("state", {}).get("waiting") or {}
+        ended = container.get("lastState", {}).get("terminated") or {}
+        yield from (waiting.get("reason"), waiting.get("message"), ended.get("reason"))

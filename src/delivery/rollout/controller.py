@@ -1,9 +1,10 @@
 """Move a stage to a version, and back if it does not serve it.
 
-    inspect -> clear swaps -> apply -> wait -> smoke test -> mark as good
+    inspect -> try in vain -> clear swaps -> apply -> wait -> smoke test -> mark as good
                            any failure -> undo -> wait -> smoke test of the restored version
 
-A rollout that was killed at any point converges when it runs again: marking as good comes last.
+A rollout that was killed at any point converges when it runs again: marking as good comes last. Of
+two at once the later one decides, and the other one undoes nothing.
 """
 
 import json
@@ -25,6 +26,12 @@ from delivery.rollout.manifests import (
     to_yaml,
     workload_of,
 )
+from delivery.rollout.preflight import (
+    refuse_inadmissible,
+    refuse_other_workload,
+    warn_of_skew,
+    without_unknown,
+)
 from delivery.rollout.smoke_test import Expected, Refused, SmokeTest
 from delivery.rollout.workload import WORKLOADS, Running, Workload
 from delivery.tags import model_name
@@ -34,19 +41,6 @@ ROLLING, ARGO = "rolling", "argo"
 TIMEOUTS = {ROLLING: 600.0, ARGO: 2400.0}  # seconds; a canary is observed for a while
 STRATEGIES = {"Deployment": ROLLING, "Rollout": ARGO}
 IMMEDIATE = 5.0  # seconds in which a stage that should already serve has to prove it
-OPTIONAL = {"ServiceMonitor": ("monitoring.coreos.com", "servicemonitors")}
-"""Kinds that not every cluster knows: API group and plural. Unknown ones are left out."""
-REQUIRED = {
-    "HTTPRoute": (
-        ("gateway.networking.k8s.io", "httproutes"),
-        "install the Gateway API, or take the component ingress in place of gateway",
-    ),
-    "Rollout": (
-        ("argoproj.io", "rollouts"),
-        "install Argo Rollouts, or take its component out of the overlay",
-    ),
-}
-"""Kinds without which the stage does not serve, and what to do where the cluster lacks them."""
 
 
 class RolloutRequest(NamedTuple):
@@ -99,6 +93,7 @@ def roll_out(request: RolloutRequest, context: str = "") -> Outcome:
     documents = for_version(render(request.stage, name), request.version, request.image)
     own = workload_of(documents)
     cluster = Cluster(own["metadata"]["namespace"], name, context)
+    warn_of_skew(cluster)
     documents = without_unknown(documents, cluster)
     refuse_other_workload(request.stage, own["kind"], cluster)
     rollout = Rollout(request, documents, cluster, own["kind"])
@@ -116,47 +111,6 @@ def roll_out(request: RolloutRequest, context: str = "") -> Outcome:
     return rollout.outcome
 
 
-def refuse_other_workload(stage: str, kind: str, cluster: Cluster) -> None:
-    """Refuse a stage that something else than its overlay says runs.
-
-    Two would serve at once, and what the overlay no longer has would stay without anyone's notice.
-
-    Raises:
-        RolloutError: the other kind of workload is there.
-    """
-    (other,) = WORKLOADS.keys() - {kind}
-    if other in REQUIRED and not cluster.knows(*REQUIRED[other][0]):
-        return
-    if WORKLOADS[other](cluster).running() is not None:
-        move = "argo-enter" if kind == "Rollout" else "argo-leave"
-        raise RolloutError(
-            f"{stage} is run by a {other}, and its overlay has a {kind}: `make {move} "
-            f"STAGE={stage}` moves it without an outage; nothing was changed"
-        )
-
-
-def without_unknown(documents: list[Document], cluster: Cluster) -> list[Document]:
-    """Leave out optional objects whose kind the cluster does not know, and report them.
-
-    Raises:
-        RolloutError: the kind of a required object is unknown.
-    """
-    found = []
-    for document in documents:
-        kind = document["kind"]
-        if kind in REQUIRED and not cluster.knows(*REQUIRED[kind][0]):
-            raise RolloutError(
-                f"{kind}: the cluster does not know this kind: {REQUIRED[kind][1]}; nothing was "
-                "changed"
-            )
-        if kind in OPTIONAL and not cluster.knows(*OPTIONAL[kind]):
-            name = document["metadata"]["name"]
-            print(f"left out: {kind} {name}, the cluster does not know this kind")
-            continue
-        found.append(document)
-    return found
-
-
 class Rollout:
     """One rollout of a set of objects to a cluster."""
 
@@ -168,6 +122,7 @@ class Rollout:
         self._documents = documents
         self._cluster = cluster
         self._workload: Workload = WORKLOADS[kind](cluster)
+        self._applied = workload_of(documents)["metadata"]["annotations"][APPLIED]
         self.outcome = Outcome(request.stage, request.version.tag, request.image)
         self.outcome.strategy = STRATEGIES[kind]
 
@@ -190,6 +145,7 @@ class Rollout:
         # What is not measured is not promoted; the way back to an older version is not judged.
         if unscraped and self.outcome.strategy == ARGO and not request.allow_older:
             raise RolloutError(f"{unscraped}; without data no canary passes: nothing was changed")
+        refuse_inadmissible(self._documents, self._cluster)
         try:
             self._advance(before)
         except DeliveryError as error:
@@ -216,8 +172,7 @@ class Rollout:
 
     def _serves_already(self, before: Running) -> bool:
         request = self._request
-        applied = workload_of(self._documents)["metadata"]["annotations"][APPLIED]
-        desired = (request.version, request.image, applied)
+        desired = (request.version, request.image, self._applied)
         if (before.version, before.image, before.applied) != desired or not before.complete:
             return False
         try:
@@ -241,7 +196,16 @@ class Rollout:
             self._workload.restart()
         self._workload.wait(request.timeout or TIMEOUTS[self.outcome.strategy])
         self._smoke_test(request.expected, request.limit)
+        if self._overtaken_by(before):
+            raise RolloutError("it was overtaken before it was marked as good")
         self._workload.mark_good()
+
+    def _overtaken_by(self, before: Running | None) -> str:
+        """What another rollout has applied since this one began; empty if none has."""
+        now = self._workload.running()
+        if now is None or now.applied in (self._applied, before.applied if before else ""):
+            return ""
+        return now.version.tag if now.version else "something else"
 
     def _roll_back(self, before: Running | None, reason: str) -> NoReturn:
         """Restore the version that served before, and report it."""
@@ -251,12 +215,19 @@ class Rollout:
         if before is None:
             raise RolloutError(f"{failed}; there is nothing to go back to")
         try:
-            undone = self._workload.undo(before)
+            other = self._overtaken_by(before)
+            undone = not other and self._workload.undo(before)
             if undone:
                 self._workload.wait(TIMEOUTS[ROLLING])
-            self.outcome.serving = serving = self._restored()
+            serving = None if other else self._restored()
         except DeliveryError as error:
             raise RolloutError(f"{failed}; going back failed as well: {error}") from None
+        if other:
+            raise RolloutError(
+                f"{failed}; another rollout has begun meanwhile, of {other}: it decides, and "
+                "nothing is undone here"
+            )
+        self.outcome.serving = serving
         if not undone:
             raise RolloutError(
                 f"{failed}; nothing was changed, {serving or 'the version before'} still serves"
@@ -281,7 +252,7 @@ class Rollout:
     def _with_pod_errors(self, reason: str) -> str:
         """A reason, with what kubectl knows of pods that do not start."""
         try:
-            errors = self._cluster.pod_errors()
+            errors = self._cluster.pod_errors(self._workload.name)
         except DeliveryError:
             errors = ""
         return f"{reason} ({errors})" if errors else reason

@@ -22,8 +22,9 @@ from contracts import commands
 from contracts.tags import STAGES
 from delivery.errors import RolloutError, command
 from delivery.rollout.cluster import Cluster
-from delivery.rollout.controller import REQUIRED, ROLLING, TIMEOUTS, without_unknown
+from delivery.rollout.controller import ROLLING, TIMEOUTS
 from delivery.rollout.manifests import for_version, render, to_yaml, workload_of
+from delivery.rollout.preflight import REQUIRED, without_unknown
 from delivery.rollout.workload import WORKLOADS, Running, Workload
 from delivery.tags import model_name, parse_stage
 
