@@ -7,11 +7,11 @@ the files, replaces `data/` in one step and updates `data.dvc`.
 from pipeline.sources.eurosat import EuroSAT
 from pipeline.sources.feedback import Feedback
 from pipeline.sources.folder import Folder
-from pipeline.sources.source import File, Source
+from pipeline.sources.source import AnyFile, File, FinishedFile, RefusedFile, Source
 
 from pipeline.sources.synthetic import Synthetic
 
-__all__ = ["SOURCES", "File", "Source"]
+__all__ = ["SOURCES", "AnyFile", "File", "FinishedFile", "RefusedFile", "Source"]
 
 SOURCES: dict[str, type[Source]] = {
     "synthetic": Synthetic,

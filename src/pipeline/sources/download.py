@@ -57,14 +57,15 @@ def _fetch(url: str, part: Path, size: int) -> None:
             response.raise_for_status()
             if response.status_code != requests.codes.partial_content:
                 have = 0  # the server does not resume: from the start
-            with part.open("ab" if have else "wb") as file, _progress() as progress:
+            with part.open("ab" if have else "wb") as file, bar() as progress:
                 task = progress.add_task(part.stem, total=size, completed=have)
                 for chunk in response.iter_content(CHUNK):
                     file.write(chunk)
                     progress.advance(task, len(chunk))
 
 
-def _progress() -> Progress:
+def bar() -> Progress:
+    """A bar for bytes, in a terminal."""
     columns = ("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
     return Progress(*columns, console=CONSOLE, disable=not CONSOLE.is_terminal)
 

@@ -2,17 +2,36 @@
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol, Self
+from pathlib import Path
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 from pipeline.data.dataset import Dataset
 
 
 class File(NamedTuple):
-    """One image file as it goes to `data/`."""
+    """One file as it goes to `data/`."""
 
     path: str
-    """`<class>/<name>` or, for a predefined split, `<split>/<class>/<name>`; forward slashes."""
+    """`<class>/<name>` or, for a predefined split, `<split>/<class>/<name>`; forward slashes. Of
+    scenes with label maps: `images/<name>.tif`, `labels/<name>.tif`, `items/<name>.json`."""
     content: bytes
+
+
+class FinishedFile(NamedTuple):
+    """A file that is too large for memory; ingest links or copies it."""
+
+    path: str
+    place: Path
+
+
+class RefusedFile(NamedTuple):
+    """A file that the source itself refuses; ingest counts it among the bad ones."""
+
+    path: str
+    reason: str
+
+
+AnyFile = File | FinishedFile | RefusedFile
 
 
 class Source(Protocol):
@@ -34,3 +53,11 @@ class Source(Protocol):
 
     def __len__(self) -> int:
         """Count the files, for the progress bar."""
+
+
+@runtime_checkable
+class Previewing(Protocol):
+    """A source that shows what it would fetch, in place of fetching it."""
+
+    def preview(self) -> None:
+        """Print it; the dry run of ingest."""
