@@ -131,6 +131,7 @@ ifdef EUROSAT
 else
 	@dvc pull data.dvc
 endif
+	@python -m pipeline.params
 	@set -o pipefail; PYTHONUNBUFFERED=1 dvc repro | sed --unbuffered -e '/^Use `dvc push`/d' -e '/^To track the changes/,/core.autostage/d'
 	@python -m pipeline.report --against HEAD
 	@dvc metrics diff --all --no-path --targets reports/metrics.json -- HEAD
@@ -143,6 +144,7 @@ serve: setup ## serve the bundle in model/ on http://127.0.0.1:8000 (SERVICE_POR
 
 repro: setup ## run the stages whose inputs changed
 	@test -d data || { echo "error: data/ is missing: get the sample with 'dvc pull', or bring your own with 'python -m pipeline.ingest'"; exit 1; }
+	@python -m pipeline.params
 	@dvc repro
 
 report: setup ## write reports/report.md (AGAINST=main)

@@ -24,6 +24,8 @@ LONGEST = 128
 """Characters; more than the grammar needs."""
 
 NAME = "[a-z]([a-z0-9-]{0,61}[a-z0-9])?"
+LONGEST_NAME = 50
+"""Characters of a new name: with `-mr-123456789` it is a Service's, which has at most 63."""
 STAGE = "[a-z]([a-z0-9-]{0,30}[a-z0-9])?"
 COUNTER = "[1-9][0-9]{0,8}"
 ID = "(0|[1-9][0-9]{0,17})"  # of GitLab

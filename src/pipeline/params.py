@@ -1,20 +1,35 @@
 """Typed, frozen view of `params.yaml`.
 
+    python -m pipeline.params     check it, before DVC deletes the outputs of the stages it runs
+
 The comments in `params.yaml` are the manual; this file holds types and limits. Each stage reads
 its own section, and `dvc.yaml` names that section as a dependency of the stage.
 """
 
+import os
+import re
 from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from contracts import tags
 from contracts.documents import read_yaml
 from contracts.faults import wanted
 from pipeline import paths
-from pipeline.errors import ParameterError
+from pipeline.errors import ParameterError, command
+
+RESTORE = (
+    "`dvc checkout` and `git checkout -- reports` bring back what DVC has deleted to run this stage"
+)
 
 
 class Section(BaseModel):
@@ -46,11 +61,21 @@ class Preprocess(Section):
 
 
 class Model(Section):
-    name: str = Field(pattern=f"^{tags.NAME}$")
+    name: str
     task: str = "classification"
     network: str
     width: int = Field(ge=4, le=512)
     dropout: float = Field(ge=0, lt=1)
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        if len(name) > tags.LONGEST_NAME or not re.fullmatch(tags.NAME, name):
+            raise ValueError(
+                f"{name[:64]!r} is not a name: write at most {tags.LONGEST_NAME} of a-z, 0-9 and "
+                f"-, a letter first and no - at the end, as in landcover"
+            )
+        return name
 
 
 class Train(Section):
@@ -104,6 +129,15 @@ def read_params(path: Path = paths.PARAMS) -> Params:
             names every such field with its value and the cure.
     """
     try:
+        return _parse(path)
+    except ParameterError as error:
+        if "DVC_STAGE" not in os.environ:
+            raise
+        raise ParameterError(f"{error}; {RESTORE}") from None
+
+
+def _parse(path: Path) -> Params:
+    try:
         document = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParameterError(f"{path} is missing: run this in the root of the repository") from None
@@ -139,3 +173,13 @@ def _known_keys(location: tuple[str, ...]) -> str:
         assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
         model = annotation
     return ", ".join(model.model_fields)
+
+
+@command
+def main() -> None:
+    """Check params.yaml."""
+    read_params()
+
+
+if __name__ == "__main__":
+    main()

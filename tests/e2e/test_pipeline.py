@@ -64,3 +64,20 @@ def test_an_experiment_with_another_parameter_can_be_compared(trained_clone: Pat
     assert "`train.epochs`" in text and "shared test chips" in text
     gate = run("python", "-m", "pipeline.gate", "--against", "HEAD", cwd=trained_clone, check=False)
     assert "shared test chips" in gate.stdout
+
+
+def test_a_misspelt_parameter_costs_no_output(trained_clone: Path) -> None:
+    run("git", "checkout", "--quiet", "--", ".", cwd=trained_clone)
+    run("dvc", "checkout", "--quiet", cwd=trained_clone)
+    change_params(trained_clone, {"train": {"epoch": 9, "epochs": 4}})
+    refused = run("make", "repro", "NO_SETUP=1", cwd=trained_clone, check=False)
+    assert "train.epoch is not a parameter" in refused.stderr and "checkout" not in refused.stderr
+    assert (trained_clone / "model" / "model.onnx").exists(), "DVC was not asked"
+    failed = run("dvc", "repro", cwd=trained_clone, check=False)
+    assert failed.returncode != 0 and not (trained_clone / "model").exists()
+    assert "`dvc checkout` and `git checkout -- reports` bring back" in failed.stderr
+    run("dvc", "checkout", "--quiet", cwd=trained_clone)
+    run("git", "checkout", "--quiet", "--", "reports", cwd=trained_clone)
+    assert (trained_clone / "model" / "model.onnx").exists()
+    changed = run("git", "status", "--porcelain", cwd=trained_clone).stdout.split()
+    assert changed == ["M", "params.yaml"]

@@ -357,6 +357,9 @@ def _rename(folder: Path) -> None:
     text = stages.read_text(encoding="utf-8")
     renamed = re.sub(r"(?m)^(artifacts:\n  )[a-z0-9-]+:", rf"\g<1>{NAME}:", text)
     stages.write_text(renamed, encoding="utf-8")
+    namespaces = folder / "templates" / "dashboard.yml"
+    text = namespaces.read_text(encoding="utf-8")
+    namespaces.write_text(re.sub(r"landcover-(?=staging|production)", f"{NAME}-", text), "utf-8")
     run("make", "rules", "dashboards", "NO_SETUP=1", cwd=folder, env=environment())
 
 

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from delivery.errors import RolloutError
-from delivery.rollout.manifests import LONGEST_NAME, PLACEHOLDER, Document, build
+from contracts.tags import LONGEST_NAME
+from delivery.rollout.manifests import PLACEHOLDER, Document, build
 from tests.conftest import ROOT
 from tests.k8s.conftest import K8S, NAME, rendered
 

@@ -36,7 +36,11 @@ def test_parameters_can_not_be_changed_after_reading(workdir: Path) -> None:
         ("train", "device", "gpu", ["train.device", "'gpu'", "'cuda'"]),
         ("preprocess", "split", "spatail", ["preprocess.split", "'spatail'", "'spatial'"]),
         ("preprocess", "test_fraction", 0.95, ["preprocess", "1.05", "nothing is left"]),
-        ("model", "name", "../x", ["model.name", "'../x'"]),
+        ("model", "name", "../x", ["model.name", "'../x' is not a name: write at most 50 of a-z"]),
+        ("model", "name", "Crops", ["model.name", "'Crops'", "as in landcover"]),
+        ("model", "name", "crops-", ["model.name", "'crops-'", "no - at the end"]),
+        ("model", "name", "a" * 51, ["model.name", "at most 50"]),
+        ("model", "name", 7, ["model.name", "7", "wanted a text"]),
         ("load", "max_bad_fraction", 1.5, ["load.max_bad_fraction", "1.5", "wanted at most 1"]),
     ],
 )
@@ -48,6 +52,24 @@ def test_a_bad_parameter_is_refused_with_field_value_and_cure(
         read_params()
     for word in words:
         assert word in str(caught.value)
+    assert "[a-z]" not in str(caught.value), "words, not a regular expression"
+
+
+def test_a_name_of_fifty_characters_is_one(workdir: Path) -> None:
+    write_params({"model": {"name": "a" * 50}})
+    assert read_params().model.name == "a" * 50
+
+
+def test_a_stage_of_dvc_says_how_its_outputs_come_back(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_params({"train": {"epoch": 3}})
+    with pytest.raises(ParameterError) as alone:
+        read_params()
+    assert "dvc checkout" not in str(alone.value)
+    monkeypatch.setenv("DVC_STAGE", "train")
+    with pytest.raises(ParameterError, match="`dvc checkout` and `git checkout -- reports` bring"):
+        read_params()
 
 
 def test_every_bad_parameter_is_named_at_once(workdir: Path) -> None:

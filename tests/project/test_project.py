@@ -43,6 +43,10 @@ def test_the_model_has_one_name(params: Params) -> None:
         params.model.name
     ], "model.name of params.yaml is the name below artifacts: in dvc.yaml, too"
     assert stale_files() == [], "another model.name: make rules dashboards, and commit"
+    for stage, namespace in namespaces().items():
+        assert (
+            namespace == f"{params.model.name}-{stage}"
+        ), f"templates/dashboard.yml: the namespace of {stage} is model.name-{stage}"
 
 
 def test_data_dvc_names_one_version_of_the_data() -> None:
@@ -104,6 +108,16 @@ def overlays() -> Iterator[tuple[str, list[Document]]]:
         if not (shutil.which("kubectl") or shutil.which("kustomize")):
             pytest.skip("neither kubectl nor kustomize is installed: make setup-e2e")
         yield stage, render(stage, name, OVERLAYS)
+
+
+def namespaces() -> dict[str, str]:
+    """Where GitLab's page looks for the pods of each stage; none where the team has removed it."""
+    path = ROOT / "templates" / "dashboard.yml"
+    if not path.exists():
+        return {}
+    head = path.read_text(encoding="utf-8").partition("\n---\n")[0]
+    inputs = yaml.safe_load(head)["spec"]["inputs"]
+    return {stage: inputs[f"{stage}-namespace"]["default"] for stage in STAGES}
 
 
 def stale_files() -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from contracts.tags import Version
+from contracts.tags import LONGEST_NAME, Version
 from delivery.errors import RolloutError, ToolError, reason
 from delivery.tags import parse_stage
 
@@ -25,7 +25,6 @@ PLACEHOLDER = "model-name"
 """Stands in k8s/ for the name of the model: the name of its objects, and the label of its pods."""
 VALUES = "Values"
 """Kind of what a team sets for an overlay (values.yaml); kustomize copies it into the objects."""
-LONGEST_NAME = 50  # characters: with `-mr-123456789` it is a Service's, which has at most 63
 CONTAINER = "service"
 RELEASE, TAG = "SERVICE_RELEASE", "SERVICE_TAG"
 NAME_LABEL, VERSION_LABEL = "app.kubernetes.io/name", "app.kubernetes.io/version"
