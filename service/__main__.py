@@ -40,12 +40,14 @@ def _serve(with_key: bool) -> None:
     # As process 1 of a container, a signal without a handler would be lost.
     signal.signal(signal.SIGTERM, _end_at_once)
     from service.auth.roles import Role, new_key
+    from service.certificates import trust
     from service.errors import UnsafeSettings
     from service.server.supervisor import as_url, serve
     from service.settings import read_settings
 
     try:
         settings = read_settings()
+        trust(settings.ca_file, settings.state)
         if with_key and not settings.api_keys:
             key, digest = new_key()
             settings = settings.model_copy(update={"api_keys": {digest: frozenset({Role.DEPLOY})}})

@@ -1,10 +1,12 @@
 """All wiring, on one screen. Tests override providers; nothing is made at import."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from dependency_injector import containers, providers
 
+from service.auth.keys import KeyFile
 from service.auth.roles import Guard
 from service.auth.tokens import TokenVerifier
 from service.feedback.accuracy import AccuracyCollector, AccuracyFile, FeedbackCounters
@@ -20,6 +22,7 @@ from service.inference.model import Serving
 from service.inference.queue import InferenceQueue
 from service.prediction import Predictor
 from service.registry.client import RegistryClient
+from service.secrets import FEEDBACK, KEYS, MountedSecrets
 from service.settings import OFF, Settings, read_settings
 from service.swap.cache import BundleCache
 from service.swap.configmap import ConfigMapStore
@@ -56,7 +59,7 @@ def _cache(settings: Settings) -> BundleCache:
     return BundleCache(settings.state / "bundles")
 
 
-def _guard(settings: Settings) -> Guard:
+def _guard(settings: Settings, secrets: MountedSecrets) -> Guard:
     tokens = None
     if settings.jwt_issuer:
         tokens = TokenVerifier(
@@ -66,7 +69,9 @@ def _guard(settings: Settings) -> Guard:
             settings.jwt_claims,
             settings.jwt_roles,
         )
-    return Guard(settings.api_keys, settings.roles_open_to_everybody(), tokens)
+    path = secrets.path(KEYS)
+    current = KeyFile(path) if path else None
+    return Guard(settings.api_keys, settings.roles_open_to_everybody(), tokens, current)
 
 
 def _recorder(settings: Settings, journal: Journal, counts: FeedbackCounters) -> Recorder:
@@ -78,11 +83,18 @@ def _recorder(settings: Settings, journal: Journal, counts: FeedbackCounters) ->
 
 
 def _answers(
-    settings: Settings, journal: Journal, counts: FeedbackCounters
+    settings: Settings, secrets: MountedSecrets, journal: Journal, counts: FeedbackCounters
 ) -> FeedbackService | None:
     if (url := settings.feedback.get_secret_value()) == OFF:
         return None
-    return FeedbackService(url, settings.state, journal.folder, settings.keep_below, counts)
+
+    def current() -> str:
+        with suppress(OSError, ValueError):  # as it was
+            return secrets.read(FEEDBACK) or url
+        return url
+
+    state, keep_below = settings.state, settings.keep_below
+    return FeedbackService(url, state, journal.folder, keep_below, counts, current)
 
 
 def _feedback_importer(
@@ -109,11 +121,12 @@ class Container(containers.DeclarativeContainer):
     """Providers of all objects, each created at first use."""
 
     settings = providers.Singleton(read_settings)
+    secrets = providers.Singleton(MountedSecrets, settings.provided.secrets)
     tracing = providers.Singleton(Tracing)
     metrics = providers.Singleton(Metrics)
     serving = providers.Singleton(Serving)
     access_log = providers.Singleton(AccessLog)
-    guard = providers.Singleton(_guard, settings)
+    guard = providers.Singleton(_guard, settings, secrets)
     desired: providers.Provider[FileStore | ConfigMapStore] = providers.Singleton(_store, settings)
     workers = providers.Singleton(WorkerRegistry, settings.provided.state)
     cache = providers.Singleton(_cache, settings)
@@ -123,6 +136,7 @@ class Container(containers.DeclarativeContainer):
         settings.provided.state,
         settings.provided.refresh,
         settings.provided.fetch_timeout,
+        secrets,
     )
     loader = providers.Singleton(
         ModelLoader,
@@ -149,7 +163,7 @@ class Container(containers.DeclarativeContainer):
     feedback_counters = providers.Singleton(FeedbackCounters, metrics.provided.registry)
     accuracy_file = providers.Singleton(AccuracyFile, journal_folder)
     recorder = providers.Singleton(_recorder, settings, journal, feedback_counters)
-    answers = providers.Singleton(_answers, settings, journal, feedback_counters)
+    answers = providers.Singleton(_answers, settings, secrets, journal, feedback_counters)
     feedback_importer = providers.Singleton(
         _feedback_importer, settings, journal, recorder, answers, accuracy_file, feedback_counters
     )

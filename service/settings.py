@@ -18,8 +18,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from contracts.faults import wanted
 from contracts.tags import LOCAL, match_tag
 from service.auth.addresses import check_url, is_loopback
+from service.auth.keys import parse_keys
 from service.auth.roles import Role
 from service.errors import UnsafeSettings
+from service.secrets import FEEDBACK, KEYS, PASSWORD, MountedSecrets
 
 PREFIX = "SERVICE_"
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")  # RFC 1123, as Kubernetes takes it
@@ -86,6 +88,14 @@ class Settings(BaseSettings):
     )
     reconcile: float = Field(
         0.5, gt=0, le=2, description="Seconds between reads of the desired model."
+    )
+    secrets: str = Field(
+        "",
+        description="Folder of mounted secrets, each read when it is used: `keys/api-keys`, "
+        "`git/username`, `git/password`, `remote/*`, `feedback/url`.",
+    )
+    ca_file: str = Field(
+        "", description="CAs of your own, in PEM, which all clients trust besides the public ones."
     )
     api_keys: dict[str, frozenset[Role]] = Field(
         default_factory=dict,
@@ -225,6 +235,8 @@ class Settings(BaseSettings):
             )
         if self.jwt_issuer:
             _check_certificates()
+        if MountedSecrets(self.secrets).path(PASSWORD) and self.repository.startswith("http://"):
+            check_url("SERVICE_REPOSITORY", self.repository)  # it would show the token to all
         return self
 
     def roles_open_to_everybody(self) -> frozenset[Role]:
@@ -245,10 +257,36 @@ def read_settings(**overrides: Any) -> Settings:
     _unquote()
     _refuse_other_than_json()
     try:
-        return Settings(**overrides)
+        mounted = _mounted(os.environ.get(_variable("secrets"), ""))
+        settings = Settings(**mounted | overrides)
     except ValidationError as error:
         first = {item["loc"][:1]: item for item in reversed(error.errors())}  # of each setting
         raise UnsafeSettings("; ".join(map(_sentence, reversed(first.values())))) from None
+    if settings.api_keys.keys() > mounted.get("api_keys", settings.api_keys).keys():
+        raise UnsafeSettings(f"SERVICE_API_KEYS: {KEYS} is mounted in SERVICE_SECRETS: unset one")
+    return settings
+
+
+def _mounted(folder: str) -> dict[str, Any]:
+    """The settings that are mounted as secrets."""
+    if not folder:
+        return {}
+    variable, found = _variable("secrets"), dict[str, Any]()
+    if not Path(folder).is_dir():
+        raise UnsafeSettings(f"{variable}: {folder!a} is no folder: mount the secrets there")
+    secrets = MountedSecrets(folder)
+    for name, setting, read in ((KEYS, "api_keys", parse_keys), (FEEDBACK, "feedback", str)):
+        try:
+            if (text := secrets.read(name)) is not None:
+                found[setting] = read(text)
+        except OSError as error:
+            reason = f"{error.strerror}: let the user of the service read it"
+            raise UnsafeSettings(f"{variable}: {name}: {reason}") from None
+        except UnicodeDecodeError:
+            raise UnsafeSettings(f"{variable}: {name}: it is no text: write it again") from None
+        except ValueError as error:
+            raise UnsafeSettings(f"{variable}: {name}: {error}") from None
+    return found
 
 
 def _check_certificates() -> None:

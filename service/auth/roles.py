@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from typing import Protocol
 
@@ -88,8 +88,11 @@ class Guard:
         keys: Mapping[str, frozenset[Role]],
         open_roles: frozenset[Role],
         tokens: Tokens | None,
+        current: Callable[[], Mapping[str, frozenset[Role]]] | None = None,
     ) -> None:
         """Take SHA-256 (hex) of each key -> its roles, the roles that need no credentials, JWTs.
+
+        `current` gives the keys of the moment instead, if they can change.
 
         Raises ValueError for an invalid hash (without its value: it may be a key), and for
         `deploy` among the open roles.
@@ -102,7 +105,8 @@ class Guard:
                 )
         if Role.DEPLOY in open_roles:
             raise ValueError("open_roles: `deploy` cannot be open to everybody: remove it")
-        self._keys = dict(keys)
+        fixed = dict(keys)
+        self._keys = current or (lambda: fixed)
         self._open: frozenset[Role | None] = frozenset({None, *open_roles})
         self._tokens = tokens
 
@@ -135,7 +139,7 @@ class Guard:
         # so that the time reveals neither how near a guess was nor which key it was.
         presented = hashlib.sha256(secret).hexdigest()
         found = None
-        for digest, roles in self._keys.items():
+        for digest, roles in self._keys().items():
             if hmac.compare_digest(digest, presented):
                 found = roles
         return found

@@ -10,7 +10,7 @@ call fails at once: no thread waits for a server that has just kept another thre
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,14 @@ log = logging.getLogger("service.feedback.store")
 class Database:
     """The database of one process, opened with the first use and never before a fork."""
 
-    def __init__(self, url: str, folder: Path) -> None:
-        """Use the database at a URL; a file in the folder if it is empty."""
+    def __init__(self, url: str, folder: Path, current: Callable[[], str] | None = None) -> None:
+        """Use the database at a URL; a file in the folder if it is empty.
+
+        `current` gives the URL of the moment, if it can change, such as with its password.
+        """
         self._folder = folder
+        self._given = url
+        self._current_url = current or (lambda: url)
         self._url = parse(url, folder)
         self._engine: Engine | None = None
         self._ready = False
@@ -96,9 +101,10 @@ class Database:
 
     def _current(self) -> Engine:
         """Return the engine, after bringing the tables up to date."""
-        if time.monotonic() < self._skip_until:
-            raise _unusable(SILENT)
         with self._lock:  # released before it connects, or all would wait one after another
+            self._follow()
+            if time.monotonic() < self._skip_until:
+                raise _unusable(SILENT)
             if self._engine is None:
                 self._engine = self._make_engine()
             engine = self._engine
@@ -106,6 +112,18 @@ class Database:
             self._make_ready(engine)
             self._ready = True
         return engine
+
+    def _follow(self) -> None:
+        """Use another URL from now on, if it has changed; running statements end with the old."""
+        if (url := self._current_url()) != self._given:
+            self._given = url
+            try:
+                self._url = parse(url, self._folder)
+            except FeedbackUnavailable as error:
+                log.error("feedback database not changed", extra={"detail": error.detail})
+            else:
+                self._skip_until = 0.0
+                self.close()
 
     def _make_engine(self) -> Engine:
         if self.is_sqlite:

@@ -32,10 +32,20 @@ class FeedbackService:
     """Labels of people for recorded predictions."""
 
     def __init__(
-        self, url: str, state: Path, journal: Path, keep_below: float, counts: FeedbackCounters
+        self,
+        url: str,
+        state: Path,
+        journal: Path,
+        keep_below: float,
+        counts: FeedbackCounters,
+        current: Callable[[], str] | None = None,
     ) -> None:
-        """Use the database at a URL (a file in `state` if empty) and the files in `journal`."""
+        """Use the database at a URL (a file in `state` if empty) and the files in `journal`.
+
+        `current` gives the URL of the moment, if it can change.
+        """
         self._url = url
+        self._current_url = current
         self._state = state
         self._journal = journal
         self._keep_below = keep_below
@@ -80,7 +90,8 @@ class FeedbackService:
                 from service.feedback.database import Database
                 from service.feedback.store import Store
 
-                self._store = Store(Database(self._url, self._state), self._keep_below)
+                database = Database(self._url, self._state, self._current_url)
+                self._store = Store(database, self._keep_below)
             return self._store
 
     def retention(self) -> "Retention":

@@ -37,6 +37,7 @@ from service.registry.protocol import (
     load_snapshot,
 )
 from service.schemas import Listing
+from service.secrets import MountedSecrets
 
 PAUSE = 1.0  # seconds between two checks of Git
 RETRY = 5.0  # seconds between two tries to reach a URL
@@ -52,7 +53,12 @@ class RegistryClient:
     """The tags of one repository. Belongs to one event loop; processes may share the cache."""
 
     def __init__(
-        self, repository: str, cache: Path, refresh: float = 30.0, seconds: float = 600.0
+        self,
+        repository: str,
+        cache: Path,
+        refresh: float = 30.0,
+        seconds: float = 600.0,
+        secrets: MountedSecrets | None = None,
     ) -> None:
         """Remember the repository and the cache; nothing is read yet.
 
@@ -61,12 +67,14 @@ class RegistryClient:
             cache: folder for the mirror, the listing and running fetches.
             refresh: seconds after which the mirror of a URL is brought up to date.
             seconds: longest fetch of a bundle.
+            secrets: credentials of the repository and of the DVC remote, read at each use.
         """
         self._mirrored = git.is_url(repository)
         self._repository = repository if self._mirrored else str(Path(repository).absolute())
         self._cache = cache.absolute()
         self._refresh = refresh
         self._seconds = seconds
+        self._secrets = secrets or MountedSecrets("")
         self._reading = asyncio.Lock()
         self._read_at = -PAUSE
         self._answer: Listing | RegistryUnavailable | None = None
@@ -209,7 +217,8 @@ class RegistryClient:
         command += [f"--repository={self._repository}", f"--cache={self._cache}"]
         command += [f"--seconds={int(seconds) + 10}"]
         paths = os.pathsep.join(filter(None, (_PACKAGES, os.environ.get("PYTHONPATH"))))
-        environment = os.environ | {"PYTHONPATH": paths}
+        environment = os.environ | self._secrets.variables() | {"PYTHONPATH": paths}
+        environment = git.with_credentials(environment, self._repository, self._secrets)
         if folder is not None:
             environment |= {"TMPDIR": str(folder)}
         code, output, _ = await _run(command, environment, seconds, DEVNULL)

@@ -7,14 +7,18 @@ repository in the folders above.
 
 import fcntl
 import re
+import shlex
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+from urllib.parse import urlsplit
 
 from contracts import git as safe
+from service.auth.addresses import is_loopback_url
+from service.secrets import PASSWORD, USERNAME, MountedSecrets
 
 MIRROR = "repository.git"
 STAMP = "refreshed"
@@ -72,6 +76,29 @@ def git_dir(repository: str, cache: Path) -> Path:
 def environment() -> dict[str, str]:
     """Return the environment of git: no prompts, no habits of the user."""
     return {"GIT_SSH_COMMAND": "ssh -oBatchMode=yes -oConnectTimeout=10"} | safe.environment()
+
+
+def with_credentials(
+    environment: Mapping[str, str], repository: str, secrets: MountedSecrets
+) -> dict[str, str]:
+    """Let Git read user and password from files when the server of the repository asks for them.
+
+    A credential helper of this server alone: the token is in no command line, address, variable or
+    file of Git's, and a redirect to another server gets none.
+    """
+    parts = urlsplit(repository)
+    files = secrets.path(USERNAME), secrets.path(PASSWORD)
+    safe_from_readers = parts.scheme == "https" or is_loopback_url(repository)
+    if not parts.scheme.startswith("http") or not safe_from_readers or not all(files):
+        return dict(environment)
+    user, password = (f"tr -d '\\r\\n' <{shlex.quote(str(file))}" for file in files)
+    said = f'printf \'username=%s\\npassword=%s\\n\' "$({user})" "$({password})"'
+    server = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    settings = {
+        "credential.helper": "",  # no other one
+        f"credential.{server}.helper": f'!f() {{ test "$1" != get || {said}; }}; f',
+    }
+    return safe.configured(environment, settings)
 
 
 def arguments(folder: Path, *words: str) -> list[str]:

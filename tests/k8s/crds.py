@@ -1,7 +1,7 @@
 """Fields of the operators' objects, as far as the manifests use them.
 
 Kubernetes' own schemas do not know these kinds. The fields were read off the definitions that Argo
-Rollouts, the Prometheus operator and the Gateway API ship; one that is not listed here is a fault.
+Rollouts, the Prometheus operator, the Gateway API and External Secrets (0.16) ship; one that is not listed here is a fault.
 """
 
 from typing import Any
@@ -66,6 +66,17 @@ KINDS: dict[str, Node] = {
                     "backendRefs": [{"name": str, "port": int}],
                 }
             ],
+        },
+    },
+    "ExternalSecret": {
+        "apiVersion": "external-secrets.io/v1",
+        "kind": "ExternalSecret",
+        "metadata": _METADATA,
+        "spec": {
+            "refreshInterval": str,
+            "secretStoreRef": {"kind": str, "name": str},
+            "target": {"name": str, "deletionPolicy": str},
+            "dataFrom": [{"extract": {"key": str}}],
         },
     },
     "ServiceMonitor": {

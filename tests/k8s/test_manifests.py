@@ -16,6 +16,7 @@ from delivery.rollout.controller import ARGO as ROLLOUT
 from delivery.rollout.controller import TIMEOUTS
 from delivery.rollout.manifests import APPLIED, Document, build, for_version, render
 from service.auth.roles import ROLES
+from service.secrets import FEEDBACK, KEYS, PASSWORD, USERNAME, MountedSecrets
 from service.server.supervisor import GRACE
 from service.settings import Settings, read_settings
 from tests.conftest import ROOT
@@ -33,8 +34,16 @@ from tests.k8s.conftest import (
     workload,
 )
 from tests.make.manifests import STRATEGIES, copy_manifests
+from tests.make.mounts import mount
 
 LABEL = {"app.kubernetes.io/name": NAME}
+SECRETS = {
+    "landcover-keys": {"api-keys": json.dumps({"0" * 64: ["predict"]})},
+    "landcover-git": {"username": "gitlab+deploy-token-1", "password": "a-token"},
+    "landcover-remote": {"AWS_ACCESS_KEY_ID": "a-key", "AWS_SECRET_ACCESS_KEY": "its-secret"},
+    "landcover-feedback": {"url": "postgresql://landcover:password@postgres/landcover"},
+}
+"""The secrets of a stage's pods: docs/kubernetes.md lists their keys."""
 UNITS = {"Mi": 2**20, "Gi": 2**30, "m": 2**20}
 
 
@@ -66,31 +75,148 @@ def test_the_pod_keeps_to_the_restricted_standard(objects: list[Document]) -> No
         "capabilities": {"drop": ["ALL"]},
         "readOnlyRootFilesystem": True,
     }
-    assert all(volume.keys() == {"name", "emptyDir"} for volume in pod["volumes"])
-    assert all(volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"])
+    kinds = {kind for volume in pod["volumes"] for kind in volume.keys() - {"name"}}
+    assert kinds == {"emptyDir", "secret"}
+    assert all(volume.get("emptyDir", {}).get("sizeLimit", "1") for volume in pod["volumes"])
 
 
 def test_the_folders_that_the_service_writes_to_are_writable_volumes(
     objects: list[Document],
 ) -> None:
-    mounted = {item["mountPath"] for item in containers(objects)["volumeMounts"]}
+    mounts = containers(objects)["volumeMounts"]
+    mounted = {item["mountPath"] for item in mounts if not item.get("readOnly")}
     assert mounted == {"/tmp", environment(objects)["SERVICE_STATE"]}
     assert spec(objects)["securityContext"]["fsGroup"]
 
 
 def test_the_service_starts_with_these_settings(
-    objects: list[Document], monkeypatch: pytest.MonkeyPatch
+    objects: list[Document], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in os.environ if name.startswith("SERVICE_")]:
         monkeypatch.delenv(name)
     for name, value in environment(objects).items():
         if name.startswith("SERVICE_"):
             monkeypatch.setenv(name, value)
+    # Where the pod mounts its secrets, those of a test are mounted.
+    monkeypatch.setenv("SERVICE_SECRETS", str(mounted(objects, tmp_path, SECRETS)))
     settings = read_settings()
+    assert settings.api_keys.keys() == {"0" * 64}
+    assert settings.feedback.get_secret_value() == SECRETS["landcover-feedback"]["url"]
     assert settings.host == "0.0.0.0" and settings.roles_open_to_everybody() == frozenset()
     assert settings.port == containers(objects)["ports"][0]["containerPort"]
     assert settings.tag == "landcover@v1.2.0" and settings.release == "landcover-v1.2.0"
     assert settings.configmap == f"{namespace(objects)}/wanted-model"
+
+
+def mounted(objects: list[Document], folder: Path, secrets: dict[str, dict[str, str]]) -> Path:
+    """Mount secrets as the pod does; returns the folder that stands for SERVICE_SECRETS."""
+    top = environment(objects)["SERVICE_SECRETS"]
+    names = {
+        it["name"]: it["secret"]["secretName"] for it in spec(objects)["volumes"] if "secret" in it
+    }
+    for item in containers(objects)["volumeMounts"]:
+        if item["name"] in names:
+            relative = Path(item["mountPath"]).relative_to(top)
+            mount(folder, str(relative), secrets.get(names[item["name"]], {}))
+    return folder
+
+
+def test_pods_read_every_secret_as_files_and_as_no_variable(
+    objects: list[Document], tmp_path: Path
+) -> None:
+    """A file follows the Secret while the pod runs; a variable would need another pod."""
+    found = MountedSecrets(str(mounted(objects, tmp_path, SECRETS)))
+    assert all(found.read(name) for name in (KEYS, FEEDBACK, USERNAME, PASSWORD))
+    assert found.variables() == SECRETS["landcover-remote"]
+    container = containers(objects)
+    assert [list(item) for item in container["envFrom"]] == [["configMapRef"]]
+    assert not any("valueFrom" in item for item in container["env"])
+    volumes = [it["secret"] for it in spec(objects)["volumes"] if "secret" in it]
+    # Readable by the group of the pod alone; YAML 1.1 reads 0440 as octal.
+    assert {volume["defaultMode"] for volume in volumes} == {0o440}
+    assert all(volume["optional"] for volume in volumes)
+    assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
+def test_external_secrets_make_the_secrets_that_the_pods_mount() -> None:
+    objects = rendered("production", chosen=["external-secrets"])
+    made = {it["spec"]["target"]["name"]: it for it in objects if it["kind"] == "ExternalSecret"}
+    volumes = [it["secret"]["secretName"] for it in spec(objects)["volumes"] if "secret" in it]
+    assert set(volumes) == made.keys() == SECRETS.keys()
+    for name, item in made.items():
+        assert item["metadata"]["name"] == name
+        assert item["spec"]["secretStoreRef"] == {"kind": "SecretStore", "name": "secrets"}
+        (source,) = item["spec"]["dataFrom"]
+        assert source["extract"]["key"] == f"landcover-production/{name.removeprefix('landcover-')}"
+
+
+@pytest.mark.parametrize("missing", ["git.yaml", "feedback.yaml"])
+def test_a_line_less_is_a_secret_less(tmp_path: Path, missing: str) -> None:
+    rendered("staging")  # skips without kustomize
+    copied = copy_manifests(tmp_path, chosen=["external-secrets"])
+    path = copied / "components" / "external-secrets" / "kustomization.yaml"
+    path.write_text(path.read_text().replace(f"  - {missing}\n", ""))
+    kinds = [it["kind"] for it in render("staging", NAME, copied / "overlays")]
+    assert kinds.count("ExternalSecret") == len(SECRETS) - 1
+
+
+def test_only_with_its_component_a_rollout_may_write_external_secrets(tmp_path: Path) -> None:
+    rendered("staging")  # skips without kustomize
+    setup = copy_manifests(tmp_path) / "setup"
+
+    def groups() -> set[str]:
+        role = by_kind(build(setup, NAME), "ClusterRole")
+        return {group for rule in role["rules"] for group in rule["apiGroups"]}
+
+    assert "external-secrets.io" not in groups()
+    path = setup / "kustomization.yaml"
+    path.write_text(path.read_text().replace("#components:\n#  -", "components:\n  -"))
+    assert "external-secrets.io" in groups()
+
+
+@pytest.mark.parametrize("stage", ["staging", "production"])
+def test_cert_manager_is_asked_for_the_certificate_that_the_ingress_names(stage: str) -> None:
+    annotation = "cert-manager.io/cluster-issuer"
+    plain = one(rendered(stage), "Ingress")
+    asked = one(rendered(stage, chosen=["cert-manager"]), "Ingress")
+    assert annotation not in plain["metadata"]["annotations"]
+    assert asked["metadata"]["annotations"].pop(annotation) == "letsencrypt"
+    assert asked == plain
+
+
+def test_a_merge_request_cannot_order_a_certificate() -> None:
+    """Its Ingress could name the host of production in `tls`, and get the key to it."""
+    items = build(K8S / "overlays" / "review" / "namespace", NAME) if rendered("staging") else []
+    policy = next(it for it in items if it["metadata"]["name"] == "landcover-review-hosts")
+    assert "cert-manager" not in json.dumps(policy)
+
+
+@pytest.mark.parametrize("overlay", [*OVERLAYS, "review"])
+def test_pods_trust_the_cas_of_a_file_in_git_and_roll_out_when_it_changes(overlay: str) -> None:
+    objects = rendered(overlay, chosen=["private-ca"])
+    (volume,) = [item for item in spec(objects)["volumes"] if "configMap" in item]
+    name = volume["configMap"]["name"]
+    (content,) = [it["data"] for it in objects if it["metadata"]["name"] == name]
+    (variable,) = [
+        it["value"] for it in containers(objects)["env"] if it["name"] == "SERVICE_CA_FILE"
+    ]
+    (folder,) = [
+        it["mountPath"]
+        for it in containers(objects)["volumeMounts"]
+        if it["name"] == volume["name"]
+    ]
+    assert content[Path(variable).name] == "a certificate\n" and Path(variable).parent == Path(
+        folder
+    )
+    assert re.fullmatch(r"landcover-ca(-mr-iid)?-[0-9a-z]{10}", name)
+
+
+def test_without_its_file_the_component_of_cas_is_an_error_that_names_it(tmp_path: Path) -> None:
+    rendered("staging")  # skips without kustomize
+    copied = copy_manifests(tmp_path, chosen=["private-ca"])
+    (copied / "components" / "private-ca" / "ca.crt").unlink()
+    with pytest.raises(RolloutError, match="private-ca/ca.crt.*no such file"):
+        render("staging", NAME, copied / "overlays")
 
 
 @pytest.mark.parametrize("stage", ["staging", "production"])
@@ -218,7 +344,8 @@ def test_the_ways_in_let_the_service_refuse_for_itself() -> None:
 
 def test_the_values_of_an_overlay_are_written_into_its_objects(tmp_path: Path) -> None:
     rendered("staging")  # skips without kustomize
-    overlays = copy_manifests(tmp_path, strategies={"production": "canary"}) / "overlays"
+    choices = ("external-secrets", "cert-manager")
+    overlays = copy_manifests(tmp_path, "ingress", choices, {"production": "canary"}) / "overlays"
     for stage in ("staging", "production"):
         values = overlays / stage / "values.yaml"
         values.write_text(VALUES, encoding="utf-8")
@@ -226,6 +353,11 @@ def test_the_values_of_an_overlay_are_written_into_its_objects(tmp_path: Path) -
     ingress = one(objects, "Ingress")["spec"]
     assert ingress["ingressClassName"] == "haproxy" and ingress["rules"][0]["host"] == "a.test"
     assert ingress["tls"] == [{"hosts": ["a.test"], "secretName": "landcover-tls"}]
+    issuer = one(objects, "Ingress")["metadata"]["annotations"]["cert-manager.io/cluster-issuer"]
+    assert issuer == "company"
+    external = one(objects, "ExternalSecret", "landcover-git")["spec"]
+    assert external["secretStoreRef"] == {"kind": "ClusterSecretStore", "name": "vault"}
+    assert external["dataFrom"] == [{"extract": {"key": "g"}}]
     policy = one(objects, "NetworkPolicy")["spec"]
     assert callers(policy) == {"haproxy"}
     assert policy["egress"][2]["ports"] == [{"port": 8443}, {"port": 53, "protocol": "UDP"}]
@@ -256,6 +388,8 @@ gateway: {name: edge, namespace: edges}
 callers: [haproxy]
 egress: [{port: 8443}, {port: 53, protocol: UDP}]
 monitorLabels: {release: prom, team: eo}
+secrets: {store: {kind: ClusterSecretStore, name: vault}, keys: k, git: g, remote: r, feedback: f}
+clusterIssuer: company
 replicas: {least: 5, most: 6}
 prometheus: http://prom:9090
 """
@@ -531,20 +665,11 @@ def containers(objects: list[Document]) -> Any:
 
 
 def environment(objects: list[Document]) -> dict[str, str]:
-    """Its variables, as a cluster resolves them; keys and database are from secrets."""
-    secrets = {
-        "landcover-keys": json.dumps({"0" * 64: ["predict"]}),
-        "landcover-feedback": "postgresql://landcover:password@postgres/landcover",
-    }
+    """Its variables, as a cluster resolves them."""
     container = containers(objects)
-    (name,) = [
-        item["configMapRef"]["name"] for item in container["envFrom"] if "configMapRef" in item
-    ]
+    (name,) = [item["configMapRef"]["name"] for item in container["envFrom"]]
     found = dict(one(objects, "ConfigMap", name)["data"])
-    for item in container["env"]:
-        secret = item.get("valueFrom", {}).get("secretKeyRef", {}).get("name")
-        found[item["name"]] = secrets[secret] if secret else item["value"]
-    return found
+    return found | {item["name"]: item["value"] for item in container["env"]}
 
 
 def size(text: str) -> int:

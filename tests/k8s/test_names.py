@@ -106,10 +106,8 @@ def test_two_models_share_no_secret_no_wanted_model_and_no_host_of_a_stage() -> 
         )
         assert one and one.isdisjoint(other), key
     for name in (NAME, OTHER):
-        for reference in ("secretKeyRef", "secretRef"):
-            for _, item in objects(name):
-                for secret in found(item, reference):
-                    assert secret["name"].rsplit("-", 1)[0] == name
+        secrets = {text for _, item in objects(name) for text in found(item, "secretName")}
+        assert {text.rsplit("-", 1)[0] for text in secrets} == {name}
 
 
 def test_every_name_is_filled_in_and_no_other_is_written_in_the_manifests() -> None:

@@ -10,10 +10,14 @@ import yaml
 from tests.conftest import ROOT
 
 WAYS_IN = ("ingress", "gateway")
-CHOICES = ("openshift", "pod-identity", "gpu", "queue-time", "cpu-limit")
+CHOICES = (
+    *("openshift", "private-ca", "gpu", "cpu-limit"),
+    *("pod-identity", "queue-time", "external-secrets", "cert-manager"),
+)
 """Components that an overlay may have besides those that ship in it."""
-OF_STAGES = ("pod-identity", "queue-time")
-"""Those that change an object which a review app has not."""
+OF_STAGES = CHOICES[4:]
+"""Those that are not for a review app: they change an object which it has not, its secrets are the
+namespace's, and a merge request may not order a certificate."""
 STRATEGIES = ("canary", "blue-green")
 """Components of Argo Rollouts, of which the overlay of a stage may have one."""
 
@@ -29,6 +33,7 @@ def copy_manifests(
     `strategies` has the component of Argo Rollouts for an overlay, if it has one.
     """
     copy = Path(shutil.copytree(ROOT / "k8s", folder / "k8s", dirs_exist_ok=True))
+    (copy / "components" / "private-ca" / "ca.crt").write_text("a certificate\n")
     choices = (*WAYS_IN, *CHOICES, *STRATEGIES)
     for path in copy.glob("overlays/*/kustomization.yaml"):
         document = yaml.safe_load(path.read_text(encoding="utf-8"))

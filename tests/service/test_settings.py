@@ -1,6 +1,7 @@
 """Settings: read from the environment, refused when unsafe, and all of them documented."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from service.auth.addresses import is_loopback
 from service.errors import UnsafeSettings
 from service.settings import Settings, read_settings
 from tests.conftest import ROOT
+from tests.make.mounts import mount
 
 DOCUMENT = ROOT / "docs" / "service.md"
 
@@ -133,6 +135,67 @@ def test_a_value_that_can_not_be_used_is_refused_with_the_cure(
 ) -> None:
     monkeypatch.setenv(f"SERVICE_{variable}", value)
     with pytest.raises(UnsafeSettings, match=said.replace("?", r"\?")):
+        read_settings()
+
+
+def test_keys_and_database_can_be_mounted_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVICE_HOST", "0.0.0.0")
+    monkeypatch.setenv("SERVICE_SECRETS", str(tmp_path))
+    with pytest.raises(UnsafeSettings, match="no key is configured"):
+        read_settings()
+    mount(tmp_path, "keys", {"api-keys": json.dumps({"1" * 64: ["view"]}) + "\n"})
+    mount(tmp_path, "feedback", {"url": "postgresql://user:secret-word@host/name\n"})
+    settings = read_settings()
+    assert settings.api_keys == {"1" * 64: {Role.VIEW}}
+    assert settings.feedback.get_secret_value() == "postgresql://user:secret-word@host/name"
+    monkeypatch.setenv("SERVICE_API_KEYS", json.dumps({"0" * 64: ["deploy"]}))
+    with pytest.raises(UnsafeSettings, match="SERVICE_API_KEYS: keys/api-keys is mounted in SER"):
+        read_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("keys/api-keys", b"cvy_secret", "SERVICE_SECRETS: keys/api-keys: it is not JSON"),
+        ("keys/api-keys", b'{"cvy_secret": ["view"]}', "keys/api-keys: a key is given as its SHA"),
+        ("keys/api-keys", b"\xff", "SERVICE_SECRETS: keys/api-keys: it is no text: write it ag"),
+        ("keys/api-keys/x", b"", "SERVICE_SECRETS: keys/api-keys: Is a directory: let the user"),
+        (
+            "feedback/url",
+            b"mysql://user:cvy_secret@host/name",
+            "SERVICE_FEEDBACK: write postgresql:",
+        ),
+    ],
+)
+def test_a_mounted_secret_that_cannot_be_used_stops_the_start_with_the_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, said: str
+) -> None:
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_bytes(content)
+    monkeypatch.setenv("SERVICE_SECRETS", str(tmp_path))
+    with pytest.raises(UnsafeSettings, match=said) as caught:
+        read_settings()
+    assert "cvy_" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_folder_of_secrets_that_is_not_there_stops_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVICE_SECRETS", str(tmp_path / "mistyped"))
+    with pytest.raises(UnsafeSettings, match="^SERVICE_SECRETS: .* is no folder: mount the"):
+        read_settings()
+
+
+def test_a_token_is_not_sent_over_a_connection_that_others_can_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVICE_SECRETS", str(tmp_path))
+    monkeypatch.setenv("SERVICE_REPOSITORY", "http://git.example.com/team/name.git")
+    read_settings()  # without a token it is a repository that everybody may read
+    mount(tmp_path, "git", {"username": "a", "password": "b"})
+    with pytest.raises(UnsafeSettings, match="SERVICE_REPOSITORY: .* is not encrypted: use https"):
         read_settings()
 
 

@@ -141,6 +141,9 @@ class Cluster:
             if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
                 found.append(condition.get("message"))
         text = "; ".join(dict.fromkeys(filter(None, found)))[:500]
+        said = "; ".join(dict.fromkeys(_last_words(pods.get("items", []))))[:500]
+        if said:  # by the service itself, with the cure
+            return f"{text}: {said}" if text else said
         return explain(text, CURES) if text else ""
 
     def _swaps(self) -> dict[str, str]:
@@ -158,3 +161,12 @@ def _facts(status: dict[str, Any]) -> Iterator[str | None]:
         waiting = container.get("state", {}).get("waiting") or {}
         ended = container.get("lastState", {}).get("terminated") or {}
         yield from (waiting.get("reason"), waiting.get("message"), ended.get("reason"))
+
+
+def _last_words(pods: list[Any]) -> Iterator[str]:
+    """The last line of each container that ended: FallbackToLogsOnError keeps it in the status."""
+    for pod in pods:
+        for container in pod.get("status", {}).get("containerStatuses", []):
+            ended = container.get("lastState", {}).get("terminated") or {}
+            if lines := str(ended.get("message") or "").strip().splitlines():
+                yield lines[-1]

@@ -253,6 +253,24 @@ def test_a_postgresql_that_restarts_is_used_again(cluster: Postgres, tmp_path: P
     database.close()
 
 
+def test_a_changed_url_counts_from_the_next_use_and_one_that_is_none_changes_nothing(
+    cluster: Postgres, tmp_path: Path
+) -> None:
+    first, second = cluster.new(), cluster.new()
+    given = [first]
+    database = Database(first, tmp_path, lambda: given[-1])
+    store = Store(database)
+    store.save_predictions([seen("a")])
+    given.append("no URL of a database, with a secret-word")
+    assert names(everything(store)) == ["a"]
+    given.append(second)
+    assert everything(store) == []
+    store.save_predictions([seen("b")])
+    given.append(first)
+    assert names(everything(store)) == ["a"]
+    database.close()
+
+
 def test_a_corrupt_database_file_is_refused_with_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "feedback.db").write_bytes(b"no database at all" * 1000)
     database = Database("", tmp_path)
