@@ -34,7 +34,7 @@ endif
 
 # What a person or a pipeline says reaches the command as it is: neither make nor the shell expands
 # it. A title of a merge request is no code.
-GIVEN := URL TOKEN VERSION STAGE REASON FORCE JSON TAG AGAINST EVENT APPLY VALUES DAYS COOL_DOWN PROJECT BRANCH
+GIVEN := URL TOKEN VERSION STAGE REASON FORCE JSON TAG AGAINST EVENT APPLY VALUES DAYS COOL_DOWN PROJECT BRANCH POD_TOKEN
 unexport $(GIVEN)
 $(foreach name,$(GIVEN),$(eval export GIVEN_$(name) := $$(value $(name))))
 # $(call need,NAMES,EXAMPLE): refuse a target without what it needs, in the words of make.
@@ -54,7 +54,7 @@ INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS) $(TORCH) $(if $(SHARED),
 
 .PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge test check test-fast mutants e2e lint lint-report pages audit format \
   models promote rollback retire lineage retention gitlab-setup acceptance-gitlab \
-  left-out experiment experiment-commit experiment-check publish comment verify register image job-image deploy argo-enter argo-leave review review-stop retrain notify \
+  left-out experiment experiment-commit experiment-check publish comment verify register image job-image deploy secrets argo-enter argo-leave review review-stop retrain notify \
   monitor demo-drift alertmanager dashboards rules figures \
   bench bench-loop bench-eurosat bench-serving bench-drift bench-observing lock clean
 
@@ -220,8 +220,8 @@ lineage: setup ## follow a version to data, parameters, merge request and stages
 retention: setup ## list tags of experiments older than DAYS=90 whose merge request is closed or merged (APPLY=1 deletes them)
 	@python -m delivery.retention --days="$${GIVEN_DAYS:-90}" $(if $(value APPLY),--apply)
 
-gitlab-setup: setup ## show what a GitLab project lacks (APPLY=1 makes it, VALUES=file, URL=https://..., PROJECT=team/name)
-	@python -m delivery.gitlab_setup $(if $(value APPLY),--apply) $(if $(value VALUES),--values="$$GIVEN_VALUES") --url="$$GIVEN_URL" --project="$$GIVEN_PROJECT"
+gitlab-setup: setup ## show what a GitLab project lacks (APPLY=1 makes it, VALUES=file, URL=https://..., PROJECT=team/name, POD_TOKEN=file)
+	@python -m delivery.gitlab_setup $(if $(value APPLY),--apply) $(if $(value VALUES),--values="$$GIVEN_VALUES") $(if $(value POD_TOKEN),--pod-token="$$GIVEN_POD_TOKEN") --url="$$GIVEN_URL" --project="$$GIVEN_PROJECT"
 
 acceptance-gitlab: setup ## play a merge request on your own GitLab: URL=https://gitlab.example.com/team/name (GITLAB_TOKEN=...)
 	$(call need,URL,URL=https://gitlab.example.com/team/name)
@@ -286,6 +286,10 @@ render: setup ## write objects of Kubernetes to artifacts/manifests: STAGE=stagi
 	$(call need,STAGE,STAGE=staging VERSION=landcover@v1.2.0)
 	@[ -z "$$GIVEN_VERSION" ] || python -m delivery.registry find -- "$$GIVEN_VERSION" >/dev/null
 	@python -m delivery.rollout.render --version="$$GIVEN_VERSION" --branch="$$GIVEN_BRANCH" -- "$$GIVEN_STAGE"
+
+secrets: setup ## write the secrets of a stage's pods into the cluster: STAGE=staging (VALUES=file; else secrets.sops.env of the overlay)
+	$(call need,STAGE,STAGE=staging)
+	@python -m delivery.rollout.secrets $(if $(value VALUES),--values="$$GIVEN_VALUES") -- "$$GIVEN_STAGE"
 
 argo-enter: setup ## hand a stage from its Deployment to Argo Rollouts, without an outage: STAGE=production
 	$(call need,STAGE,STAGE=production)

@@ -18,8 +18,9 @@ from gitlab.v4.objects import Project
 
 from contracts import commands
 from delivery.errors import GitLabError, command
-from delivery.gitlab import address, desired
+from delivery.gitlab import address, deploy_token, desired
 from delivery.gitlab.client import asking, connect
+from delivery.gitlab.deploy_token import compare_deploy_token
 from delivery.gitlab.plan import Change, Plan, compare_project, role_name
 from delivery.gitlab.variables import compare_variables, read_values
 from delivery.tags import model_name
@@ -46,6 +47,7 @@ def main() -> None:
     plan, model = Plan(), model_name()
     compare_project(plan, project, model)
     compare_variables(plan, project, values)
+    compare_deploy_token(plan, project, arguments.pod_token)
     changes = kept(plan, arguments.keep, model)
     for change in changes:
         print(f"  {change}\n      {change.why}")
@@ -63,6 +65,12 @@ def parse() -> Namespace:
     parser.add_argument("--url", help="address of GitLab or of the project (default: origin's)")
     parser.add_argument("--project", help="group/project (default: origin's)")
     parser.add_argument("--values", type=Path, metavar="FILE", help="values of the variables")
+    parser.add_argument(
+        "--pod-token",
+        type=Path,
+        metavar="FILE",
+        help="make the deploy token of the pods, and write it into this file",
+    )
     parser.add_argument(
         "--keep",
         action="append",
@@ -135,7 +143,11 @@ def kept(plan: Plan, names: list[str], model: str) -> list[Change]:
     rows = [row.field for row in desired.SETTINGS]
     rows += [row.name.format(model=model) for row in desired.PROTECTIONS]
     rows += [row.key for row in desired.VARIABLES] + [row.name for row in desired.TOKENS]
-    rows += [row.task for row in desired.SCHEDULES] + ["job_token_scope", "drift alert"]
+    rows += [row.task for row in desired.SCHEDULES] + [
+        "job_token_scope",
+        "drift alert",
+        deploy_token.NAME,
+    ]
     for name in names:
         if name not in rows:
             raise GitLabError(f"--keep {name[:64]!a}: not a row: {', '.join(rows)}")

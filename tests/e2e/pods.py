@@ -128,6 +128,7 @@ class Stage:
         port = str(self.stage["port"])
         state = self.folder / "releases" / self.release(self.current)
         found |= {"SERVICE_HOST": "127.0.0.1", "SERVICE_PORT": port, "SERVICE_CONFIGMAP": ""}
+        found["SERVICE_SECRETS"] = ""  # none are mounted: keys are among the stage's settings
         if image in self.config["images"]:
             found |= {"SERVICE_BUNDLE": self.config["images"][image], "SERVICE_STATE": str(state)}
         found |= {"SERVICE_OPEN_ROLES": "[]", "SERVICE_DRAIN": "0", "IMAGE": image, "PORT": port}

@@ -4,7 +4,6 @@ podman is no cluster. It has no API server, so that the wanted model is kept in 
 not ask the probes, and knows neither fsGroup nor the size of an emptyDir.
 """
 
-import base64
 import json
 import shutil
 import subprocess
@@ -78,9 +77,13 @@ class Play:
         del container["ports"]  # the pod listens on the host's loopback itself
         settings["data"] |= {"SERVICE_HOST": "127.0.0.1", "SERVICE_PORT": str(self.port)}
         settings["data"]["SERVICE_OPEN_ROLES"] = "[]"  # as where others can reach it
-        for item in container["env"]:
-            if "valueFrom" in item:
-                item["valueFrom"]["secretKeyRef"]["name"] = self.name
+        # podman 4.3 wants every secret to be there, and mounts none that is optional.
+        absent = {it["name"] for it in pod["volumes"] if "secret" in it} - {"keys"}
+        for owner, key in ((pod, "volumes"), (container, "volumeMounts")):
+            owner[key] = [item for item in owner[key] if item["name"] not in absent]
+        for item in pod["volumes"]:
+            if "secret" in item:
+                item["secret"] |= {"secretName": f"{self.name}-keys", "optional": False}
         for item in (*pod["volumes"], *container["volumeMounts"]):
             item["name"] = f"{self.name}-{item['name']}"
         return [settings, deployment]
@@ -100,8 +103,9 @@ class Play:
 
     def up(self) -> Container:
         """Start it; it is ready."""
-        keys = base64.b64encode(json.dumps({HASH: ["predict", "view"]}).encode()).decode()
-        self.podman("secret", "create", self.name, "-", stdin=json.dumps({"api-keys": keys}))
+        keys = json.dumps({HASH: ["predict", "view"]})  # podman 4.3 decodes no base64 of a file
+        secret = json.dumps({"apiVersion": "v1", "kind": "Secret", "data": {"api-keys": keys}})
+        self.podman("secret", "create", f"{self.name}-keys", "-", stdin=secret)
         self.podman("kube", "play", "--quiet", "--network=host", str(self.file))
         found = Container(f"{self.name}-pod-0-service", f"http://127.0.0.1:{self.port}")
         found.wait_until_ready()

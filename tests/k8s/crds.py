@@ -1,7 +1,8 @@
 """Fields of the operators' objects, as far as the manifests use them.
 
 Kubernetes' own schemas do not know these kinds. The fields were read off the definitions that Argo
-Rollouts, the Prometheus operator, the Gateway API and External Secrets (0.16) ship; one that is not listed here is a fault.
+Rollouts, the Prometheus operator, the Gateway API and External Secrets (0.16) ship; one that is not
+listed here is a fault.
 """
 
 from typing import Any

@@ -52,6 +52,9 @@ CURES = {
         "create what it names (docs/kubernetes.md, Install)"
     ),
     "OOMKilled": "raise the limit of memory in the overlay",
+    'secrets "?[^ ]*"? is forbidden|resource "secrets"': (
+        "name an administrator's context in KUBE_CONTEXT: the pipeline's account writes no secrets"
+    ),
     "Unauthorized|must be logged in|credentials": "renew the credentials of the context",
     "Forbidden|forbidden|cannot (get|list|create|patch)": (
         "give this account the role of k8s/setup/deployer.yaml"

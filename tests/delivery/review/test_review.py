@@ -320,7 +320,7 @@ def test_a_review_app_is_named_and_labelled_after_its_merge_request(
 
 
 def test_a_review_app_runs_the_image_and_the_settings_of_the_service(
-    objects: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    objects: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (container,) = objects["Deployment"]["spec"]["template"]["spec"]["containers"]
     assert container["image"] == IMAGE
@@ -333,6 +333,7 @@ def test_a_review_app_runs_the_image_and_the_settings_of_the_service(
     given = {item["name"]: item["value"] for item in container["env"] if "value" in item}
     for name, value in (objects["landcover-settings"]["data"] | offered | given).items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SERVICE_SECRETS", str(tmp_path))  # where a pod mounts them
     settings = read_settings()
     assert settings.tag == "landcover@v1.0.0" and settings.release == "wanted"
     assert settings.configmap == f"landcover-review/{objects['wanted-model']['metadata']['name']}"

@@ -466,6 +466,27 @@ def delete_access_token(call: Call) -> tuple[int, Any]:
     return 204, None
 
 
+@route("GET", "projects/*/deploy_tokens", MAINTAINER)
+def list_deploy_tokens(call: Call) -> tuple[int, Any]:
+    return 200, call.api.deploy_tokens
+
+
+@route("POST", "projects/*/deploy_tokens", MAINTAINER)
+def post_deploy_token(call: Call) -> tuple[int, Any]:
+    number = next(call.api._numbers)
+    row = {
+        "id": number,
+        "name": call.body["name"],
+        "username": f"gitlab+deploy-token-{number}",
+        "expires_at": f"{call.body['expires_at']}T00:00:00.000Z",
+        "scopes": call.body["scopes"],
+        "revoked": False,
+        "expired": False,
+    }
+    call.api.deploy_tokens.append(row)
+    return 201, row | {"token": f"gldt-{secrets.token_hex(10)}"}
+
+
 @route("GET", "projects/*/repository/commits/*", GUEST)
 def get_commit(call: Call) -> tuple[int, Any]:
     title, parents = call.api.git("log", "-1", "--format=%s%n%P", call.words[1]).split("\n")

@@ -21,6 +21,8 @@ ACTIVE = ("created", "waiting_for_resource", "preparing", "pending", "running")
 NEW_PROJECT: Document = {
     "default_branch": "main",
     "empty_repo": False,
+    "visibility": "private",
+    "path": "landcover",
     "only_allow_merge_if_pipeline_succeeds": False,
     "allow_merge_on_skipped_pipeline": None,
     "merge_method": "merge",
@@ -99,6 +101,7 @@ class FakeGitLab:
     triggers: list[Document] = field(default_factory=list)
     labels: list[Document] = field(default_factory=list)
     access_tokens: list[Document] = field(default_factory=list)
+    deploy_tokens: list[Document] = field(default_factory=list)
     runners: list[Document] = field(default_factory=list)
     pipelines: list[Document] = field(default_factory=list)
     job_token_scope: Document = field(
