@@ -79,15 +79,16 @@ $(INSTALLED):
 # load, what the story of `make e2e` runs (images, a registry), what `make monitor` starts, PostgreSQL.
 E2E_PACKAGES := chromium wrk hey rsync buildah podman runc skopeo docker-registry mmdebstrap \
   netavark aardvark-dns catatonit prometheus prometheus-alertmanager prometheus-node-exporter \
-  prometheus-pushgateway postgresql procps curl
+  prometheus-pushgateway postgresql postgresql-postgis procps curl
 # Debian starts these when it installs them, and would take the ports of `make monitor`.
 E2E_DAEMONS := docker-registry postgresql prometheus prometheus-alertmanager prometheus-node-exporter \
   prometheus-pushgateway
 E2E_TOOLS := tests/e2e/tools/node_modules/.package-lock.json
 CML := ci/cml/node_modules/.package-lock.json
 CHECKS := .venv-checks/.installed-$(shell sha256sum ci/checks.txt | cut -c1-16)
+STAC := .venv-stac/.installed-$(shell sha256sum ci/stac.txt | cut -c1-16)
 
-setup-e2e: setup $(E2E_TOOLS) $(CML) $(CHECKS) ## install what the end-to-end tests and benchmarks need (Debian or Ubuntu, root)
+setup-e2e: setup $(E2E_TOOLS) $(CML) $(CHECKS) $(STAC) ## install what the end-to-end tests and benchmarks need (Debian or Ubuntu, root)
 	@missing=$$(for name in $(E2E_PACKAGES); do \
 	  dpkg-query --show --showformat '$${db:Status-Status}' "$$name" 2>/dev/null | grep -qx installed || echo "$$name"; \
 	done); \
@@ -119,6 +120,14 @@ $(CHECKS): ci/checks.txt
 	@test -x .venv-checks/bin/python || $(PYTHON) -m venv .venv-checks
 	@.venv-checks/bin/python -m pip install --quiet --disable-pip-version-check --requirement ci/checks.txt
 	@rm -f .venv-checks/.installed-* && touch $@
+
+# The catalogue of a story, whose dependencies collide with ours too.
+$(STAC): ci/stac.txt
+	@echo "setup-e2e: installing a STAC API into .venv-stac"
+	@test -x .venv-stac/bin/python || $(PYTHON) -m venv .venv-stac
+	@if .venv-stac/bin/python -m pip install --quiet --disable-pip-version-check --requirement ci/stac.txt; then \
+	  rm -f .venv-stac/.installed-* && touch $@; \
+	else echo "setup-e2e: it cannot be installed: the story with a real catalogue is skipped and counted"; fi
 
 demo: train-sample ## train on the embedded sample, then serve (or: make demo EUROSAT=path/to/EuroSAT_RGB.zip)
 	@rm -f $(STATE)/wanted.json $(STATE)/served.json

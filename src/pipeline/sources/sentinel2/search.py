@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from pystac import STACError
 from pystac_client import Client
+from pystac_client.errors import ClientTypeError
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 from pystac_client.warnings import PystacClientWarning
@@ -212,7 +213,7 @@ class _Pages(StacApiIO):
             try:
                 # The time-out of StacApiIO itself would be overwritten by that of `open`.
                 self._client = Client.open(catalogue.url, stac_io=self, timeout=patience.timeout)
-            except STACError as error:
+            except (STACError, ClientTypeError) as error:
                 raise self._failed(f"it is no STAC API ({error})") from None
 
     def items(self, box: tuple[float, ...], dates: str) -> Iterable[dict[str, Any]]:

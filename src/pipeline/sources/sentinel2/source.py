@@ -156,7 +156,7 @@ class Sentinel2:
         )
 
     def __len__(self) -> int:
-        return len(self._choice().scenes) * (3 if self._options.labels else 2)
+        return len(self.scenes) * (3 if self._options.labels else 2)
 
     def files(self) -> Iterator[AnyFile]:
         """Yield each scene as image, labels and item; a scene that is refused as its fault.
@@ -164,9 +164,8 @@ class Sentinel2:
         Raises:
             SourceError: the catalogue cannot be reached, or the disk is full.
         """
-        scenes = self._choice().scenes
-        self._tidy(scenes)
-        for scene in scenes:
+        self._tidy()
+        for scene in self.scenes:
             try:
                 yield from self._scene(scene)
             except SceneFault as fault:
@@ -174,7 +173,7 @@ class Sentinel2:
 
     def preview(self) -> None:
         """Print what would be fetched: a table, and a map of the footprints. Fetches nothing."""
-        scenes = self._choice().scenes
+        scenes = self.scenes
         table = Table("time (UTC)", "scene", "tile", title=f"{self._catalogue.name}")
         for column in ("clouds %", "covers %", "baseline", "MiB", "offset"):
             table.add_column(column, justify="right")
@@ -209,6 +208,11 @@ class Sentinel2:
         )
         for reason, count in (self._choice().left_out + faults).items():
             print(f"left out: {count} {reason}")
+
+    @property
+    def scenes(self) -> list[Scene]:
+        """What the search has found, by time."""
+        return self._choice().scenes
 
     def _choice(self) -> Choice:
         if self._found is None:
@@ -316,9 +320,9 @@ class Sentinel2:
     def _parts(self, scene: Scene) -> Path:
         return self._options.cache / "parts" / scene.name
 
-    def _tidy(self, scenes: list[Scene]) -> None:
+    def _tidy(self) -> None:
         """Delete what earlier searches have left: the disk holds the scenes of one."""
-        names = {scene.name for scene in scenes}
+        names = {scene.name for scene in self.scenes}
         for folder in self._options.cache.glob("parts/*"):
             if folder.name not in names:
                 shutil.rmtree(folder)

@@ -1,0 +1,145 @@
+"""Searching: what is found, what is chosen, and what an empty answer says."""
+
+import warnings
+from typing import Any
+
+import pytest
+
+from pipeline.errors import SourceError
+from pipeline.sources.sentinel2.catalogues import CATALOGUES, find_catalogue
+from tests.make import scenes
+from tests.pipeline.sources.sentinel2.conftest import World
+
+
+def names(world: World, **options: Any) -> list[str]:
+    return [scene.name for scene in world.source(**options).scenes]
+
+
+def test_every_page_is_read_and_asked_for_once(world: World) -> None:
+    one = scenes.add_scene(world.state, "0000", properties={"grid:code": "MGRS-0"})
+    world.state.items += [
+        {**one, "id": f"{n:04}", "properties": {**one["properties"], "grid:code": f"MGRS-{n}"}}
+        for n in range(1, 250)
+    ]
+    assert len(names(world, most=1000)) == 250
+    assert world.state.asked["POST /search"] == 3
+    assert world.state.asked.total() == 4
+
+
+def test_of_a_scene_the_newest_processing_counts_even_if_it_is_cloudy(world: World) -> None:
+    scenes.add_scene(world.state, "old", properties={"s2:processing_baseline": "02.14"}, clouds=5)
+    scenes.add_scene(world.state, "new", properties={"s2:processing_baseline": "05.10"}, clouds=95)
+    with pytest.raises(SourceError, match="1 older processings.*1 cloudier than 20 %"):
+        names(world)
+    assert names(world, clouds=100) == ["new"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"time": "2025-06-17T11:40:31Z"},  # the next orbit, far north
+        {"properties": {"platform": "sentinel-2b"}},
+        {"properties": {"grid:code": "MGRS-33TVM"}},
+    ],
+    ids=["orbit", "satellite", "tile"],
+)
+def test_another_pass_satellite_or_tile_is_another_scene(world: World, other: Any) -> None:
+    scenes.add_scene(world.state, "a")
+    scenes.add_scene(world.state, "b", **other)
+    assert sorted(names(world)) == ["a", "b"]
+
+
+def test_a_baseline_may_be_in_the_name_alone(world: World) -> None:
+    product = "S2A_MSIL2A_20250617T100031_N{}_R122_T33TWM_20250617T1400"
+    for version in ("0509", "0511", "0510"):
+        scenes.add_scene(
+            world.state, product.format(version), properties={"s2:processing_baseline": None}
+        )
+    assert names(world) == [product.format("0511")]
+
+
+def test_an_empty_answer_names_the_search(world: World) -> None:
+    scenes.add_scene(world.state, "a")
+    with pytest.raises(SourceError, match=r"no scene: .*2019-01-01.*14.99,46.04.*: widen --dates"):
+        names(world, dates="2019")
+    with pytest.raises(
+        SourceError, match="no such collection: choose --collection of sentinel-2-l2a"
+    ):
+        names(world._replace(catalogue=world.catalogue._replace(collection="sentinel-3")))
+
+
+def test_scenes_beside_the_area_are_left_out(world: World) -> None:
+    half = scenes.SIDE // 2
+    scenes.add_scene(world.state, "west", part=slice(0, half // 4))
+    scenes.add_scene(world.state, "east", part=slice(half, scenes.SIDE))
+    assert names(world, area="15.01,46.045,15.012,46.05") == ["east"]
+
+
+def test_too_many_scenes_are_refused_before_anything_is_fetched(world: World) -> None:
+    for number in range(3):
+        scenes.add_scene(world.state, f"{number}", time=f"2025-06-1{number}T10:00:31Z")
+    with pytest.raises(SourceError, match="3 scenes that fit, more than --most 2"):
+        names(world, most=2)
+
+
+def test_names_of_files_are_safe_and_differ(world: World) -> None:
+    for number, identity in enumerate(("../../etc/x", "a b", "a_b", ".hidden")):
+        scenes.add_scene(world.state, identity, time=f"2025-06-1{number}T10:00:31Z")
+    found = names(world)
+    assert len(set(found)) == 4
+    assert not [name for name in found if "/" in name or " " in name or name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"geometry": None},
+        {"geometry": {"type": "Polygon", "coordinates": []}},
+        {"properties": {"datetime": "2025-06-17 at noon"}},
+        {"properties": {"datetime": "2025-06-17", "eo:cloud_cover": "few"}},
+    ],
+)
+def test_an_item_that_is_none_is_named(world: World, change: dict[str, Any]) -> None:
+    scenes.add_scene(world.state, "a")
+    world.state.items[0] |= change
+    with pytest.raises(SourceError, match="item a of the catalogue is no STAC item"):
+        names(world)
+
+
+def test_an_address_that_is_no_catalogue_is_refused(world: World) -> None:
+    scenes.add_scene(world.state, "a")
+    wrong = world.catalogue._replace(url=f"{world.catalogue.url}/collections")
+    with pytest.raises(SourceError, match="cannot be searched: it is no STAC API"):
+        names(world._replace(catalogue=wrong))
+    nobody = world.catalogue._replace(url="http://127.0.0.1:9")
+    with pytest.raises(SourceError, match="cannot be searched: .*4 tries"):
+        names(world._replace(catalogue=nobody))
+
+
+def test_known_catalogues_have_a_collection_and_encryption() -> None:
+    for name in CATALOGUES:
+        assert find_catalogue(name, "").collection
+        assert find_catalogue(name, "").url.startswith("https://")
+    assert find_catalogue("copernicus", "sentinel-2-l1c").collection == "sentinel-2-l1c"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("earthsearch", "is unknown: choose earth-search"),
+        ("http://example.com/stac", "not encrypted"),
+        ("https://me:secret@example.com/stac", "holds a password"),
+        ("file:///etc", "is unknown"),
+    ],
+)
+def test_other_catalogues_are_refused(name: str, message: str) -> None:
+    with pytest.raises(SourceError, match=message) as raised:
+        find_catalogue(name, "x")
+    assert "secret" not in str(raised.value)
+
+
+def test_warnings_of_the_library_are_not_for_the_user(world: World) -> None:
+    scenes.add_scene(world.state, "a")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert names(world) == ["a"]
