@@ -63,6 +63,7 @@ class Call:
     """One call of kubectl: what it is given, and what it prints."""
 
     def __init__(self, process: int, stdin: str) -> None:
+        self.process = process
         place = Path(f"/proc/{process}")
         self.argv = _strings(place / "cmdline")[2:]  # after the shell and its script
         self.environment = dict(item.split("=", 1) for item in _strings(place / "environ"))
@@ -210,7 +211,8 @@ class Kubectl:
 
     def version(self) -> None:
         minor = str(self.stage.config.get("server", "32+"))
-        self.say(json.dumps({"clientVersion": {"minor": "32"}, "serverVersion": {"minor": minor}}))
+        server = {"minor": minor, "gitVersion": f"v1.{minor.strip('+')}.4"}
+        self.say(json.dumps({"clientVersion": {"minor": "32"}, "serverVersion": server}))
 
     def apply(self) -> None:
         if refusal := self.stage.config.get("refusal"):

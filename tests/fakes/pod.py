@@ -2,7 +2,8 @@
 
 True to the service: the answers of /readyz, /version, /samples and /predict for the tag and the
 bundle in its environment, golden chips with the probabilities of the bundle. Not true: everything
-else; it knows neither keys nor swaps, and never fails. It needs a tenth of a second to start.
+else; it knows no keys, a swap by its file alone, and fails with one setting only. It needs a tenth
+of a second to start.
 
 Environment: PORT, SERVICE_BUNDLE, SERVICE_TAG.
 """
@@ -10,18 +11,31 @@ Environment: PORT, SERVICE_BUNDLE, SERVICE_TAG.
 import base64
 import json
 import os
+import sys
 import zlib
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 MANIFEST = json.loads(Path(os.environ["SERVICE_BUNDLE"], "model.json").read_bytes())
-MODEL = {"tag": os.environ["SERVICE_TAG"], "sha256": MANIFEST["sha256"]}
+TAG = os.environ["SERVICE_TAG"]
+WANTED = Path(os.environ["SERVICE_STATE"], "wanted.json")
 SAMPLE, CLASS = b"a sample", MANIFEST["classes"][0]
-ROUTES: dict[str, Any] = {
-    "/readyz": {},
-    "/version": {"model": MODEL, "workers": [MODEL]},
-    "/samples": [{"index": 0, "answer": CLASS}],
+if "SERVICE_NOT_A_SETTING" in os.environ:
+    sys.exit("error: SERVICE_NOT_A_SETTING: unknown setting")
+
+
+def model() -> dict[str, Any]:
+    """What serves: the tag in its environment, or the one that it was swapped to."""
+    tag = json.loads(WANTED.read_bytes())["tag"] if WANTED.exists() else TAG
+    return {"tag": tag, "sha256": MANIFEST["sha256"]}
+
+
+ROUTES: dict[str, Callable[[], Any]] = {
+    "/readyz": dict,
+    "/version": lambda: {"model": model(), "workers": [model()]},
+    "/samples": lambda: [{"index": 0, "answer": CLASS}],
 }
 
 
@@ -31,7 +45,7 @@ def predict(content: bytes) -> dict[str, Any]:
     for golden in MANIFEST["golden"]:
         if content.endswith(zlib.decompress(base64.b64decode(golden["chip"]))):
             probabilities = dict(zip(MANIFEST["classes"], golden["probabilities"], strict=True))
-    return {"class": CLASS, "probabilities": probabilities, "model": MODEL}
+    return {"class": CLASS, "probabilities": probabilities, "model": model()}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -39,7 +53,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/samples/0":
             self.reply(SAMPLE)
         elif self.path in ROUTES:
-            self.reply(json.dumps(ROUTES[self.path]).encode())
+            self.reply(json.dumps(ROUTES[self.path]()).encode())
         else:
             self.send_error(404)
 

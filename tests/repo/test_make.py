@@ -28,6 +28,7 @@ def make(*words: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
         ("deploy STAGE=staging", "VERSION", "STAGE=staging VERSION=landcover@v1.2.0"),
         ("notify", "EVENT", "EVENT=released"),
         ("acceptance-gitlab", "URL", "URL=https://gitlab.example.com/team/name"),
+        ("acceptance-cluster", "CONTEXT", "CONTEXT=kind-kind VERSION=v1.2.0"),
     ],
 )
 def test_a_missing_variable_is_named_with_an_example(
@@ -50,6 +51,8 @@ def test_a_missing_variable_is_named_with_an_example(
         ("argo-leave STAGE=x", "stage: 'x' is not a stage: write one of staging, production"),
         ("deploy STAGE=x VERSION=v1.2.0", "stage: 'x' is not a stage: write one of staging"),
         ("deploy TAG=x", "tag: 'x' assigns nothing: write landcover#staging#3"),
+        ("acceptance-cluster CONTEXT=x", "VERSION: not set: write v1.2.0, of an image that was"),
+        ("acceptance-cluster CONTEXT=x VERSION=x", "version: 'x' is not a version: write v1.2.0"),
         ("notify EVENT=x", "event: 'x' is not one: use pipeline-failed"),
         ("retrain COOL_DOWN=x", "'x' is not a number of hours from 0 to 8760 (COOL_DOWN)"),
     ],

@@ -20,8 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
@@ -29,6 +28,7 @@ from contracts import commands
 from contracts.documents import read_yaml
 from contracts.tags import Version, match_tag
 from delivery import comment
+from delivery.acceptance.report import FOLDER, Report
 from delivery.errors import DeliveryError, GitLabError, command
 from delivery.experiment.experiment import TITLE as EXPERIMENT
 from delivery.git import Repository
@@ -38,7 +38,6 @@ from delivery.gitlab.mlflow import MLflow
 from delivery.tags import model_name
 from delivery.tracking import COMPLETE
 
-FOLDER = Path("artifacts/acceptance")
 REPORT = FOLDER / "gitlab.md"
 TOKEN = "GITLAB_TOKEN"
 MARK = f"CML watermark {comment.TITLE}"
@@ -48,21 +47,13 @@ UNTESTED = "Not checked here: a merge and what main does after it, runners with 
 PUBLISH = "run the job `publish` of its pipeline again, and read its log"
 
 
-class Check(NamedTuple):
-    """A row of the report."""
-
-    name: str
-    passed: bool
-    evidence: str
-
-
-class Story:
+class Story(Report):
     """One run. Names of branches begin with `acceptance/` and the time."""
 
     def __init__(self, url: str, path: str, token: str, minutes: float) -> None:
+        super().__init__()
         self.url, self.minutes = url, minutes
         self.client = connect(url, token, TOKEN)
-        self.checks: list[Check] = []
         self.branches: dict[str, int] = {}
         """Branches that were pushed -> number of the merge request, 0 before it is open."""
         self.base = ""
@@ -76,11 +67,6 @@ class Story:
         # Git gets the token from a credential helper, not from an argument.
         os.environ |= {"BOT_TOKEN": token, "PUSH_URL": self.project.http_url_to_repo}
         os.environ.pop("RELEASE_TOKEN", None)
-
-    def check(self, name: str, passed: object, evidence: object) -> None:
-        """Add a row, and print it."""
-        self.checks.append(Check(name, bool(passed), str(evidence)))
-        print(f"acceptance: {'passed' if passed else 'FAILED'}  {name}: {evidence}", flush=True)
 
     def play(self) -> None:
         """Play all of it; what was made is deleted also when something fails."""
@@ -313,29 +299,6 @@ class Story:
             tags = self.project.tags.list(search=f"^experiment/{number}-", get_all=True)
         return [tag.name for tag in tags if commit in ("", tag.commit["id"])]
 
-    def report(self) -> str:
-        """The report, Markdown."""
-        rows = [
-            f"| {'✅' if check.passed else '❌'} | {check.name} | {check.evidence} |"
-            for check in self.checks
-        ]
-        failed = sum(not check.passed for check in self.checks)
-        verdict = f"{failed} of {len(rows)} checks failed" if failed else f"all {len(rows)} passed"
-        return "\n".join(
-            (
-                f"# Acceptance on GitLab: {verdict}",
-                "",
-                f"{self.project.web_url}, GitLab {self.version}, {self.begun} UTC.",
-                "",
-                "| | check | seen |",
-                "|---|---|---|",
-                *rows,
-                "",
-                UNTESTED,
-                "",
-            )
-        )
-
 
 def shown(request: Any) -> str:
     """State of the newest pipeline of a merge request."""
@@ -362,10 +325,9 @@ def main() -> None:
         )
     story = Story(url, path, token, arguments.minutes)
     story.play()
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    REPORT.write_text(story.report(), encoding="utf-8")
-    print(f"acceptance: {REPORT}")
-    if not all(check.passed for check in story.checks):
+    about = f"{story.project.web_url}, GitLab {story.version}, {story.begun} UTC."
+    story.write(REPORT, "GitLab", [about], UNTESTED)
+    if not story.passed:
         sys.exit(1)
 
 

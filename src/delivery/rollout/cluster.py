@@ -7,7 +7,7 @@ value is read as an option or by a shell.
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from delivery.errors import RolloutError, ToolError, explain
@@ -76,6 +76,10 @@ class Cluster:
         self.namespace, self.app = namespace, app
         self._where = [f"--namespace={namespace}", *([f"--context={context}"] if context else [])]
 
+    def command(self, *words: str) -> list[str]:
+        """The command line of a call."""
+        return ["kubectl", *words, *self._where]
+
     def call(
         self, *words: str, stdin: str | None = None, timeout: float = SHORT, show: bool = False
     ) -> str:
@@ -85,7 +89,7 @@ class Cluster:
             RolloutError: it failed; the message has its errors.
             ToolError: it is not installed.
         """
-        command = ["kubectl", *words, *self._where]
+        command = self.command(*words)
         sys.stdout.flush()
         try:
             done = subprocess.run(
@@ -137,12 +141,20 @@ class Cluster:
 
     def pod_errors(self, workload: str) -> str:
         """Why pods do not start, in a few words with the cure; empty if kubectl does not know."""
-        pods = self.get("pods", f"--selector={NAME_LABEL}={self.app}") or {}
-        found = [fact for pod in pods.get("items", []) for fact in _facts(pod.get("status", {}))]
         status = (self.get(workload) or {}).get("status", {})
-        for condition in status.get("conditions", []):  # no pod was made at all
-            if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
-                found.append(condition.get("message"))
+        conditions = status.get("conditions", [])
+        unmade = [
+            item.get("message")
+            for item in conditions  # no pod was made at all
+            if item.get("type") == "ReplicaFailure" and item.get("status") == "True"
+        ]
+        return self.reasons(f"--selector={NAME_LABEL}={self.app}", unmade)
+
+    def reasons(self, selector: str, others: Sequence[str | None] = ()) -> str:
+        """Why the pods of a selector do not run, and other reasons, with the cure."""
+        pods = self.get("pods", selector) or {}
+        found = [fact for pod in pods.get("items", []) for fact in _facts(pod.get("status", {}))]
+        found += others
         text = "; ".join(dict.fromkeys(filter(None, found)))[:500]
         said = "; ".join(dict.fromkeys(_last_words(pods.get("items", []))))[:500]
         if said:  # by the service itself, with the cure

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from delivery.acceptance import gitlab as acceptance
+from delivery.acceptance.report import FOLDER
 from delivery.gitlab.desired import SETTINGS
 from tests.conftest import ROOT, run
 from tests.delivery.conftest import Project
@@ -218,4 +219,4 @@ def test_a_token_that_may_not_push_changes_nothing(
     api.project["http_url_to_repo"] = str(project.origin.parent / "nowhere.git")
     with pytest.raises(SystemExit, match="error: git fetch: .*nowhere.git"):
         play(api, monkeypatch)
-    assert api.merge_requests == [] and not os.path.exists(acceptance.FOLDER / "tree")
+    assert api.merge_requests == [] and not os.path.exists(FOLDER / "tree")
