@@ -28,8 +28,13 @@ class MountedSecrets:
 
     def path(self, name: str) -> Path | None:
         """Where a secret is, if it is there."""
-        found = self._folder / name if self._folder else None
-        return found if found and found.exists() else None
+        if self._folder is None:
+            return None
+        found = self._folder / name
+        try:
+            return found if found.exists() else None
+        except PermissionError:  # whoever reads it is told
+            return found
 
     def read(self, name: str) -> str | None:
         """The text of a secret, None if it is not there.
@@ -42,9 +47,13 @@ class MountedSecrets:
 
     def variables(self) -> dict[str, str]:
         """The variables for the DVC remote; what cannot be read, or be a variable, is left out."""
-        found = {}
+        found: dict[str, str] = {}
         folder = self.path(REMOTE)
-        for file in sorted(folder.iterdir()) if folder else []:
+        try:
+            files = sorted(folder.iterdir()) if folder else []
+        except OSError:
+            return found
+        for file in files:
             # A mounted Secret has hidden names besides its own.
             if _VARIABLE.fullmatch(file.name):
                 try:

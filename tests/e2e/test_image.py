@@ -12,8 +12,10 @@ from contracts.commit import folder_digest
 from tests.e2e import containers
 from tests.e2e.containers import Container
 from tests.e2e.images import V1, V2, bundle_of, image, project, record
+from tests.fakes import git_http
 from tests.make.bundles import CLASSES, expected
 from tests.make.images import CHIP, CHIPS, picture
+from tests.make.mounts import mount
 from tests.make.processes import until
 from tests.make.projects import Published, digest_of
 
@@ -180,6 +182,31 @@ def test_container_swaps_to_a_tag_of_a_mounted_repository(
         found = [answer.json()["probabilities"][label] for label in CLASSES]
         np.testing.assert_allclose(found, truth, atol=1e-6)
         assert client.post("/rollback_ml_model").json()["model"]["tag"] == V1
+
+
+def test_container_fetches_from_a_private_repository_with_a_mounted_token(
+    image: str, project: Published, tmp_path: Path
+) -> None:
+    """Git of the image, its shell and its files; the user is none that owns the secrets."""
+    with git_http.serving(project.folder.parent) as (url, state):
+        secrets = tmp_path / "secrets"  # which others may read, unlike the folder around it
+        mount(secrets, "git", {"username": state.user, "password": "gldt-of-last-year"})
+        volumes = [
+            f"--volume={secrets}:/etc/service:ro",
+            f"--volume={project.remote}:{project.remote}:ro",
+        ]
+        settings = {"repository": f"{url}/{project.folder.name}/.git", "secrets": "/etc/service"}
+        options = (*containers.LOCKED, *volumes)
+        with (
+            containers.running(image, *options, **settings) as container,
+            container.client() as client,
+        ):
+            refused = client.post("/replace_ml_model", json={"tag": V2})
+            assert refused.status_code == 503 and "renew the token" in refused.json()["detail"]
+            mount(secrets, "git", {"username": state.user, "password": state.token})
+            answer = client.post("/replace_ml_model", json={"tag": V2})
+            assert answer.status_code == 200, answer.text + container.logs()
+            assert "gldt-" not in container.logs()
 
 
 def test_sigterm_ends_the_container_gracefully(image: str) -> None:

@@ -99,6 +99,19 @@ def test_no_secret_stands_in_the_manifests() -> None:
         assert secrets == [], f"{folder}: Git keeps it for ever; ExternalSecret or SealedSecret"
 
 
+def test_secrets_of_an_overlay_are_encrypted_by_sops() -> None:
+    assert plain("A=b\nC=ENC[AES256_GCM,data:x]\nsops_version=3.10.2\n") == ["A"]
+    for path in OVERLAYS.glob("*/*secret*.env"):
+        keys = plain(path.read_text(encoding="utf-8"))
+        assert keys == [], f"{path}: encrypt it (docs/kubernetes.md, Secrets), and renew them"
+
+
+def plain(text: str) -> list[str]:
+    """Keys of lines whose values anybody can read."""
+    lines = [line.partition("=") for line in text.splitlines() if "=" in line]
+    return [key for key, _, value in lines if not key.startswith("sops_") and value[:4] != "ENC["]
+
+
 def overlays() -> Iterator[tuple[str, list[Document]]]:
     """Each stage's overlay, rendered; none where the team has removed k8s/."""
     name = read_params(ROOT / "params.yaml").model.name

@@ -15,6 +15,10 @@ REQUIRED = {
         ("gateway.networking.k8s.io", "httproutes"),
         "install the Gateway API, or take the component ingress in place of gateway",
     ),
+    "ExternalSecret": (
+        ("external-secrets.io", "externalsecrets"),
+        "install the External Secrets Operator, or take the component external-secrets out",
+    ),
     "Rollout": (
         ("argoproj.io", "rollouts"),
         "install Argo Rollouts, or take its component out of the overlay",

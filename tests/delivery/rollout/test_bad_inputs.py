@@ -107,6 +107,26 @@ STUCK: dict[str, tuple[Any, Any, str]] = {
         "(ImagePullBackOff; unauthorized: let the nodes pull it: compare the registry's name, and "
         "the secret ...-registry",
     ),
+    "settings that the service refuses": (
+        {
+            "containerStatuses": [
+                {
+                    "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                    "lastState": {
+                        "terminated": {
+                            "reason": "Error",
+                            "message": "{}\nerror: SERVICE_CA_FILE: '/etc/service-ca/ca.crt' "
+                            "holds no certificate: mount a file with CAs in PEM\n",
+                        }
+                    },
+                }
+            ]
+        },
+        {},
+        # The sentence of the service has the cure: none of kubectl's certificates is added.
+        "(CrashLoopBackOff; Error: error: SERVICE_CA_FILE: '/etc/service-ca/ca.crt' holds no "
+        "certificate: mount a file with CAs in PEM)",
+    ),
     "no node with the space": (
         {
             "conditions": [

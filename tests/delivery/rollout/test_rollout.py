@@ -20,6 +20,7 @@ from tests.e2e.pods import read_pod
 from tests.fakes.http import Request, answering
 from tests.make.commands import run_command
 from tests.make.injection_strings import HOSTILE
+from tests.make.manifests import copy_manifests
 from tests.make.ports import free_port
 from tests.make.processes import until
 from tests.make.rollouts import (
@@ -279,13 +280,25 @@ def test_kinds_that_the_cluster_does_not_know_are_left_out(project: Project) -> 
     assert ["ServiceMonitor" in text for text in applied] == [False, True]
 
 
-def test_a_stage_whose_way_in_the_cluster_does_not_know_is_left_alone(project: Project) -> None:
-    path = project.folder / "k8s" / "overlays" / "staging" / "kustomization.yaml"
-    path.write_text(path.read_text().replace("components/ingress", "components/gateway"))
+@pytest.mark.parametrize(
+    ("kind", "plural", "components"),
+    [
+        ("HTTPRoute", "httproutes.gateway.networking.k8s.io", ("gateway", ())),
+        (
+            "ExternalSecret",
+            "externalsecrets.external-secrets.io",
+            ("ingress", ("external-secrets",)),
+        ),
+    ],
+)
+def test_a_stage_that_needs_a_kind_which_the_cluster_does_not_know_is_left_alone(
+    project: Project, kind: str, plural: str, components: tuple[str, tuple[str, ...]]
+) -> None:
+    copy_manifests(project.folder, *components)
     done = project.roll_out(1)
-    assert done.returncode == 1 and "HTTPRoute: the cluster does not know this kind" in done.stderr
+    assert done.returncode == 1 and f"{kind}: the cluster does not know this kind" in done.stderr
     assert "apply" not in project.verbs()
-    project.cluster.configure(kinds=["httproutes.gateway.networking.k8s.io"])
+    project.cluster.configure(kinds=[plural])
     assert project.roll_out(1).returncode == 0
 
 

@@ -191,3 +191,5 @@ def test_variables_of_the_remote_are_read_at_each_use(tmp_path: Path) -> None:
     mount(tmp_path, "remote", {"AWS_ACCESS_KEY_ID": "two"})
     assert mounted.variables() == {"AWS_ACCESS_KEY_ID": "two"}
     assert MountedSecrets("").variables() == {}
+    (tmp_path / "file").write_text("no folder")
+    assert MountedSecrets(str(tmp_path / "file")).variables() == {}
