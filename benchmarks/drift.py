@@ -20,7 +20,7 @@ from benchmarks import machine
 from benchmarks.eurosat import prepare, run
 from contracts.bundle import Manifest
 from pipeline import paths
-from pipeline.bundle.inference import Predictions, predict, session
+from pipeline.bundle.inference import predict, session
 from pipeline.data.prepared import Split, read_prepared
 from service.inference.bundle import read_bundle
 from service.settings import read_settings
@@ -99,19 +99,20 @@ class Live:
         self._model = session(graph)
         self._random = np.random.default_rng(42)
 
-    def answers(self, chips: Chips) -> Predictions:
-        """Run the model."""
-        return predict(self._model, chips)
+    def answers(self, chips: Chips) -> dict[str, npt.NDArray[Any]]:
+        """Run the model: output -> (N, ...)."""
+        return predict(self._model, chips, ("probabilities", "statistics"))
 
     def bins(self, chips: Chips) -> Bins:
         """Bins (N,) of every signal."""
         answers = self.answers(chips)
         columns = [
-            answers.statistics[:, band, index]
+            answers["statistics"][:, band, index]
             for index in range(len(self._manifest.statistics))
             for band in range(len(self._manifest.input.bands))
         ]
-        columns += [answers.probabilities.max(axis=1), answers.probabilities.argmax(axis=1)]
+        probabilities = answers["probabilities"]
+        columns += [probabilities.max(axis=1), probabilities.argmax(axis=1)]
         return [signal.bin_of(column) for signal, column in zip(self.signals, columns, strict=True)]
 
     def days(self, bins: Bins, pace: int, reference: int) -> Alarms:

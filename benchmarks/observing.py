@@ -67,9 +67,10 @@ def counting(model: Model) -> dict[str, Callable[[], float]]:
     golden = decode_chip(model.manifest.golden[0].chip, model.manifest.input)
     answer = model.infer(golden)
     best = int(answer.probabilities[0].argmax())
+    sure = float(answer.probabilities[0, best])
 
     def add() -> None:
-        worker.add(model, best, answer, 0.001, 0.0001)
+        worker.add(model, best, sure, answer, 0.001, 0.0001)
 
     def adding() -> float:
         seconds = timed([add] * REQUESTS)

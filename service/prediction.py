@@ -96,9 +96,9 @@ class Predictor:
             self._report(model, error)
             raise InvalidOutput(f"{model.tag}: {error.detail}") from None
         body = model.render(outcome, prediction_id)
-        best = outcome.best
-        self._observations.add(model, best, output, ended - started, started - arrived)
-        self._recorder.record(prediction_id, model, best, outcome.probability, chip)
+        best, probability = outcome.best, outcome.probability
+        self._observations.add(model, best, probability, output, ended - started, started - arrived)
+        self._recorder.record(prediction_id, model, best, probability, chip)
         return Predicted(body, model.tag)
 
     def _report(self, model: Model, error: InvalidOutput) -> None:

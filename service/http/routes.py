@@ -170,8 +170,8 @@ def _add_samples(app: FastAPI, parts: Parts) -> None:
         """List the sample images that the model carries, with its answers."""
         model = parts.serving.model()
         return [
-            Sample(index=index, answer=model.task.golden_label(golden))
-            for index, golden in enumerate(model.manifest.golden)
+            Sample(index=index, answer=model.task.golden_label(index))
+            for index in range(len(model.manifest.golden))
         ]
 
     @app.get(

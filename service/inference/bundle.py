@@ -96,7 +96,16 @@ def decode_chip(text: str, wanted: Input) -> Array:
     Raises:
         BundleRefused: it is not such a chip.
     """
-    size = np.dtype(wanted.dtype).itemsize * int(np.prod(wanted.shape))
+    return unpack(text, wanted.dtype, wanted.shape)
+
+
+def unpack(text: str, dtype: str, shape: tuple[int, ...]) -> Array:
+    """Unpack an array: base64 of zlib of little-endian bytes.
+
+    Raises:
+        BundleRefused: it is not such an array.
+    """
+    size = np.dtype(dtype).itemsize * int(np.prod(shape))
     try:
         unpack = zlib.decompressobj()
         content = unpack.decompress(base64.b64decode(text, validate=True), size + 1)
@@ -104,5 +113,5 @@ def decode_chip(text: str, wanted: Input) -> Array:
         raise BundleRefused(f"{MANIFEST}: golden: {error}; train it again") from None
     if len(content) != size:
         raise BundleRefused(f"{MANIFEST}: golden: {len(content)} bytes, wanted {size}")
-    little = np.dtype(wanted.dtype).newbyteorder("<")
-    return np.frombuffer(content, little).astype(wanted.dtype).reshape(wanted.shape)
+    little = np.dtype(dtype).newbyteorder("<")
+    return np.frombuffer(content, little).astype(dtype).reshape(shape)

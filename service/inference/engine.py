@@ -40,7 +40,7 @@ class Engine:
 
     def infer(self, chips: npt.NDArray[Any]) -> Output:
         """Run the graph on chips (B, bands, height, width) of the manifest's dtype."""
-        return Output(*self._session.run(self._outputs, {"chips": chips}))
+        return self._task.output(self._session.run(self._outputs, {"chips": chips}))
 
     def warm_up(self) -> None:
         """Run a few times: the first runs allocate and are slow."""
@@ -86,7 +86,9 @@ class Engine:
         inputs = [
             (item.name, item.type, tuple(item.shape[1:])) for item in self._session.get_inputs()
         ]
-        if inputs != [("chips", f"tensor({wanted.dtype})", wanted.shape)]:
+        named = [(name, dtype) for name, dtype, _ in inputs]
+        wanted_name = [("chips", f"tensor({wanted.dtype})")]
+        if named != wanted_name or not self._task.check_input(inputs[0][2]):
             raise BundleRefused(
                 f"the graph takes {inputs}, the manifest says {wanted.dtype} chips {wanted.shape}"
             )

@@ -1,10 +1,10 @@
 """Observations of predictions: buffered per request, aggregated once a second.
 
-A request extends a flat list with five values, in a fraction of a microsecond:
+A request extends a flat list with six values, in a fraction of a microsecond:
 
-    buffer  [best, probabilities, statistics, inference, queue,  best, probabilities, ...]
-             `---------------- prediction 0 -----------------'  `-- prediction 1 --- ...
-             buffer[0::5] are the classes, buffer[3::5] the seconds of inference
+    buffer  [best, confidence, probabilities, statistics, inference, queue,  best, confidence, ...]
+             `---------------------- prediction 0 -----------------------'  `- prediction 1 - ...
+             buffer[0::6] are the classes, buffer[4::6] the seconds of inference
 
 The list is flat because a thousand tuples that live on would make the garbage collector walk (and
 so unshare) all memory that workers share since the fork. `flush` aggregates the whole buffer at
@@ -45,7 +45,7 @@ from service.telemetry.counters import (
 )
 
 BUFFERED = 512  # predictions in the buffer; aggregating them takes about a millisecond
-FIELDS = 5  # per prediction
+FIELDS = 6  # per prediction
 PAUSE = 1.0  # seconds between two counts
 
 log = logging.getLogger("service.telemetry.observations")
@@ -69,12 +69,21 @@ class Observations:
         self._folder: Path | None = None
         self._failing = False
 
-    def add(self, model: Model, best: int, answer: Output, inference: float, queue: float) -> None:
+    def add(
+        self,
+        model: Model,
+        best: int,
+        confidence: float,
+        answer: Output,
+        inference: float,
+        queue: float,
+    ) -> None:
         """Buffer one prediction: `model` gave class `best` to one chip.
 
         Args:
             model: the model that answered.
             best: index of the class.
+            confidence: of the answer, 0 to 1.
             answer: of the graph, for a batch of one.
             inference: seconds in the runtime.
             queue: seconds between the end of the upload and the inference.
@@ -84,7 +93,8 @@ class Observations:
                 self.flush()
             self._model = model
         buffer = self._buffer
-        buffer.extend((best, answer.probabilities, answer.statistics, inference, queue))
+        shares, statistics = answer.probabilities, answer.statistics
+        buffer.extend((best, confidence, shares, statistics, inference, queue))
         if len(buffer) >= BUFFERED * FIELDS:
             self.flush()
 
@@ -130,12 +140,16 @@ class Observations:
         return read_window(self._directory(), layout_of(model), self._slice_number())
 
     def _count(self, model: Model, buffer: list[Any]) -> None:
-        best, probabilities, statistics, inference, queue = (
+        best, confidence, probabilities, statistics, inference, queue = (
             buffer[field::FIELDS] for field in range(FIELDS)
         )
         answers = Output(np.concatenate(probabilities), np.concatenate(statistics))
         self._accumulator(model).count(
-            np.array(best), answers, np.array(inference), self._slice_number()
+            np.array(best),
+            np.array(confidence, np.float64),
+            answers,
+            np.array(inference),
+            self._slice_number(),
         )
         if self._queue is None:
             self._queue = SharedCounters(self._directory(), QUEUE)
@@ -186,12 +200,16 @@ class _Accumulator:
         self._ends = np.cumsum(self.counters.names.bins)
 
     def count(
-        self, best: npt.NDArray[np.int64], answers: Output, inference: Floats, number: int
+        self,
+        best: npt.NDArray[np.int64],
+        confidence: Floats,
+        answers: Output,
+        inference: Floats,
+        number: int,
     ) -> None:
         """Add N predictions, to the totals and to a slice of time."""
         shares = answers.probabilities.astype(np.float64)  # (N, K)
         statistics = answers.statistics.astype(np.float64)  # (N, bands, 5)
-        confidence = shares[np.arange(len(best)), best]  # (N,)
         values = np.column_stack([statistics.reshape(len(best), -1), confidence])  # (N, C + 1)
         values[~np.isfinite(values)] = np.nan
         totals = self.counters.totals

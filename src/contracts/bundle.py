@@ -2,22 +2,33 @@
 
 A bundle is a folder with exactly two files, and nothing in it executes on load:
 
-    model.onnx   the graph: `chips` (B, bands, H, W) raw -> `probabilities`, `statistics`
+    model.onnx   the graph: `chips` (B, bands, H, W) raw -> the outputs of its task
     model.json   the manifest below, with the SHA-256 of model.onnx
+
+| task           | schema | outputs of the graph beside `statistics` (B, bands, 5)              |
+|----------------|--------|---------------------------------------------------------------------|
+| classification | 1      | `probabilities` (B, classes)                                        |
+| segmentation   | 2      | `labels`, `confidence` (B, H, W) uint8; H, W: multiples of `stride` |
 
 Writers are strict: a manifest that is made with an unknown field is an error. Readers are tolerant:
 `parse_manifest` drops the fields that a newer pipeline adds within a schema. Another task is
-another subclass of `Bundle`, told apart by `task`; an older schema, once there is one, is converted
-here.
+another subclass of `Bundle`, told apart by `task`, and a row in `Manifest`.
 """
 
-from typing import Any, Literal
+import base64
+import zlib
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 GRAPH = "model.onnx"
 MANIFEST = "model.json"
 SHA256 = "^[0-9a-f]{64}$"
+NODATA = 255
+"""A pixel of a map without an answer; in labels for training, one without a label."""
 
 
 class Part(BaseModel):
@@ -35,6 +46,8 @@ class Input(Part):
     width: int = Field(ge=1, le=65536)
     scale: float
     """Digital numbers per unit."""
+    offset: int = Field(default=0, exclude_if=lambda offset: offset == 0)
+    """Digital numbers that are added to a value before `scale` divides it."""
     units: str
     nodata: int | None
     valid_max: int
@@ -66,12 +79,24 @@ class Reference(Part):
     """Predictions per class."""
 
 
-class Golden(Part):
-    """One chip with its probabilities: a server reproduces them before it serves the model."""
+class GoldenChip(Part):
+    """One chip with its answer: a server reproduces it before it serves the model."""
 
     chip: str
     """The array (bands, H, W) as bytes, little-endian, zlib-compressed, base64."""
+
+
+class Golden(GoldenChip):
+    """One chip with its probabilities."""
+
     probabilities: tuple[float, ...]
+
+
+class GoldenMap(GoldenChip):
+    """One chip with its map."""
+
+    labels: str
+    """The classes of its pixels (H, W) uint8, packed as the chip is."""
 
 
 class Training(Part):
@@ -99,35 +124,98 @@ class Training(Part):
         return float(floor) if 0 <= floor <= 1 else None
 
 
+class Area(Part):
+    """Where and when the images were taken that the model was trained on."""
+
+    west: float = Field(ge=-180, le=180)
+    """Degrees, WGS 84; more than `east` where the area crosses the date line."""
+    south: float = Field(ge=-90, le=90)
+    east: float = Field(ge=-180, le=180)
+    north: float = Field(ge=-90, le=90)
+    first: str = ""
+    """Date of the first image, ISO 8601; empty where the data do not say."""
+    last: str = ""
+
+
 class Bundle(Part):
     """What model.json holds for every task."""
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: int = Field(alias="schema")
     name: str
+    task: str
+    classes: tuple[str, ...]
     input: Input
     sha256: str = Field(pattern=SHA256)
     training: Training
     statistics: tuple[str, ...]
     """Names along the last axis of the output `statistics`."""
+    reference: Reference
 
 
 class Classification(Bundle):
-    """All of model.json of a classifier."""
+    """All of model.json of a classifier: one class a chip."""
 
+    schema_version: Literal[1] = Field(default=1, alias="schema")
     task: Literal["classification"]
     classes: tuple[str, ...] = Field(min_length=2, max_length=65536)
-    reference: Reference
     golden: tuple[Golden, ...] = Field(min_length=1)
 
 
-Manifest = Classification
-"""The union of the tasks, by `task`; one so far."""
+class Segmentation(Bundle):
+    """All of model.json of a model that maps: one class a pixel.
+
+    Input height and width are those of the chips of training; the graph takes any multiple of
+    `stride`.
+    """
+
+    schema_version: Literal[2] = Field(default=2, alias="schema")
+    task: Literal["segmentation"]
+    classes: tuple[str, ...] = Field(min_length=2, max_length=NODATA)
+    """The value of a pixel of `labels` is the index of its class, or NODATA."""
+    colours: tuple[Annotated[str, Field(pattern="^#[0-9a-f]{6}$")], ...]
+    """Of each class on a map."""
+    stride: int = Field(ge=1, le=1024)
+    """Pixels: the origin and the edges of a tile are multiples of it."""
+    margin: int = Field(ge=0, le=65536)
+    """Pixels around a tile that its answer depends on, a multiple of `stride`."""
+    exact: bool
+    """Whether tiles with that margin give, pixel by pixel, the map of the scene as a whole."""
+    area: Area | None = None
+    golden: tuple[GoldenMap, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Segmentation":
+        if len(self.colours) != len(self.classes):
+            raise ValueError(f"{len(self.colours)} colours for {len(self.classes)} classes")
+        if self.margin % self.stride:
+            raise ValueError(f"margin {self.margin} is no multiple of stride {self.stride}")
+        return self
+
+
+Manifest = Classification | Segmentation
+"""model.json of any task."""
+
+MANIFESTS: dict[str, type[Classification] | type[Segmentation]] = {
+    "classification": Classification,
+    "segmentation": Segmentation,
+}
+
+
+class _Tag(Part):
+    task: Literal["classification", "segmentation"]
+
+
+def pack(array: "npt.NDArray[Any]") -> str:
+    """Pack an array into text: little-endian bytes, zlib, base64."""
+    content = array.astype(array.dtype.newbyteorder("<")).tobytes()
+    return base64.b64encode(zlib.compress(content, 9)).decode()
 
 
 def parse_manifest(document: bytes) -> Manifest:
     """Read the text of model.json.
 
     Raises:
-        pydantic.ValidationError: it is of another schema, or a field cannot be used.
+        pydantic.ValidationError: it is of another schema or task, or a field cannot be used.
     """
-    return Classification.model_validate_json(document, extra="ignore")
+    task = _Tag.model_validate_json(document, extra="ignore").task
+    return MANIFESTS[task].model_validate_json(document, extra="ignore")

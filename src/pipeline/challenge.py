@@ -19,6 +19,7 @@ must be answered better by one of the two: of fewer no test can be sure.
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from tabulate import tabulate
 
@@ -29,19 +30,17 @@ from pipeline.arguments import parse_against
 from pipeline.bundle.inference import predict, session
 from pipeline.bundle.manifest import read_bundle
 from pipeline.data.chip_table import CHIP_TABLE, read_chip_table
-from pipeline.data.prepared import Split, read_prepared
+from pipeline.data.prepared import Prepared, read_prepared
 from pipeline.errors import BundleError, DataError, command
 from pipeline.evaluation.champion import known_pixels, read_champion
-from pipeline.evaluation.comparison import Comparison, compare
 from pipeline.files import write_json
 from pipeline.params import read_params
-from pipeline.tasks.predictions import Prediction, parse_predictions
 
 # Exact McNemar test: all of 5 differing chips in favour of one model has p = 0.063, of 6 0.031.
 ENOUGH = 6
 
-Predictions = dict[str, Prediction]
-"""SHA-256 of the pixels -> what a model predicts for the chip."""
+Predictions = dict[str, Any]
+"""Chip, or block of ground, as reports/predictions.csv names it -> what a model predicts for it."""
 
 
 @command
@@ -62,17 +61,19 @@ def challenge(against: str) -> Challenge:
     """
     commit = repository.resolve(against)
     graph, manifest = read_bundle()
-    test = _test_split(manifest)
+    prepared = read_prepared()
+    new = _predict(graph, manifest, prepared)
+    _check_measured(manifest, prepared, new)
     found = read_champion(commit, against)
     if found is None:
         return _nothing(against, None, manifest, f"{against} has no model: this is the first")
     old_graph, champion = found
     if other := _other_input(champion, manifest):
         return _nothing(against, champion, manifest, f"the champion has other {other}")
-    old, new = _predict(old_graph, champion, test), _predict(graph, manifest, test)
+    old = _predict(old_graph, champion, prepared)
     notes = ["both are the same model"] if champion.sha256 == manifest.sha256 else []
-    pinned = _compare(old, new, _pinned(commit, test, notes))
-    unseen = _compare(old, new, _unseen(commit, champion, test, notes))
+    pinned = _compare(old, new, _pinned(commit, new, notes))
+    unseen = _compare(old, new, _unseen(commit, champion, prepared, notes))
     return Challenge(
         against=against,
         champion=champion.sha256,
@@ -95,21 +96,18 @@ def verdict(pinned: Figures | None, new: Figures | None) -> Verdict | None:
     return "better" if any(figures.low > 0 for figures in clear) else "no worse"
 
 
-def _test_split(manifest: Manifest) -> Split:
-    """Today's test split, which the model in model/ was measured on."""
-    prepared = read_prepared()
-    test = prepared.split("test")
+def _check_measured(manifest: Manifest, prepared: Prepared, new: Predictions) -> None:
+    """Check that the model in model/ was measured on today's test split."""
     if not paths.PREDICTIONS.exists():
         raise DataError(f"{paths.PREDICTIONS} is missing: run `dvc repro`")
-    measured = parse_predictions(
+    measured = tasks.of(manifest).parse_predictions(
         paths.PREDICTIONS.read_text(encoding="utf-8"), str(paths.PREDICTIONS)
     )
-    same_chips = measured.keys() == {_name(row.sha256) for row in test.rows}
-    if not same_chips or set(manifest.classes) != set(prepared.dataset.classes):
+    same = measured.keys() == new.keys()
+    if not same or set(manifest.classes) != set(prepared.dataset.classes):
         raise BundleError(
             f"{paths.MODEL}/ was measured on other chips than {paths.CHIPS}/ holds: run `dvc repro`"
         )
-    return test
 
 
 def _nothing(against: str, champion: Manifest | None, manifest: Manifest, note: str) -> Challenge:
@@ -144,49 +142,56 @@ def _words(values: tuple[object, ...]) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
-def _name(sha256: str) -> str:
-    """Name of a chip in reports/predictions.csv."""
-    return sha256[:16]
+def _predict(graph: bytes, manifest: Manifest, prepared: Prepared) -> Predictions:
+    """Run a model over the test split."""
+    task, test = tasks.of(manifest), prepared.split("test")
+    output = predict(session(graph), test.chips, task.OUTPUTS)
+    # A class has the index of its own model.
+    described = prepared.dataset.model_copy(update={"classes": manifest.classes})
+    return task.predictions(output, test, described, read_params().evaluate)
 
 
-def _predict(graph: bytes, manifest: Manifest, test: Split) -> Predictions:
-    """Run a model over every test chip."""
-    output = predict(session(graph), test.chips).probabilities
-    found = tasks.find(manifest.task).predictions(output, test.rows, manifest.classes)
-    return {row.sha256: item for row, item in zip(test.rows, found, strict=True)}
-
-
-def _pinned(commit: str, test: Split, notes: list[str]) -> set[str]:
+def _pinned(commit: str, new: Predictions, notes: list[str]) -> set[str]:
     """Chips that the champion was tested on, too."""
     text = repository.show(commit, paths.PREDICTIONS)
     if text is None:
         notes.append(f"no pinned chips: the champion's revision has no {paths.PREDICTIONS}")
         return set()
-    tested = parse_predictions(text, f"{paths.PREDICTIONS} of {commit[:8]}")
-    found = {row.sha256 for row in test.rows if _name(row.sha256) in tested}
+    task = tasks.find(read_params().model.task)
+    found = new.keys() & task.parse_predictions(text, f"{paths.PREDICTIONS} of {commit[:8]}").keys()
     if not found:
         notes.append("no pinned chips: the test splits have none in common")
     return found
 
 
-def _unseen(commit: str, champion: Manifest, test: Split, notes: list[str]) -> set[str]:
+def _unseen(commit: str, champion: Manifest, prepared: Prepared, notes: list[str]) -> set[str]:
     """Chips that the champion's data do not hold in any split."""
+    if prepared.dataset.labels == "maps":
+        notes.append("no new blocks: which ground the champion knows is not recorded")
+        return set()
+    rows = prepared.split("test").rows
     try:
         known = known_pixels(commit, champion, read_chip_table(paths.CHIPS / CHIP_TABLE))
     except DataError as error:
         notes.append(f"no new chips: {error}")
         return set()
-    found = {row.sha256 for row in test.rows} - known
+    found = {_name(row.sha256) for row in rows if row.sha256 not in known}
     if not found:
         notes.append("no new chips: the champion's data hold every test chip")
     return found
 
 
+def _name(sha256: str) -> str:
+    """Name of a chip in reports/predictions.csv."""
+    return sha256[:16]
+
+
 def _compare(champion: Predictions, challenger: Predictions, chips: set[str]) -> Figures | None:
     params = read_params()
-    some = {chip: champion[chip] for chip in chips}
-    credit = tasks.find(params.model.task).credit
-    found: Comparison | None = compare(some, challenger, params.evaluate.bootstrap_samples, credit)
+    some = {chip: champion[chip] for chip in chips if chip in champion}
+    found = tasks.find(params.model.task).compare(
+        some, challenger, params.evaluate.bootstrap_samples
+    )
     if found is None:
         return None
     return Figures(

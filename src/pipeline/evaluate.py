@@ -35,7 +35,6 @@ from pipeline.errors import BundleError, command
 from pipeline.files import replacing, write_json
 from pipeline.params import read_params
 from pipeline.tasks import plots
-from pipeline.tasks.predictions import write_predictions
 from pipeline.tasks.task import Evaluation, Table
 
 WARM_UP = 20  # single-chip predictions before timing starts
@@ -54,8 +53,8 @@ def main(arguments: Sequence[str] = ()) -> None:
             f"{paths.MODEL}/ was trained on other classes or bands than {paths.CHIPS}/ holds: "
             f"run `dvc repro`"
         )
-    task, test = tasks.find(manifest.task), prepared.split("test")
-    output = predict(session(graph), test.chips).probabilities
+    task, test = tasks.of(manifest), prepared.split("test")
+    output = predict(session(graph), test.chips, task.OUTPUTS)
     found = task.evaluate(output, test, dataset, params)
     found.metrics.update(latency(session(graph, threads=1), test.chips, params.latency_runs))
     found.metrics["model_size_mib"] = round(len(graph) / 2**20, 3)
@@ -63,7 +62,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     measured = ", ".join(
         f"{metric.title} {metric.form.format(found.metrics[metric.key])}" for metric in task.METRICS
     )
-    print(f"evaluate: {measured}; {len(test.labels)} test chips")
+    print(f"evaluate: {measured}; {len(test.rows)} test chips")
 
 
 def latency(
@@ -87,7 +86,7 @@ def _write(found: Evaluation) -> None:
     with replacing(paths.PICTURES) as folder:
         for name, figure in (found.figures | {"curves": plots.curves(_history())}).items():
             plots.save(figure, folder / f"{name}.png")
-    write_predictions(paths.PREDICTIONS, found.predictions)
+    _write_csv(paths.PREDICTIONS, found.predictions)
     write_json(paths.CLASSES, found.classes)
     write_json(paths.METRICS, found.metrics)
 

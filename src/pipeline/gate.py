@@ -24,11 +24,10 @@ from contracts.lock import stale
 from pipeline import paths, repository, tasks
 from pipeline.arguments import parse_against
 from pipeline.errors import DataError, GateError, command
-from pipeline.evaluation.comparison import Comparison, compare
 from pipeline.files import write_text
 from pipeline.params import Params, read_params
 from pipeline.reporting import widgets
-from pipeline.tasks.predictions import parse_predictions
+from pipeline.tasks.comparison import Comparison
 from pipeline.tasks.task import Check, at_most
 
 WIDGETS = Path("artifacts/gate")
@@ -104,18 +103,20 @@ def compare_with(name: str, params: Params) -> tuple[Comparison | None, str]:
         return None, "switched off by gate.compare"
     if not paths.PREDICTIONS.exists():
         raise DataError(f"{paths.PREDICTIONS} is missing: run `dvc repro`")
-    ours = parse_predictions(paths.PREDICTIONS.read_text(encoding="utf-8"), str(paths.PREDICTIONS))
+    task = tasks.find(params.model.task)
+    ours = task.parse_predictions(
+        paths.PREDICTIONS.read_text(encoding="utf-8"), str(paths.PREDICTIONS)
+    )
     if name == PARENT and repository.is_first_commit():
         return None, f"{name} does not exist: this is the first commit"
     base = repository.resolve(name)
     theirs = repository.show(base, paths.PREDICTIONS)
     if theirs is None:
         return None, f"{name} has no {paths.PREDICTIONS} yet, so this is the first model"
-    if before := other_model(base, params):
-        return None, f"{name} has another model, {before}, so this is the first {params.model.name}"
-    champion = parse_predictions(theirs, f"{paths.PREDICTIONS} of {name}")
-    credit = tasks.find(params.model.task).credit
-    comparison = compare(champion, ours, params.evaluate.bootstrap_samples, credit)
+    if other := other_model(base, params):
+        return None, f"{name} has {' '.join(other)}, so this is the first {params.model.name}"
+    champion = task.parse_predictions(theirs, f"{paths.PREDICTIONS} of {name}")
+    comparison = task.compare(champion, ours, params.evaluate.bootstrap_samples)
     if comparison is None:
         raise GateError(
             f"no test chip in common with {name}, so it is unknown whether this model is better: "
@@ -124,16 +125,20 @@ def compare_with(name: str, params: Params) -> tuple[Comparison | None, str]:
     return comparison, ""
 
 
-def other_model(commit: str, params: Params) -> str:
-    """model.name at a commit where it is another one; else, or when it is unknown, nothing."""
+def other_model(commit: str, params: Params) -> tuple[str, str] | None:
+    """Which other model.name or model.task a commit has, in words; None if none, or unknown."""
     try:
         parameters = commit_facts.read_params(
             (repository.show(commit, paths.PARAMS) or "").encode()
         )
     except commit_facts.Unreadable:
-        return ""
-    name = str(parameters.get("model", {}).get("name", ""))
-    return "" if name == params.model.name else name
+        return None
+    before = parameters.get("model", {})
+    if (name := str(before.get("name", ""))) not in ("", params.model.name):
+        return "another model,", name
+    if (task := str(before.get("task", ""))) not in ("", params.model.task):
+        return "a model for", task
+    return None
 
 
 def judge(
@@ -161,8 +166,8 @@ def _no_loss(comparison: Comparison | None, note: str) -> Check:
     return Check(
         name,
         not comparison.is_loss,
-        f"accuracy {comparison.challenger - comparison.champion:+.2%} "
-        f"(95 % interval {low:+.2%} to {high:+.2%}) on {comparison.chips} shared test chips",
+        f"{comparison.measure} {comparison.challenger - comparison.champion:+.2%} "
+        f"(95 % interval {low:+.2%} to {high:+.2%}) on {comparison.chips} shared {comparison.unit}",
     )
 
 

@@ -39,9 +39,10 @@ from pipeline.errors import DataError, ParameterError, SourceError, command
 from pipeline.files import write_text
 from pipeline.params import read_params
 from pipeline.progress import CONSOLE, track
-from pipeline.sources import SOURCES, File, Source
+from pipeline.sources import SOURCES, File, FinishedFile, RefusedFile, Source
 
 SHOWN_FAULTS = 5
+KINDS = ("images", "labels", "items")  # of files, of data with label maps
 MOST_REASONS = 20  # of bad files, in dataset.json and reports/data.json
 
 
@@ -132,20 +133,46 @@ def _write(
     digests: dict[str, str] = {}
     faults: dict[str, str] = {}
     for file in track(source.files(), f"ingest {dataset.name}", len(source)):
+        if isinstance(file, RefusedFile):
+            faults[file.path] = file.reason
+            continue
         if problem := _problem(file, dataset, changed):
             faults[file.path] = problem
             continue
         target = folder / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(file.content)
-        digests[file.path] = hashlib.sha256(file.content).hexdigest()
+        if isinstance(file, FinishedFile):
+            shutil.copyfile(file.place, target)  # no link: DVC would make the original read-only
+        else:
+            target.write_bytes(file.content)
+        digests[file.path] = _digest(target)
+    if dataset.labels == "maps":
+        _remove_bad_scenes(dataset, folder, digests, faults)
     return digests, faults
 
 
-def _problem(file: File, dataset: Dataset, changed: Changed) -> str | None:
+def _remove_bad_scenes(
+    dataset: Dataset, folder: Path, digests: dict[str, str], faults: dict[str, str]
+) -> None:
+    """Remove each scene that cannot be used, with its labels."""
+    from pipeline.data import maps
+
+    scenes = maps.scenes(digests)
+    for image in track(scenes, f"check {dataset.name}", len(scenes)):
+        if problem := maps.scene_fault(folder, image, dataset):
+            faults[image] = problem
+            for path in (image, maps.labels_of(image)):
+                digests.pop(path, None)
+                (folder / path).unlink(missing_ok=True)
+
+
+def _problem(file: File | FinishedFile, dataset: Dataset, changed: Changed) -> str | None:
     path = PurePosixPath(file.path)
     if path.is_absolute() or ".." in path.parts:
         raise SourceError(f"{file.path!r} points outside of {paths.DATA}/")
+    if dataset.labels == "maps":
+        return None if label(file.path) in KINDS else f"not in a directory {', '.join(KINDS)}"
+    assert isinstance(file, File)  # a chip fits into memory
     if label(file.path) not in dataset.classes:
         return f"not in a directory of a class ({', '.join(dataset.classes)})"
     try:
@@ -169,10 +196,12 @@ def _by_reason(faults: dict[str, str]) -> dict[str, int]:
 def _digests(folder: Path) -> dict[str, str]:
     """Digest of every file of `data/`, to count what is new and what is gone."""
     files = list(image_files(folder))
-    return {
-        path: hashlib.sha256((folder / path).read_bytes()).hexdigest()
-        for path in track(files, f"read {folder}/", len(files))
-    }
+    return {path: _digest(folder / path) for path in track(files, f"read {folder}/", len(files))}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _mention_unused_split(after: dict[str, str]) -> None:
@@ -191,6 +220,11 @@ def _refuse_useless(dataset: Dataset, after: dict[str, str], faults: dict[str, s
         first = next(iter(faults.items()), None)
         worst = f"; the first of {len(faults)} bad ones: {first[0]}: {first[1]}" if first else ""
         raise DataError(f"{dataset.name} has no usable image{worst}")
+    if dataset.labels == "maps":
+        if not counts[KINDS[0]]:
+            path, reason = next(iter(faults.items()), (dataset.name, "it has no images"))
+            raise DataError(f"no scene can be used; the first: {path}: {reason}")
+        return
     if len(counts) == 1:
         raise DataError(
             f"{dataset.name} has one class only ({next(iter(counts))}); wanted two or more"
@@ -213,7 +247,10 @@ def _summary(
     removed = Counter(label(path) for path, digest in before.items() if after.get(path) != digest)
     total = Counter(label(path) for path in after)
     bad = Counter(label(path) for path in faults)
-    table = Table("class", title=f"{dataset.name}: {len(dataset.bands)} bands, {dataset.size} px")
+    table = Table(
+        "kind" if dataset.labels == "maps" else "class",
+        title=f"{dataset.name}: {len(dataset.bands)} bands, {dataset.size} px",
+    )
     for column in ("files", "new", "removed", "bad"):
         table.add_column(column, justify="right")
     for name in sorted(total | removed | bad):

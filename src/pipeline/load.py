@@ -4,11 +4,12 @@ Opens and checks every file of `data/`. Files that cannot be used are left out a
 their reason; too many of them fail the stage.
 
 Reads:
-    data/               one directory a class, and dataset.json
+    data/               one directory a class, or images and label maps; and dataset.json
     params.yaml         the section load
 
 Writes, in artifacts/raw/:
     chips.npy           (N, bands, height, width), dtype of the data set; made to be memory-mapped
+    labels.npy          (N, height, width), uint8: of data with label maps
     manifest.csv        the usable chips: row in chips.npy, path, label, sha256 of the pixels, crs
                         and centre (x, y in its units)
     dataset.json        the bands and classes
@@ -27,6 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from contracts.bundle import NODATA
 from contracts.images import as_chip
 from pipeline import paths
 from pipeline.arguments import parse_none
@@ -55,17 +57,50 @@ def main(arguments: Sequence[str] = ()) -> None:
             f"or bring your own with `python -m pipeline.ingest`"
         )
     with replacing(paths.RAW) as folder:
-        rows, faults = _load(names, dataset, folder / "chips.npy")
-        rows = _without_contradictions(rows, faults)
-        report = _report(dataset, names, rows, faults)
+        if dataset.labels == "maps":
+            names, rows, faults, counts = _load_maps(names, dataset, folder)
+        else:
+            rows, faults = _load(names, dataset, folder / "chips.npy")
+            rows = _without_contradictions(rows, faults)
+            counts = Counter(row.label for row in rows)
+        report = _report(dataset, names, rows, faults, counts)
         write_json(paths.DATA_REPORT, report)
-        _check(dataset, rows, faults, len(names), params.max_bad_fraction)
+        _check(dataset, counts, faults, len(names), params.max_bad_fraction)
         write_chip_table(folder / CHIP_TABLE, rows)
         dataset.write(folder)
     print(
         f"load: {len(rows)} chips of {len(dataset.classes)} classes, {len(faults)} quarantined, "
         f"{report['duplicates']} duplicates"
     )
+
+
+def _load_maps(
+    names: list[str], dataset: Dataset, folder: Path
+) -> tuple[list[str], list[Row], dict[str, str], Counter[str]]:
+    """Cut all scenes into chips; return scenes, rows, faults and the pixels of each class."""
+    from pipeline.data import maps
+
+    scenes = maps.scenes(names)
+    rows: list[Row] = []
+    faults: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    square = (dataset.size, dataset.size)
+    with (
+        ArrayWriter(folder / "chips.npy", dataset.shape, dataset.dtype) as chips,
+        ArrayWriter(folder / "labels.npy", square, "uint8") as labels,
+    ):
+        for name in track(scenes, "load", len(scenes)):
+            if reason := maps.scene_fault(paths.DATA, name, dataset):
+                faults[name] = reason
+                continue
+            for strip in maps.cut(paths.DATA, name, dataset):
+                rows += [row._replace(row=len(rows) + i) for i, row in enumerate(strip.rows)]
+                chips.append(strip.chips)
+                labels.append(strip.labels)
+                values, pixels = np.unique(strip.labels, return_counts=True)
+                known = zip(values.tolist(), pixels.tolist(), strict=True)
+                counts.update({dataset.classes[v]: n for v, n in known if v != NODATA})
+    return scenes, rows, faults, counts
 
 
 class Decoded(NamedTuple):
@@ -155,16 +190,19 @@ def _without_contradictions(rows: list[Row], faults: dict[str, str]) -> list[Row
 
 
 def _report(
-    dataset: Dataset, names: list[str], rows: list[Row], faults: dict[str, str]
+    dataset: Dataset,
+    names: list[str],
+    rows: list[Row],
+    faults: dict[str, str],
+    counts: Counter[str],
 ) -> dict[str, Any]:
     """Describe the data set and its faults, as `reports/data.json`."""
-    counts = Counter(row.label for row in rows)
     return {
         "name": dataset.name,
         "files": len(names),
         "chips": len(rows),
         "duplicates": len(rows) - len({row.sha256 for row in rows}),
-        "classes": {name: counts[name] for name in dataset.classes},
+        "classes": {name: counts[name] for name in dataset.classes},  # chips, or pixels of maps
         "bad_fraction": len(faults) / len(names),
         "passed_over": dataset.passed_over,
         "quarantine": [{"path": path, "reason": faults[path]} for path in sorted(faults)],
@@ -172,8 +210,10 @@ def _report(
 
 
 def _check(
-    dataset: Dataset, rows: list[Row], faults: dict[str, str], files: int, allowed: float
+    dataset: Dataset, counts: Counter[str], faults: dict[str, str], files: int, allowed: float
 ) -> None:
+    if not files:
+        raise DataError(f"{paths.DATA}/ has no images/<name>.tif: ingest scenes with label maps")
     if len(faults) > allowed * files:
         worst = "; ".join(f"{path}: {faults[path]}" for path in sorted(faults)[:SHOWN_FAULTS])
         raise DataError(
@@ -181,15 +221,15 @@ def _check(
             f"load.max_bad_fraction allows {allowed:.1%}: {worst}; "
             f"all of them stand in {paths.DATA_REPORT}: mend or remove them, or raise the limit"
         )
-    counts = Counter(row.label for row in rows)
+    unit = "pixel" if dataset.labels == "maps" else "chip"
     if len(counts) < 2:
         raise DataError(
-            f"{paths.DATA}/ has {len(counts)} class with usable chips, wanted two or more: "
+            f"{paths.DATA}/ has {len(counts)} class with usable {unit}s, wanted two or more: "
             f"add images of another class and ingest them"
         )
     if empty := [name for name in dataset.classes if not counts[name]]:
         raise DataError(
-            f"no usable chip of {', '.join(empty)}: add some, or ingest without the class"
+            f"no usable {unit} of {', '.join(empty)}: add some, or ingest without the class"
         )
 
 

@@ -43,10 +43,11 @@ class Load(Section):
 
 
 class Preprocess(Section):
-    split: Literal["random", "spatial", "predefined"]
+    split: Literal["auto", "random", "spatial", "predefined"]
     test_fraction: float = Field(gt=0, lt=1)
     validation_fraction: float = Field(gt=0, lt=1)
     block_size: float = Field(gt=0)
+    buffer: float = Field(default=240, ge=0)
     seed: int = Field(ge=0)
 
     @model_validator(mode="after")
@@ -84,6 +85,7 @@ class Train(Section):
     learning_rate: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
     label_smoothing: float = Field(ge=0, lt=1)
+    class_weights: float = Field(default=0, ge=0, le=1)
     gradient_clip: float = Field(ge=0)
     progressive: bool
     max_shift: int = Field(ge=0, le=32)
@@ -97,6 +99,7 @@ class Train(Section):
 
 class Evaluate(Section):
     bootstrap_samples: int = Field(ge=100, le=100_000)
+    block_size: float = Field(default=1000, gt=0)
     calibration_bins: int = Field(ge=2, le=100)
     latency_runs: int = Field(ge=10, le=10_000)
 
@@ -104,6 +107,8 @@ class Evaluate(Section):
 class Gate(Section):
     min_accuracy: float = Field(ge=0, le=1)
     min_recall: float = Field(ge=0, le=1)
+    min_mean_iou: float = Field(default=0, ge=0, le=1)
+    min_iou: float = Field(default=0, ge=0, le=1)
     max_calibration_error: float = Field(gt=0, le=1)
     max_latency: float = Field(gt=0)
     max_model_size: float = Field(gt=0)

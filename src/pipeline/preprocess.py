@@ -6,6 +6,7 @@ Reads:
 
 Writes, in artifacts/chips/:
     train.npy, validation.npy, test.npy   (N, bands, height, width), dtype of the data set
+    train-labels.npy, ...                 (N, height, width), uint8: of data with label maps
     manifest.csv                          as of load, with the split and the row in its file
     statistics.json                       mean and standard deviation of each band over the
                                           training split, in digital numbers
@@ -15,12 +16,14 @@ Writes, in artifacts/chips/:
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from contracts.bundle import NODATA
 from pipeline import paths
 from pipeline.arguments import parse_none
 from pipeline.data.chip_table import CHIP_TABLE, Row, read_chip_table, write_chip_table
@@ -28,7 +31,7 @@ from pipeline.data.dataset import SPLITS, Dataset, at_a_time
 from pipeline.data.split import assign
 from pipeline.errors import command
 from pipeline.files import ArrayWriter, replacing, write_json
-from pipeline.params import read_params
+from pipeline.params import Preprocess, read_params
 from pipeline.progress import track
 
 BATCH = 256  # chips that are in memory at a time, of at most 128 px
@@ -42,8 +45,11 @@ def main(arguments: Sequence[str] = ()) -> None:
     dataset = Dataset.read(paths.RAW)
     chips = np.load(paths.RAW / "chips.npy", mmap_mode="r")
     before = read_chip_table(paths.RAW / CHIP_TABLE)
-    rows = assign(before, dataset.classes, params)
     with replacing(paths.CHIPS) as folder:
+        if dataset.labels == "maps":
+            rows = _split_maps(before, dataset, params, folder)
+        else:
+            rows = assign(before, dataset.classes, params)
         manifest: list[Row] = []
         for split in SPLITS:
             chosen = [row for row in rows if row.split == split]
@@ -56,7 +62,30 @@ def main(arguments: Sequence[str] = ()) -> None:
         dataset.write(folder)
     counts = Counter(row.split for row in rows)
     sizes = ", ".join(f"{counts[split]} {split}" for split in SPLITS)
-    print(f"preprocess: {sizes}; {len(before) - len(rows)} copies left out")
+    left_out = len(before) - len({row.row for row in rows})
+    what = "chips without labels" if dataset.labels == "maps" else "copies"
+    print(f"preprocess: {sizes}; {left_out} {what} left out")
+
+
+def _split_maps(before: list[Row], dataset: Dataset, params: Preprocess, folder: Path) -> list[Row]:
+    """Write the labels of each split; a chip whose pixels belong to several stands in each."""
+    from pipeline.data import blocks
+
+    labels = np.load(paths.RAW / "labels.npy", mmap_mode="r")
+    rows: list[Row] = []
+    with ExitStack() as stack:
+        files = [
+            ArrayWriter(folder / f"{split}-labels.npy", labels.shape[1:], "uint8")
+            for split in SPLITS
+        ]
+        writers = [stack.enter_context(file) for file in files]
+        for row, ranks in blocks.assign(before, labels, dataset, params):
+            for rank, split in enumerate(SPLITS):
+                of_split = np.where(ranks == rank, labels[row.row], np.uint8(NODATA))
+                if (of_split != NODATA).any():
+                    writers[rank].append(of_split[None])
+                    rows.append(row._replace(split=split))
+    return rows
 
 
 def _copy(chips: npt.NDArray[Any], rows: Sequence[int], target: Path) -> None:

@@ -21,7 +21,7 @@ from pipeline import paths, repository, tasks
 from pipeline.arguments import parse_against
 from pipeline.bundle.manifest import read_bundle
 from pipeline.errors import GateError, command
-from pipeline.evaluation.comparison import Comparison
+from pipeline.tasks.comparison import Comparison
 from pipeline.files import write_text
 from pipeline.gate import another_state, compare_with, judge, other_model, read, warn_of
 from pipeline.params import read_params
@@ -65,7 +65,7 @@ def report(against: str) -> str:
         ]
     base = f"{md.code(against)} ({commit[:8]})"
     other = other_model(commit, params)
-    foreign = f"Not compared: {base} has another model, {md.code(other)}." if other else ""
+    foreign = f"Not compared: {base} has {other[0]} {md.code(other[1])}." if other else ""
     before, classes_before = (
         {} if other else json.loads(repository.show(commit, path) or "{}")
         for path in (paths.METRICS, paths.CLASSES)
@@ -96,10 +96,11 @@ def _verdict(
     state = f"❌ the gate is closed ({missed} missed)" if missed else "✅ the gate is open"
     if comparison:
         low, high = comparison.difference
+        gain = f"**{comparison.challenger - comparison.champion:+.2%}** ({low:+.2%} to {high:+.2%})"
         sentence += (
-            f" Against {base}, on {comparison.chips} shared test chips: "
-            f"**{comparison.challenger - comparison.champion:+.2%}** ({low:+.2%} to {high:+.2%}), "
-            f"{comparison.fixed} mistakes fixed, {comparison.broken} new."
+            f" Against {base}, on {comparison.chips} shared {comparison.unit}: "
+            f"{comparison.measure} {gain}, "
+            f"{comparison.fixed} of them better, {comparison.broken} worse."
         )
     rows = [
         [md.code(c.name), "✅" if c.passed else "❌ **missed**", md.code(c.text)] for c in checks

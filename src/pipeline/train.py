@@ -33,11 +33,11 @@ from pipeline.arguments import parse_none
 from pipeline.bundle.export import export
 from pipeline.data.dataset import at_a_time
 from pipeline.data.prepared import Prepared, read_prepared
-from pipeline.errors import TrainingError, command
+from pipeline.errors import DataError, TrainingError, command
 from pipeline.params import Params, Train, read_params
 from pipeline.progress import EpochProgress
 from pipeline.tasks.task import Task
-from pipeline.training.augment import augment, resize, size_in
+from pipeline.training.augment import augment, resize, resize_labels, size_in
 from pipeline.training.batches import Batches
 from pipeline.training.checkpoint import Checkpoints, State, code_digest, fingerprint
 from pipeline.training.hardware import (
@@ -106,6 +106,10 @@ class Run:
     held_out: Batches
     size: int
     """Height and width of a chip, pixels."""
+    stride: int
+    """Sizes of chips are multiples of it."""
+    weights: Tensor | None
+    """Of the classes in the loss."""
     model: Predictor
     optimizers: list[torch.optim.Optimizer]
     peaks: list[list[float]]
@@ -161,25 +165,48 @@ def train(params: Params, prepared: Prepared) -> Result:
 
 
 def setup(params: Params, prepared: Prepared) -> Run:
-    """Seed torch, move the data to the device, and build network and optimizers."""
-    p = params.train
+    """Seed torch, move the data to the device, and build network and optimizers.
+
+    Raises:
+        DataError: the data are labelled in another way than the task needs, or their chips have a
+            size that the network does not take.
+    """
+    p, task = params.train, tasks.find(params.model.task)
+    if (labels := prepared.dataset.labels) != task.LABELS:
+        able = [name for name, other in tasks.TASKS.items() if other.LABELS == labels]
+        raise DataError(
+            f"params.yaml: model.task is {params.model.task}, which needs labels of the kind "
+            f"{task.LABELS}; {paths.DATA}/ has {labels}: use one of {', '.join(able)}, or ingest "
+            "other data"
+        )
     device = choose_device(p.device)
     torch.use_deterministic_algorithms(device.type == "cpu")
     torch.manual_seed(p.seed)
-    data = Batches(prepared.split("train"), device)
+    train = prepared.split("train")
+    data = Batches(train, device)
     held_out = Batches(prepared.split("validation"), device)
-    network = build(params.model, len(prepared.dataset.bands), len(prepared.dataset.classes))
+    classes = len(prepared.dataset.classes)
+    network = build(params.model, len(prepared.dataset.bands), classes)
     model = Predictor(network, prepared.mean, prepared.std)
+    stride = int(getattr(network, "stride", 1))
+    if prepared.dataset.size % stride:
+        raise DataError(
+            f"chips of {prepared.dataset.size} pixels: model.network {params.model.network} needs "
+            f"a multiple of {stride}, ingest with another size"
+        )
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizers = build_optimizers(model, p)
+    weights = task.class_weights(train.labels, classes, p.class_weights)
     return Run(
         params=p,
-        task=tasks.find(params.model.task),
+        task=task,
         device=device,
         precision=choose_precision(p, device),
         data=data,
         held_out=held_out,
         size=prepared.dataset.size,
+        stride=stride,
+        weights=None if weights is None else weights.to(device),
         model=model,
         optimizers=optimizers,
         peaks=[[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers],
@@ -209,7 +236,9 @@ def fit(run: Run, progress: Progress, checkpoints: Checkpoints, facts: dict[str,
             total_loss = torch.zeros((), device=run.device)
             total_score = torch.zeros((), device=run.device)
             model.train()
-            size = size_in(progress.epoch + 1, p.epochs, run.size) if p.progressive else run.size
+            size = run.size
+            if p.progressive:
+                size = size_in(progress.epoch + 1, p.epochs, run.size, run.stride)
             order = torch.randperm(len(data))
             for step, rows in enumerate(torch.tensor_split(order, run.steps)):
                 rate = one_cycle((progress.epoch * run.steps + step + 1) / (p.epochs * run.steps))
@@ -218,10 +247,11 @@ def fit(run: Run, progress: Progress, checkpoints: Checkpoints, facts: dict[str,
                         group["lr"] = rate * highest
 
                 inputs, targets = data.batch(rows)
-                inputs = resize(augment(inputs, p.max_shift, p.brightness), size)
+                inputs, targets = augment(inputs, targets, p.max_shift, p.brightness)
+                inputs, targets = resize(inputs, size), resize_labels(targets, size)
                 with run.autocast():
                     logits = forward(inputs)
-                loss = run.task.loss(logits.float(), targets, p.label_smoothing)
+                loss = run.task.loss(logits.float(), targets, p.label_smoothing, run.weights)
                 model.zero_grad(set_to_none=True)
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), p.gradient_clip or math.inf)
@@ -276,7 +306,7 @@ def _choose_threads(run: Run) -> int:
 
     def step() -> None:
         inputs, targets = run.data.batch(rows)
-        inputs = augment(inputs, run.params.max_shift, run.params.brightness)
+        inputs, targets = augment(inputs, targets, run.params.max_shift, run.params.brightness)
         with run.autocast():
             logits = model(inputs)
         run.task.loss(logits.float(), targets).backward()
@@ -295,7 +325,7 @@ def _validate(run: Run) -> tuple[float, float]:
 
 @torch.no_grad()
 def _predict(run: Run) -> tuple[Tensor, Tensor]:
-    """Logits (N, ...) and targets (N, ...) of the validation split."""
+    """Logits (n, classes) and targets (n,) of what the task looks at in the validation split."""
     run.model.eval()
     parts = []
     step = at_a_time(EVALUATION_BATCH, run.size)
@@ -303,7 +333,7 @@ def _predict(run: Run) -> tuple[Tensor, Tensor]:
         inputs, targets = run.held_out.batch(rows)
         with run.autocast():
             logits = run.model(inputs)
-        parts.append((logits.float(), targets))
+        parts.append(run.task.samples(logits.float(), targets, len(run.held_out)))
     columns = list(zip(*parts, strict=True))
     return torch.cat(columns[0]), torch.cat(columns[1])
 

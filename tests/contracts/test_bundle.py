@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from contracts.bundle import Manifest, parse_manifest
+from contracts.bundle import Classification, parse_manifest
 from tests.conftest import ROOT
 
 EXAMPLE = ROOT / "tests" / "bundle" / "model.json"
@@ -27,18 +27,18 @@ def test_the_example_is_written_as_it_was_read() -> None:
     document = json.loads(EXAMPLE.read_bytes())
     manifest = parse_manifest(EXAMPLE.read_bytes())
     assert manifest.model_dump(mode="json", by_alias=True) == document
-    assert Manifest.model_validate(document) == manifest
+    assert Classification.model_validate(document) == manifest
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_an_unknown_field_is_not_written_and_not_minded_when_read(place: str) -> None:
     document = with_colour(place)
     with pytest.raises(ValidationError, match="colour"):
-        Manifest.model_validate(document)
+        Classification.model_validate(document)
     assert parse_manifest(json.dumps(document).encode()) == parse_manifest(EXAMPLE.read_bytes())
 
 
-@pytest.mark.parametrize("change", [{"schema": 2}, {"task": "segmentation"}, {"classes": ["one"]}])
+@pytest.mark.parametrize("change", [{"schema": 2}, {"task": "detection"}, {"classes": ["one"]}])
 def test_another_schema_or_task_is_not_read(change: dict[str, Any]) -> None:
     document = json.loads(EXAMPLE.read_bytes()) | change
     with pytest.raises(ValidationError, match=next(iter(change))):

@@ -13,14 +13,14 @@ from pipeline import evaluate
 from pipeline.bundle.inference import predict, session
 from pipeline.bundle.manifest import read_bundle
 from pipeline.data.prepared import read_prepared
-from pipeline.tasks.predictions import parse_predictions
+from pipeline.tasks.predictions import parse_table
 from tests.pipeline.conftest import call
 
 
 def test_metrics_are_those_of_the_onnx_file(trained: Path) -> None:
     metrics = json.loads(Path("reports/metrics.json").read_text(encoding="utf-8"))
     test = read_prepared().split("test")
-    found = predict(session(read_bundle()[0]), test.chips).probabilities
+    found = predict(session(read_bundle()[0]), test.chips, ["probabilities"])["probabilities"]
     assert metrics["accuracy"] == pytest.approx((found.argmax(axis=1) == test.labels).mean())
     assert metrics["accuracy_low"] <= metrics["accuracy"] <= metrics["accuracy_high"]
     assert metrics["test_chips"] == len(test.labels) == 12
@@ -38,9 +38,7 @@ def test_every_class_is_scored(trained: Path) -> None:
 
 
 def test_predictions_name_every_test_chip(trained: Path) -> None:
-    predictions = parse_predictions(
-        Path("reports/predictions.csv").read_text(encoding="utf-8"), "test"
-    )
+    predictions = parse_table(Path("reports/predictions.csv").read_text(encoding="utf-8"), "test")
     assert set(predictions) == {row.sha256[:16] for row in read_prepared().split("test").rows}
     metrics = json.loads(Path("reports/metrics.json").read_text(encoding="utf-8"))
     right = [item.label == item.predicted for item in predictions.values()]

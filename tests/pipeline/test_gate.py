@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from pipeline import gate, report
-from pipeline.evaluation.comparison import Comparison
+from pipeline.tasks.comparison import Comparison
 from pipeline.tasks.intervals import Interval
 from pipeline.gate import judge
 from pipeline.params import Gate, read_params

@@ -226,7 +226,7 @@ def test_only_epochs_at_full_size_can_be_the_best(chips: Path) -> None:
 def test_an_export_that_differs_fails_the_stage_and_writes_nothing(
     chips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.bundle.onnx_graph.PARITY", 0.0)
+    monkeypatch.setattr("pipeline.tasks.classification.PARITY", 0.0)
     with pytest.raises(SystemExit, match="the exported model differs from the trained one"):
         train.main()
     assert not Path("model").exists()

@@ -23,7 +23,7 @@ LIMIT = 60.0  # seconds until every check must pass
 PAUSE = 1.0  # seconds between two attempts
 TIMEOUT = 10.0  # seconds of one request
 REQUESTS = 6  # for /version, each on a new connection, to reach several replicas
-TOLERANCE = 1e-3  # of a probability, as in the service's own self-test
+TOLERANCE = 1e-3  # of a probability, or a share of the pixels, as in the service's own self-test
 SHA256 = re.compile(r"[0-9a-f]{64}")
 TOKEN = re.compile(r"[!-~]*")
 UNEXPECTED = (KeyError, TypeError, ValueError, AttributeError)  # fields of another server
@@ -31,11 +31,14 @@ LOCAL = re.compile(r"localhost|127(\.[0-9]+){3}|::1|[a-z0-9.-]+\.svc(\.cluster\.
 
 
 class Golden(NamedTuple):
-    """A chip with its expected probabilities."""
+    """A chip with its expected answer."""
 
     chip: bytes
     """NPY, (bands, height, width)."""
-    probabilities: dict[str, float]
+    field: str
+    """Of the answer: probabilities, or shares of the chip's area."""
+    expected: dict[str, float]
+    """Class -> value."""
 
 
 class Expected(NamedTuple):
@@ -122,10 +125,10 @@ class SmokeTest:
         return f"{self._expected.tag} in all of {most} workers, {REQUESTS} requests"
 
     def golden(self) -> str:
-        """The bundle's golden chips get the probabilities of the bundle."""
+        """The bundle's golden chips get the answers of the bundle."""
         worst = 0.0
-        for number, (chip, expected) in enumerate(self._expected.golden):
-            found = self._predict(chip)["probabilities"]
+        for number, (chip, field, expected) in enumerate(self._expected.golden):
+            found = self._predict(chip)[field]
             if set(found) != set(expected):
                 raise RolloutError(f"golden: chip {number} got other classes")
             worst = max(worst, *(abs(found[name] - expected[name]) for name in expected))
@@ -242,13 +245,18 @@ def expectation(tag: str, sha256: str, bundle: Path | None) -> Expected:
     return found
 
 
-def _golden(item: bundle.Golden, manifest: Manifest) -> Golden:
+def _golden(item: bundle.Golden | bundle.GoldenMap, manifest: Manifest) -> Golden:
     dtype = np.dtype(manifest.input.dtype).newbyteorder("<")
     pixels = np.frombuffer(zlib.decompress(base64.b64decode(item.chip)), dtype)
     content = io.BytesIO()
     np.save(content, pixels.reshape(manifest.input.shape), allow_pickle=False)
-    classes = dict(zip(manifest.classes, item.probabilities, strict=True))
-    return Golden(content.getvalue(), classes)
+    if isinstance(item, bundle.Golden):
+        probabilities = dict(zip(manifest.classes, item.probabilities, strict=True))
+        return Golden(content.getvalue(), "probabilities", probabilities)
+    labels = np.frombuffer(zlib.decompress(base64.b64decode(item.labels)), np.uint8)
+    counts = np.bincount(labels[labels != bundle.NODATA], minlength=len(manifest.classes))
+    shares = (counts / max(1, counts.sum())).tolist()
+    return Golden(content.getvalue(), "shares", dict(zip(manifest.classes, shares, strict=True)))
 
 
 def _json(response: httpx.Response) -> Any:

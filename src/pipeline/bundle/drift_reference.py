@@ -1,36 +1,30 @@
-"""What the bundle carries besides the graph: reference distributions for drift, golden chips."""
-
-import base64
-import zlib
-from typing import Any
+"""The reference distributions for drift that a bundle carries."""
 
 import numpy as np
 import numpy.typing as npt
 
-from contracts.bundle import Golden, Histogram, Reference
-from pipeline.bundle.inference import STATISTICS, Predictions
+from contracts.bundle import Histogram, Reference
+from pipeline.bundle.inference import STATISTICS
 from pipeline.data.dataset import Dataset
-from pipeline.data.prepared import Split
-from pipeline.tasks.task import Task
+from pipeline.tasks.task import Output, Task
 
 BINS = 10  # deciles: the usual choice for the population stability index (Siddiqi 2006, ch. 10)
 TIE = 1e-6  # of a value: so near, two are the same; another processor rounds in another way
-GOLDEN = 2
 
 
-def drift_reference(predictions: Predictions, dataset: Dataset, task: Task) -> Reference:
-    """Summarise the predictions on unseen chips as the reference for drift."""
+def drift_reference(output: Output, dataset: Dataset, task: Task) -> Reference:
+    """Summarise what the graph answers for unseen chips as the reference for drift."""
     signals = {
-        f"{statistic}/{band}": histogram(predictions.statistics[:, b, s])
+        f"{statistic}/{band}": histogram(output["statistics"][:, b, s])
         for s, statistic in enumerate(STATISTICS)
         for b, band in enumerate(dataset.bands)
     }
-    for name, values in task.signals(predictions.probabilities).items():
+    for name, values in task.signals(output).items():
         signals[name] = histogram(values)
-    predicted = task.predicted_classes(predictions.probabilities)
+    predicted = task.predicted_classes(output)
     counts = np.bincount(predicted, minlength=len(dataset.classes))
     return Reference(
-        samples=len(predictions.probabilities),
+        samples=len(output["statistics"]),
         signals=signals,
         classes=dict(zip(dataset.classes, counts.tolist(), strict=True)),
     )
@@ -54,20 +48,3 @@ def histogram(values: npt.NDArray[np.float32]) -> Histogram:
         edges = np.unique([*edges, low, float(above)])
     counts, _ = np.histogram(values, edges)
     return Histogram(edges=tuple(edges.tolist()), counts=tuple(counts.tolist()))
-
-
-def golden(predictions: Predictions, split: Split, task: Task) -> tuple[Golden, ...]:
-    """Pack the chips that the task chooses, with their probabilities."""
-    return tuple(
-        Golden(
-            chip=encode_chip(split.chips[chip]),
-            probabilities=tuple(predictions.probabilities[chip].tolist()),
-        )
-        for chip in task.golden(predictions.probabilities, GOLDEN)
-    )
-
-
-def encode_chip(chip: npt.NDArray[Any]) -> str:
-    """Pack an array into text: little-endian bytes, zlib, base64."""
-    content = np.ascontiguousarray(chip, chip.dtype.newbyteorder("<")).tobytes()
-    return base64.b64encode(zlib.compress(content, 9)).decode()

@@ -2,12 +2,11 @@
 
 import importlib.metadata
 from datetime import UTC, datetime
-from typing import Any, cast
 
 from contracts.bundle import Input, Manifest, Training
 from pipeline import repository, tasks
 from pipeline.bundle import manifest as bundle
-from pipeline.bundle.drift_reference import golden, drift_reference
+from pipeline.bundle.drift_reference import drift_reference
 from pipeline.bundle.inference import STATISTICS, predict, session
 from pipeline.bundle.onnx_graph import check_parity, to_onnx
 from pipeline.data.dataset import Dataset
@@ -40,15 +39,14 @@ def export(
     task, dataset = tasks.find(params.model.task), prepared.dataset
     graph = to_onnx(predictor, dataset, task)
     held_out = prepared.split("validation")
-    predictions = predict(session(graph), held_out.chips)
-    parity = check_parity(predictor, dataset, task, predictions, held_out.chips)
-    manifest = Manifest(
-        name=params.model.name,
-        task=cast(Any, params.model.task),  # the schema knows which there are
-        classes=dataset.classes,
-        input=_input(dataset),
-        sha256=bundle.sha256(graph),
-        training=Training(
+    output = predict(session(graph), held_out.chips, (*task.OUTPUTS, "statistics"))
+    parity = check_parity(predictor, dataset, task, output, held_out.chips)
+    fields = {
+        "name": params.model.name,
+        "classes": dataset.classes,
+        "input": _input(dataset),
+        "sha256": bundle.sha256(graph),
+        "training": Training(
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=round(seconds, 1),
             hardware=hardware,
@@ -57,12 +55,12 @@ def export(
             params=params.model_dump(mode="json"),
             libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
         ),
-        statistics=STATISTICS,
-        reference=drift_reference(predictions, dataset, task),
-        golden=golden(predictions, held_out, task),
-    )
+        "statistics": STATISTICS,
+        "reference": drift_reference(output, dataset, task),
+    }
+    manifest = task.manifest(fields, output, held_out, dataset, predictor.network)
     bundle.write_bundle(graph, manifest)
-    print(f"train: ONNX Runtime agrees with torch to {parity:.1e} on {len(held_out.labels)} chips")
+    print(f"train: ONNX Runtime agrees with torch to {parity:.1e} on {len(held_out.rows)} chips")
     return manifest
 
 
@@ -73,6 +71,7 @@ def _input(dataset: Dataset) -> Input:
         height=dataset.size,
         width=dataset.size,
         scale=dataset.scale,
+        offset=dataset.offset,
         units=dataset.units,
         nodata=dataset.nodata,
         valid_max=dataset.valid_max,

@@ -1,6 +1,7 @@
 """Runs the graph of a bundle in ONNX Runtime, as the service will; no torch."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,18 +10,9 @@ import onnxruntime
 from pipeline.data.dataset import at_a_time
 
 STATISTICS = ("mean", "std", "nodata", "saturated", "roughness")
-"""What the graph says about the pixels of each band; see `graph.Servable`."""
+"""What the graph's output `statistics` (N, bands, 5) says about the pixels of each band."""
 
 BATCH = 256  # chips of at most 128 px
-
-
-class Predictions(NamedTuple):
-    """What the graph says about N chips."""
-
-    probabilities: npt.NDArray[np.float32]
-    """(N, classes)."""
-    statistics: npt.NDArray[np.float32]
-    """(N, bands, 5), in the order of `STATISTICS`."""
 
 
 def session(model: bytes, threads: int = 0) -> onnxruntime.InferenceSession:
@@ -31,11 +23,14 @@ def session(model: bytes, threads: int = 0) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def predict(model: onnxruntime.InferenceSession, chips: npt.NDArray[np.generic]) -> Predictions:
-    """Run the graph over chips (N, bands, H, W), a batch at a time."""
+def predict(
+    model: onnxruntime.InferenceSession, chips: npt.NDArray[np.generic], outputs: Sequence[str]
+) -> dict[str, npt.NDArray[Any]]:
+    """Run the graph over chips (N, bands, H, W), a batch at a time: output -> (N, ...)."""
     step = at_a_time(BATCH, chips.shape[-1])
     parts = [
-        model.run(["probabilities", "statistics"], {"chips": chips[start : start + step]})
+        model.run(list(outputs), {"chips": chips[start : start + step]})
         for start in range(0, len(chips), step)
     ]
-    return Predictions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    columns = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return dict(zip(outputs, columns, strict=True))

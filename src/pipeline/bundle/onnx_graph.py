@@ -1,8 +1,8 @@
-"""Network -> ONNX: raw digital numbers in, probabilities and input statistics out.
+"""Network -> ONNX: raw digital numbers in, answers and input statistics out.
 
 Normalisation, network and output are one graph, so that nothing can differ between training and
-serving. The second output is what drift detection needs; in the graph it costs a fraction of the
-first convolution and the service computes nothing about pixels in Python.
+serving. The output `statistics` is what drift detection needs; in the graph it costs a fraction of
+the first convolution and the service computes nothing about pixels in Python.
 """
 
 import io
@@ -10,6 +10,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +18,13 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from pipeline.bundle.inference import BATCH, Predictions
+from pipeline.bundle.inference import BATCH
 from pipeline.data.dataset import Dataset, at_a_time
 from pipeline.errors import TrainingError
-from pipeline.tasks.task import Task
+from pipeline.tasks.task import Output, Task
 
 OPSET = 18
 ROW_STEP = 4  # statistics look at every fourth line: enough for a mean, a quarter of the cost
-PARITY = 1e-4  # largest difference of a probability between torch and ONNX Runtime
 
 
 class Servable(nn.Module):
@@ -34,14 +34,15 @@ class Servable(nn.Module):
         super().__init__()
         self.predictor = predictor
         self.task = task
-        self.scale = dataset.scale
+        self.scale, self.offset = dataset.scale, dataset.offset
         self.nodata = dataset.nodata
         self.saturation = float(dataset.valid_max)
 
-    def forward(self, chips: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, bands, H, W) raw -> probabilities (B, classes), statistics (B, bands, 5)."""
+    def forward(self, chips: Tensor) -> tuple[Tensor, ...]:
+        """(B, bands, H, W) raw -> the answers of the task, and statistics (B, bands, 5)."""
         numbers = chips.to(torch.float32)
-        return self.task.activate(self.predictor(numbers)), self._statistics(numbers)
+        answers = self.task.answer(self.predictor(numbers), numbers, self.nodata)
+        return *answers, self._statistics(numbers)
 
     def _statistics(self, numbers: Tensor) -> Tensor:
         """Mean, spread, share of empty and of saturated pixels, and roughness of each band.
@@ -58,11 +59,15 @@ class Servable(nn.Module):
         saturated = (lines >= self.saturation).to(torch.float32).mean(dim=(2, 3))
         rough = (lines[..., 1:] - lines[..., :-1]).abs().mean(dim=(2, 3))
         scale = self.scale
+        if self.offset:
+            mean = mean + self.offset
         return torch.stack((mean / scale, spread / scale, empty, saturated, rough / scale), dim=2)
 
 
 def to_onnx(predictor: nn.Module, dataset: Dataset, task: Task) -> bytes:
-    """Export to ONNX: input `chips`, outputs `probabilities` and `statistics`; free batch size.
+    """Export to ONNX: input `chips`, outputs of the task and `statistics`; free batch size.
+
+    Of a task with an answer a pixel height and width are free, too: multiples of the stride.
 
     The same weights give the same bytes.
     """
@@ -74,9 +79,9 @@ def to_onnx(predictor: nn.Module, dataset: Dataset, task: Task) -> bytes:
             model,
             (example,),
             input_names=["chips"],
-            output_names=["probabilities", "statistics"],
+            output_names=[*task.OUTPUTS, "statistics"],
             opset_version=OPSET,
-            dynamic_shapes={"chips": {0: torch.export.Dim("batch", min=1)}},
+            dynamic_shapes={"chips": _free_dimensions(predictor, task)},
             dynamo=True,
             verbose=False,
         )
@@ -87,6 +92,15 @@ def to_onnx(predictor: nn.Module, dataset: Dataset, task: Task) -> bytes:
     buffer = io.BytesIO()
     onnx.save_model(proto, buffer)
     return buffer.getvalue()
+
+
+def _free_dimensions(predictor: nn.Module, task: Task) -> dict[int, Any]:
+    free: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
+    if task.DENSE:
+        stride = int(getattr(predictor.network, "stride", 1))
+        for axis, name in ((2, "height"), (3, "width")):
+            free[axis] = stride * torch.export.Dim(name, min=1, max=2**20)
+    return free
 
 
 @contextmanager
@@ -121,25 +135,27 @@ def check_parity(
     predictor: nn.Module,
     dataset: Dataset,
     task: Task,
-    predictions: Predictions,
+    output: Output,
     chips: npt.NDArray[np.generic],
 ) -> float:
-    """Hold the graph's probabilities against torch's on the same chips; return the difference.
+    """Hold the graph's answers against torch's on the same chips; return the difference.
 
     Raises:
-        TrainingError: the largest absolute difference of a probability is over 1e-4.
+        TrainingError: it is larger than the task allows.
     """
     model = Servable(predictor, dataset, task).cpu().eval()
     differences = []
     step = at_a_time(BATCH, chips.shape[-1])
     for start in range(0, len(chips), step):
         batch = torch.from_numpy(np.array(chips[start : start + step]))
-        ours = predictions.probabilities[start : start + step]
-        differences.append(np.abs(model(batch)[0].numpy() - ours).max())
+        ours = dict(zip(task.OUTPUTS, (array.numpy() for array in model(batch)), strict=False))
+        theirs = {name: output[name][start : start + step] for name in task.OUTPUTS}
+        differences.append(task.difference(ours, theirs))
     worst = float(np.max(differences))  # NaN stays NaN, and NaN is no parity
-    if not worst <= PARITY:
+    if not worst <= task.PARITY:
         raise TrainingError(
-            f"the exported model differs from the trained one: probabilities by up to {worst:.2e}, "
-            f"wanted at most {PARITY:.0e}; nothing was written: please report the network used"
+            f"the exported model differs from the trained one: {' and '.join(task.OUTPUTS)} by up "
+            f"to {worst:.2e}, wanted at most {task.PARITY:.0e}; nothing was written: please report "
+            f"the network used"
         )
     return worst

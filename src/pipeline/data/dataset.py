@@ -6,24 +6,36 @@ are stated in one place and never in code.
 
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from contracts.faults import first_fault
 from pipeline.errors import DataError
 
 FILE_NAME = "dataset.json"
+Maps = npt.NDArray[np.uint8]
+"""(N, height, width): index of the class of each pixel, or contracts.bundle.NODATA."""
 SPLITS = ("train", "validation", "test")
 PIXELS_AT_A_TIME = 256 * 128 * 128
 
 
+def _unless(default: Any) -> Any:
+    """A field that is written only if it differs: the same data keep the version they had."""
+    return Field(default, exclude_if=lambda value: value == default)
+
+
 class Dataset(BaseModel):
-    """A set of square, labelled chips, all of one shape and type."""
+    """A set of labelled images of one type, from which square chips of one shape are made."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
+    labels: Literal["folders", "maps"] = _unless("folders")
+    """Folders: an image is a chip, and its directory is its class. Maps: `images/<name>.tif` is cut
+    into chips, and `labels/<name>.tif`, on the same grid, has the class of every pixel."""
     classes: tuple[str, ...] = Field(min_length=1)
     bands: tuple[str, ...] = Field(min_length=1)
     """Band names in the order of the arrays, for example B02, B03, B04, B08."""
@@ -31,7 +43,8 @@ class Dataset(BaseModel):
     size: int = Field(ge=8, le=1024)
     """Height and width of a chip, pixels."""
     scale: float = Field(gt=0, allow_inf_nan=False)
-    """Digital numbers per unit: `value / scale` is in `units`."""
+    """Digital numbers per unit: `(value + offset) / scale` is in `units`."""
+    offset: int = _unless(0)
     units: str
     nodata: int | None = None
     """Digital number of a pixel without data, where the source has one."""
@@ -42,9 +55,13 @@ class Dataset(BaseModel):
     origin: str
     """Where the data come from, in a sentence, with a reference."""
     licence: str
-    fit: Literal["", "crop", "pad", "stretch"] = ""
+    fit: Literal["", "crop", "pad", "stretch"] = _unless("")
     """How images of another size become chips (contracts.images.Fit); empty: they are faults."""
-    passed_over: dict[str, int] = Field(default_factory=dict)
+    colours: tuple[str, ...] = _unless(())
+    """Of each class on a map, `#rrggbb`; empty: the pipeline chooses."""
+    dates: tuple[str, ...] = _unless(())
+    """Of the first and of the last image, ISO 8601; empty where the source does not say."""
+    passed_over: dict[str, int] = _unless({})
     """Files that the source did not take, counted by reason."""
 
     @property
@@ -61,10 +78,7 @@ class Dataset(BaseModel):
 
     def write(self, folder: Path) -> None:
         """Write `dataset.json` into `folder`."""
-        # Without what is empty: the same data keep the version that they had before these fields.
-        empty = {name for name in ("fit", "passed_over") if not getattr(self, name)}
-        text = self.model_dump_json(indent=2, exclude=empty)
-        (folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+        (folder / FILE_NAME).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> "Dataset":
@@ -93,7 +107,10 @@ def at_a_time(most: int, size: int) -> int:
 
 
 def label(path: str) -> str:
-    """Class of a file of `data/`: its directory, below the predefined split if there is one."""
+    """First directory of a file of `data/`, below the predefined split if there is one: its class.
+
+    Of data with label maps it is the kind of the file: images, labels or items.
+    """
     *folders, _ = PurePosixPath(path).parts
     if len(folders) == 2 and folders[0] in SPLITS:
         folders = folders[1:]

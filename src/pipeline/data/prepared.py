@@ -19,8 +19,8 @@ class Split(NamedTuple):
 
     chips: npt.NDArray[Any]
     """(N, bands, height, width), digital numbers, memory-mapped (writes stay in memory)."""
-    labels: npt.NDArray[np.int64]
-    """(N,), index into `Dataset.classes`."""
+    labels: npt.NDArray[Any]
+    """Index into `Dataset.classes`, (N,); of label maps (N, height, width) uint8, 255 is none."""
     rows: list[Row]
     """These chips in the table of chips, in the same order."""
 
@@ -40,9 +40,12 @@ class Prepared(NamedTuple):
         """Open one split."""
         table = read_chip_table(self.folder / CHIP_TABLE)
         rows = [row for row in table if row.split == name]
+        chips = np.load(self.folder / f"{name}.npy", mmap_mode="c")
+        if self.dataset.labels == "maps":
+            return Split(chips, np.load(self.folder / f"{name}-labels.npy", mmap_mode="c"), rows)
         index = {label: number for number, label in enumerate(self.dataset.classes)}
         labels = np.array([index[row.label] for row in rows], np.int64)
-        return Split(np.load(self.folder / f"{name}.npy", mmap_mode="c"), labels, rows)
+        return Split(chips, labels, rows)
 
 
 def read_prepared(folder: Path = paths.CHIPS) -> Prepared:

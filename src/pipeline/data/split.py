@@ -26,7 +26,8 @@ def assign(rows: Sequence[Row], classes: Sequence[str], params: Preprocess) -> l
     Raises:
         DataError: a class has no chip in some split, or the chips lack what the split needs.
     """
-    rule = {"random": _random, "spatial": _spatial, "predefined": _predefined}[params.split]
+    split = "random" if params.split == "auto" else params.split
+    rule = {"random": _random, "spatial": _spatial, "predefined": _predefined}[split]
     assigned = _without_leaks(rule(rows, params))
     _check_every_class_everywhere(assigned, classes, params)
     return assigned
@@ -39,7 +40,7 @@ def _random(rows: Sequence[Row], params: Preprocess) -> list[Row]:
         images_of[row.label].add(row.sha256)
     split_of: dict[str, str] = {}
     for images in images_of.values():
-        split_of |= _hold_out(images, lambda image: 1, params)
+        split_of |= hold_out(images, lambda image: 1, params)
     return [row._replace(split=split_of[row.sha256]) for row in rows]
 
 
@@ -68,7 +69,7 @@ def _spatial(rows: Sequence[Row], params: Preprocess) -> list[Row]:
     placed = [row for row in rows if not _only_trains(row)]
     blocks = {row.path: block(row, params.block_size) for row in placed}
     chips_in = Counter(blocks.values())
-    split_of = _hold_out(chips_in, chips_in.__getitem__, params)
+    split_of = hold_out(chips_in, chips_in.__getitem__, params)
     return [
         row._replace(split=split_of[blocks[row.path]] if row.path in blocks else "train")
         for row in rows
@@ -89,7 +90,7 @@ def _predefined(rows: Sequence[Row], params: Preprocess) -> list[Row]:
     return [row._replace(split=predefined_split(row.path)) for row in rows]
 
 
-def _hold_out(
+def hold_out(
     groups: Iterable[str], weight: Callable[[str], int], params: Preprocess
 ) -> dict[str, str]:
     """Assign groups of chips in the order of their hash: test, then validation, then train."""
@@ -126,6 +127,7 @@ def _check_every_class_everywhere(
         if missing:
             have = sum(counts[name, split] for split in SPLITS)
             cure = {
+                "auto": "add images of it; three different ones is the least",
                 "random": "add images of it; three different ones is the least",
                 "spatial": "use a smaller preprocess.block_size or another preprocess.seed",
                 "predefined": "add some to that folder",

@@ -7,15 +7,19 @@ the files, replaces `data/` in one step and updates `data.dvc`.
 from pipeline.sources.eurosat import EuroSAT
 from pipeline.sources.feedback import Feedback
 from pipeline.sources.folder import Folder
+from pipeline.sources.scenes import Scenes
 from pipeline.sources.source import AnyFile, File, FinishedFile, RefusedFile, Source
 
 from pipeline.sources.synthetic import Synthetic
+from pipeline.sources.synthetic_scenes import SyntheticScenes
 
 __all__ = ["SOURCES", "AnyFile", "File", "FinishedFile", "RefusedFile", "Source"]
 
 SOURCES: dict[str, type[Source]] = {
     "synthetic": Synthetic,
+    "synthetic-scenes": SyntheticScenes,
     "folder": Folder,
+    "scenes": Scenes,
     "eurosat": EuroSAT,
     "feedback": Feedback,
 }

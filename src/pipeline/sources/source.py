@@ -18,7 +18,7 @@ class File(NamedTuple):
 
 
 class FinishedFile(NamedTuple):
-    """A file that is too large for memory; ingest links or copies it."""
+    """A file that is too large for memory; ingest copies it."""
 
     path: str
     place: Path
@@ -48,7 +48,7 @@ class Source(Protocol):
     def dataset(self) -> Dataset:
         """Describe the data set."""
 
-    def files(self) -> Iterator[File]:
+    def files(self) -> Iterator[AnyFile]:
         """Yield every file, in a stable order."""
 
     def __len__(self) -> int:

@@ -41,13 +41,14 @@ MOST = 999  # chips per class, which keeps names and the region short
 
 
 def observe(ground: Array, rng: np.random.Generator) -> npt.NDArray[np.uint16]:
-    """Look at the ground from orbit, (4, SIZE, SIZE) digital numbers."""
+    """Look at the ground from orbit: (4, 2 H, 2 W) reflectance -> (4, H, W) digital numbers."""
     light = np.exp(rng.normal(0, 0.08))
     haze = rng.gamma(2, 0.006) * np.array(HAZE)[:, None, None]
     # A Gaussian of 0.55 pixels and the box of a pixel: contrast about 0.15 at Nyquist, of the 0.15
     # to 0.30 that the mission asks for.
     blurred = gaussian_filter(ground, (0, 1.1, 1.1))
-    pixels = blurred.reshape(4, SIZE, 2, SIZE, 2).mean(axis=(2, 4)) * light + haze
+    height, width = ground.shape[1] // 2, ground.shape[2] // 2
+    pixels = blurred.reshape(4, height, 2, width, 2).mean(axis=(2, 4)) * light + haze
     # Photon noise: the ratio holds at about 0.25 reflectance, and goes with the root of the light.
     noise = np.sqrt(0.25 * pixels) / np.array(SNR)[:, None, None]
     numbers = (pixels + noise * rng.standard_normal(pixels.shape)) * SCALE
@@ -57,12 +58,13 @@ def observe(ground: Array, rng: np.random.Generator) -> npt.NDArray[np.uint16]:
 
 
 def geotiff(chip: npt.NDArray[np.uint16], west: float, north: float) -> bytes:
-    """Encode a chip (4, SIZE, SIZE) whose north-west corner lies at `west`, `north`, metres."""
+    """Encode pixels (4, H, W) whose north-west corner lies at `west`, `north`, metres."""
+    _, height, width = chip.shape
     with MemoryFile() as memory:
         with memory.open(
             driver="GTiff",
-            width=SIZE,
-            height=SIZE,
+            width=width,
+            height=height,
             count=len(BANDS),
             dtype="uint16",
             nodata=NODATA,

@@ -6,11 +6,10 @@ was trained on, at any revision, without a remote and without running the old mo
 
 import csv
 import io
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from pipeline.errors import DataError
-from pipeline.files import write_text
 
 COLUMNS = ("chip", "label", "predicted", "confidence")
 
@@ -25,17 +24,13 @@ class Prediction(NamedTuple):
     confidence: float
 
 
-def write_predictions(path: Path, predictions: list[Prediction]) -> None:
-    """Write the table, ordered by chip so that versions diff well."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
+def rows(predictions: Iterable[Prediction]) -> Iterator[tuple[str, ...]]:
+    """The rows of the table, ordered by chip so that versions diff well."""
     for item in sorted(predictions):
-        writer.writerow((item.chip, item.label, item.predicted, f"{item.confidence:.4f}"))
-    write_text(path, buffer.getvalue())
+        yield item.chip, item.label, item.predicted, f"{item.confidence:.4f}"
 
 
-def parse_predictions(text: str, origin: str) -> dict[str, Prediction]:
+def parse_table(text: str, origin: str) -> dict[str, Prediction]:
     """Read the table: chip -> prediction.
 
     Raises:

@@ -7,24 +7,24 @@ gate and the report start without it.
 In the shapes below N is a number of chips, B that of a batch.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.chip_table import Row
+from contracts.bundle import Manifest
 from pipeline.data.dataset import Dataset
 from pipeline.data.prepared import Split
 from pipeline.params import Evaluate, Gate
-from pipeline.tasks.predictions import Prediction
+from pipeline.tasks.comparison import Comparison
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
-Output = npt.NDArray[np.float32]
-"""What the graph answers for N chips, (N, ...); of a classifier probabilities (N, classes)."""
+Output = Mapping[str, npt.NDArray[Any]]
+"""What the graph answers for N chips, by the names of its outputs: each (N, ...)."""
 
 
 class Metric(NamedTuple):
@@ -64,30 +64,81 @@ class Evaluation(NamedTuple):
     """File name below reports/plots/, without its suffix -> table."""
     figures: dict[str, "Figure"]
     """File name below reports/pictures/, without its suffix -> picture."""
-    predictions: list[Prediction]
+    predictions: Table
+    """For reports/predictions.csv, from which two models can be compared at any revision."""
 
 
 class Task(Protocol):
     """What each task has to say."""
 
+    LABELS: Literal["folders", "maps"]
+    """How the data have to be labelled (`Dataset.labels`)."""
+    DENSE: bool
+    """Whether a network has to keep the size of the chip: an answer a pixel."""
+    OUTPUTS: tuple[str, ...]
+    """Names of what the graph answers, beside `statistics`."""
+    PARITY: float
+    """Largest `difference` between torch and ONNX Runtime."""
     METRICS: tuple[Metric, ...]
     PICTURES: tuple[tuple[str, str], ...]
     """File name below reports/pictures/, without its suffix, and title; in the report's order."""
 
+    # The network
+
     def head(self, features: int, classes: int, dropout: float) -> "nn.Module":
         """Build the last layers: feature maps (B, features, h, w) -> logits."""
 
-    def loss(self, logits: "Tensor", targets: "Tensor", smoothing: float = 0.0) -> "Tensor":
-        """Mean loss of a batch; `smoothing` is the share of a target that goes to all classes."""
+    def class_weights(
+        self, labels: npt.NDArray[Any], classes: int, power: float
+    ) -> "Tensor | None":
+        """Weight of each class in the loss, (classes,); None where all count the same.
+
+        Args:
+            labels: of the training split, as in `Split`.
+            power: 0 is no weights, 1 in inverse proportion to the frequency.
+        """
+
+    def loss(
+        self,
+        logits: "Tensor",
+        targets: "Tensor",
+        smoothing: float = 0.0,
+        weights: "Tensor | None" = None,
+    ) -> "Tensor":
+        """Mean loss of a batch, or of `samples`.
+
+        Args:
+            smoothing: share of the target that goes to all classes.
+            weights: of the classes, (classes,).
+        """
 
     def score(self, logits: "Tensor", targets: "Tensor") -> "Tensor":
         """Score each chip, (B,), 0..1: 1 is right. Their mean is the accuracy of an epoch."""
 
-    def temperature(self, logits: Output, targets: npt.NDArray[np.int64]) -> float:
-        """Find the number that divides the logits so that confidence equals accuracy."""
+    def samples(self, logits: "Tensor", targets: "Tensor", of: int) -> "tuple[Tensor, Tensor]":
+        """Choose what validation and calibration look at: logits (n, classes), targets (n,).
 
-    def activate(self, logits: "Tensor") -> "Tensor":
-        """Turn logits into what the graph answers."""
+        Args:
+            of: number of chips of the split, of which this is a batch.
+        """
+
+    def temperature(self, logits: npt.NDArray[np.float32], targets: npt.NDArray[np.int64]) -> float:
+        """Find the number that divides the logits of `samples`; confidence then is accuracy."""
+
+    def answer(
+        self, logits: "Tensor", numbers: "Tensor", nodata: int | None
+    ) -> "tuple[Tensor, ...]":
+        """Turn the logits of chips into `OUTPUTS`, each (B, ...), as part of the graph.
+
+        Args:
+            numbers: the chips, (B, bands, H, W) digital numbers.
+            nodata: of a pixel without data, if there is such a value.
+        """
+
+    # The bundle
+
+    def difference(self, ours: Output, theirs: Output) -> float:
+        """How far two runs of one model on the same chips are apart, in the unit of `PARITY`."""
 
     def signals(self, output: Output) -> dict[str, npt.NDArray[np.float32]]:
         """Signals of drift in the answers: name -> value of each chip, (N,)."""
@@ -95,21 +146,47 @@ class Task(Protocol):
     def predicted_classes(self, output: Output) -> npt.NDArray[np.int64]:
         """Indices of the predicted classes, any number a chip, for their reference distribution."""
 
-    def golden(self, output: Output, most: int) -> list[int]:
-        """Choose up to `most` chips whose answers a server must reproduce: their indices."""
+    def manifest(
+        self,
+        fields: dict[str, Any],
+        output: Output,
+        chips: Split,
+        dataset: Dataset,
+        net: "nn.Module",
+    ) -> Manifest:
+        """Complete the manifest, with answers that a server must reproduce.
 
-    def predictions(
-        self, output: Output, rows: Sequence[Row], classes: Sequence[str]
-    ) -> list[Prediction]:
-        """Say for each chip what was predicted, as reports/predictions.csv has it."""
+        Args:
+            fields: what every task has (`contracts.bundle.Bundle`).
+            output: what the graph answers for `chips`.
+            net: the trained network, float32, on the CPU: (B, bands, H, W) -> logits.
+        """
 
-    def credit(self, predicted: str, label: str) -> float:
-        """Value of a prediction for a chip of that label, 0..1; two models are compared by it."""
+    # Measures
 
     def evaluate(
         self, output: Output, test: Split, dataset: Dataset, params: Evaluate
     ) -> Evaluation:
         """Measure a model by its answers for the test split."""
+
+    def predictions(
+        self, output: Output, test: Split, dataset: Dataset, params: Evaluate
+    ) -> dict[str, Any]:
+        """Say for each unit of the test split (a chip, a block) what was predicted."""
+
+    def parse_predictions(self, text: str, origin: str) -> dict[str, Any]:
+        """Read reports/predictions.csv back as `predictions` has it.
+
+        Raises:
+            DataError: it is not such a table; `origin` says where it came from.
+        """
+
+    def compare(
+        self, champion: Mapping[str, Any], challenger: Mapping[str, Any], samples: int
+    ) -> Comparison | None:
+        """Compare two models by their `predictions`; None when they share no unit."""
+
+    # The gate and the report
 
     def floors(self, metrics: dict[str, Any], classes: dict[str, Any], floors: Gate) -> list[Check]:
         """Compare the metrics with the floors of this task."""

@@ -13,9 +13,13 @@ from torch.nn import functional as F
 SIZES = ((0.5, 0.5), (0.7, 0.75), (1.0, 1.0))
 
 
-def size_in(epoch: int, epochs: int, size: int) -> int:
-    """Edge of a training chip, pixels, in the epoch 1..epochs; the last one is at full size."""
-    return round(size * next(share for until, share in SIZES if epoch <= until * epochs))
+def size_in(epoch: int, epochs: int, size: int, stride: int = 1) -> int:
+    """Edge of a training chip, pixels, in the epoch 1..epochs; the last one is at full size.
+
+    It is a multiple of `stride`, which the network needs.
+    """
+    share = next(share for until, share in SIZES if epoch <= until * epochs)
+    return max(stride, round(size * share / stride) * stride)
 
 
 def resize(chips: Tensor, size: int) -> Tensor:
@@ -25,31 +29,49 @@ def resize(chips: Tensor, size: int) -> Tensor:
     return F.interpolate(chips, size=(size, size), mode="bilinear", antialias=True)
 
 
-def augment(chips: Tensor, max_shift: int, brightness: float) -> Tensor:
-    """Mirror, turn, move and brighten each chip at random.
+def resize_labels(labels: Tensor, size: int) -> Tensor:
+    """Shrink label maps (B, H, W) to (B, size, size) by taking the nearest pixel; others stay."""
+    if labels.dim() == 1 or size == labels.shape[1]:
+        return labels
+    line = ((torch.arange(size, device=labels.device) + 0.5) * (labels.shape[1] / size)).long()
+    return labels[:, line[:, None], line[None]]
+
+
+def augment(
+    chips: Tensor, labels: Tensor, max_shift: int, brightness: float
+) -> tuple[Tensor, Tensor]:
+    """Mirror, turn, move and brighten each chip at random, and a label map alike.
 
     Args:
         chips: (B, bands, H, W), H = W, float.
+        labels: (B,), which stay as they are, or (B, H, W).
         max_shift: largest shift, pixels; what enters at the edge is the mirrored inside.
         brightness: largest relative gain; one for the whole chip, so that colours stay.
     """
-    chips = _view(chips, max_shift)
+    origin = _origin(len(chips), chips.shape[2], max_shift).to(chips.device)
+    chips = _view(chips, origin)
+    if labels.dim() > 1:
+        labels = labels.flatten()[origin.flatten()].view(labels.shape)
     if brightness:
         gain = torch.empty(len(chips), 1, 1, 1).uniform_(1 - brightness, 1 + brightness)
         chips = chips * gain.to(chips.device)
-    return chips
+    return chips, labels
 
 
-def _view(chips: Tensor, most: int) -> Tensor:
-    """Flip, transpose and shift each chip: one index, one pass over the pixels."""
-    batch, bands, size, _ = chips.shape
+def _origin(batch: int, size: int, most: int) -> Tensor:
+    """Which pixel of a batch comes where, (B, H, W): each chip flipped, transposed and shifted."""
     rows, columns = _lines(batch, size, most), _lines(batch, size, most)
     origin = rows.unsqueeze(2) * size + columns.unsqueeze(1)  # (B, H, W): pixel that comes there
     is_transposed = torch.rand(batch, 1, 1) < 0.5
     origin = torch.where(is_transposed, origin.transpose(1, 2), origin)
-    origin += size * size * torch.arange(batch).view(-1, 1, 1)
+    return origin + size * size * torch.arange(batch).view(-1, 1, 1)
+
+
+def _view(chips: Tensor, origin: Tensor) -> Tensor:
+    """Gather the pixels of chips (B, bands, H, W): one index, one pass over the pixels."""
+    batch, bands, size, _ = chips.shape
     pixels = chips.permute(0, 2, 3, 1).reshape(-1, bands)  # no copy: channels-last in memory
-    moved = pixels.index_select(0, origin.flatten().to(chips.device))
+    moved = pixels.index_select(0, origin.flatten())
     return moved.view(batch, size, size, bands).permute(0, 3, 1, 2)
 
 

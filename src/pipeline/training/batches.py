@@ -27,10 +27,13 @@ class Batches:
         return len(self._labels)
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Chips (B, bands, H, W), digital numbers as float32, and labels (B,), on the device."""
+        """Chips (B, bands, H, W), digital numbers as float32, and labels, on the device.
+
+        Labels are (B,), or maps (B, H, W).
+        """
         rows = rows.to(self._labels.device)
         chips = self._chips[rows].to(self._device, non_blocking=True)
         if self._is_uint16:
             chips = chips.to(torch.int32) & 0xFFFF
         chips = chips.to(torch.float32, memory_format=torch.channels_last)
-        return chips, self._labels[rows].to(self._device, non_blocking=True)
+        return chips, self._labels[rows].to(self._device, torch.int64, non_blocking=True)

@@ -5,9 +5,11 @@ The head belongs to the task: a network gets a function that makes one for a num
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pipeline import tasks
 from pipeline.errors import ParameterError
@@ -74,6 +76,46 @@ class ResNet(nn.Module):
         return logits
 
 
+class UNet(nn.Module):
+    """A small U-Net (Ronneberger et al. 2015): an answer a pixel, from what is around it.
+
+    Nothing in it looks at the whole image, so that a scene can be mapped tile by tile, exactly.
+    """
+
+    def __init__(self, bands: int, width: int, depth: int, head: Head) -> None:
+        super().__init__()
+        self.stride = 2**depth
+        widths = [width * 2**level for level in range(depth + 1)]
+        self.down = nn.ModuleList(
+            _two_convolutions(inputs, outputs)
+            for inputs, outputs in zip([bands, *widths], widths, strict=False)
+        )
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(2 * outputs, outputs, 2, stride=2) for outputs in widths[-2::-1]
+        )
+        self.merge = nn.ModuleList(
+            _two_convolutions(2 * outputs, outputs) for outputs in widths[-2::-1]
+        )
+        self.head = head(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, bands, H, W) -> logits (B, classes, H, W); H and W are multiples of `stride`."""
+        skipped = []
+        for level, block in enumerate(self.down):
+            x = block(F.max_pool2d(x, 2) if level else x)  # (B, 2^level width, H/2^level, ...)
+            skipped.append(x)
+        skipped.pop()
+        for up, merge in zip(self.up, self.merge, strict=True):
+            x = merge(torch.cat((skipped.pop(), up(x)), dim=1))
+        logits: Tensor = self.head(x)
+        return logits
+
+
+def _two_convolutions(inputs: int, outputs: int) -> nn.Sequential:
+    first, second = ConvNorm(inputs, outputs, 3), ConvNorm(outputs, outputs, 3)
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU())
+
+
 class Predictor(nn.Module):
     """A network with its normalisation and its temperature: digital numbers in, logits out.
 
@@ -97,11 +139,20 @@ class Predictor(nn.Module):
         return logits / self.temperature
 
 
-Builder = Callable[[int, Head, Model], nn.Module]
+class Network(NamedTuple):
+    """A row of the table of networks."""
 
-NETWORKS: dict[str, Builder] = {
-    "resnet": lambda bands, head, p: ResNet(bands, p.width, (1, 1, 1, 1), head),
-    "resnet-deep": lambda bands, head, p: ResNet(bands, p.width, (1, 2, 2, 1), head),
+    build: Callable[[int, Head, Model], nn.Module]
+    """From bands, head and parameters."""
+    dense: bool = False
+    """Whether its feature maps are as large as the chip, for an answer a pixel."""
+
+
+NETWORKS: dict[str, Network] = {
+    "resnet": Network(lambda bands, head, p: ResNet(bands, p.width, (1, 1, 1, 1), head)),
+    "resnet-deep": Network(lambda bands, head, p: ResNet(bands, p.width, (1, 2, 2, 1), head)),
+    "unet": Network(lambda bands, head, p: UNet(bands, p.width, 2, head), dense=True),
+    "unet-deep": Network(lambda bands, head, p: UNet(bands, p.width, 3, head), dense=True),
 }
 
 
@@ -109,13 +160,15 @@ def build(params: Model, bands: int, classes: int) -> nn.Module:
     """Build the network that `model.network` names, with the head of `model.task`.
 
     Raises:
-        ParameterError: no network, or no task, has that name.
+        ParameterError: no task has that name, or no network that does for it.
     """
-    if params.network not in NETWORKS:
-        raise ParameterError(
-            f"params.yaml: model.network is {params.network!r}: use one of {', '.join(NETWORKS)}"
-        )
     task = tasks.find(params.task)
-    return NETWORKS[params.network](
+    able = [name for name, network in NETWORKS.items() if network.dense == task.DENSE]
+    if params.network not in able:
+        why = f", as model.task is {params.task}" if params.network in NETWORKS else ""
+        raise ParameterError(
+            f"params.yaml: model.network is {params.network!r}: use one of {', '.join(able)}{why}"
+        )
+    return NETWORKS[params.network].build(
         bands, lambda features: task.head(features, classes, params.dropout), params
     )

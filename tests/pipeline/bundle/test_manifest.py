@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from contracts.bundle import Golden
 from pipeline.bundle.inference import STATISTICS, predict, session
 from pipeline.bundle.manifest import read_bundle
 from pipeline.data.prepared import read_prepared
@@ -45,10 +46,11 @@ def test_golden_chips_give_their_answers_again(trained: Path) -> None:
     graph, manifest = read_bundle()
     answers = set()
     for golden in manifest.golden:
+        assert isinstance(golden, Golden)
         content = zlib.decompress(base64.b64decode(golden.chip))
         shape = (1, len(manifest.input.bands), manifest.input.height, manifest.input.width)
         chip = np.frombuffer(content, np.dtype(manifest.input.dtype).newbyteorder("<"))
-        found = predict(session(graph), chip.reshape(shape)).probabilities[0]
+        found = predict(session(graph), chip.reshape(shape), ["probabilities"])["probabilities"][0]
         assert found.tolist() == pytest.approx(list(golden.probabilities), abs=1e-5)
         answers.add(int(found.argmax()))
     assert len(answers) == len(manifest.golden) >= 1

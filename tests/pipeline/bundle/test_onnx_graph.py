@@ -8,13 +8,18 @@ import onnx
 import pytest
 import torch
 
-from pipeline.bundle.inference import STATISTICS, Predictions, predict, session
+from pipeline.bundle.inference import STATISTICS, session
+from pipeline.bundle.inference import predict as predict_outputs
 from pipeline.bundle.onnx_graph import check_parity, to_onnx
 from pipeline.data.dataset import Dataset
 from pipeline.errors import TrainingError
 from pipeline.params import Model
 from pipeline.tasks import classification
 from pipeline.training.models import Predictor, build
+
+
+def predict(model: Any, chips: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+    return predict_outputs(model, chips, ("probabilities", "statistics"))
 
 
 def dataset(dtype: Any, bands: int, nodata: int | None = None) -> Dataset:
@@ -54,22 +59,22 @@ def test_raw_uint16_goes_in_and_probabilities_come_out(graph: bytes) -> None:
     assert [(i.name, i.type, i.shape[1:]) for i in model.get_inputs()] == [
         ("chips", "tensor(uint16)", [4, 32, 32])
     ]
-    probabilities = predict(model, chips("uint16", 4)).probabilities
+    probabilities = predict(model, chips("uint16", 4))["probabilities"]
     assert probabilities.shape == (5, 3) and probabilities.dtype == np.float32
     assert probabilities.sum(axis=1) == pytest.approx(np.ones(5), abs=1e-6)
 
 
 def test_a_batch_of_any_size_gives_what_single_chips_give(graph: bytes) -> None:
     model, data = session(graph), chips("uint16", 4, count=7)
-    single = np.concatenate([predict(model, data[i : i + 1]).probabilities for i in range(7)])
-    assert predict(model, data).probabilities == pytest.approx(single, abs=1e-6)
+    single = np.concatenate([predict(model, data[i : i + 1])["probabilities"] for i in range(7)])
+    assert predict(model, data)["probabilities"] == pytest.approx(single, abs=1e-6)
 
 
 def test_statistics_are_those_of_every_fourth_line(graph: bytes) -> None:
     data = chips("uint16", 4)
     data[:, :, :8, :4] = 0
     data[:, :, :8, 4:6] = 65_535
-    found = predict(session(graph), data).statistics
+    found = predict(session(graph), data)["statistics"]
     lines = data[:, :, ::4].astype(np.float64)
     expected = {
         "mean": lines.mean((2, 3)) / 10_000,
@@ -85,7 +90,7 @@ def test_statistics_are_those_of_every_fourth_line(graph: bytes) -> None:
 
 def test_data_without_a_nodata_value_have_no_share_of_it() -> None:
     model = session(to_onnx(predictor(3), dataset("uint8", 3), classification))
-    found = predict(model, np.zeros((1, 3, 32, 32), np.uint8)).statistics
+    found = predict(model, np.zeros((1, 3, 32, 32), np.uint8))["statistics"]
     assert found[0, :, STATISTICS.index("nodata")].tolist() == [0, 0, 0]
 
 
@@ -111,12 +116,12 @@ def test_parity_is_measured_and_a_difference_refused(graph: bytes) -> None:
         check_parity(predictor(4), dataset("uint16", 4, nodata=0), classification, found, data)
         < 1e-4
     )
-    for wrong in (found.probabilities + 2e-4, found.probabilities * np.float32(np.nan)):
+    for wrong in (found["probabilities"] + 2e-4, found["probabilities"] * np.float32(np.nan)):
         with pytest.raises(TrainingError, match="differs from the trained one"):
             check_parity(
                 predictor(4),
                 dataset("uint16", 4, nodata=0),
                 classification,
-                Predictions(wrong, found.statistics),
+                {**found, "probabilities": wrong},
                 data,
             )

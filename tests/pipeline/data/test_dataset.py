@@ -44,7 +44,7 @@ def test_of_large_chips_fewer_are_in_memory_at_a_time(size: int, chips: int) -> 
 def test_the_largest_chips_are_read_a_few_at_a_time() -> None:
     for use in (
         lambda chips: band_statistics(chips, None),
-        lambda chips: predict(Graph(), chips),
+        lambda chips: predict(Graph(), chips, ("one", "two")),
     ):
         chips = Chips(9, LARGEST)
         use(chips)

@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from pipeline.training.augment import augment, resize, size_in
+from pipeline.training.augment import augment as augment_both
+from pipeline.training.augment import resize, resize_labels, size_in
+
+
+def augment(chips: torch.Tensor, max_shift: int, brightness: float) -> torch.Tensor:
+    """Views of chips with a class each."""
+    labels = torch.arange(len(chips))
+    views, same = augment_both(chips, labels, max_shift, brightness)
+    assert torch.equal(same, labels)
+    return views
 
 
 def turned(chip: torch.Tensor) -> set[tuple[float, ...]]:
@@ -68,3 +77,21 @@ def test_shrinking_averages() -> None:
     assert small.mean().item() == pytest.approx(chips.mean().item(), abs=1e-3)
     assert small.std() < 0.75 * chips.std()
     assert resize(chips, 64) is chips
+
+
+def test_a_label_map_moves_with_its_chip() -> None:
+    torch.manual_seed(0)
+    chips = torch.arange(64.0).view(1, 1, 8, 8).expand(50, 1, 8, 8)
+    views, labels = augment_both(chips, chips[:, 0].long(), max_shift=3, brightness=0)
+    assert torch.equal(views[:, 0].long(), labels)
+    assert len({tuple(label.flatten().tolist()) for label in labels}) > 10
+
+
+def test_a_label_map_shrinks_to_the_pixels_in_the_middle() -> None:
+    labels = torch.arange(8).expand(1, 8, 8)
+    assert resize_labels(labels, 4)[0, 0].tolist() == [1, 3, 5, 7]
+    assert torch.equal(resize_labels(labels, 8), labels)
+
+
+def test_chips_keep_to_the_stride_of_the_network() -> None:
+    assert [size_in(epoch, 10, 24, stride=8) for epoch in (1, 6, 10)] == [16, 16, 24]

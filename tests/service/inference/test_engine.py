@@ -15,7 +15,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from contracts.bundle import Manifest
+from contracts.bundle import Classification, Golden
 from service.errors import BundleRefused, InvalidOutput
 from service.inference.bundle import Array, Bundle, decode_chip, parse_manifest, read_bundle
 from service.inference.engine import WARM_UP_RUNS, Engine
@@ -43,6 +43,7 @@ def test_the_golden_chips_of_the_example_are_unpacked() -> None:
     manifest = parse_manifest(EXAMPLE.read_bytes())
     assert manifest.input.shape == (4, 64, 64)
     for golden in manifest.golden:
+        assert isinstance(golden, Golden)
         chip = decode_chip(golden.chip, manifest.input)
         assert (chip.shape, chip.dtype.name) == ((4, 64, 64), "uint16")
         assert chip.flags.c_contiguous
@@ -58,14 +59,14 @@ def refused(document: dict[str, Any]) -> str:
 
 def test_a_field_that_is_missing_is_named() -> None:
     whole = json.loads(EXAMPLE.read_bytes())
-    for field in sorted(set(Manifest.model_fields) - {"schema_version"}):
+    for field in sorted(set(Classification.model_fields) - {"schema_version"}):
         sentence = refused({name: value for name, value in whole.items() if name != field})
         assert f"model.json: {field}: " in sentence
 
 
 UNUSABLE: dict[str, list[Any]] = {
     "schema": [2, "one", None],
-    "task": ["segmentation"],
+    "task": ["detection", 3],
     "classes": [["one"], [], "Forest"],
     "sha256": ["0" * 63, "G" * 64, "../" + "0" * 61],
     "golden": [[], [{"chip": 1, "probabilities": []}], [{"chip": "", "probabilities": ["a"]}]],

@@ -50,7 +50,9 @@ class Worker:
 
     def note(self, answer: Output) -> None:
         model = self.serving.model()
-        self.observations.add(model, int(answer.probabilities.argmax()), answer, 0.001, 0.0001)
+        best = int(answer.probabilities.argmax())
+        confidence = float(answer.probabilities[0, best])
+        self.observations.add(model, best, confidence, answer, 0.001, 0.0001)
 
     def scrape(self) -> Samples:
         response = asyncio.run(self.exposition.render())

@@ -99,7 +99,7 @@ def see(observations: Observations, model: Model, chips: list[np.ndarray[Any, An
     for chip in chips:
         answer = model.infer(chip)
         best = int(answer.probabilities[0].argmax())
-        observations.add(model, best, answer, 0.001, 0.0001)
+        observations.add(model, best, float(answer.probabilities[0, best]), answer, 0.001, 0.0001)
 
 
 def chips(count: int, first: int = 0) -> list[np.ndarray[Any, Any]]:
@@ -174,7 +174,7 @@ def test_notes_do_not_pile_up(folder: Path, model: Model) -> None:
     observations = worker(model)
     answer = model.infer(chips(1)[0])
     for _ in range(BUFFERED):
-        observations.add(model, 0, answer, 0.001, 0.0001)
+        observations.add(model, 0, float(answer.probabilities[0, 0]), answer, 0.001, 0.0001)
     assert predictions(observations, model) == BUFFERED
 
 
@@ -235,7 +235,7 @@ def test_non_finite_values_are_counted_and_added_to_no_sum(folder: Path, model: 
     statistics = np.full((1, len(BANDS), len(STATISTICS)), 0.5, np.float32)
     statistics[0, 1, 0], statistics[0, 2, 3] = np.nan, np.inf
     shares = np.full((1, len(CLASSES)), np.nan, np.float32)
-    observations.add(model, 0, Output(shares, statistics), 0.001, 0.0001)
+    observations.add(model, 0, float(shares[0, 0]), Output(shares, statistics), 0.001, 0.0001)
     observations.flush()
     assert total(observations, model, "not_finite").tolist() == [2.0]
     for field in ("sums", "confidence", "entropy", "inference"):
@@ -259,7 +259,7 @@ def test_one_image_many_times_is_constant_whatever_else_is_not_finite(
         np.full((1, len(CLASSES)), np.nan, np.float32),
         np.full((1, len(BANDS), len(STATISTICS)), np.nan, np.float32),
     )
-    one.add(model, 0, broken, 0.001, 0.0001)
+    one.add(model, 0, float("nan"), broken, 0.001, 0.0001)
     one.flush()
     other.flush()
     assert one.window(model).constant

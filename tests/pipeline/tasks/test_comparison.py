@@ -5,16 +5,18 @@ import random
 import pytest
 
 from pipeline.errors import DataError
-from pipeline.evaluation.comparison import Comparison
-from pipeline.evaluation.comparison import compare as compare_by
+from pipeline.evaluate import _write_csv
+from pipeline.tasks.comparison import Comparison
+from pipeline.tasks.comparison import compare_chips
 from pipeline.tasks.classification import credit
-from pipeline.tasks.predictions import Prediction, parse_predictions, write_predictions
+from pipeline.tasks.task import Table
+from pipeline.tasks.predictions import COLUMNS, Prediction, parse_table, rows
 
 
 def compare(
     champion: dict[str, Prediction], challenger: dict[str, Prediction], samples: int
 ) -> Comparison | None:
-    return compare_by(champion, challenger, samples, credit)
+    return compare_chips(champion, challenger, samples, credit)
 
 
 def predictions(count: int, wrong: set[int], start: int = 0) -> dict[str, Prediction]:
@@ -82,10 +84,10 @@ def test_predictions_survive_writing_and_reading(tmp_path) -> None:  # type: ign
         Prediction("ff", 'a "quoted", name', "b", 0.5),
         Prediction("00", "c\nd", "<b>", 0.1234),
     ]
-    write_predictions(tmp_path / "p.csv", items)
+    _write_csv(tmp_path / "p.csv", Table(COLUMNS, rows(items)))
     text = (tmp_path / "p.csv").read_text(encoding="utf-8")
     assert text.splitlines()[0] == "chip,label,predicted,confidence"
-    assert parse_predictions(text, "test") == {item.chip: item for item in items}
+    assert parse_table(text, "test") == {item.chip: item for item in items}
 
 
 @pytest.mark.parametrize(
@@ -93,4 +95,4 @@ def test_predictions_survive_writing_and_reading(tmp_path) -> None:  # type: ign
 )
 def test_a_table_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(DataError, match="predictions.csv of main is not a table of predictions"):
-        parse_predictions(text, "predictions.csv of main")
+        parse_table(text, "predictions.csv of main")

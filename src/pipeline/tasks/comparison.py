@@ -1,6 +1,6 @@
 """Challenger against champion on the same test chips: a paired bootstrap."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -10,12 +10,12 @@ from pipeline.tasks.predictions import Prediction
 
 
 class Comparison(NamedTuple):
-    """How much more accurate the challenger is, on chips that neither model was trained on."""
+    """How much better the challenger is, on what neither model was trained on."""
 
     chips: int
-    """In the test split of both."""
+    """In the test split of both; of label maps they are blocks of ground."""
     champion: float
-    """Accuracy on those chips."""
+    """The measure on those chips."""
     challenger: float
     difference: Interval
     """95 % interval of challenger minus champion."""
@@ -23,6 +23,8 @@ class Comparison(NamedTuple):
     """Chips that the challenger predicts better."""
     broken: int
     """Chips that the champion predicts better."""
+    measure: str = "accuracy"
+    unit: str = "test chips"
 
     @property
     def is_loss(self) -> bool:
@@ -30,9 +32,9 @@ class Comparison(NamedTuple):
         return self.difference.high < 0
 
 
-def compare(
-    champion: dict[str, Prediction],
-    challenger: dict[str, Prediction],
+def compare_chips(
+    champion: Mapping[str, Prediction],
+    challenger: Mapping[str, Prediction],
     samples: int,
     credit: Callable[[str, str], float],
 ) -> Comparison | None:
@@ -42,7 +44,7 @@ def compare(
     better than either accuracy.
 
     Args:
-        credit: value of a prediction for a label, 0..1; `Task.credit`.
+        credit: value of a prediction for a label, 0..1.
     """
     shared = sorted(champion.keys() & challenger.keys())
     if not shared:
