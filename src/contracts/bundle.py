@@ -142,13 +142,13 @@ class Bundle(Part):
 
     schema_version: int = Field(alias="schema")
     name: str
-    task: str
-    classes: tuple[str, ...]
     input: Input
     sha256: str = Field(pattern=SHA256)
     training: Training
     statistics: tuple[str, ...]
     """Names along the last axis of the output `statistics`."""
+    task: str
+    classes: tuple[str, ...]
     reference: Reference
 
 
