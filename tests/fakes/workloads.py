@@ -37,6 +37,8 @@ class Workloads:
         self.kinds, self.may_delete = kinds, may_delete
         self.running: dict[str, Document] = {}
         """Resource -> its document, with status."""
+        self.refusal = ""
+        """What an apply in vain is refused with."""
         self.scaled = ""
         """Kind that the autoscaler scales."""
         self.calls: list[list[str]] = []
@@ -59,6 +61,10 @@ class Workloads:
         if len(self.calls) == self.kill_at:
             raise Killed
         self.calls.append([*words])
+        if "--dry-run=server" in words:
+            if self.refusal:
+                raise RolloutError(f"kubectl apply: {self.refusal}")
+            return ""
         documents = [item for item in yaml.safe_load_all(stdin or "") if item]
         said = getattr(self, words[0].replace("-", "_"))(words[1:], documents)
         self.fewest = min(self.fewest, self.serving())
@@ -69,7 +75,8 @@ class Workloads:
         return [
             " ".join(words[:2]) if words[0] in ("delete", "patch", "annotate") else words[0]
             for words in self.calls
-            if words[0] not in ("get", "api-resources", "auth", "rollout")
+            if "--dry-run=server" not in words
+            and words[0] not in ("get", "api-resources", "auth", "rollout")
         ]
 
     def api_resources(self, words: Sequence[str], _: list[Document]) -> str:

@@ -164,7 +164,7 @@ def printed_by(cluster: Cluster, pod: Document, seconds: float) -> str:
     deadline = time.monotonic() + seconds
     while (phase := _phase(cluster, name)) not in ("Succeeded", "Failed"):
         if time.monotonic() > deadline:
-            why = cluster.reasons(f"--selector=acceptance={name}") or f"it is {phase}"
+            why = cluster.reasons(f"acceptance={name}") or f"it is {phase}"
             raise RolloutError(f"pod {name}: did not end within {seconds:g} s: {why}")
         time.sleep(POLL)
     text = cluster.call("logs", f"pod/{name}").strip()

@@ -224,12 +224,5 @@ def wait(app: ReviewApp, cluster: Cluster) -> None:
     try:
         cluster.call(*words, timeout=STARTS + SPARE, show=True)
     except RolloutError as error:
-        pods = cluster.get("pods", f"--selector={app.selector}") or {}
-        reasons = [reason for pod in pods.get("items", []) for reason in _reasons(pod)]
-        raise RolloutError("; ".join([str(error), *dict.fromkeys(reasons)])[:500]) from None
-
-
-def _reasons(pod: Document) -> list[str]:
-    statuses = pod.get("status", {}).get("containerStatuses", [])
-    waiting = [status.get("state", {}).get("waiting") or {} for status in statuses]
-    return [item[key] for item in waiting for key in ("reason", "message") if item.get(key)]
+        reasons = cluster.pod_errors(f"deployment/{app.name}", app.selector)
+        raise RolloutError(f"{error}; {reasons}" if reasons else str(error)) from None

@@ -139,8 +139,11 @@ class Cluster:
         self.call("patch", f"configmap/{SWAPS}", "--type=merge", f"--patch={patch}")
         return True
 
-    def pod_errors(self, workload: str) -> str:
-        """Why pods do not start, in a few words with the cure; empty if kubectl does not know."""
+    def pod_errors(self, workload: str, selector: str = "") -> str:
+        """Why pods do not start, in a few words with the cure; empty if kubectl does not know.
+
+        They are those of the model, or of a selector.
+        """
         status = (self.get(workload) or {}).get("status", {})
         conditions = status.get("conditions", [])
         unmade = [
@@ -148,11 +151,11 @@ class Cluster:
             for item in conditions  # no pod was made at all
             if item.get("type") == "ReplicaFailure" and item.get("status") == "True"
         ]
-        return self.reasons(f"--selector={NAME_LABEL}={self.app}", unmade)
+        return self.reasons(selector or f"{NAME_LABEL}={self.app}", unmade)
 
     def reasons(self, selector: str, others: Sequence[str | None] = ()) -> str:
         """Why the pods of a selector do not run, and other reasons, with the cure."""
-        pods = self.get("pods", selector) or {}
+        pods = self.get("pods", f"--selector={selector}") or {}
         found = [fact for pod in pods.get("items", []) for fact in _facts(pod.get("status", {}))]
         found += others
         text = "; ".join(dict.fromkeys(filter(None, found)))[:500]

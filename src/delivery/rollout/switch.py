@@ -24,7 +24,7 @@ from delivery.errors import RolloutError, command
 from delivery.rollout.cluster import Cluster
 from delivery.rollout.controller import ROLLING, TIMEOUTS
 from delivery.rollout.manifests import for_version, render, to_yaml, workload_of
-from delivery.rollout.preflight import REQUIRED, without_unknown
+from delivery.rollout.preflight import REQUIRED, refuse_inadmissible, without_unknown
 from delivery.rollout.workload import WORKLOADS, Running, Workload
 from delivery.tags import model_name, parse_stage
 
@@ -75,6 +75,7 @@ def switch(direction: str, stage: str, context: str = "") -> str:
     version = before.version
     assert version is not None  # checked
     documents = for_version(documents, version, before.image)
+    refuse_inadmissible(documents, cluster)
     scalers = [item for item in documents if item["kind"] == "HorizontalPodAutoscaler"]
     others = [item for item in documents if item not in scalers]
     pods = max(before.replicas, after.replicas if after else 0)

@@ -221,6 +221,17 @@ def test_a_pod_that_does_not_start_is_explained_and_deleted(world: World) -> Non
     assert world.cluster.objects == {}
 
 
+def test_the_quota_of_the_namespace_is_named_with_the_cure(world: World) -> None:
+    """No pod is made, and the Deployment alone says why."""
+    world.train(7, seed=2)
+    full = {"type": "ReplicaFailure", "status": "True"}
+    full["message"] = 'pods "landcover-mr-7-x" is forbidden: exceeded quota: landcover'
+    world.cluster.configure(stuck={IMAGE: ({}, {"conditions": [full]})})
+    done = world.run("start")
+    assert done.returncode == 1 and "exceeded quota: landcover: raise the quota" in done.stderr
+    assert world.cluster.objects == {}
+
+
 def test_invalid_settings_are_refused_before_anything_changes(world: World) -> None:
     cases = [
         ("SERVICE_ID_TOKEN", "", "SERVICE_ID_TOKEN is not set"),

@@ -157,6 +157,9 @@ def test_what_can_not_be_finished_is_refused_before_anything_changes(
 
     assert "may not delete" in refused(stage(monkeypatch, direction, may_delete=False))
     found = stage(monkeypatch, direction)
+    found.refusal = "admission webhook denied the request: no"
+    assert "denied the request: no; nothing was changed" in refused(found)
+    found = stage(monkeypatch, direction)
     (old,) = found.running.values()
     old["status"] |= {"availableReplicas": PODS - 1, "phase": "Paused"}
     assert "is not at rest" in refused(found)
