@@ -69,8 +69,8 @@ def _guard(settings: Settings, secrets: MountedSecrets) -> Guard:
             settings.jwt_claims,
             settings.jwt_roles,
         )
-    path = secrets.path(KEYS)
-    current = KeyFile(path) if path else None
+    path = secrets.place(KEYS)
+    current = KeyFile(path, settings.api_keys) if path else None
     return Guard(settings.api_keys, settings.roles_open_to_everybody(), tokens, current)
 
 
@@ -88,10 +88,12 @@ def _answers(
     if (url := settings.feedback.get_secret_value()) == OFF:
         return None
 
+    last = [url]
+
     def current() -> str:
-        with suppress(OSError, ValueError):  # as it was
-            return secrets.read(FEEDBACK) or url
-        return url
+        with suppress(OSError, ValueError):
+            last[0] = secrets.read(FEEDBACK) or last[0]
+        return last[0]
 
     state, keep_below = settings.state, settings.keep_below
     return FeedbackService(url, state, journal.folder, keep_below, counts, current)

@@ -26,13 +26,15 @@ class MountedSecrets:
         """Take the folder; nothing is read yet."""
         self._folder = Path(folder).absolute() if folder else None
 
+    def place(self, name: str) -> Path | None:
+        """Where a secret is, or would be."""
+        return self._folder / name if self._folder else None
+
     def path(self, name: str) -> Path | None:
         """Where a secret is, if it is there."""
-        if self._folder is None:
-            return None
-        found = self._folder / name
+        found = self.place(name)
         try:
-            return found if found.exists() else None
+            return found if found and found.exists() else None
         except PermissionError:  # whoever reads it is told
             return found
 

@@ -43,16 +43,17 @@ def parse_keys(text: str) -> Keys:
 class KeyFile:
     """The keys in a file, read again when it changes.
 
-    One that cannot be read leaves the keys as they were: an edit that went wrong locks no one out.
+    One that cannot be read, or goes, leaves the keys as they were: an edit that went wrong locks no
+    one out.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        """Read the file. Raises OSError, and ValueError as `parse_keys`."""
+    def __init__(self, path: Path, keys: Keys, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin with these keys; the file is looked at LOOK_SECONDS later."""
         self._path = path
+        self._keys = keys
         self._clock = clock
         self._looked = clock()
-        self._seen = self._signature()
-        self._keys = parse_keys(path.read_text(encoding="utf-8"))
+        self._seen: tuple[int, ...] | None = None
 
     def __call__(self) -> Keys:
         """Return the keys, at most LOOK_SECONDS old."""
@@ -60,17 +61,20 @@ class KeyFile:
             self._looked = now
             if (signature := self._signature()) != self._seen:
                 self._seen = signature
-                self._read_again()
+                if signature is not None:
+                    self._read_again()
         return self._keys
 
     def _read_again(self) -> None:
         try:
-            self._keys = parse_keys(self._path.read_text(encoding="utf-8"))
+            keys = parse_keys(self._path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)
             log.error("API keys not read, those before stay", extra={"detail": why})
-        else:
-            log.info("API keys read", extra={"keys": len(self._keys)})
+            return
+        if keys != self._keys:
+            self._keys = keys
+            log.info("API keys changed", extra={"keys": len(keys)})
 
     def _signature(self) -> tuple[int, ...] | None:
         """What changes with the file; a mounted Secret is replaced by another file."""

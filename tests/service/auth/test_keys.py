@@ -34,7 +34,8 @@ def clock() -> Clock:
 @pytest.fixture
 def keys(tmp_path: Path, clock: Clock) -> KeyFile:
     mount(tmp_path, "keys", {"api-keys": text(OLD)})
-    return KeyFile(tmp_path / "keys" / "api-keys", clock)
+    path = tmp_path / "keys" / "api-keys"
+    return KeyFile(path, parse_keys(path.read_text()), clock)
 
 
 def test_a_changed_secret_changes_the_keys_after_a_second(
@@ -63,6 +64,15 @@ def test_a_file_that_goes_leaves_the_keys(keys: KeyFile, tmp_path: Path, clock: 
     (tmp_path / "keys" / "api-keys").unlink()
     clock.now += LOOK_SECONDS
     assert keys().keys() == {OLD}
+
+
+def test_a_secret_that_is_made_later_counts(tmp_path: Path, clock: Clock) -> None:
+    keys = KeyFile(tmp_path / "keys" / "api-keys", {}, clock)
+    clock.now += LOOK_SECONDS
+    assert keys() == {}
+    mount(tmp_path, "keys", {"api-keys": text(NEW)})
+    clock.now += LOOK_SECONDS
+    assert keys().keys() == {NEW}
 
 
 def test_no_keys_at_all_revoke_every_key(keys: KeyFile, tmp_path: Path, clock: Clock) -> None:
