@@ -28,6 +28,7 @@ NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")  # RFC 1123, as Kuber
 KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 DATABASE = re.compile(r"(postgres|postgresql|postgresql\+psycopg)://.|sqlite:///.")
+PASSWORD_IN_URL = re.compile(r"https?://[^/@]*:[^/@]+@")
 OFF = "off"  # of SERVICE_FEEDBACK
 SECRET = ("api_keys", "feedback")  # no error shows their values
 LONGEST = 100  # letters of a value
@@ -235,6 +236,11 @@ class Settings(BaseSettings):
             )
         if self.jwt_issuer:
             _check_certificates()
+        if PASSWORD_IN_URL.match(self.repository):
+            raise ValueError(
+                "SERVICE_REPOSITORY has a password in it, which command lines show: write the "
+                "address alone, and mount the password in SERVICE_SECRETS as git/password"
+            )
         if MountedSecrets(self.secrets).path(PASSWORD) and self.repository.startswith("http://"):
             check_url("SERVICE_REPOSITORY", self.repository)  # it would show the token to all
         return self

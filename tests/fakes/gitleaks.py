@@ -5,8 +5,8 @@ found the same: the call of the job `secrets`; every line that a commit of any b
 added; .gitleaks.toml, whose allowlist is asked for the secret itself; exit code 1 for a leak. A
 real gitleaks further on PATH is run instead.
 
-Not true: of its 200 and more rules only generic-api-key, the one that finds something here, with a
-part of the words that it passes over.
+Not true: of its 200 and more rules only those that find something here, generic-api-key with a part
+of the words that it passes over, and gitlab-deploy-token.
 """
 
 import math
@@ -27,6 +27,7 @@ KEY = re.compile(
     r"""|secret|token)(?:[ \t\w.-]{0,20})[\s'"]{0,3}(?:=|>|:{1,3}=|\|\||:|=>|\?=|,)"""
     r"""[\x60'"\s=]{0,5}([\w.=-]{10,150}|[a-z0-9][a-z0-9+/]{11,}={0,3})(?:[\x60'"\s;]|\\[nr]|$)"""
 )
+DEPLOY_TOKEN = re.compile(r"gldt-[0-9a-zA-Z_-]{20}")
 NO_KEY = re.compile(r"(?i)^[a-z_.-]+$|^\$?\{?[a-z_]+\}?$|land")  # letters; a variable; a stopword
 NOT_A_NAME = re.compile(
     r"(?i)(?:author|public[_.-]?key|foreign[_.-]?key|key[_.-]?(?:id|name|size|length)"
@@ -35,10 +36,14 @@ NOT_A_NAME = re.compile(
 )
 SKIPPED = re.compile(r"(?:^|/)(?:package-lock\.json|poetry\.lock|\.gitleaks\.toml)$|\.png$")
 ENTROPY = 3.5  # bits a character
+ENTROPY_OF_TOKEN = 3.0  # of deploy tokens
 
 
 def secrets(text: str) -> Iterator[str]:
-    """What the rule finds in a text."""
+    """What the rules find in a text."""
+    for token in DEPLOY_TOKEN.findall(text):
+        if entropy(token) >= ENTROPY_OF_TOKEN:
+            yield token
     for match in KEY.finditer(text):
         if entropy(match[1]) >= ENTROPY and not NO_KEY.search(match[1]):
             if not NOT_A_NAME.search(match[0]):

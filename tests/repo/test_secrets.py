@@ -25,3 +25,6 @@ def test_a_secret_would_be_found() -> None:
     assert list(secrets(f'API_KEY = "{value}"')) == [value]
     assert list(secrets(f"password: {value}\n")) == [value]
     assert list(secrets('token = "aaaaaaaaaaaaaaaa"')) == []
+    token = "gldt-" + "X7y_Qp2Lk9" + "mZ4tR8vW1c"
+    assert token in secrets(f"https://reader:{token}@gitlab.example.com/team/name.git")
+    assert list(secrets("gldt-" + "a" * 20)) == []

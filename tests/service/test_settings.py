@@ -121,6 +121,11 @@ def test_no_setting_is_refused_in_the_words_of_a_library(monkeypatch: pytest.Mon
             "^SERVICE_KUBERNETES_API: address: 'x' is not encrypted: use https",
         ),
         ("JWT_JWKS", "http://a.example/k", "^SERVICE_JWT_JWKS: .* is not encrypted: use https"),
+        (
+            "REPOSITORY",
+            "https://user:pass@git.example.com/a.git",
+            "^SERVICE_REPOSITORY has a password in it, which command lines show: write the addre",
+        ),
         ("HOST", "", "^SERVICE_HOST '' can be reached from elsewhere"),
         ("FEEDBACK", "mysql://host/name", "SERVICE_FEEDBACK: write postgresql://"),
         ("FEEDBACK_DAYS", "0", "SERVICE_FEEDBACK_DAYS is '0', wanted at least 1"),
