@@ -12,8 +12,10 @@ from delivery.dvc import dvc
 from delivery.errors import RemoteError, ToolError
 from delivery.experiment import checkpoints
 from delivery.verify import require_remote
+from service.errors import RegistryUnavailable
 from tests.conftest import run
 from tests.fakes import s3
+from tests.make.mounts import mount
 from tests.make.processes import until
 from tests.make.repositories import METRICS, PARAMS, V1, Project, fetch
 
@@ -127,6 +129,19 @@ def test_checkpoints_reach_another_runner_and_are_deleted_at_the_end(
 
 def test_the_service_fetches_an_experiment_from_the_bucket(clone: Path, tmp_path: Path) -> None:
     folder = fetch(clone, tmp_path / "state")
+    assert (folder / "model.onnx").read_text() == "graph"
+
+
+def test_the_service_takes_keys_of_a_mounted_secret_as_soon_as_they_are_there(
+    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    secrets = tmp_path / "secrets"
+    with pytest.raises(RegistryUnavailable, match="check its address and credentials"):
+        fetch(clone, tmp_path / "state", secrets=secrets)
+    mount(secrets, "remote", s3.KEYS)
+    folder = fetch(clone, tmp_path / "state", secrets=secrets)
     assert (folder / "model.onnx").read_text() == "graph"
 
 

@@ -18,6 +18,7 @@ from contracts.tags import Tag
 from service.registry import client
 from service.registry.client import RegistryClient
 from service.schemas import Experiment, Listing
+from service.secrets import MountedSecrets
 from service.tags import parse_tag
 from tests.conftest import run
 from tests.make.zygote import registry_launcher
@@ -152,11 +153,19 @@ def entries(repository: Path | str, cache: Path) -> dict[str, Experiment]:
     return {entry.tag: entry for entry in listing(repository, cache).experiments}
 
 
-def fetch(repository: Path | str, cache: Path, tag: Tag = V1, seconds: float = 60) -> Path:
+def fetch(
+    repository: Path | str,
+    cache: Path,
+    tag: Tag = V1,
+    seconds: float = 60,
+    secrets: Path | str = "",
+) -> Path:
     """Fetch with a fresh registry, whose child process is a fork."""
 
     async def main() -> Path:
-        return await RegistryClient(str(repository), cache, seconds=seconds).fetch(tag)
+        mounted = MountedSecrets(str(secrets))
+        registry = RegistryClient(str(repository), cache, seconds=seconds, secrets=mounted)
+        return await registry.fetch(tag)
 
     with mock.patch.object(client, "sys", SimpleNamespace(executable=registry_launcher())):
         return asyncio.run(main())

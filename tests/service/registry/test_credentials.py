@@ -16,7 +16,7 @@ from service.secrets import MountedSecrets
 from tests.fakes import git_http
 from tests.fakes.git_http import GitServer
 from tests.make.mounts import mount
-from tests.make.repositories import V1, until
+from tests.make.repositories import V1, fetch, until
 
 NEW = "gldt-second-one"
 REFUSED = (
@@ -45,13 +45,9 @@ def registry(url: str, cache: Path, secrets: Path, refresh: float = 30.0) -> Reg
     return RegistryClient(url, cache, refresh, secrets=MountedSecrets(str(secrets)))
 
 
-def fetch(url: str, cache: Path, secrets: Path) -> Path:
-    return asyncio.run(registry(url, cache, secrets).fetch(V1))
-
-
 def refusal(url: str, cache: Path, secrets: Path) -> str:
     with pytest.raises(RegistryUnavailable) as caught:
-        fetch(url, cache, secrets)
+        fetch(url, cache, secrets=secrets)
     return caught.value.detail
 
 
@@ -118,7 +114,7 @@ def test_the_token_is_in_no_command_line_variable_or_file_of_git(
     url, state = server
     seen = tmp_path / "seen"
     spy(tmp_path / "bin", seen, ("git", "sh", "tr"), monkeypatch)
-    found = fetch(url, cache, secrets)
+    found = fetch(url, cache, secrets=secrets)
     said = seen.read_text(errors="replace")
     assert "git/password" in said and "credential.http://127.0.0.1:" in said
     assert state.token not in said
@@ -178,7 +174,7 @@ def test_helpers_of_the_user_are_not_asked(
     configuration = tmp_path / "gitconfig"
     configuration.write_text(f'[credential]\n\thelper = "!touch {asked}; true"\n')
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(configuration))
-    fetch(server[0], cache, secrets)
+    fetch(server[0], cache, secrets=secrets)
     assert not asked.exists()
 
 
