@@ -56,8 +56,8 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class Previewing(Protocol):
-    """A source that shows what it would fetch, in place of fetching it."""
+class Handling(Protocol):
+    """A source that sometimes needs no ingest."""
 
-    def preview(self) -> None:
-        """Print it; the dry run of ingest."""
+    def handled(self, dry_run: bool) -> bool:
+        """Do what is asked if that makes no version of the data; False: ingest goes on."""

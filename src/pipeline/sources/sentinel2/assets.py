@@ -1,5 +1,6 @@
 """Which file of an item is which band: by name only, never by order."""
 
+import math
 from typing import Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
@@ -57,35 +58,40 @@ class Asset(NamedTuple):
                 return name, text.removeprefix(prefix)
         return None
 
-    def field(self, name: str) -> Any:
-        """`scale`, `offset` or `nodata`: STAC 1.0 and 1.1 have them in three places."""
+    def number(self, name: str) -> float | None:
+        """`scale`, `offset` or `nodata`: STAC 1.0 and 1.1 have them in three places.
+
+        Raises:
+            SceneFault: it is no number.
+        """
         band = (self.document.get("bands") or self.document.get("raster:bands") or [{}])[0]
         for place in (self.document, band):
             for key in (f"raster:{name}", name):
-                if place.get(key) is not None:
-                    return place[key]
+                if (value := place.get(key)) is None:
+                    continue
+                if isinstance(value, int | float) and math.isfinite(value):
+                    return value
+                raise SceneFault(f"asset {self.key} has {key} {value!r}, wanted a number")
         return None
 
 
-def find_assets(
-    scene: Scene, bands: tuple[str, ...], resolution: float, catalogue: str
-) -> list[Asset]:
+def find_assets(scene: Scene, bands: tuple[str, ...], resolution: float) -> list[Asset]:
     """Find the file of each band.
 
     Raises:
         SceneFault: a band is missing, or its address is none to fetch from.
     """
-    found = [find_asset(scene, band, resolution, catalogue) for band in bands]
+    found = [find_asset(scene, band, resolution) for band in bands]
     missing = [band for band, asset in zip(bands, found, strict=True) if asset is None]
     if missing:
         raise SceneFault(
-            f"{catalogue}: item {scene.item['id']} has no asset for {', '.join(missing)}; it has "
+            f"no asset for {', '.join(missing)}; it has "
             f"{', '.join(sorted(scene.item['assets'])[:30])}: change --bands or --collection"
         )
     return [asset for asset in found if asset]
 
 
-def find_asset(scene: Scene, band: str, resolution: float, catalogue: str) -> Asset | None:
+def find_asset(scene: Scene, band: str, resolution: float) -> Asset | None:
     """Find the file of one band; of several resolutions the wanted one."""
     assets: dict[str, Any] = scene.item["assets"]
     common = COMMON_NAMES[band]
@@ -93,7 +99,7 @@ def find_asset(scene: Scene, band: str, resolution: float, catalogue: str) -> As
     described = [key for key, asset in assets.items() if _is_described_as(asset, band, common)]
     for key in (band, common, *at_resolution, *described):
         if key in assets:
-            return Asset(band, key, _url(scene, assets[key], key, catalogue), assets[key])
+            return Asset(band, key, _url(scene, assets[key], key), assets[key])
     return None
 
 
@@ -105,16 +111,19 @@ def _is_described_as(asset: dict[str, Any], band: str, common: str) -> bool:
     return len(bands) == 1 and bool({band, common} & names) and "jp2" not in str(asset.get("type"))
 
 
-def _url(scene: Scene, asset: dict[str, Any], key: str, catalogue: str) -> str:
+def _url(scene: Scene, asset: dict[str, Any], key: str) -> str:
     """The address over HTTP; a relative one is relative to the item's own."""
-    own = next((link["href"] for link in scene.item.get("links", []) if link["rel"] == "self"), "")
+    own = next(
+        (link.get("href", "") for link in scene.item.get("links", []) if link.get("rel") == "self"),
+        "",
+    )
     others = [other.get("href", "") for other in (asset.get("alternate") or {}).values()]
     for href in (asset.get("href", ""), *others):
         url = urljoin(own, str(href))
         if urlsplit(url).scheme in ("http", "https"):
             return url
     raise SceneFault(
-        f"{catalogue}: item {scene.item['id']}, asset {key} has no address over HTTP "
+        f"asset {key} has no address over HTTP "
         f"({str(asset.get('href'))[:100]}): choose another --catalogue"
     )
 

@@ -6,7 +6,6 @@ import time
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
-from typing import NamedTuple
 
 import rasterio
 import requests
@@ -29,18 +28,7 @@ REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 PASSING = (408, 425, 429, 500, 502, 503, 504)
 
 
-class Place(NamedTuple):
-    """What an error names."""
-
-    catalogue: str
-    item: str
-    asset: Asset
-
-    def __str__(self) -> str:
-        return f"{self.catalogue}: item {self.item}, asset {self.asset.key}"
-
-
-def fetch(place: Place, target: Path, access: Access, patience: Patience) -> Path:
+def fetch(asset: Asset, target: Path, access: Access, patience: Patience) -> Path:
     """Fetch a file to `target`, going on where an earlier try ended; return `target`.
 
     Raises:
@@ -52,16 +40,16 @@ def fetch(place: Place, target: Path, access: Access, patience: Patience) -> Pat
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     for arrival in range(1, DAMAGED + 1):
-        _fetch(place, part, access, patience)
-        fault = _fault(place.asset, part)
+        _fetch(asset, part, access, patience)
+        fault = _fault(asset, part)
         if not fault:
             part.replace(target)
             return target
         part.unlink()
-    raise SceneFault(f"{place}: {fault}, at {arrival} of {DAMAGED} downloads")
+    raise SceneFault(f"asset {asset.key}: {fault}, at {arrival} of {DAMAGED} downloads")
 
 
-def _fetch(place: Place, part: Path, access: Access, patience: Patience) -> None:
+def _fetch(asset: Asset, part: Path, access: Access, patience: Patience) -> None:
     """Fetch to the end; bytes that arrive give new tries."""
     problem, attempt = "", 0
     while attempt < patience.tries:
@@ -69,7 +57,7 @@ def _fetch(place: Place, part: Path, access: Access, patience: Patience) -> None
         had = _size(part)
         wait = patience.wait * 2 ** (attempt - 1)
         try:
-            status, after = _exchange(place, part, access, patience)
+            status, after = _exchange(asset, part, access, patience)
         except requests.RequestException as error:
             problem = _reason(error)
         else:
@@ -83,10 +71,12 @@ def _fetch(place: Place, part: Path, access: Access, patience: Patience) -> None
         if attempt < patience.tries:
             time.sleep(wait)
     if problem in GONE:
-        raise SceneFault(f"{place}: {problem}: the catalogue lists it, its server does not have it")
+        raise SceneFault(
+            f"asset {asset.key}: {problem}: the catalogue lists it, its server does not have it"
+        )
     raise SourceError(
         missing_certificates()
-        or f"{place}: {problem}, try {attempt} of {patience.tries}; {_size(part)} bytes are in "
+        or f"asset {asset.key}: {problem}, try {attempt} of {patience.tries}; {_size(part)} bytes are in "
         f"{part}: run it again to go on"
     )
 
@@ -99,10 +89,10 @@ def _is_passing(status: int, access: Access) -> bool:
     return status in PASSING
 
 
-def _exchange(place: Place, part: Path, access: Access, patience: Patience) -> tuple[int, float]:
+def _exchange(asset: Asset, part: Path, access: Access, patience: Patience) -> tuple[int, float]:
     """Ask for what is missing; return the status, and the seconds that the server asks to wait."""
     have = _size(part)
-    url, headers = access.sign(place.asset.url)
+    url, headers = access.sign(asset.url)
     headers |= {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with requests.get(url, headers=headers, stream=True, timeout=patience.timeout) as response:
         if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -115,25 +105,23 @@ def _exchange(place: Place, part: Path, access: Access, patience: Patience) -> t
         if response.status_code != HTTPStatus.PARTIAL_CONTENT:
             have = 0  # the server does not resume: from the start
         missing = int(response.headers.get("Content-Length") or 0)
-        _check_disk(place, part, missing)
+        _check_disk(asset, part, missing)
         with part.open("ab" if have else "wb") as file, bar() as progress:
-            task = progress.add_task(
-                f"{place.item} {place.asset.band}", total=have + missing or None, completed=have
-            )
+            task = progress.add_task(asset.key, total=have + missing or None, completed=have)
             for chunk in response.iter_content(CHUNK):
                 have += len(chunk)
                 if have > LARGEST:
-                    raise SourceError(f"{place}: more than {LARGEST} bytes, the limit")
+                    raise SourceError(f"asset {asset.key}: more than {LARGEST} bytes, the limit")
                 file.write(chunk)
                 progress.advance(task, len(chunk))
         return response.status_code, 0
 
 
-def _check_disk(place: Place, part: Path, missing: int) -> None:
+def _check_disk(asset: Asset, part: Path, missing: int) -> None:
     free = shutil.disk_usage(part.parent).free
     if missing + SPARE > free:
         raise SourceError(
-            f"{place}: {missing / 2**20:.0f} MiB are needed, {free / 2**20:.0f} MiB are free "
+            f"asset {asset.key}: {missing / 2**20:.0f} MiB are needed, {free / 2**20:.0f} MiB are free "
             f"in {part.parent}: free some space, or name a folder on another disk with --cache"
         )
 

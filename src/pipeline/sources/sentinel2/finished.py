@@ -44,6 +44,12 @@ class Finished(NamedTuple):
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
+    def clouded(self) -> float | None:
+        """Share of the area under clouds."""
+        properties = json.loads(self.item.read_text(encoding="utf-8"))["properties"]
+        share: float | None = properties["conveyor:clouds"]
+        return share
+
     def write(self, item: bytes, clouds: npt.NDArray[np.bool_] | None) -> None:
         """Write what belongs to the image."""
         self._clouds.unlink(missing_ok=True)

@@ -46,7 +46,7 @@ def item_of(
     """Describe an image: the same bytes for the same image."""
     source = scene.item
     links = [
-        {"rel": link["rel"], "href": _bare(link.get("href", ""))}
+        {"rel": link.get("rel"), "href": _bare(link.get("href", ""))}
         for link in source.get("links", [])
         if link.get("rel") in KEPT_LINKS
     ]

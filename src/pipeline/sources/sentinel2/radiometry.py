@@ -53,16 +53,16 @@ def offset(
     Raises:
         SceneFault: it is unknown, or the scale is another than that of Sentinel-2.
     """
-    scale = asset.field("scale")
-    if scale is not None and not math.isclose(float(scale), 1 / SCALE, rel_tol=1e-6):
+    scale = asset.number("scale")
+    if scale is not None and not math.isclose(scale, 1 / SCALE, rel_tol=1e-6):
         raise SceneFault(f"asset {asset.key} has raster:scale {scale}, wanted {1 / SCALE}")
     if given is not None:
         return Offset(given, "--offset")
     rule = RULES.get((catalogue, collection), "item")
-    named = asset.field("offset")
+    named = asset.number("offset")
     flag = scene.item["properties"].get("earthsearch:boa_offset_applied")
     if rule == "item" and named is not None:
-        return Offset(round(float(named) * SCALE), f"raster:offset of {asset.key}")
+        return Offset(round(named * SCALE), f"raster:offset of {asset.key}")
     if rule == "flag" and flag is True:
         return Offset(0, "earthsearch:boa_offset_applied")
     if scene.baseline and scene.baseline < SINCE:

@@ -152,7 +152,7 @@ def _scene(item: dict[str, Any], area: Area) -> Scene:
         properties = item["properties"]
         moment = datetime.fromisoformat(properties["datetime"] or properties["start_datetime"])
         clouds = properties.get("eo:cloud_cover")
-        item["assets"].items()
+        _check_assets(item["assets"])
         return Scene(
             item=item,
             name=_name(identity),
@@ -167,6 +167,13 @@ def _scene(item: dict[str, Any], area: Area) -> Scene:
             f"item {identity[:100]} of the catalogue is no STAC item "
             f"({type(error).__name__}: {error}): report it to its operator"
         ) from None
+
+
+def _check_assets(assets: dict[str, Any]) -> None:
+    for name, asset in assets.items():
+        for key in ("bands", "eo:bands", "raster:bands"):
+            if any(not isinstance(band, dict) for band in asset.get(key) or []):
+                raise TypeError(f"{key} of asset {name}")
 
 
 def _name(identity: str) -> str:

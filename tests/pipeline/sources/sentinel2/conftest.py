@@ -9,7 +9,7 @@ import pytest
 from pipeline.sources.sentinel2 import Sentinel2
 from pipeline.sources.sentinel2.area import read_area, read_dates
 from pipeline.sources.sentinel2.catalogues import Catalogue, Patience
-from pipeline.sources.sentinel2.source import Options
+from pipeline.sources.sentinel2.options import Options
 from pipeline.sources.source import AnyFile, FinishedFile, RefusedFile
 from tests.fakes import stac
 from tests.make import scenes

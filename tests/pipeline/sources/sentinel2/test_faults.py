@@ -82,7 +82,7 @@ CASES = {
     "a flipped byte, always": Case(
         trouble(BAND, "flip", "flip"),
         arrives={},
-        refused={"a": "fake: item a, asset B03: sha256 is .* at 2 of 2 downloads"},
+        refused={"a": "fake: item a: asset B03: sha256 is .* at 2 of 2 downloads"},
     ),
     "a token that has expired": Case(expired_token),
     "a split tile": Case(split_tile, arrives={"a": 1, "b": 1}),
@@ -136,7 +136,7 @@ def test_a_file_that_always_fails_says_which_how_and_how_often(
         world.images()
     reason = f"HTTP {fault}" if isinstance(fault, int) else "no answer in time"
     tries = 1 if fault == 403 else 4
-    assert f"fake: item a, asset B03: {reason}, try {tries} of 4; 0 bytes" in str(raised.value)
+    assert f"fake: item a: asset B03: {reason}, try {tries} of 4; 0 bytes" in str(raised.value)
 
 
 def test_a_file_that_is_gone_costs_its_scene_alone(world: World) -> None:
@@ -144,7 +144,7 @@ def test_a_file_that_is_gone_costs_its_scene_alone(world: World) -> None:
     scenes.add_scene(world.state, "b", time="2025-06-27T10:00:31Z")
     del world.state.files["/files/a/B08.tif"]
     images = world.images()
-    assert images["a"].startswith("fake: item a, asset B08: HTTP 404")
+    assert images["a"].startswith("fake: item a: asset B08: HTTP 404")
     assert images["b"].shape == (4, scenes.SIDE, scenes.SIDE)
 
 
@@ -162,7 +162,7 @@ def test_a_run_that_was_interrupted_fetches_no_file_and_no_byte_twice(world: Wor
     files = {path for path in again if "/files/" in path}
     assert files == {"GET /files/b/B03.tif", "GET /files/b/B04.tif", "GET /files/b/B08.tif"}
     assert int(world.state.ranges[0].removeprefix("bytes=").rstrip("-")) > 100_000
-    assert not list(world.cache.glob("parts/*")), "the bands stay on the disk"
+    assert not list(world.cache.glob("conveyor-sentinel2-parts/*")), "the bands stay on the disk"
     assert world.images().keys() == {"a", "b"}
     assert not [path for path in world.state.asked - fetched - again if "/files/" in path]
 

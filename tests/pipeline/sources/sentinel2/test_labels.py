@@ -148,7 +148,7 @@ def test_a_geopackage_of_several_layers_needs_a_choice(world: World, tmp_path: P
 def test_polygons_beside_the_scene_refuse_it(world: World, tmp_path: Path) -> None:
     shapes = [([polygons.rectangle(20, 50, 21, 51)], {"landuse": "forest"})]
     path = polygons.write_geojson(tmp_path / "a.geojson", shapes)
-    assert burnt(world, path) == "no polygon of --labels lies in the scene"
+    assert burnt(world, path) == "fake: item a: no polygon of --labels lies in the scene"
 
 
 def test_damaged_label_files_are_refused(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_bands_are_found_by_name_whatever_their_order(world: World) -> None:
         assert image.nodata == 0
     assert np.array_equal(scenes.read(file)[3], scenes.pixels("B08", 0, 1))
     del item["assets"]["nir"]
-    assert "item a has no asset for B08; it has blue, green, red" in world.images()["a"]
+    assert "item a: no asset for B08; it has blue, green, red" in world.images()["a"]
 
 
 @pytest.mark.parametrize("text", ["", "B02,B02", "B2", "B02,SCL", "blue"])
@@ -184,9 +184,10 @@ def test_clouds_over_the_area_refuse_a_scene_before_its_bands_are_fetched(world:
     scl[:, 24:] = 9
     scenes.add_scene(world.state, "a", scl=scl)
     refused = world.images()["a"]
-    assert refused == "50 % of the area is cloud or its shadow, --clouds allows 20"
+    assert refused == "fake: item a: 50 % of the area is cloud or its shadow, --clouds allows 20"
     assert world.state.asked["GET /files/a/B02.tif"] == 0
     assert world.images(clouds=60)["a"].shape == (4, 96, 96)
+    assert world.images()["a"] == refused, "the cloudy image of an earlier run is taken"
     assert world.images(area="14.99,46.04,15.005,46.06")["a"].shape[2] < 48, "the clear half"
 
 
