@@ -4,6 +4,7 @@
     python -m pipeline.ingest folder --path my-images --bands B02,B03,B04,B08
     python -m pipeline.ingest eurosat --download rgb
     python -m pipeline.ingest feedback --url https://landcover.example.com
+    python -m pipeline.ingest sentinel2 --area aoi.geojson --dates 2025-05/2025-09 --labels lulc.tif
 
 The only code that reaches out to the world; not a stage of `dvc.yaml`.
 
@@ -39,7 +40,7 @@ from pipeline.errors import DataError, ParameterError, SourceError, command
 from pipeline.files import write_text
 from pipeline.params import read_params
 from pipeline.progress import CONSOLE, track
-from pipeline.sources import SOURCES, File, FinishedFile, RefusedFile, Source
+from pipeline.sources import SOURCES, File, FinishedFile, Handling, RefusedFile, Source
 
 SHOWN_FAULTS = 5
 KINDS = ("images", "labels", "items")  # of files, of data with label maps
@@ -80,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, or `arguments`, and ingest."""
     options = _parser().parse_args(arguments)
     source = SOURCES[options.source].from_arguments(options)
+    if isinstance(source, Handling) and source.handled(options.dry_run):
+        return
     ingest(source, dry_run=options.dry_run)
 
 
@@ -154,14 +157,15 @@ def _write(
 def _remove_bad_scenes(
     dataset: Dataset, folder: Path, digests: dict[str, str], faults: dict[str, str]
 ) -> None:
-    """Remove each scene that cannot be used, with its labels."""
+    """Remove each scene that cannot be used, with its labels and its item."""
     from pipeline.data import maps
 
     scenes = maps.scenes(digests)
     for image in track(scenes, f"check {dataset.name}", len(scenes)):
         if problem := maps.scene_fault(folder, image, dataset):
             faults[image] = problem
-            for path in (image, maps.labels_of(image)):
+            item = PurePosixPath(maps.labels_of(image).replace("labels/", "items/"))
+            for path in (image, maps.labels_of(image), str(item.with_suffix(".json"))):
                 digests.pop(path, None)
                 (folder / path).unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""Sentinel-2 by area and dates: searched in a STAC catalogue, checked, with labels by pixel.
+"""Sentinel-2 by area and dates, from a STAC catalogue, with a class for every pixel.
 
 Each scene is fetched band by band, checked, cut to the area, brought to offset 0 and written as one
 image with the catalogue's item beside it. The bands of one scene at a time are on the disk; what is

@@ -76,8 +76,8 @@ def _fetch(asset: Asset, part: Path, access: Access, patience: Patience) -> None
         )
     raise SourceError(
         missing_certificates()
-        or f"asset {asset.key}: {problem}, try {attempt} of {patience.tries}; {_size(part)} bytes are in "
-        f"{part}: run it again to go on"
+        or f"asset {asset.key}: {problem}, try {attempt} of {patience.tries}; {_size(part)} bytes "
+        f"are in {part}: run it again to go on"
     )
 
 
@@ -121,8 +121,8 @@ def _check_disk(asset: Asset, part: Path, missing: int) -> None:
     free = shutil.disk_usage(part.parent).free
     if missing + SPARE > free:
         raise SourceError(
-            f"asset {asset.key}: {missing / 2**20:.0f} MiB are needed, {free / 2**20:.0f} MiB are free "
-            f"in {part.parent}: free some space, or name a folder on another disk with --cache"
+            f"asset {asset.key}: {missing / 2**20:.0f} MiB are needed, {free / 2**20:.0f} MiB are "
+            f"free in {part.parent}: free some space, or name a folder on another disk with --cache"
         )
 
 

@@ -1,4 +1,4 @@
-"""The source: options in, scenes with their labels and items out."""
+"""Sentinel-2 by area and dates, from a STAC catalogue, with a class for every pixel."""
 
 import shutil
 from argparse import ArgumentParser, Namespace
@@ -53,6 +53,7 @@ class Sentinel2:
         box = ",".join(f"{number:.5g}" for number in options.area.box)
         return Dataset(
             name=options.name,
+            labels="maps",
             classes=options.labels.classes if options.labels else UNLABELLED,
             bands=options.bands,
             dtype="uint16",
