@@ -39,6 +39,7 @@ class Images:
         return {asset.band: asset for asset in (*assets, *([clouds] if clouds else []))}
 
     def offset(self, scene: Scene, asset: Asset) -> Offset:
+        """What is added to the digital numbers of a file."""
         catalogue = self._catalogue
         return offset(catalogue.name, catalogue.collection, scene, asset, self._options.offset)
 
