@@ -78,7 +78,7 @@ $(INSTALLED):
 # What tests and benchmarks need beyond Python, from Debian: Chromium for the page, wrk and hey for
 # load, what the story of `make e2e` runs (images, a registry), what `make monitor` starts, PostgreSQL.
 E2E_PACKAGES := chromium wrk hey rsync buildah podman runc skopeo docker-registry mmdebstrap \
-  netavark aardvark-dns catatonit prometheus prometheus-alertmanager prometheus-node-exporter \
+  netavark aardvark-dns iptables catatonit prometheus prometheus-alertmanager prometheus-node-exporter \
   prometheus-pushgateway postgresql postgresql-postgis procps curl
 # Debian starts these when it installs them, and would take the ports of `make monitor`.
 E2E_DAEMONS := docker-registry postgresql prometheus prometheus-alertmanager prometheus-node-exporter \

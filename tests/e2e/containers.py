@@ -45,6 +45,14 @@ RUN = (
     *("--runtime=/usr/sbin/runc", "--cgroup-manager=cgroupfs"),
     *("--ulimit=nofile=20000:20000", "--ulimit=nproc=10000:10000"),
 )
+CONFIGURATION = """
+[containers]
+default_ulimits = ["nofile=20000:20000", "nproc=10000:10000"]
+[engine]
+runtime = "/usr/sbin/runc"
+cgroup_manager = "cgroupfs"
+"""
+"""The same for programs that call podman themselves."""
 LOCKED = (
     *("--read-only", "--read-only-tmpfs=false", "--tmpfs=/tmp:size=256m,mode=1777"),
     *("--cap-drop=all", "--security-opt=no-new-privileges", "--user=123456:0"),
@@ -58,6 +66,13 @@ def environment() -> dict[str, str]:
     """The environment in which buildah and podman work here."""
     settings = {"BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "overlay", "LC_ALL": "C.UTF-8"}
     return os.environ | settings | {"IMAGE_BUILD_ARGS": BUILD_ARGS}
+
+
+def configured(folder: Path) -> dict[str, str]:
+    """The environment for programs that call podman without our options; writes its file."""
+    path = folder / "containers.conf"
+    path.write_text(CONFIGURATION, encoding="utf-8")
+    return environment() | {"CONTAINERS_CONF": str(path)}
 
 
 def missing() -> str:

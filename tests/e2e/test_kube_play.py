@@ -29,14 +29,6 @@ pytestmark = [
 ]
 
 project, image = images.project, images.image  # fixtures
-# What `containers.RUN` says for `podman run`, which `podman kube play` has no options for.
-CONFIGURATION = """
-[containers]
-default_ulimits = ["nofile=20000:20000", "nproc=10000:10000"]
-[engine]
-runtime = "/usr/sbin/runc"
-cgroup_manager = "cgroupfs"
-"""
 TRY = """
 import os, sys
 for folder in sys.argv[1:]:
@@ -55,10 +47,7 @@ class Play:
         self.name = f"landcover-{uuid.uuid4().hex[:8]}"
         self.port = containers.free_port()
         self.file = folder / "play.yaml"
-        self.environment = containers.environment() | {
-            "CONTAINERS_CONF": str(folder / "containers.conf")
-        }
-        (folder / "containers.conf").write_text(CONFIGURATION, encoding="utf-8")
+        self.environment = containers.configured(folder)
         overlays = ROOT / "k8s" / "overlays"
         objects = for_version(
             render("staging", "landcover", overlays), parse_version(images.V1), IMAGE

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import ROOT, run
 from tests.fakes.http import Handler, serving
@@ -238,6 +239,29 @@ def test_no_digest_stands_outside_of_what_is_renewed() -> None:
         digests = re.findall(r"sha256:[0-9a-f]{64}", (ROOT / name).read_text(encoding="utf-8"))
         offenders += [f"{name}: {digest}" for digest in digests if digest not in matched]
     assert offenders == []
+
+
+# Images of compose.yaml, which Renovate's own manager reads.
+
+LEAST = {
+    "prom/prometheus": (3, 13),  # long-term support until July 2027
+    "prom/alertmanager": (0, 34),
+    "prom/pushgateway": (1, 11),
+    "prom/node-exporter": (1, 12),
+    "prom/blackbox-exporter": (0, 28),
+    "grafana/grafana": (13, 2),  # a minor release of Grafana is supported for nine months
+}
+"""The oldest releases that were not out of support in November 2026."""
+
+
+def test_images_of_compose_are_renewed_and_not_of_releases_out_of_support() -> None:
+    document = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
+    pinned = [item["image"].split(":") for item in document["services"].values() if "image" in item]
+    assert {name for name, _ in pinned} == LEAST.keys()
+    for name, version in pinned:
+        found = tuple(map(int, version.removeprefix("v").split(".")))
+        assert len(found) == 3 and found >= LEAST[name], f"{name}:{version}"
+    assert "docker-compose" in RENOVATE["enabledManagers"]
 
 
 # CML, whose lock belongs to npm.
