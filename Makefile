@@ -34,7 +34,7 @@ endif
 
 # What a person or a pipeline says reaches the command as it is: neither make nor the shell expands
 # it. A title of a merge request is no code.
-GIVEN := URL TOKEN VERSION STAGE REASON FORCE JSON TAG AGAINST EVENT APPLY VALUES DAYS COOL_DOWN PROJECT BRANCH CONTEXT PROMETHEUS PULL_SECRET CLEAN POD_TOKEN AREA DATES
+GIVEN := URL TOKEN VERSION STAGE REASON FORCE JSON TAG AGAINST EVENT APPLY VALUES DAYS COOL_DOWN PROJECT BRANCH CONTEXT PROMETHEUS PULL_SECRET CLEAN POD_TOKEN
 unexport $(GIVEN)
 $(foreach name,$(GIVEN),$(eval export GIVEN_$(name) := $$(value $(name))))
 # $(call need,NAMES,EXAMPLE): refuse a target without what it needs, in the words of make.
@@ -54,7 +54,7 @@ INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS) $(TORCH) $(if $(SHARED),
 
 .PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge test check test-fast mutants e2e lint lint-report pages audit format \
   models promote rollback retire lineage retention gitlab-setup acceptance-gitlab acceptance-cluster \
-  check-catalogues left-out experiment experiment-commit experiment-check publish comment verify register image job-image deploy secrets argo-enter argo-leave review review-stop retrain notify \
+  left-out experiment experiment-commit experiment-check publish comment verify register image job-image deploy secrets argo-enter argo-leave review review-stop retrain notify \
   monitor demo-drift alertmanager dashboards rules figures \
   bench bench-loop bench-eurosat bench-serving bench-drift bench-observing lock clean
 
@@ -129,24 +129,33 @@ $(STAC): ci/stac.txt
 	  rm -f .venv-stac/.installed-* && touch $@; \
 	else echo "setup-e2e: it cannot be installed: the story with a real catalogue is skipped and counted"; fi
 
-demo: train-sample ## train on the embedded sample, then serve (or: make demo EUROSAT=path/to/EuroSAT_RGB.zip)
+# What `make demo TASK=segmentation` changes in params.yaml.
+SEGMENTATION := model.task=segmentation model.network=unet model.width=16 train.class_weights=0.5
+TRAIN := $(if $(filter segmentation,$(TASK)),dvc exp run $(SEGMENTATION:%=--set-param %),dvc repro)
+
+demo: train-sample ## train on the embedded sample, then serve (or TASK=segmentation, or EUROSAT=path/to/EuroSAT_RGB.zip)
 	@rm -f $(STATE)/wanted.json $(STATE)/served.json
 	@$(MAKE) --no-print-directory serve
 
 train-sample: setup ## the first half of the demo: pull the sample, train, evaluate, report
 	@git rev-parse --git-dir >/dev/null || { echo "error: DVC and the report need a Git repository that this user owns: git clone instead of an unpacked download, or see what Git says above"; exit 1; }
-ifdef EUROSAT
+ifeq ($(TASK),segmentation)
+	@python -m pipeline.ingest synthetic-scenes
+else ifdef TASK
+	@echo "error: TASK=$(TASK): use segmentation, or leave it out for classification" >&2; exit 1
+else ifdef EUROSAT
 	@python -m pipeline.ingest eurosat --path '$(EUROSAT)'
 else
 	@dvc pull data.dvc
 endif
 	@python -m pipeline.params
-	@set -o pipefail; PYTHONUNBUFFERED=1 dvc repro | sed --unbuffered -e '/^Use `dvc push`/d' -e '/^To track the changes/,/core.autostage/d'
+	@set -o pipefail; PYTHONUNBUFFERED=1 $(TRAIN) | sed --unbuffered -e '/^Use `dvc push`/d' -e '/^To track the changes/,/core.autostage/d'
 	@python -m pipeline.report --against HEAD
 	@dvc metrics diff --all --no-path --targets reports/metrics.json -- HEAD
 	@echo
 	@echo "The report is reports/report.md. To change a parameter and compare:"
 	@echo "  dvc exp run --set-param train.epochs=12 && dvc exp show --only-changed"
+	@$(if $(filter segmentation,$(TASK)),echo "Back to classification: git checkout -- . && dvc checkout")
 
 serve: setup ## serve the bundle in model/ on http://127.0.0.1:8000 (SERVICE_PORT=..., see docs/service.md)
 	@python -m service serve --with-key
@@ -364,14 +373,6 @@ bench-drift: setup ## measure false alarms and detection of drift (EUROSAT=path/
 
 bench-observing: setup ## measure what watching the model costs a request
 	@python -m benchmarks.observing
-
-check-catalogues: setup ## ask the public catalogues of Sentinel-2, and fetch a small band of each (AREA=... DATES=...)
-	@ask() { python -m pipeline.ingest sentinel2 --area="$${GIVEN_AREA:-14.45,46.03,14.55,46.08}" \
-	  --dates="$${GIVEN_DATES:-2025-06}" --catalogue "$$@"; }; \
-	failed=; for name in earth-search planetary-computer copernicus; do \
-	  ask $$name --dry-run && ask $$name --bands B01 --resolution 60 --into artifacts/catalogues/$$name \
-	  || failed="$$failed $$name"; \
-	done; [ -z "$$failed" ] || { echo "error: these failed:$$failed" >&2; exit 1; }
 
 lock: ## refresh poetry.lock and constraints.txt (needs Poetry 2 with poetry-plugin-export)
 	@poetry lock

@@ -63,7 +63,7 @@ class Label(Wire):
 
 
 class Prediction(Wire):
-    """What `/predict` answers."""
+    """What `/predict` answers, of a model that classifies."""
 
     class_: str = Field(alias="class", description="The likeliest class.")
     probability: float = Field(description="Its probability, 0 to 1.")
@@ -71,6 +71,17 @@ class Prediction(Wire):
     request_id: str = Field(
         description="Of this prediction alone, whatever `X-Request-Id` says: for `/feedback`."
     )
+    model: Label
+
+
+class MapPrediction(Wire):
+    """What `/predict` answers, of a model that maps: what the chip is covered by."""
+
+    class_: str = Field(alias="class", description="The class with the largest share.")
+    confidence: float = Field(description="Mean of the pixels, 0 to 1.")
+    shares: dict[str, float] = Field(description="Share of each class of the pixels with data.")
+    nodata: float = Field(description="Share of the pixels without data.")
+    request_id: str
     model: Label
 
 

@@ -92,7 +92,7 @@ def conform(pixels: Array, wanted: Input, fit: Fit) -> Array:
     """Check an image against what the model wants; resample it where that is asked for.
 
     Raises:
-        Unprocessable: another dtype, number of bands or size.
+        Unprocessable: another dtype, number of bands or size, or no data at all.
     """
     bands, height, width = pixels.shape
     if bands != len(wanted.bands):
@@ -113,7 +113,17 @@ def conform(pixels: Array, wanted: Input, fit: Fit) -> Array:
                 "image into chips of that size, or add ?fit=resize to have it resampled"
             )
         pixels = fit_to(pixels, wanted.height, wanted.width, how, wanted.nodata or 0)
-    return np.ascontiguousarray(pixels, dtype=wanted.dtype)
+    chip = np.ascontiguousarray(pixels, dtype=wanted.dtype)
+    # Nearly every chip has data in its first pixel: one value tells.
+    if (
+        wanted.nodata is not None
+        and chip[0, 0, 0] == wanted.nodata
+        and not (chip != wanted.nodata).any()
+    ):
+        raise Unprocessable(
+            f"no pixel of the image has data: every value is {wanted.nodata}, the model's nodata"
+        )
+    return chip
 
 
 def _read_png(content: bytes, max_pixels: int) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts import bundle
-from service.errors import BundleRefused, InvalidOutput, Unprocessable
+from service.errors import BundleRefused, InvalidOutput
 from service.inference.bundle import unpack
 
 TOLERANCE = (
@@ -184,20 +184,12 @@ class Segmentation:
             )
 
     def read(self, output: Output) -> Outcome:
-        """Name the largest class, with the shares of all.
-
-        Raises:
-            Unprocessable: no pixel of the image has data.
-        """
+        """Name the largest class, with the shares of all. A chip has some data: see `decode`."""
         shares = output.probabilities[0]
         assert output.labels is not None and output.confidence is not None
         known = output.labels[0] != bundle.NODATA
-        if not known.any():
-            raise Unprocessable(
-                f"no pixel of the image has data: every band is {self._manifest.input.nodata}"
-            )
         best, values = int(shares.argmax()), shares.tolist()
-        confidence = float(output.confidence[0][known].mean()) / PERCENT
+        confidence = float(output.confidence[0][known].mean()) / PERCENT if known.any() else 0.0
         fields = {
             "class": self._classes[best],
             "confidence": confidence,

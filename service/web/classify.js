@@ -159,10 +159,12 @@ function showAnswer(answer, took, name) {
   showName(name);
   byId("problem").hidden = true;
   byId("fitted").textContent = "";
-  byId("headline").textContent = `${words(answer.class)}, ${percent(answer.probability).replace(">", "over")}`;
-  const sorted = Object.entries(answer.probabilities).sort((one, other) => other[1] - one[1]);
+  const shares = answer.probabilities ?? answer.shares; // of a map: of its area
+  byId("headline").textContent = `${words(answer.class)}, ${percent(shares[answer.class]).replace(">", "over")}`;
+  const sorted = Object.entries(shares).sort((one, other) => other[1] - one[1]);
   byId("bars").replaceChildren(...sorted.slice(0, SHOWN).map(bar));
-  const more = sorted.length > SHOWN ? `The likeliest ${SHOWN} of ${sorted.length} classes. ` : "";
+  const which = answer.shares ? "largest" : "likeliest";
+  const more = sorted.length > SHOWN ? `The ${which} ${SHOWN} of ${sorted.length} classes. ` : "";
   const { tag, sha256 } = answer.model;
   byId("answered").replaceChildren(
     `${more}Answered by `, el("b", {}, tag), " ", digest(sha256), ` in ${Math.round(took)} ms.`,

@@ -19,7 +19,7 @@ export function askAbout(found) {
   byId("feedback").hidden = !found;
   byId("feedback-said").textContent = "";
   if (!found) return;
-  const others = Object.keys(found.probabilities).filter((name) => name !== found.class);
+  const others = Object.keys(found.probabilities ?? found.shares).filter((name) => name !== found.class);
   byId("label").replaceChildren(
     el("option", { value: "" }, "Choose a class"),
     ...others.map((name) => el("option", { value: name }, words(name))),

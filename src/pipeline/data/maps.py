@@ -6,6 +6,7 @@ one directory above: `train/images/<name>.tif`.
 """
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import rasterio
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
@@ -63,7 +65,9 @@ def scene_fault(folder: Path, image: str, dataset: Dataset) -> str | None:
 
 def open_scene(path: Path) -> DatasetReader:
     """Open a GeoTIFF; the driver is pinned, as GDAL follows a VRT in disguise to other files."""
-    return rasterio.open(path, driver="GTiff")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path, driver="GTiff")
 
 
 def image_fault(scene: DatasetReader, dataset: Dataset) -> str | None:

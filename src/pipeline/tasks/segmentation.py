@@ -322,7 +322,6 @@ def evaluate(output: Output, test: Split, dataset: Dataset, params: Evaluate) ->
             "calibration_error": error,
             "test_pixels": int(table.sum()),
             "test_blocks": len(blocks),
-            "block_size_m": params.block_size,
             "test_chips": len(test.rows),
         },
         classes={name: score._asdict() for name, score in scores.items()},
@@ -403,7 +402,7 @@ def headline(metrics: dict[str, Any]) -> str:
         f"Mean IoU **{metrics['mean_iou']:.3f}** (95 % interval by blocks "
         f"{metrics['mean_iou_low']:.3f} to {metrics['mean_iou_high']:.3f}), "
         f"{metrics['accuracy']:.2%} of {metrics['test_pixels']:,} test pixels right, in "
-        f"{metrics['test_blocks']} blocks of {metrics['block_size_m']:g} m."
+        f"{metrics['test_blocks']} blocks of ground."
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 MOST_STRIDE = 64
-FIELD = (256, 1024)  # edges of the images to measure on, pixels; the larger where it is needed
+FIELD = (128, 512)  # edges of the images to measure on, pixels; the larger where it is needed
 
 
 class Tiling(NamedTuple):
@@ -33,7 +33,7 @@ def measure(network: nn.Module, bands: int) -> Tiling:
         raise ValueError(f"stride {stride} of the network: use 1 to {MOST_STRIDE}")
     open_network = _open(network)
     for field in FIELD:
-        reach = max(_reach(open_network, bands, field // stride * stride, p) for p in range(stride))
+        reach = _reach(open_network, bands, field // stride * stride, stride)
         if reach < field // 2 - stride:
             return Tiling(stride, -(-reach // stride) * stride, exact=True)
     return Tiling(stride, FIELD[0] // stride * stride, exact=False)
@@ -53,14 +53,16 @@ def _open(network: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def _reach(network: nn.Module, bands: int, field: int, phase: int) -> int:
-    """How far one pixel reaches, pixels, if it lies `phase` pixels after a multiple of stride."""
+def _reach(network: nn.Module, bands: int, field: int, stride: int) -> int:
+    """How far one pixel reaches, pixels, wherever it lies within a step of `stride`."""
     image = torch.zeros(1, bands, field, field, dtype=torch.float64)
-    at = field // 2 + phase
     before: Tensor = network(image)
-    image[:, :, at, at] = 1
-    changed = (network(image) != before).any(dim=1)[0]
-    lines = changed.any(dim=1).nonzero().flatten()
-    columns = changed.any(dim=0).nonzero().flatten()
-    ends = torch.cat((lines, columns)) - at
-    return int(ends.abs().max()) if len(ends) else 0
+    furthest = 0
+    for at in range(field // 2, field // 2 + stride):
+        image.zero_()[:, :, at, at] = 1
+        changed = (network(image) != before).any(dim=1)[0]
+        lines = changed.any(dim=1).nonzero().flatten()
+        columns = changed.any(dim=0).nonzero().flatten()
+        ends = torch.cat((lines, columns)) - at
+        furthest = max(furthest, int(ends.abs().max()) if len(ends) else 0)
+    return furthest

@@ -218,6 +218,16 @@ def preview_is_a_picture(value: float, shape: tuple[int, ...]) -> None:
 
 def test_resizing_keeps_to_the_range_of_the_dtype() -> None:
     wanted = mutants.CHIPS
-    for value in (0, 65535):
+    for value in (1, 65535):
         pixels = np.full((4, 7, 300), value, np.uint16)
         assert (conform(pixels, wanted, "stretch") == value).all()
+
+
+def test_an_image_without_data_is_refused() -> None:
+    wanted = mutants.CHIPS
+    assert wanted.nodata == 0
+    empty = np.zeros(wanted.shape, np.uint16)
+    with pytest.raises(Unprocessable, match="no pixel of the image has data: every value is 0"):
+        conform(empty, wanted, "")
+    empty[-1, -1, -1] = 5
+    assert conform(empty, wanted, "") is not None

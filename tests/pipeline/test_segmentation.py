@@ -1,0 +1,154 @@
+"""Segmentation through the stages: from scenes with label maps to a report that judges it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+
+from contracts.bundle import NODATA, Segmentation
+from pipeline import evaluate, gate, load, preprocess, report, train
+from pipeline.bundle.inference import predict, session
+from pipeline.bundle.manifest import read_bundle
+from pipeline.data.prepared import read_prepared
+from pipeline.ingest import ingest
+from pipeline.sources.scenes import Scenes
+from tests.conftest import built_once, write_params
+from tests.make.label_maps import BANDS, make_scene
+from tests.pipeline.conftest import call
+
+PARAMS: dict[str, dict[str, Any]] = {
+    "preprocess": {"block_size": 160, "buffer": 20, "test_fraction": 0.3},
+    "model": {"task": "segmentation", "network": "unet", "width": 4},
+    "train": {"epochs": 8, "batch_size": 4},
+    "evaluate": {"block_size": 80},
+    "gate": {"max_calibration_error": 1.0},
+}
+
+
+@pytest.fixture(scope="session")
+def _mapped(_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def build(folder: Path) -> None:
+        shutil.copytree(_repository, folder / "project")
+        for name in ("a", "b"):
+            make_scene(folder, name, 96, 80, names=BANDS, nodata=0)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder / "project")
+            write_params(PARAMS)
+            scenes = Scenes(folder / "images", folder / "labels", {0: "low", 1: "high"}, size=16)
+            ingest(scenes)
+            for stage in (load, preprocess, train, evaluate):
+                stage.main([])
+
+    return built_once(tmp_path_factory, "mapped", build)
+
+
+@pytest.fixture
+def mapped(_mapped: Path, copy_of: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Working directory in which every stage has mapped two dates of a place."""
+    project = copy_of(_mapped) / "project"
+    monkeypatch.chdir(project)
+    return project
+
+
+def metrics() -> dict[str, float]:
+    found: dict[str, float] = json.loads(Path("reports/metrics.json").read_text("utf-8"))
+    return found
+
+
+def test_data_hold_pairs_of_scene_and_labels(mapped: Path) -> None:
+    names = sorted(p.relative_to("data").as_posix() for p in Path("data").rglob("*.tif"))
+    assert names == ["images/a.tif", "images/b.tif", "labels/a.tif", "labels/b.tif"]
+    found = json.loads(Path("reports/data.json").read_text("utf-8"))
+    assert found["files"] == 2 and found["chips"] == 60
+    assert sum(found["classes"].values()) == 2 * 96 * 80
+
+
+def test_no_pixel_of_a_place_is_in_two_splits(mapped: Path) -> None:
+    seen: dict[tuple[float, float], set[str]] = {}
+    for name in ("train", "validation", "test"):
+        split = read_prepared().split(name)
+        assert split.labels.shape == (len(split.rows), 16, 16)
+        for row, labels in zip(split.rows, split.labels, strict=True):
+            assert row.centre is not None
+            for line, column in zip(*np.nonzero(labels != NODATA), strict=True):
+                place = (row.centre[0] + 10 * column, row.centre[1] - 10 * line)
+                seen.setdefault(place, set()).add(name)
+    assert seen and all(len(splits) == 1 for splits in seen.values())
+
+
+def test_the_model_has_learned_what_is_bright(mapped: Path) -> None:
+    assert metrics()["mean_iou"] > 0.8
+    assert metrics()["mean_iou_low"] <= metrics()["mean_iou"] <= metrics()["mean_iou_high"]
+
+
+def test_the_bundle_says_what_tiles_need_and_answers_for_any_size(mapped: Path) -> None:
+    graph, manifest = read_bundle()
+    assert isinstance(manifest, Segmentation)
+    assert (manifest.stride, manifest.margin, manifest.exact) == (4, 24, True)
+    assert manifest.area is not None and 13.7 < manifest.area.west < manifest.area.east < 13.8
+    with rasterio.open("data/images/a.tif") as scene:
+        pixels = scene.read()[None, :, :92, :76]
+    found = predict(session(graph), pixels, ("labels", "confidence", "statistics"))
+    assert found["labels"].shape == found["confidence"].shape == (1, 92, 76)
+    with rasterio.open("data/labels/a.tif") as raster:
+        assert (found["labels"][0] == raster.read(1)[:92, :76]).mean() > 0.85
+
+
+def test_the_gate_holds_its_own_floors_and_the_report_says_them(mapped: Path) -> None:
+    assert call(gate.main, "--against", "HEAD").returncode == 0
+    write_params(PARAMS | {"gate": {"min_mean_iou": 0.999, "max_calibration_error": 1.0}})
+    closed = call(gate.main, "--against", "HEAD")
+    assert closed.returncode == 1
+    assert "mean IoU: 0." in closed.stderr and "wanted at least 0.999" in closed.stderr
+    assert call(report.main, "--against", "HEAD").returncode == 0
+    text = Path("reports/report.md").read_text("utf-8")
+    assert "Mean IoU **0." in text and "| class" in text and "pictures/maps.png" in text
+
+
+def test_an_equal_model_is_no_loss_and_a_lost_class_is_one(mapped: Path) -> None:
+    from pipeline.tasks import segmentation
+
+    text = Path("reports/predictions.csv").read_text("utf-8")
+    ours = segmentation.parse_predictions(text, "ours")
+    same = segmentation.compare(ours, ours, 100)
+    assert same is not None and not same.is_loss
+    assert same.difference.low == same.difference.high == 0
+    blind = {
+        block: {
+            (true, "low"): sum(pixels for (other, _), pixels in pairs.items() if other == true)
+            for true, _ in pairs
+        }
+        for block, pairs in ours.items()
+    }
+    lost = segmentation.compare(ours, blind, 100)
+    assert lost is not None and lost.is_loss
+
+
+def test_a_task_that_does_not_fit_the_data_is_refused_before_training(mapped: Path) -> None:
+    write_params(PARAMS | {"model": {"task": "classification", "network": "resnet"}})
+    found = call(train.main)
+    assert found.returncode == 1
+    reason = "model.task is classification, which needs labels of the kind folders; data/ has maps"
+    assert f"{reason}: use one of segmentation, or ingest other data" in found.stderr
+
+
+def test_a_network_without_an_answer_a_pixel_is_refused(mapped: Path) -> None:
+    write_params(PARAMS | {"model": {"task": "segmentation", "network": "resnet"}})
+    found = call(train.main)
+    assert found.returncode == 1
+    assert "'resnet': use one of unet, unet-deep, as model.task is segmentation" in found.stderr
+
+
+def test_a_bad_scene_is_quarantined_with_its_reason(mapped: Path) -> None:
+    write_params(PARAMS | {"load": {"max_bad_fraction": 0.5}})
+    with rasterio.open("data/labels/b.tif", "r+") as raster:
+        raster.write(np.full((96, 80), 9, np.uint8), 1)
+    assert call(load.main).returncode == 0
+    found = json.loads(Path("reports/data.json").read_text("utf-8"))
+    reason = "label 9 has no class; there are 2, from 0 on"
+    assert found["quarantine"] == [{"path": "images/b.tif", "reason": reason}]
