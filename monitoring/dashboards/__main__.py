@@ -1,6 +1,6 @@
 """Command: write Grafana's dashboards from the tables of panels, or check that they are current.
 
-python -m monitoring.dashboards           writes monitoring/grafana/dashboards/*.json
+python -m monitoring.dashboards           writes monitoring/grafana/dashboards/
 python -m monitoring.dashboards --check   exit 1 when a file differs
 """
 
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parents[1] / "grafana" / "dashboards"
 @command
 def main() -> None:
     """Write or check."""
-    command_line("monitoring.dashboards", __doc__ or "", files, FOLDER, "*.json")
+    command_line("monitoring.dashboards", __doc__ or "", files, FOLDER, "*")
 
 
 if __name__ == "__main__":

@@ -24,15 +24,39 @@ from monitoring.dashboards.model import MODEL
 from monitoring.dashboards.service import SERVICE
 from monitoring.dashboards.system import SYSTEM
 from monitoring.dashboards.training import TRAINING
+from monitoring.objectives import APP
 
 DASHBOARDS = (MODEL, SERVICE, SYSTEM, TRAINING)
-MARK = "conveyor"  # tag by which the dashboards link to each other
+MARK = "conveyor"  # tag of all models' dashboards; the tag APP links those of one model
 PROVISIONED = "prometheus"  # uid in provisioning/datasources
+HEAD = """\
+# Made by `make dashboards`. The dashboards as ConfigMaps, which the sidecar of Grafana's Helm
+# charts finds by their label. It lies here because kustomize reads no file above it. One each:
+# together they would be too long for the annotation that `kubectl apply` keeps.
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+
+generatorOptions:
+  disableNameSuffixHash: true # Grafana looks at the content, and nothing names them
+  labels:
+    grafana_dashboard: "1"
+
+configMapGenerator:
+"""
 
 
 def files() -> dict[str, str]:
-    """Name of a file -> its text."""
-    return {f"{dashboard.name}.json": render(dashboard) for dashboard in DASHBOARDS}
+    """Name of a file -> its text: the dashboards, and how a cluster gets them."""
+    found = {f"{dashboard.name}.json": render(dashboard) for dashboard in DASHBOARDS}
+    return found | {"kustomization.yaml": HEAD + "".join(map(_config_map, DASHBOARDS))}
+
+
+def _config_map(dashboard: Dashboard) -> str:
+    """Its ConfigMap; the sidecar writes all files into one folder, so that names must differ."""
+    return (
+        f"  - name: {APP}-dashboard-{dashboard.name}\n"
+        f"    files: [{APP}-{dashboard.name}.json={dashboard.name}.json]\n"
+    )
 
 
 def render(dashboard: Dashboard) -> str:
@@ -47,10 +71,10 @@ def render(dashboard: Dashboard) -> str:
 def _built(dashboard: Dashboard) -> models.Dashboard:
     """A dashboard in Grafana's model."""
     builder = (
-        build.Dashboard(dashboard.title)
+        build.Dashboard(dashboard.heading)
         .uid(dashboard.uid)
         .description(dashboard.description)
-        .tags([MARK])
+        .tags([MARK, APP])
         .readonly()
         .tooltip(models.DashboardCursorSync.CROSSHAIR)
         .time("now-6h", "now")
@@ -76,11 +100,11 @@ def _grid(place: Place) -> models.GridPos:
 
 
 def _links() -> build.DashboardLink:
-    """To the others, with the same time and the same choices."""
+    """To the others of this model, with the same time and the same choices."""
     return (
-        build.DashboardLink("Conveyor")
+        build.DashboardLink(APP)
         .type(models.DashboardLinkType.DASHBOARDS)
-        .tags([MARK])
+        .tags([APP])
         .include_vars(True)
         .keep_time(True)
     )

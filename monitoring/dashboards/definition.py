@@ -1,12 +1,16 @@
 """The parts of a dashboard: panels in sections, their queries, and the layout. No Grafana yet."""
 
+import hashlib
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
+
+from monitoring.objectives import APP, SERVICE
 
 Kind = Literal["timeseries", "stat", "table", "heatmap", "bargauge", "statetimeline"]
 Style = Literal["line", "dashed", "limit"]
 Colour = Literal["green", "orange", "red", "blue"]
 
+LONGEST_UID = 40  # Grafana refuses longer ones
 COLUMNS = 24  # of Grafana's grid; its rows are about 30 pixels high
 NEEDS = {"gpu": "needs a GPU", "probe": "needs a certificate probe"}
 """Hardware or a program that may be missing -> the text of a panel without it."""
@@ -22,12 +26,16 @@ class Variable(NamedTuple):
 
 
 VARIABLES = {
-    "namespace": Variable("namespace", "Namespace", "label_values(model_info, namespace)"),
-    "tag": Variable("tag", "Model", "label_values(model_predictions_total, tag)"),
+    "namespace": Variable(
+        "namespace", "Namespace", f"label_values(model_info{{{SERVICE}}}, namespace)"
+    ),
+    "tag": Variable("tag", "Model", f"label_values(model_predictions_total{{{SERVICE}}}, tag)"),
     "node": Variable("node", "Node", "label_values(node_uname_info, instance)"),
 }
 NAMESPACE = 'namespace=~"$namespace"'
-MODEL = f'{NAMESPACE},tag=~"$tag"'
+OWN = f"{SERVICE},{NAMESPACE}"
+"""This model's service: another one may be on the same Prometheus."""
+MODEL = f'{OWN},tag=~"$tag"'
 NODE = 'instance=~"$node"'
 
 
@@ -124,8 +132,9 @@ class Dashboard(NamedTuple):
     """One page."""
 
     name: str
-    """Of its file; `conveyor-NAME` is its uid, which links and bookmarks use."""
+    """Of its file."""
     title: str
+    """Without the model, which `heading` puts before it."""
     description: str
     variables: tuple[str, ...]
     sections: tuple[Section, ...]
@@ -133,8 +142,17 @@ class Dashboard(NamedTuple):
 
     @property
     def uid(self) -> str:
-        """The same in every Grafana."""
-        return f"conveyor-{self.name}"
+        """The same in every Grafana, for links and bookmarks; another model has another one."""
+        whole = f"{APP}-{self.name}"
+        if len(whole) <= LONGEST_UID:
+            return whole
+        end = f"-{hashlib.sha256(APP.encode()).hexdigest()[:8]}-{self.name}"
+        return APP[: LONGEST_UID - len(end)] + end
+
+    @property
+    def heading(self) -> str:
+        """The title in Grafana, unlike that of another model's dashboard in the same folder."""
+        return f"{APP}: {self.title}"
 
     @property
     def panels(self) -> tuple[Panel, ...]:

@@ -1,7 +1,7 @@
 """Two sections of the dashboard "Model": labels of people, and the models that serve."""
 
 from monitoring.dashboards.definition import MODEL as OF
-from monitoring.dashboards.definition import NAMESPACE, Query, Threshold, chart, section
+from monitoring.dashboards.definition import OWN, Query, Threshold, chart, section
 from monitoring.dashboards.promql import RATE, largest, quantile, rate
 
 LABELS = section(
@@ -45,7 +45,7 @@ LABELS = section(
         "Time from a prediction to its first label: the age of the live accuracy.",
         "s",
         *tuple(
-            Query(quantile(share, "model_feedback_delay_seconds", NAMESPACE, "", "1h"), name)
+            Query(quantile(share, "model_feedback_delay_seconds", OWN, "", "1h"), name)
             for share, name in ((0.5, "median"), (0.9, "90 %"))
         ),
     ),
@@ -53,7 +53,7 @@ LABELS = section(
         "Not recorded",
         "Predictions that were not recorded; they cannot be labelled.",
         "ops",
-        Query(rate("feedback_unrecorded_total", NAMESPACE, "reason"), "{{reason}}"),
+        Query(rate("feedback_unrecorded_total", OWN, "reason"), "{{reason}}"),
     ),
 )
 
@@ -81,7 +81,7 @@ SERVING = section(
         "Swaps by result and last step; SwapFailing fires when they fail.",
         "short",
         Query(
-            "sum by (result, step) " f"(increase(model_swaps_total{{{NAMESPACE}}}[{RATE}]))",
+            "sum by (result, step) " f"(increase(model_swaps_total{{{OWN}}}[{RATE}]))",
             "{{result}} {{step}}",
         ),
         width=12,
@@ -90,9 +90,7 @@ SERVING = section(
         "Desired model, by replica",
         "Replicas that do not serve the desired model; ReplicasDisagree fires if it lasts.",
         "short",
-        Query(
-            f"{largest('model_wanted_mismatch', NAMESPACE, 'instance')} > bool 0", "{{instance}}"
-        ),
+        Query(f"{largest('model_wanted_mismatch', OWN, 'instance')} > bool 0", "{{instance}}"),
         kind="statetimeline",
         width=12,
         thresholds=(Threshold(1, "red"),),

@@ -2,7 +2,7 @@
 
 from monitoring.dashboards.definition import MODEL as OF
 from monitoring.dashboards.definition import (
-    NAMESPACE,
+    OWN,
     Annotation,
     Dashboard,
     Panel,
@@ -69,7 +69,7 @@ NOW = section(
         "Serves the desired model",
         "Whether all replicas serve the desired model.",
         "short",
-        Query(f"{largest('model_wanted_mismatch', NAMESPACE)} > bool 0", "now"),
+        Query(f"{largest('model_wanted_mismatch', OWN)} > bool 0", "now"),
         (Threshold(1, "red"),),
         texts=("yes", "no"),
     ),
@@ -181,15 +181,15 @@ INPUTS = section(
 
 SWAPS = Annotation(
     "Swaps",
-    f"sum by (result) (increase(model_swaps_total{{{NAMESPACE}}}[2m])) > 0",
+    f"sum by (result) (increase(model_swaps_total{{{OWN}}}[2m])) > 0",
     "Swap: {{result}}",
     "blue",
 )
 # A replaced model stays at 0, so that a rollback to it is marked as well.
 RELEASES = Annotation(
     "Releases",
-    f"count by (tag) (model_info{{{NAMESPACE}}} > 0) "
-    f"unless count by (tag) (model_info{{{NAMESPACE}}} offset 5m > 0)",
+    f"count by (tag) (model_info{{{OWN}}} > 0) "
+    f"unless count by (tag) (model_info{{{OWN}}} offset 5m > 0)",
     "Serves now: {{tag}}",
     "green",
 )

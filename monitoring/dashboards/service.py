@@ -4,6 +4,7 @@ from monitoring import objectives
 from monitoring.dashboards.definition import MODEL as OF
 from monitoring.dashboards.definition import (
     NAMESPACE,
+    OWN,
     Dashboard,
     Query,
     Threshold,
@@ -15,8 +16,7 @@ from monitoring.dashboards.model import RELEASES, SWAPS
 from monitoring.dashboards.promql import RATE, largest, largest_of, or_zero, quantile, rate
 from monitoring.objectives import AVAILABILITY, DAYS, QUICK, percent
 
-PREDICT = f"{NAMESPACE},{objectives.PREDICT}"
-REPLICAS = f"{NAMESPACE},{objectives.SERVICE}"
+PREDICT = f"{OWN},{objectives.PREDICT}"
 FIRING = f'ALERTS{{{NAMESPACE},alertstate="firing",severity!="none"}}'
 ROUTES, LOOK_BACK = 8, "6h"
 """The panels of routes show this many, the largest in this time; each has its own colour."""
@@ -36,7 +36,7 @@ def quantiles(metric: str, labels: str) -> tuple[Query, ...]:
 
 def by_route(window: str = RATE) -> str:
     """The 90 % quantile of the latency of each route."""
-    return quantile(0.9, "http_request_duration_seconds", NAMESPACE, "handler", window)
+    return quantile(0.9, "http_request_duration_seconds", OWN, "handler", window)
 
 
 NOW = section(
@@ -78,7 +78,7 @@ NOW = section(
         "Replicas that answer",
         "Replicas whose metrics Prometheus can read.",
         "short",
-        Query(or_zero(f"count(up{{{REPLICAS}}} == 1)"), "replicas"),
+        Query(or_zero(f"count(up{{{OWN}}} == 1)"), "replicas"),
         (Threshold(1, "green"),),
         "red",
     ),
@@ -98,7 +98,7 @@ REQUESTS = section(
         "Requests that were not answered with 5xx, beside the objective.",
         "percentunit",
         Query(succeeded(PREDICT), "/predict"),
-        Query(succeeded(NAMESPACE), "all routes"),
+        Query(succeeded(OWN), "all routes"),
         Query(f"vector({AVAILABILITY.target})", "objective", "limit"),
         width=12,
         minimum=None,
@@ -111,8 +111,8 @@ REQUESTS = section(
         Query(
             largest_of(
                 ROUTES,
-                rate("http_requests_total", NAMESPACE, "handler"),
-                rate("http_requests_total", NAMESPACE, "handler", LOOK_BACK),
+                rate("http_requests_total", OWN, "handler"),
+                rate("http_requests_total", OWN, "handler", LOOK_BACK),
             ),
             "{{handler}}",
         ),
@@ -128,8 +128,8 @@ REQUESTS = section(
         "Bytes",
         "What comes in as uploads, and what goes out as answers.",
         "Bps",
-        Query(rate("http_request_size_bytes_sum", NAMESPACE), "in"),
-        Query(rate("http_response_size_bytes_sum", NAMESPACE), "out"),
+        Query(rate("http_request_size_bytes_sum", OWN), "in"),
+        Query(rate("http_response_size_bytes_sum", OWN), "out"),
     ),
     chart(
         "Alerts that fire",
@@ -153,7 +153,7 @@ LATENCY = section(
         "Latency of all requests",
         "Time in the service, finer in its steps than by route.",
         "s",
-        *quantiles("http_request_duration_highr_seconds", NAMESPACE),
+        *quantiles("http_request_duration_highr_seconds", OWN),
     ),
     chart(
         "Latency by route, 90 %",
@@ -169,14 +169,14 @@ ERRORS = section(
         "Errors by status",
         "4xx is the caller's fault, 5xx the service's.",
         "reqps",
-        Query(rate("http_requests_total", f'{NAMESPACE},status=~"[45].."', "status"), "{{status}}"),
+        Query(rate("http_requests_total", f'{OWN},status=~"[45].."', "status"), "{{status}}"),
         width=12,
     ),
     chart(
         "Refused uploads by reason",
         "Why uploads were refused; many with one reason point to a broken client.",
         "reqps",
-        Query(rate("uploads_refused_total", NAMESPACE, "reason"), "{{reason}}"),
+        Query(rate("uploads_refused_total", OWN, "reason"), "{{reason}}"),
         width=12,
     ),
 )
@@ -187,13 +187,13 @@ SATURATION = section(
         "CPU",
         "Cores that a replica keeps busy; near its limit everything waits.",
         "suffix: cores",
-        Query(rate("process_cpu_seconds_total", REPLICAS, "instance"), "{{instance}}"),
+        Query(rate("process_cpu_seconds_total", OWN, "instance"), "{{instance}}"),
     ),
     chart(
         "Wait for the model",
         "How long a chip waits for the runtime; it grows before requests fail.",
         "s",
-        *quantiles("model_queue_seconds", NAMESPACE),
+        *quantiles("model_queue_seconds", OWN),
     ),
     chart(
         "Time in the model",
@@ -205,15 +205,14 @@ SATURATION = section(
         "Memory",
         "Memory of all workers of a replica.",
         "bytes",
-        Query(largest("process_resident_memory_bytes", REPLICAS, "instance"), "{{instance}}"),
+        Query(largest("process_resident_memory_bytes", OWN, "instance"), "{{instance}}"),
     ),
     chart(
         "Open files",
         "Share of the files that a replica may open; at 100 % it takes no connection.",
         "percentunit",
         Query(
-            f"max by (instance) (process_open_fds{{{REPLICAS}}} "
-            f"/ process_max_fds{{{REPLICAS}}})",
+            f"max by (instance) (process_open_fds{{{OWN}}} " f"/ process_max_fds{{{OWN}}})",
             "{{instance}}",
         ),
         thresholds=(Threshold(0.8, "orange"),),
@@ -222,21 +221,21 @@ SATURATION = section(
         "Workers",
         "Processes that answer requests; at a gap a worker died and was restarted.",
         "short",
-        Query(largest("service_workers", NAMESPACE, "instance"), "{{instance}}"),
+        Query(largest("service_workers", OWN, "instance"), "{{instance}}"),
     ),
     chart(
         "Feedback on disk",
         "Images kept for labelling, and predictions that wait for the database.",
         "bytes",
-        Query(largest("feedback_image_bytes", NAMESPACE), "images"),
-        Query(f"sum({largest('feedback_spool_bytes', NAMESPACE, 'instance')})", "waiting"),
+        Query(largest("feedback_image_bytes", OWN), "images"),
+        Query(f"sum({largest('feedback_spool_bytes', OWN, 'instance')})", "waiting"),
         width=12,
     ),
     chart(
         "Images kept",
         "Number of images kept, by the reason.",
         "short",
-        Query(largest("feedback_images", NAMESPACE, "kind"), "{{kind}}"),
+        Query(largest("feedback_images", OWN, "kind"), "{{kind}}"),
         width=12,
     ),
 )

@@ -136,7 +136,7 @@ def namespaces() -> dict[str, str]:
 def stale_files() -> list[str]:
     """Rules and dashboards that are not what their sources and the model's name give."""
     below = ROOT / "monitoring"
-    panels = differing(below / "grafana" / "dashboards", build.files(), "*.json")
+    panels = differing(below / "grafana" / "dashboards", build.files(), "*")
     return panels + differing(below, rules.files(), "prometheus/rules/*.yml")
 
 

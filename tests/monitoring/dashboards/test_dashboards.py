@@ -14,6 +14,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard as GrafanaDashboar
 
 from monitoring.dashboards.build import DASHBOARDS, files, render
 from monitoring.dashboards.definition import COLUMNS, VARIABLES, Section, places
+from monitoring.objectives import APP
 from tests.conftest import ROOT, run
 from tests.monitoring.promql import kept_labels
 
@@ -29,8 +30,8 @@ WRITTEN = {dashboard.name: json.loads(render(dashboard)) for dashboard in DASHBO
 def test_the_committed_files_are_current() -> None:
     """In a process of its own, whose sets have another order: the same bytes."""
     done = run(sys.executable, "-m", "monitoring.dashboards", "--check", cwd=ROOT)
-    assert "all 4 files are current" in done.stdout
-    assert files().keys() == {path.name for path in (GRAFANA / "dashboards").glob("*.json")}
+    assert "all 5 files are current" in done.stdout
+    assert files().keys() == {path.name for path in (GRAFANA / "dashboards").iterdir()}
 
 
 def test_grafana_knows_every_field() -> None:
@@ -120,10 +121,11 @@ def datasources(document: Any) -> Iterator[str]:
 def test_a_dashboard_works_in_every_grafana() -> None:
     for name, document in WRITTEN.items():
         assert set(datasources(document)) == {"${datasource}"}
-        assert document["uid"] == f"conveyor-{name}"
+        assert document["uid"] == f"{APP}-{name}"
         numbers = [panel["id"] for panel in document["panels"]]
         assert len(numbers) == len(set(numbers))
-        assert document["links"][0]["tags"] == document["tags"] == ["conveyor"], "linked by tag"
+        assert document["tags"] == ["conveyor", APP]
+        assert document["links"][0]["tags"] == [APP], "linked to those of the same model"
 
 
 def test_provisioning_has_the_datasources_and_the_folder_of_the_dashboards() -> None:
@@ -163,7 +165,8 @@ def test_a_cluster_gets_the_same_dashboards() -> None:
     made = done.stdout
     maps = list(yaml.safe_load_all(made))
     found = {name: text for item in maps for name, text in item["data"].items()}
-    assert found == files()
+    written = {name: text for name, text in files().items() if name.endswith(".json")}
+    assert found == {f"{APP}-{name}": text for name, text in written.items()}
     for item in maps:
         assert item["metadata"]["labels"]["grafana_dashboard"] == "1"
         # Longer ones do not fit into the annotation that `kubectl apply` keeps.

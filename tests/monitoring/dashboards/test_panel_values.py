@@ -12,6 +12,7 @@ import yaml
 from monitoring.dashboards.build import DASHBOARDS
 from monitoring.dashboards.definition import Panel
 from monitoring.dashboards.model import RELEASES
+from monitoring.objectives import APP
 from tests.monitoring.promql import everything
 
 pytestmark = pytest.mark.skipif(
@@ -55,7 +56,10 @@ def evaluate(
     ]
     test: dict[str, Any] = {
         "interval": "1m",
-        "input_series": [{"series": key, "values": text} for key, text in series.items()],
+        "input_series": [
+            {"series": key.replace("{", f'{{job="{APP}",', 1), "values": text}
+            for key, text in series.items()
+        ],
         "promql_expr_test": checks,
     }
     path = folder / "test.yml"
