@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from monitoring.objectives import APP
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
@@ -22,7 +23,7 @@ RULES = [
 ALERTS = sorted({rule["alert"] for rule in RULES if "alert" in rule})
 RECORDED = {rule["record"] for rule in RULES if "record" in rule}
 DASHBOARDS = {
-    document["title"]: {panel["title"] for panel in document["panels"]}
+    document["title"].removeprefix(f"{APP}: "): {panel["title"] for panel in document["panels"]}
     for path in (ROOT / "monitoring" / "grafana" / "dashboards").glob("*.json")
     for document in [json.loads(path.read_text(encoding="utf-8"))]
 }
