@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urljoin, urlsplit
 
 from tests.fakes.http import Handler, serving
 
@@ -31,6 +31,8 @@ class Catalogue:
     """Items; larger pages fail with 502."""
     token: int = 0
     """Number of the token that opens files; 0: they are open."""
+    forms: list[dict[str, str]] = field(default_factory=list)
+    """What was asked for with tokens of OpenID."""
     asked: Counter[str] = field(default_factory=Counter)
     """Number of requests by method and path."""
     ranges: list[str] = field(default_factory=list)
@@ -58,8 +60,11 @@ class Answer(Handler[Catalogue]):
         return self.file(path, trouble)
 
     def do_POST(self) -> None:
-        """Search."""
-        body = json.loads(self.content())
+        """Search, or a token of OpenID."""
+        content = self.content()
+        if self.path == "/openid":
+            return self.log_in(dict(parse_qsl(content.decode())))
+        body = json.loads(content)
         trouble = self.trouble("/search")
         if trouble is None:
             return None
@@ -79,6 +84,16 @@ class Answer(Handler[Catalogue]):
             "links": [more] if start + limit < len(found) else [],
         }
         return self.json(page, trouble)
+
+    def log_in(self, form: dict[str, str]) -> None:
+        """Give a token; the password is `right`, and a session is `session`."""
+        if self.trouble("/openid") is None:
+            return None
+        self.state.forms.append(form)
+        if "right" not in form.values() and "session" not in form.values():
+            return self.reply(401, b"{}")
+        token = {"access_token": str(self.state.token), "expires_in": 600}
+        return self.json(token | {"refresh_token": "session"}, "")
 
     @property
     def address(self) -> str:
@@ -124,7 +139,8 @@ class Answer(Handler[Catalogue]):
 
     def file(self, path: str, trouble: str) -> None:
         """Answer with a file, from the byte that is asked for."""
-        given = parse_qs(urlsplit(self.path).query).get("sig", ["0"])[0]
+        bearer = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        given = bearer or parse_qs(urlsplit(self.path).query).get("sig", ["0"])[0]
         if self.state.token and given != str(self.state.token):
             return self.reply(403)
         content = self.state.files.get(path)
@@ -176,7 +192,7 @@ def matches(item: dict[str, Any], body: dict[str, Any]) -> bool:
 def located(item: dict[str, Any], address: str) -> dict[str, Any]:
     """An item whose files are at this server."""
     assets = {
-        name: {**asset, "href": f"{address}{asset['href']}"}
+        name: {**asset, "href": urljoin(address, asset["href"])}
         for name, asset in item["assets"].items()
     }
     link = {"rel": "self", "href": f"{address}/collections/x/items/{item['id']}"}

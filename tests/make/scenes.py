@@ -70,12 +70,13 @@ def add_scene(
     files: Mapping[str, bytes] = {},
     part: slice = slice(0, SIDE),
     seed: int = 1,
+    crs: str = "EPSG:32633",
 ) -> dict[str, Any]:
     """Add a scene: pixels with `added`, an item that names the offset `named`; `part` has data."""
     contents = {band: _masked(pixels(band, added, seed), part) for band in BANDS}
-    encoded = {band: cog(values) for band, values in contents.items()}
+    encoded = {band: cog(values, crs=crs) for band, values in contents.items()}
     if scl is not None:
-        encoded["SCL"] = cog(scl, 20)
+        encoded["SCL"] = cog(scl, 20, crs)
     encoded |= files
     assets: dict[str, dict[str, Any]] = {}
     for band, content in encoded.items():
@@ -101,13 +102,13 @@ def add_scene(
         "stac_extensions": [],
         "id": name,
         "collection": COLLECTION,
-        "geometry": transform_geom("EPSG:32633", "EPSG:4326", _rectangle(*box)),
-        "bbox": list(transform_bounds("EPSG:32633", "EPSG:4326", *box)),
+        "geometry": transform_geom(crs, "EPSG:4326", _rectangle(*box)),
+        "bbox": list(transform_bounds(crs, "EPSG:4326", *box)),
         "properties": {
             "datetime": time,
             "eo:cloud_cover": clouds,
             "platform": "sentinel-2a",
-            "grid:code": "MGRS-33TWM",
+            "grid:code": f"MGRS-{crs[-2:]}TWM",
             "s2:processing_baseline": "05.11" if added else "02.14",
             **properties,
         },

@@ -15,8 +15,9 @@ from rasterio.io import DatasetReader
 from contracts.proxies import missing_certificates
 from pipeline.errors import SourceError
 from pipeline.sources.download import bar
+from pipeline.sources.sentinel2.access import Access
 from pipeline.sources.sentinel2.assets import Asset, SceneFault
-from pipeline.sources.sentinel2.catalogues import Access, Patience
+from pipeline.sources.sentinel2.catalogues import Patience
 
 CHUNK = 2**16  # bytes that an interruption can lose
 LARGEST = 2 * 2**30  # bytes of one file

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import rasterio
 
+from pipeline.sources.sentinel2.access import Access
 from pipeline.sources.sentinel2.assets import CLOUDS, Asset, SceneFault, find_asset, find_assets
-from pipeline.sources.sentinel2.catalogues import Access, Catalogue, Patience
+from pipeline.sources.sentinel2.catalogues import Catalogue, Patience
 from pipeline.sources.sentinel2.fetch import fetch
 from pipeline.sources.sentinel2.finished import Finished
 from pipeline.sources.sentinel2.labels import NONE, Labels

@@ -12,11 +12,10 @@ import rasterio
 from affine import Affine
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
-from rasterio.features import geometry_window
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
-from rasterio.warp import transform_geom
-from rasterio.windows import Window
+from rasterio.warp import transform_bounds
+from rasterio.windows import Window, from_bounds
 from rasterio.windows import transform as window_transform
 
 from pipeline.sources.sentinel2.area import Area
@@ -200,12 +199,14 @@ def _window(file: DatasetReader, area: Area | None) -> Window:
     """The pixels that the box around the area touches."""
     if area is None:
         return Window(0, 0, file.width, file.height)
-    shapes = [transform_geom(WGS84, file.crs, geometry) for geometry in area.geometries()]
-    try:
-        window = geometry_window(file, shapes)
-    except rasterio.errors.WindowError:
-        raise SceneFault("its pixels do not reach the area") from None
-    return window
+    box = transform_bounds(WGS84, file.crs, *area.box, densify_pts=21)  # its edges are curves
+    exact = from_bounds(*box, file.transform)
+    left, top = max(0, math.floor(exact.col_off)), max(0, math.floor(exact.row_off))
+    right = min(file.width, math.ceil(exact.col_off + exact.width))
+    bottom = min(file.height, math.ceil(exact.row_off + exact.height))
+    if left >= right or top >= bottom:
+        raise SceneFault("its pixels do not reach the area")
+    return Window(left, top, right - left, bottom - top)
 
 
 def _profile(grid: Grid, count: int, dtype: str = "uint16", nodata: int = 0) -> dict[str, Any]:

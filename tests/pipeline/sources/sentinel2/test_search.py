@@ -4,11 +4,12 @@ import warnings
 from typing import Any
 
 import pytest
+import rasterio
 
 from pipeline.errors import SourceError
 from pipeline.sources.sentinel2.catalogues import CATALOGUES, find_catalogue
 from tests.make import scenes
-from tests.pipeline.sources.sentinel2.conftest import World
+from tests.pipeline.sources.sentinel2.conftest import World, place
 
 
 def names(world: World, **options: Any) -> list[str]:
@@ -128,7 +129,7 @@ def test_known_catalogues_have_a_collection_and_encryption() -> None:
     [
         ("earthsearch", "is unknown: choose earth-search"),
         ("http://example.com/stac", "not encrypted"),
-        ("https://me:secret@example.com/stac", "holds a password"),
+        ("https://me:secret@example.com/stac", "more than an address"),
         ("file:///etc", "is unknown"),
     ],
 )
@@ -143,3 +144,21 @@ def test_warnings_of_the_library_are_not_for_the_user(world: World) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert names(world) == ["a"]
+
+
+def test_an_area_in_two_zones_gives_scenes_in_two_crss(world: World) -> None:
+    scenes.add_scene(world.state, "east")
+    scenes.add_scene(world.state, "west", crs="EPSG:32632")
+    files = world.files(area="8.9,46.0,15.1,46.1")
+    for name, crs in {"east": "EPSG:32633", "west": "EPSG:32632"}.items():
+        with rasterio.open(place(files[f"images/{name}.tif"])) as image:
+            assert (image.crs.to_string(), image.shape) == (crs, (scenes.SIDE, scenes.SIDE))
+
+
+@pytest.mark.parametrize("area", ["176.9,46,-176.9,46.1", "177.0,46,-176,46.1"])
+def test_an_area_across_the_date_line_finds_both_sides_once(world: World, area: str) -> None:
+    scenes.add_scene(world.state, "east", crs="EPSG:32601")
+    scenes.add_scene(world.state, "west", crs="EPSG:32660")
+    assert sorted(names(world, area=area)) == ["east", "west"]
+    images = world.images(area=area)
+    assert images["east"].shape == images["west"].shape == (4, scenes.SIDE, scenes.SIDE)
