@@ -59,6 +59,7 @@ def test_labels_name_version_commit_and_bundle(image: str, project: Published) -
     assert labels["org.opencontainers.image.version"] == V1
     assert labels["org.opencontainers.image.revision"] == commit
     assert labels["io.conveyor.bundle.sha256"] == sha256
+    assert labels["io.conveyor.runtime"] == "cpu"
     assert found["Config"]["User"] == "10001:0"
     assert found["Config"]["StopSignal"] == "SIGTERM"
     assert "SERVICE_HOST=0.0.0.0" in found["Config"]["Env"]
