@@ -20,6 +20,7 @@ from pipeline.sources.sentinel2.search import Scene
 from pipeline.sources.sentinel2.stack import Bands, Grid, Wanted, cloudiness, stack, write_labels
 
 SCL_RESOLUTION = 20  # metres
+CACHE = 128  # MiB of decoded blocks; GDAL would take a twentieth of the memory
 
 
 class Images:
@@ -57,7 +58,8 @@ class Images:
             return made
         made.folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._make(scene, assets, offsets, made)
+            with rasterio.Env(GDAL_CACHEMAX=CACHE):
+                self._make(scene, assets, offsets, made)
         except SceneFault:
             shutil.rmtree(self._parts / scene.name, ignore_errors=True)
             raise

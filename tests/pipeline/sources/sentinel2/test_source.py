@@ -3,6 +3,9 @@
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from pipeline.ingest import ingest, main
 from pipeline.sources.sentinel2.labels import read_labels
 from tests.conftest import ROOT, run
 from tests.make import scenes
+from tests.make.processes import until
 from tests.pipeline.sources.sentinel2.conftest import AREA, DATES, World
 
 CODES = np.array([3, 7, 9], np.uint8)[scenes.classes()]
@@ -100,6 +104,21 @@ def test_scenes_for_maps_go_into_a_folder_and_leave_the_data_alone(
     del world.state.items[0]
     with pytest.raises(SystemExit, match="no scene can be used"):
         main(words(world, "--into", "others"))
+
+
+def test_a_run_that_is_killed_goes_on_where_it_was(world: World, repository: Path) -> None:
+    scenes.add_scene(world.state, "a")
+    world.state.trouble["/files/a/B04.tif"] += ["hang"]
+    command = [sys.executable, "-m", "pipeline.ingest", *words(world, "--into", "scenes")]
+    with subprocess.Popen(command, cwd=repository) as child:
+        until(lambda: world.state.asked["GET /files/a/B04.tif"], "the third band")
+        child.send_signal(signal.SIGKILL)
+    assert not Path("scenes").exists() or not list(Path("scenes").rglob("*.tif"))
+    main(words(world, "--into", "scenes"))
+    fetched = {path[-7:-4]: count for path, count in world.state.asked.items() if "/files" in path}
+    assert fetched == {"B02": 1, "B03": 1, "B04": 2, "B08": 1}
+    wanted = [scenes.pixels(band, 0, 1) for band in scenes.BANDS]
+    assert np.array_equal(scenes.read(Path("scenes/images/a.tif")), wanted)
 
 
 def test_without_labels_there_is_nothing_to_train_on(world: World, repository: Path) -> None:
