@@ -34,7 +34,7 @@ endif
 
 # What a person or a pipeline says reaches the command as it is: neither make nor the shell expands
 # it. A title of a merge request is no code.
-GIVEN := URL TOKEN VERSION STAGE REASON FORCE JSON TAG AGAINST EVENT APPLY VALUES DAYS COOL_DOWN PROJECT BRANCH CONTEXT PROMETHEUS PULL_SECRET CLEAN POD_TOKEN
+GIVEN := URL TOKEN VERSION STAGE REASON FORCE JSON TAG AGAINST EVENT APPLY VALUES DAYS COOL_DOWN PROJECT BRANCH CONTEXT PROMETHEUS PULL_SECRET CLEAN POD_TOKEN AREA DATES
 unexport $(GIVEN)
 $(foreach name,$(GIVEN),$(eval export GIVEN_$(name) := $$(value $(name))))
 # $(call need,NAMES,EXAMPLE): refuse a target without what it needs, in the words of make.
@@ -54,7 +54,7 @@ INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS) $(TORCH) $(if $(SHARED),
 
 .PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge test check test-fast mutants e2e lint lint-report pages audit format \
   models promote rollback retire lineage retention gitlab-setup acceptance-gitlab acceptance-cluster \
-  left-out experiment experiment-commit experiment-check publish comment verify register image job-image deploy secrets argo-enter argo-leave review review-stop retrain notify \
+  check-catalogues left-out experiment experiment-commit experiment-check publish comment verify register image job-image deploy secrets argo-enter argo-leave review review-stop retrain notify \
   monitor demo-drift alertmanager dashboards rules figures \
   bench bench-loop bench-eurosat bench-serving bench-drift bench-observing lock clean
 
@@ -373,6 +373,14 @@ bench-drift: setup ## measure false alarms and detection of drift (EUROSAT=path/
 
 bench-observing: setup ## measure what watching the model costs a request
 	@python -m benchmarks.observing
+
+check-catalogues: setup ## ask the public catalogues of Sentinel-2, and fetch a small band of each (AREA=... DATES=...)
+	@ask() { python -m pipeline.ingest sentinel2 --area="$${GIVEN_AREA:-14.45,46.03,14.55,46.08}" \
+	  --dates="$${GIVEN_DATES:-2025-06}" --catalogue "$$@"; }; \
+	failed=; for name in earth-search planetary-computer copernicus; do \
+	  ask $$name --dry-run && ask $$name --bands B01 --resolution 60 --into artifacts/catalogues/$$name \
+	  || failed="$$failed $$name"; \
+	done; [ -z "$$failed" ] || { echo "error: these failed:$$failed" >&2; exit 1; }
 
 lock: ## refresh poetry.lock and constraints.txt (needs Poetry 2 with poetry-plugin-export)
 	@poetry lock

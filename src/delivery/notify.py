@@ -26,6 +26,7 @@ EVENTS = {
     "released": "🚀 released",
     "rolled-back": "↩️ rolled back",
     "retrained": "🔁 retrained",
+    "ingest-failed": "📥 no new data could be ingested",
     "drift-unanswered": "🌊 drift, and nothing to train on",
 }
 

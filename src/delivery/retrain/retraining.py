@@ -108,7 +108,7 @@ def retrain(
     repository.git("switch", "--quiet", "--force-create", BRANCH)
     pull_cached()
     if ingest:
-        _run("ingest", [sys.executable, "-m", "pipeline.ingest", *ingest])
+        _ingest(ingest)
     if not stale():
         return _no_new_data(evidence)
     begun = time.monotonic()
@@ -198,6 +198,17 @@ def _run(name: str, line: Sequence[str]) -> None:
         raise ToolError(f"{line[0]} cannot be started: {error.strerror}") from None
     if code != 0:
         raise TrainingFailed(f"{name} ended with {code}: see above")
+
+
+def _ingest(words: Sequence[str]) -> None:
+    """Ingest; a source that fails is often not of this house, so the chat gets its sentence."""
+    line = [sys.executable, "-m", "pipeline.ingest", *words]
+    done = subprocess.run(line, check=False, stderr=subprocess.PIPE, text=True, errors="replace")
+    print(done.stderr, file=sys.stderr, end="")
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no reason"])[-1].removeprefix("error: ")
+        _notify("ingest-failed", reason)
+        raise TrainingFailed(f"ingest ended with {done.returncode}: {reason}")
 
 
 def _pipeline() -> str:

@@ -195,6 +195,17 @@ def test_drift_without_new_data_notifies_and_proposes_nothing(
     assert "alerts wait" in command(payload())
 
 
+def test_a_source_that_fails_is_notified_with_its_sentence(
+    shop: Project, command: Retrain, news: list[tuple[str, str]]
+) -> None:
+    wrong = ("--ingest", "folder", "--path", "nowhere")
+    with pytest.raises(SystemExit, match="error: ingest ended with 1: nowhere is not a folder"):
+        command(payload(), *wrong)
+    reason = "nowhere is not a folder: give a folder with one directory per class"
+    assert news == [("ingest-failed", reason)]
+    assert heads(shop) == {"refs/heads/main"}
+
+
 def test_a_failed_training_proposes_nothing_and_starts_the_cool_down(
     shop: Project, command: Retrain
 ) -> None:

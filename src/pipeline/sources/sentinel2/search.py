@@ -259,18 +259,15 @@ class _Pages(StacApiIO):
             except JSONDecodeError:
                 problem = "the page is cut, or no JSON"
             except APIError as error:
-                problem, status = str(error).strip()[:200], getattr(error, "status_code", None)
+                problem, status = str(error).strip(), getattr(error, "status_code", None)
                 if status == HTTPStatus.BAD_GATEWAY and _halve_limit(source, kwargs):
                     attempt = 0
                     continue
                 if status or "Max retries" in problem:  # has had its tries
-                    name = f"HTTP {status}: " if status else ""
-                    tries = self._patience.tries if not status or status in PASSING else 1
-                    raise self._failed(
-                        f"{name}{problem or 'no reason given'}, {tries} tries"
-                    ) from None
+                    tries = 1 if status and status not in PASSING else self._patience.tries
+                    raise self._failed(f"{_reason(status, problem)}, {tries} tries") from None
             time.sleep(self._patience.wait * (2**attempt - 1))
-        raise self._failed(f"{problem}, {attempt} tries")
+        raise self._failed(f"{problem[:100]}, {attempt} tries")
 
     def _failed(self, problem: str) -> SourceError:
         if fault := missing_certificates():
@@ -280,6 +277,15 @@ class _Pages(StacApiIO):
             f"{self._catalogue.name} ({host}) cannot be searched: {problem}: check the network and "
             "--catalogue, or try again later"
         )
+
+
+def _reason(status: int | None, text: str) -> str:
+    """What pystac-client says, shorter: it quotes requests, or has the page of a proxy."""
+    if status:
+        return f"HTTP {status}" + (f" ({text[:100]})" if text and not text.startswith("<") else "")
+    cause = re.search(r"Caused by (\w+)", text)
+    name = cause[1] if cause else "unknown"
+    return "no answer in time" if "Timeout" in name else f"no connection ({name})"
 
 
 def _halve_limit(source: Any, kwargs: dict[str, Any]) -> bool:
