@@ -21,6 +21,8 @@ from tests.e2e.pods import Document, read_pod
 from tests.fakes.cluster import Call, Cluster, Kubectl, Refusal
 from tests.make.processes import until
 
+ENDED = {"phase": "Succeeded"}
+
 
 class ThrowawayCluster(Cluster):
     """What a test prepares and looks into."""
@@ -37,6 +39,8 @@ class ThrowawayCluster(Cluster):
         """Whether the network plugin enforces policies."""
         self.leaks = False
         """Whether a policy lets in who is not named in it."""
+        self.pod_status: Document = {}
+        """That of pods that are created by themselves, in place of a good one."""
         self.may_create = True
         self.stays = False
         """Whether a namespace stays when it is deleted."""
@@ -132,7 +136,9 @@ class Namespaced(Kubectl):
                 self.say(json.dumps({"metadata": {"labels": self.cluster.namespaces[name]}}))
         elif kind == "pod":
             if found := self.cluster.pods.get((self.stage_name(), name)):
-                self.say(json.dumps(found | {"status": {"phase": "Succeeded"}}))
+                stays = name == "listener"
+                status = {"phase": "Running", "podIP": "10.0.0.7"} if stays else ENDED
+                self.say(json.dumps(found | {"status": self.cluster.pod_status or status}))
         else:
             super().get()
 
@@ -168,7 +174,7 @@ class Namespaced(Kubectl):
             if chosen and "Egress" in spec["policyTypes"] and "egress" not in spec:
                 return False
         target = pod["spec"]["containers"][0]["command"][3:]
-        return not target or self._is_let_in(target[0].split(".")[1])
+        return not target[0].endswith(".svc") or self._is_let_in(target[0].split(".")[1])
 
     def _is_let_in(self, namespace: str) -> bool:
         (policy,) = self.cluster.policies[namespace][-1:]

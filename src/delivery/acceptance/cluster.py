@@ -124,7 +124,7 @@ class Story(Report):
         """Connections to the pods, from inside and outside of `callers`."""
         outside = self._sandbox.make("outside")
         outside.apply(to_yaml([MUTE]))
-        if stage.reach(outside, "mute"):
+        if stage.reach(outside, "mute", *stage.listen(outside)):
             self.skip(KEPT_OUT, NO_POLICIES)
             self.skip(LET_IN, NO_POLICIES)
             return

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,6 +22,8 @@ LABEL = "conveyor/acceptance"
 """Of a namespace: the run that made it."""
 PREFIX = "conveyor-acceptance"
 ENDS = 300.0  # seconds that a namespace may take to go
+ENDED = ("Succeeded", "Failed")
+"""Phases of a pod whose program has ended."""
 POLL = 1.0  # seconds between two looks at a pod
 AGAIN = 0.5  # seconds until a connection to a pod is opened again
 
@@ -159,23 +162,40 @@ def printed_by(cluster: Cluster, pod: Document, seconds: float) -> str:
     Raises:
         RolloutError: it does not end in time, or fails.
     """
-    name = pod["metadata"]["name"]
-    cluster.call("create", "--filename=-", stdin=to_yaml([pod]))
-    deadline = time.monotonic() + seconds
-    while (phase := _phase(cluster, name)) not in ("Succeeded", "Failed"):
-        if time.monotonic() > deadline:
-            why = cluster.reasons(f"acceptance={name}") or f"it is {phase}"
-            raise RolloutError(f"pod {name}: did not end within {seconds:g} s: {why}")
-        time.sleep(POLL)
+    name, status = pod["metadata"]["name"], _run(cluster, pod, ENDED, seconds)
     text = cluster.call("logs", f"pod/{name}").strip()
-    if phase == "Failed":
+    if status["phase"] == "Failed":
         raise RolloutError(f"pod {name}: {text.splitlines()[-1] if text else 'it failed'}")
     return text
 
 
-def _phase(cluster: Cluster, name: str) -> str:
-    found = cluster.get(f"pod/{name}") or {}
-    return str(found.get("status", {}).get("phase", "Pending"))
+def address_of(cluster: Cluster, pod: Document, seconds: float) -> str:
+    """Run a pod that stays; returns its address.
+
+    Raises:
+        RolloutError: it does not run in time, or ends.
+    """
+    status = _run(cluster, pod, ("Running", *ENDED), seconds)
+    if status["phase"] in ENDED or not status.get("podIP"):
+        raise RolloutError(
+            f"pod {pod['metadata']['name']}: it is {status['phase']}, wanted Running"
+        )
+    return str(status["podIP"])
+
+
+def _run(cluster: Cluster, pod: Document, phases: Sequence[str], seconds: float) -> Document:
+    """Create a pod, and wait for one of these phases; returns its status."""
+    name = pod["metadata"]["name"]
+    cluster.call("create", "--filename=-", stdin=to_yaml([pod]))
+    deadline = time.monotonic() + seconds
+    while True:
+        status: Document = (cluster.get(f"pod/{name}") or {}).get("status", {})
+        if status.get("phase") in phases:
+            return status
+        if time.monotonic() > deadline:
+            why = cluster.reasons(f"acceptance={name}") or f"it is {status.get('phase')}"
+            raise RolloutError(f"pod {name}: not {phases[0]} within {seconds:g} s: {why}")
+        time.sleep(POLL)
 
 
 class Forward:

@@ -18,7 +18,7 @@ import yaml
 from contracts.commit import PARAMS
 from contracts.documents import read_yaml
 from contracts.tags import Version
-from delivery.acceptance.sandbox import Forward, Sandbox, printed_by, secret
+from delivery.acceptance.sandbox import Forward, Sandbox, address_of, printed_by, secret
 from delivery.errors import RolloutError
 from delivery.http import send
 from delivery.rollout.cluster import SWAPS, Cluster
@@ -177,6 +177,15 @@ class Stage:
         """A pod that asks the Service, until it is deleted."""
         return self._sandbox.pod("traffic", TRAFFIC, self.cluster.app, KEY=self._token)
 
+    def listen(self, cluster: Cluster) -> tuple[str, str]:
+        """Run a pod in a namespace to which all may connect; returns its address and port.
+
+        Raises:
+            RolloutError: it does not run.
+        """
+        pod = self._sandbox.pod("listener", LISTEN, LISTENS)
+        return address_of(cluster, pod, 60 * self.minutes), LISTENS
+
     def reach(self, cluster: Cluster, name: str, *target: str) -> bool:
         """Whether a pod in a namespace opens a connection.
 
@@ -190,17 +199,27 @@ class Stage:
         return said == "open"
 
 
+LISTENS = "8000"
+LISTEN = """
+import socket, sys
+family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+server = socket.create_server(
+    ("", int(sys.argv[1])), family=family, dualstack_ipv6=family == socket.AF_INET6
+)
+while True:
+    server.accept()[0].close()
+"""
+"""Of a pod: accept connections."""
 REACH = """
-import os, socket, sys, time
+import socket, sys, time
 time.sleep(5)  # a policy may come a moment after the pod
-host, port = (sys.argv[1:] + [os.environ["KUBERNETES_SERVICE_HOST"], "443"])[:2]
 try:
-    socket.create_connection((host, int(port)), 5).close()
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).close()
     print("open")
 except OSError:
     print("closed")
 """
-"""Of a pod: connect to an address, by default that of the cluster's API."""
+"""Of a pod: connect to an address."""
 TRAFFIC = """
 import os, sys, time, urllib.request
 head = {"authorization": "Bearer " + os.environ["KEY"], "content-type": "application/octet-stream"}

@@ -171,6 +171,21 @@ def test_pods_that_never_start_end_the_story_with_the_cure_and_nothing_is_left(
     of_others(kind)
 
 
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ({"phase": "Failed"}, "pod listener: it is Failed, wanted Running"),
+        ({"phase": "Pending"}, "pod listener: not Running within 1.2 s: it is Pending"),
+    ],
+)
+def test_a_pod_that_does_not_run_ends_the_story_with_a_reason(
+    kind: ThrowawayCluster, monkeypatch: pytest.MonkeyPatch, status: dict[str, str], said: str
+) -> None:
+    kind.pod_status = status
+    assert failing(monkeypatch, "--minutes=0.02") == {"the story could go on": said}
+    of_others(kind)
+
+
 def test_what_does_not_hold_is_named(
     kind: ThrowawayCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
