@@ -23,7 +23,8 @@ Polygon = list[list[tuple[float, float]]]
 
 WIDEST = 180  # degrees; a wider polygon runs around the other side of the Earth
 DAY = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?")
-BOX = re.compile(r"\s*(?:[-+]?\d[\d.]*\s*,\s*){3}[-+]?\d[\d.]*\s*")
+NUMBER = r"\s*[-+]?\d+(?:\.\d*)?\s*"
+BOX = re.compile(f"(?:{NUMBER},){{3}}{NUMBER}")
 
 
 class Area(NamedTuple):

@@ -102,11 +102,11 @@ def _exchange(asset: Asset, part: Path, access: Access, patience: Patience) -> t
                 part.unlink()  # of another version of the file
             return (HTTPStatus.OK if is_whole else HTTPStatus.SERVICE_UNAVAILABLE), 0
         if not response.ok:
-            return response.status_code, _seconds(response.headers.get("Retry-After", ""))
+            return response.status_code, _number(response.headers.get("Retry-After", ""))
         if response.status_code != HTTPStatus.PARTIAL_CONTENT:
             have = 0  # the server does not resume: from the start
-        missing = int(response.headers.get("Content-Length") or 0)
-        _check_disk(asset, part, missing)
+        missing = int(_number(response.headers.get("Content-Length", "")))
+        check_disk(part.parent, missing)
         with part.open("ab" if have else "wb") as file, bar() as progress:
             task = progress.add_task(asset.key, total=have + missing or None, completed=have)
             for chunk in response.iter_content(CHUNK):
@@ -118,12 +118,18 @@ def _exchange(asset: Asset, part: Path, access: Access, patience: Patience) -> t
         return response.status_code, 0
 
 
-def _check_disk(asset: Asset, part: Path, missing: int) -> None:
-    free = shutil.disk_usage(part.parent).free
-    if missing + SPARE > free:
+def check_disk(folder: Path, size: int) -> None:
+    """Refuse to fill a disk.
+
+    Raises:
+        SourceError: so many bytes, and some to spare, are not free.
+    """
+    free = shutil.disk_usage(folder).free
+    if size + SPARE > free:
         raise SourceError(
-            f"asset {asset.key}: {missing / 2**20:.0f} MiB are needed, {free / 2**20:.0f} MiB are "
-            f"free in {part.parent}: free some space, or name a folder on another disk with --cache"
+            f"{size / 2**20:.0f} MiB are needed and {SPARE / 2**20:.0f} to spare, "
+            f"{free / 2**20:.0f} MiB are free in {folder}: free some space, or name a folder on "
+            "another disk with --cache"
         )
 
 
@@ -156,7 +162,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _seconds(text: str) -> float:
+def _number(text: str) -> float:
     with suppress(ValueError):
         return max(0.0, float(text))
     return 0.0

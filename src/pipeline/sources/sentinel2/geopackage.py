@@ -6,7 +6,7 @@ OGC 12-128r19, clause 2.1.3. rasterio reads no vector files, and a second GDAL w
 import sqlite3
 import struct
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from pipeline.errors import SourceError
 
 ENVELOPES = {0: 0, 1: 32, 2: 48, 3: 48, 4: 64}  # code in the flags -> bytes of the bounding box
 POLYGON, MULTIPOLYGON, COLLECTION = 3, 6, 7
+DAMAGED = (struct.error, KeyError, IndexError, TypeError, ValueError, RecursionError)
 Geometry = dict[str, Any]
 
 
@@ -23,14 +24,14 @@ def features(path: Path, layer: str) -> Iterator[tuple[Geometry, dict[str, Any]]
     Raises:
         SourceError: the file is no GeoPackage, or the layer is not there.
     """
-    with closing(_open(path)) as database:
+    with _opened(path) as database:
         table, column, _ = _layer(database, path, layer)
         for row in database.execute(f"SELECT * FROM {_quoted(table)}"):
             properties = dict(row)
             if content := properties.pop(column):
                 try:
                     yield from ((item, properties) for item in _decode(content))
-                except (struct.error, KeyError, IndexError, ValueError) as error:
+                except DAMAGED as error:
                     raise SourceError(
                         f"--labels {path}: a geometry of {table} cannot be read ({error})"
                     ) from None
@@ -38,7 +39,7 @@ def features(path: Path, layer: str) -> Iterator[tuple[Geometry, dict[str, Any]]
 
 def crs(path: Path, layer: str) -> str:
     """The CRS of a layer, for example EPSG:32633."""
-    with closing(_open(path)) as database:
+    with _opened(path) as database:
         table, _, number = _layer(database, path, layer)
         row = database.execute(
             "SELECT organization, organization_coordsys_id FROM gpkg_spatial_ref_sys "
@@ -50,22 +51,22 @@ def crs(path: Path, layer: str) -> str:
     return f"{row[0]}:{row[1]}"
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    if not path.is_file():
-        raise SourceError(f"--labels {path}: no such file")
-    database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
-    database.row_factory = sqlite3.Row
-    return database
+@contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    address = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
+    try:
+        with closing(sqlite3.connect(address, uri=True)) as database:
+            database.row_factory = sqlite3.Row
+            yield database
+    except sqlite3.Error as error:
+        raise SourceError(f"--labels {path} is no GeoPackage ({error}): export it as one") from None
 
 
 def _layer(database: sqlite3.Connection, path: Path, wanted: str) -> tuple[str, str, int]:
     """Table, column of geometries and number of the CRS."""
-    try:
-        rows = database.execute(
-            "SELECT table_name, column_name, srs_id FROM gpkg_geometry_columns ORDER BY table_name"
-        ).fetchall()
-    except sqlite3.DatabaseError as error:
-        raise SourceError(f"--labels {path} is no GeoPackage ({error}): export it as one") from None
+    rows = database.execute(
+        "SELECT table_name, column_name, srs_id FROM gpkg_geometry_columns ORDER BY table_name"
+    ).fetchall()
     names = [row[0] for row in rows]
     if not wanted and len(rows) == 1:
         return tuple(rows[0])

@@ -4,7 +4,7 @@ Nothing is resampled: a raster on another grid is refused, with the command that
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -71,9 +71,14 @@ def _named(text: str) -> dict[str, str]:
     """`1=cultivated,2=forest`, or `cultivated,forest`: value -> name of the class."""
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     names = {value.strip(): (name or value).strip() for value, _, name in pairs}
-    if len(names) != len(pairs) or len(names) > MOST:
-        raise SourceError(f"--classes {text}: name each value once, {MOST} at most")
+    if len(names) != len(pairs):
+        raise SourceError(f"--classes {text}: name each value once, as in 1=forest,2=water")
     return names
+
+
+def _check_number(names: Mapping[str, str], path: Path) -> None:
+    if not 1 <= len(names) <= MOST:
+        raise SourceError(f"{path} has {len(names)} classes: name 1 to {MOST} with --classes")
 
 
 def _classes(names: Iterable[str]) -> tuple[str, ...]:
@@ -90,11 +95,12 @@ class Rasters:
         if not names:
             names = {str(value): f"class-{value}" for value in found}
         missing = [value for value in names if not value.isdigit() or int(value) not in found]
-        if missing or len(names) > MOST:
+        if missing:
             raise SourceError(
-                f"--classes: {', '.join(missing) or f'more than {MOST}'} not in {paths[0]}, which "
-                f"has the values {', '.join(map(str, found[:30]))}: write 1=forest,2=water"
+                f"--classes: {', '.join(missing)} is no value of {paths[0]}, which has "
+                f"{', '.join(map(str, found[:30]))}: write 1=forest,2=water"
             )
+        _check_number(names, paths[0])
         self.classes = _classes(names.values())
         self._index = {int(value): self.classes.index(name) for value, name in names.items()}
 
@@ -185,7 +191,7 @@ class Polygons:
                 (crs, [Feature(item, _value(path, name, given)) for item, given in features])
             )
         counts = Counter(item.value for _, group in self._features for item in group)
-        names = names or {value: value for value in sorted(counts)}
+        names = names or {value: value for value in sorted(counts) if value}
         if missing := [value for value in names if not counts[value]]:
             raise SourceError(
                 f"--classes: {', '.join(missing)} is no value in {paths[0]}, which has "
@@ -193,19 +199,15 @@ class Polygons:
             )
         self.classes = _classes(names.values())
         self._index = {value: self.classes.index(name) for value, name in names.items()}
-        if len(self.classes) > MOST:
-            raise SourceError(
-                f"{paths[0]} has {len(self.classes)} classes: name some with --classes"
-            )
+        _check_number(names, paths[0])
 
     def burn(self, grid: Grid) -> Map:
         """See `Labels`."""
-        shapes = [
-            (transform_geom(crs, grid.crs, item.geometry), self._index[item.value])
-            for crs, group in self._features
-            for item in group
-            if item.value in self._index
-        ]
+        shapes: list[tuple[dict[str, Any], int]] = []
+        for crs, group in self._features:
+            chosen = [item for item in group if item.value in self._index]
+            moved = transform_geom(crs, grid.crs, [item.geometry for item in chosen])
+            shapes += zip(moved, (self._index[item.value] for item in chosen), strict=True)
         labels: Map = rasterize(
             shapes,
             out_shape=(grid.height, grid.width),

@@ -34,6 +34,7 @@ from pipeline.sources.sentinel2.footprints import covered, overlap
 
 PAGE = 100  # items; larger ones time out
 SMALLEST_PAGE = 10
+MOST = 20_000  # items; a server that repeats its pages would not end
 PASSING = (429, 502, 503, 504)
 SAME_PASS = timedelta(minutes=30)  # the next orbit comes 100 minutes later
 SAME_PLACE = 0.8  # intersection over union: parts of a split tile have less
@@ -85,10 +86,17 @@ def search(
         f"{','.join(f'{number:.5g}' for number in area.box)}"
     )
     items: dict[str, dict[str, Any]] = {}
+    seen = 0
     with CONSOLE.status(f"searching {catalogue.name}") as status:
         for box in area.boxes():
             for item in pages.items(box, f"{start}/{end}"):
                 items[str(item.get("id"))] = item
+                seen += 1
+                if seen > MOST:
+                    raise SourceError(
+                        f"{catalogue.name} lists more than {MOST} scenes: {asked}: choose fewer "
+                        "--dates, or a smaller --area"
+                    )
                 status.update(f"searching {catalogue.name}: {len(items)} scenes")
     if not items:
         raise SourceError(f"{catalogue.name} has no scene: {asked}{pages.hint()}")

@@ -20,7 +20,7 @@ from rasterio.windows import transform as window_transform
 
 from pipeline.sources.sentinel2.area import Area
 from pipeline.sources.sentinel2.assets import CLOUDS, SceneFault
-from pipeline.sources.sentinel2.fetch import open_raster
+from pipeline.sources.sentinel2.fetch import check_disk, open_raster
 from pipeline.sources.sentinel2.radiometry import Darkest, Offset, corrected
 
 BLOCK = 512  # pixels
@@ -107,6 +107,7 @@ def stack(bands: Bands, target: Path, wanted: Wanted) -> Stacked:
             band: _on_grid(band, file, first, opened, wanted.resample)
             for band, file in files.items()
         }
+        check_disk(target.parent, grid.width * grid.height * 2 * len(names))
         clouds = np.zeros((grid.height, grid.width), bool) if CLOUDS in sources else None
         darkest, valid = Darkest(len(names)), 0
         with rasterio.open(target, "w", **_profile(grid, len(names))) as image:
@@ -119,7 +120,7 @@ def stack(bands: Bands, target: Path, wanted: Wanted) -> Stacked:
                     place.height,
                 )
                 if clouds is not None:
-                    part = np.isin(sources[CLOUDS].read(1, window=at), CLOUDY)
+                    part = np.isin(_read(sources[CLOUDS], CLOUDS, at), CLOUDY)
                     clouds[place.toslices()] = part
                 pixels = np.stack([_read(sources[band], band, at) for band in names])
                 void = np.stack([pixels[i] == bands.nodata[n] for i, n in enumerate(names)]).any(0)

@@ -95,7 +95,9 @@ def test_what_is_no_area_is_refused_with_a_cure(
         read_area(written(tmp_path, document))
 
 
-@pytest.mark.parametrize("text", ["14,47,15,46", "14,46,14,47", "14,46,15,97", "nowhere.geojson"])
+@pytest.mark.parametrize(
+    "text", ["14,47,15,46", "14,46,14,47", "14,46,15,97", "1.2.3,4,5,6", "nowhere.geojson"]
+)
 def test_boxes_without_content_and_files_that_are_not_there_are_refused(text: str) -> None:
     with pytest.raises(SourceError, match="^--area "):
         read_area(text)

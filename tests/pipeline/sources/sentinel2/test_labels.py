@@ -137,6 +137,16 @@ def test_classes_choose_and_name_values_of_a_column(tmp_path: Path) -> None:
         read_labels([path], "F,G", "code", "")
 
 
+def test_polygons_without_a_class_are_not_labelled(tmp_path: Path) -> None:
+    shapes = [([in_degrees(*FOREST)], {"use": use}) for use in ("forest", None)]
+    path = polygons.write_geojson(tmp_path / "a.geojson", shapes)
+    assert read_labels([path], "", "use", "").classes == ("forest",)
+    many = [([in_degrees(*HOLE)], {"use": f"{number}"}) for number in range(255)]
+    polygons.write_geojson(path, many)
+    with pytest.raises(SourceError, match="has 255 classes: name 1 to 254 with --classes"):
+        read_labels([path], "", "use", "")
+
+
 def test_a_geopackage_of_several_layers_needs_a_choice(world: World, tmp_path: Path) -> None:
     shape = ([polygons.rectangle(*FOREST)], "forest")
     path = polygons.write_geopackage(tmp_path / "a.gpkg", {"roads": [], "use": [shape]})
@@ -161,7 +171,11 @@ def test_damaged_label_files_are_refused(tmp_path: Path) -> None:
     with closing(sqlite3.connect(cut)) as database:
         database.execute("UPDATE use SET geom = substr(geom, 1, 70)")
         database.commit()
-    none = polygons.write_geopackage(tmp_path / "f.gpkg", {})
+    polygons.write_geopackage(tmp_path / "f.gpkg", {})
+    bare = polygons.write_geopackage(tmp_path / "h.gpkg", {"use": [shape]})
+    with closing(sqlite3.connect(bare)) as database:
+        database.execute("DROP TABLE gpkg_spatial_ref_sys")
+        database.commit()
     for name, message in {
         "a.gpkg": "is no GeoPackage",
         "b.tif": "cannot be opened",
@@ -170,10 +184,10 @@ def test_damaged_label_files_are_refused(tmp_path: Path) -> None:
         "e.gpkg": "a geometry of use cannot be read",
         "f.gpkg": "has no layer",
         "g.tif": "no such file",
+        "h.gpkg": "is no GeoPackage .no such table",
     }.items():
         with pytest.raises(SourceError, match=message):
             read_labels([tmp_path / name], "", "", "")
-    assert none.exists()
 
 
 @pytest.mark.parametrize("classes", ["1=water", "3=a,3=b", "x=y", "-1=z"])

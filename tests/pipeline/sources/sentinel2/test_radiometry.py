@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
+from rasterio.io import MemoryFile
 
 from pipeline.sources.sentinel2.assets import check_bands
-from pipeline.sources.sentinel2 import radiometry
+from pipeline.sources.sentinel2 import fetch, radiometry
 from pipeline.errors import SourceError
 from tests.make import scenes
 from tests.pipeline.sources.sentinel2.conftest import World, place
@@ -148,6 +150,27 @@ def test_what_is_no_image_is_refused(world: World) -> None:
     assert "band B02 cannot be opened" in world.images()["a"]
     scenes.add_scene(world.state, "b", files={"B02": b"<html>"}, checksums=False, time="2025-07-01")
     assert "asset B02: it cannot be decoded" in world.images()["b"]
+
+
+def test_jpeg_2000_is_read_as_copernicus_has_it(world: World) -> None:
+    lossless = {"QUALITY": "100", "REVERSIBLE": "YES"}
+    files = {}
+    for band in scenes.BANDS:
+        tiff = MemoryFile(scenes.cog(scenes.pixels(band, 1000, 1)))
+        with tiff.open() as source, MemoryFile(ext=".jp2") as memory:
+            rasterio.shutil.copy(source, memory.name, driver="JP2OpenJPEG", **lossless)
+            files[band] = bytes(memory.read())
+    scenes.add_scene(world.state, "a", files=files, checksums=False)
+    assert np.array_equal(world.images()["a"], [scenes.pixels(b, 0, 1) for b in scenes.BANDS])
+
+
+def test_a_disk_without_space_is_reported_before_it_is_full(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes.add_scene(world.state, "a")
+    monkeypatch.setattr(fetch, "SPARE", 2**60)
+    with pytest.raises(SourceError, match="item a: .* MiB are free in .*--cache"):
+        world.images()
 
 
 def test_coarser_bands_are_resampled_on_request_and_the_item_records_it(world: World) -> None:

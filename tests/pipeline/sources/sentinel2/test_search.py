@@ -7,6 +7,7 @@ import pytest
 import rasterio
 
 from pipeline.errors import SourceError
+from pipeline.sources.sentinel2 import search
 from pipeline.sources.sentinel2.catalogues import CATALOGUES, find_catalogue
 from tests.make import scenes
 from tests.pipeline.sources.sentinel2.conftest import World, place
@@ -81,6 +82,16 @@ def test_too_many_scenes_are_refused_before_anything_is_fetched(world: World) ->
         scenes.add_scene(world.state, f"{number}", time=f"2025-06-1{number}T10:00:31Z")
     with pytest.raises(SourceError, match="3 scenes that fit, more than --most 2"):
         names(world, most=2)
+
+
+def test_a_server_that_repeats_its_pages_is_left(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "MOST", 2)
+    for number in range(3):
+        scenes.add_scene(world.state, f"{number}", time=f"2025-06-1{number}T10:00:31Z")
+    with pytest.raises(SourceError, match="lists more than 2 scenes: .*fewer --dates"):
+        names(world)
 
 
 def test_names_of_files_are_safe_and_differ(world: World) -> None:
