@@ -34,7 +34,7 @@ endif
 
 # What a person or a pipeline says reaches the command as it is: neither make nor the shell expands
 # it. A title of a merge request is no code.
-GIVEN := URL TOKEN VERSION STAGE REASON FORCE JSON TAG AGAINST EVENT APPLY VALUES DAYS COOL_DOWN PROJECT BRANCH CONTEXT PROMETHEUS PULL_SECRET CLEAN POD_TOKEN AREA DATES
+GIVEN := URL TOKEN VERSION STAGE REASON FORCE JSON TAG AGAINST EVENT APPLY VALUES DAYS COOL_DOWN PROJECT BRANCH CONTEXT PROMETHEUS PULL_SECRET CLEAN POD_TOKEN SOURCE AREA DATES
 unexport $(GIVEN)
 $(foreach name,$(GIVEN),$(eval export GIVEN_$(name) := $$(value $(name))))
 # $(call need,NAMES,EXAMPLE): refuse a target without what it needs, in the words of make.
@@ -53,7 +53,7 @@ INSTALLER ?= uv
 INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS) $(TORCH) $(if $(SHARED),,'$(CURDIR)'); cat pyproject.toml poetry.lock ci/environment.py) | sha256sum | cut -c1-16)
 
 .PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge test check test-fast mutants e2e lint lint-report pages audit format \
-  models promote rollback retire lineage retention gitlab-setup acceptance-gitlab acceptance-cluster \
+  models promote rollback retire lineage retention gitlab-setup acceptance-gitlab acceptance-cluster acceptance-grafana \
   check-catalogues left-out experiment experiment-commit experiment-check publish comment verify register image job-image deploy secrets argo-enter argo-leave review review-stop retrain notify \
   monitor demo-drift alertmanager dashboards rules figures \
   bench bench-loop bench-eurosat bench-serving bench-drift bench-observing lock clean
@@ -248,6 +248,10 @@ acceptance-gitlab: setup ## play a merge request on your own GitLab: URL=https:/
 acceptance-cluster: setup ## play a rollout on a cluster of yours: CONTEXT=kind-kind VERSION=v1.2.0 (PROMETHEUS=http://..., PULL_SECRET=config.json, CLEAN=namespace)
 	$(call need,CONTEXT,CONTEXT=kind-kind VERSION=v1.2.0)
 	@python -m delivery.acceptance.cluster --version="$$GIVEN_VERSION" --prometheus="$$GIVEN_PROMETHEUS" --clean="$$GIVEN_CLEAN" $(if $(value PULL_SECRET),--pull-secret="$$GIVEN_PULL_SECRET") -- "$$GIVEN_CONTEXT"
+
+acceptance-grafana: setup ## import the dashboards into your own Grafana and ask each panel: URL=https://grafana.example.com (GRAFANA_TOKEN=..., SOURCE=name, CLEAN=folder)
+	$(call need,URL,URL=https://grafana.example.com)
+	@GRAFANA_TOKEN="$${GRAFANA_TOKEN:-$$GIVEN_TOKEN}" python -m delivery.acceptance.grafana --source="$$GIVEN_SOURCE" --clean="$$GIVEN_CLEAN" -- "$$GIVEN_URL"
 
 # What the jobs in templates/ call.
 

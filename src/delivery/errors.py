@@ -71,6 +71,10 @@ class GitLabError(DeliveryError):
     """GitLab refuses, or cannot be reached."""
 
 
+class GrafanaError(DeliveryError):
+    """Grafana refuses, or cannot be reached."""
+
+
 class ToolError(DeliveryError):
     """A required program is missing or failed."""
 

@@ -29,6 +29,7 @@ def make(*words: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
         ("notify", "EVENT", "EVENT=released"),
         ("acceptance-gitlab", "URL", "URL=https://gitlab.example.com/team/name"),
         ("acceptance-cluster", "CONTEXT", "CONTEXT=kind-kind VERSION=v1.2.0"),
+        ("acceptance-grafana", "URL", "URL=https://grafana.example.com"),
     ],
 )
 def test_a_missing_variable_is_named_with_an_example(
@@ -53,6 +54,7 @@ def test_a_missing_variable_is_named_with_an_example(
         ("deploy TAG=x", "tag: 'x' assigns nothing: write landcover#staging#3"),
         ("acceptance-cluster CONTEXT=x", "VERSION: not set: write v1.2.0, of an image that was"),
         ("acceptance-cluster CONTEXT=x VERSION=x", "version: 'x' is not a version: write v1.2.0"),
+        ("acceptance-grafana URL=x", "URL: 'x' is not the address of a Grafana: write https://gr"),
         ("notify EVENT=x", "event: 'x' is not one: use pipeline-failed"),
         ("retrain COOL_DOWN=x", "'x' is not a number of hours from 0 to 8760 (COOL_DOWN)"),
     ],
