@@ -64,8 +64,8 @@ class Asset(NamedTuple):
         Raises:
             SceneFault: it is no number.
         """
-        band = (self.document.get("bands") or self.document.get("raster:bands") or [{}])[0]
-        for place in (self.document, band):
+        described = [self.document.get(key) or [{}] for key in ("bands", "raster:bands")]
+        for place in (self.document, *(bands[0] for bands in described)):
             for key in (f"raster:{name}", name):
                 if (value := place.get(key)) is None:
                     continue

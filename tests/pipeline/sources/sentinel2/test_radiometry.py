@@ -80,6 +80,23 @@ def test_a_person_may_know_the_offset_better(world: World) -> None:
     assert np.array_equal(world.images(offset=0)["a"][0], scenes.pixels("B02", 1000, 1))
 
 
+@pytest.mark.parametrize("place", ["bands", "raster:bands"])
+def test_the_offset_may_stand_in_the_band(world: World, place: str) -> None:
+    item = scenes.add_scene(world.state, "a", named=None)
+    for asset in item["assets"].values():
+        del asset["raster:scale"]
+        asset["bands"] = [{"name": asset["bands"][0]["name"]}]
+        asset[place] = [{**asset["bands"][0], "scale": 0.0001, "offset": -0.1, "nodata": 0}]
+    assert np.array_equal(world.images()["a"], [scenes.pixels(b, 0, 1) for b in scenes.BANDS])
+
+
+@pytest.mark.parametrize("value", ["-0.1", [1]])
+def test_an_offset_that_is_no_number_is_refused(world: World, value: Any) -> None:
+    item = scenes.add_scene(world.state, "a")
+    item["assets"]["B02"]["raster:offset"] = value
+    assert "asset B02 has raster:offset" in world.images()["a"]
+
+
 def test_a_scale_of_another_sensor_is_refused(world: World) -> None:
     item = scenes.add_scene(world.state, "a")
     item["assets"]["B02"]["raster:scale"] = 0.0000275
