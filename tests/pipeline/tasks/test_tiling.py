@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.params import Model
+from pipeline.params import Model, read_params
 from pipeline.tasks.tiling import Tiling, _open, measure
 from pipeline.training.models import build
+from tests.conftest import ROOT
 
 
 def unet(network: str = "unet") -> nn.Module:
@@ -69,3 +70,7 @@ def test_tiles_with_that_margin_are_the_whole_and_with_less_they_are_not() -> No
 
     assert np.abs((tiled(margin) - whole).numpy()).max() < 1e-13
     assert np.abs((tiled(margin - stride) - whole).numpy()).max() > 1e-12
+
+
+def test_the_buffer_that_ships_is_as_wide_as_the_network_reaches() -> None:
+    assert read_params(ROOT / "params.yaml").preprocess.buffer == 10 * measure(unet(), 3).margin
