@@ -27,7 +27,7 @@ def covered(area: Area, footprint: Geometry) -> float:
 
 def overlap(one: Geometry, other: Geometry) -> float:
     """Area that two footprints share, of the area of both (intersection over union)."""
-    a, b = _box(one), _box(other)
+    a, b = box_of(one), box_of(other)
     box = min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
     first, second = _mask([one], box), _mask([other], box)
     return float((first & second).sum() / max(1, (first | second).sum()))
@@ -73,7 +73,9 @@ def _shifted(geometry: Geometry, turn: int) -> Geometry:
     return {"type": geometry["type"], "coordinates": move(geometry["coordinates"])}
 
 
-def _box(geometry: Geometry) -> Box:
+def box_of(geometry: Geometry) -> Box:
+    """The box around a geometry."""
+
     def points(node: Any) -> list[Any]:
         return [node] if isinstance(node[0], int | float) else [p for n in node for p in points(n)]
 

@@ -12,12 +12,18 @@ from urllib.parse import urlsplit
 
 from pipeline.sources.sentinel2.assets import CLOUDS, Asset
 from pipeline.sources.sentinel2.catalogues import Catalogue
+from pipeline.sources.sentinel2.footprints import box_of
 from pipeline.sources.sentinel2.radiometry import SCALE, Offset
 from pipeline.sources.sentinel2.search import Scene
 from pipeline.sources.sentinel2.stack import Grid
 
+EXTENSIONS = [
+    f"https://stac-extensions.github.io/{name}/schema.json"
+    for name in ("file/v2.1.0", "projection/v2.0.0", "raster/v2.0.0")
+]
 VERSION = 1  # of how images are made; another one makes them anew
-KEPT_LINKS = ("self", "collection", "license", "derived_from")
+# Of the catalogue's item; this one is derived from it.
+KEPT_LINKS = {"self": "derived_from", "collection": "collection", "license": "license"}
 NOT_KEPT = ("alternate", "auth:refs", "storage:refs", "storage:schemes")  # how to open it elsewhere
 
 
@@ -46,18 +52,18 @@ def item_of(
     """Describe an image: the same bytes for the same image."""
     source = scene.item
     links = [
-        {"rel": link.get("rel"), "href": _bare(link.get("href", ""))}
+        {"rel": KEPT_LINKS[link["rel"]], "href": _bare(link.get("href", ""))}
         for link in source.get("links", [])
         if link.get("rel") in KEPT_LINKS
     ]
     document = {
         "type": "Feature",
         "stac_version": "1.1.0",
-        "stac_extensions": source.get("stac_extensions", []),
+        "stac_extensions": sorted({*source.get("stac_extensions", []), *EXTENSIONS}),
         "id": source["id"],
         "collection": source.get("collection", catalogue.collection),
         "geometry": source["geometry"],
-        "bbox": source.get("bbox"),
+        "bbox": source.get("bbox") or box_of(source["geometry"]),
         "properties": source["properties"] | {f"conveyor:{name}": made[name] for name in made},
         "links": links,
         "assets": {band: _source(asset) for band, asset in assets.items()}

@@ -14,7 +14,7 @@ from pipeline.sources.source import AnyFile, FinishedFile, RefusedFile
 from tests.fakes import stac
 from tests.make import scenes
 
-PATIENCE = Patience(connect=1, read=0.3, tries=4, wait=0.01)
+PATIENCE = Patience(connect=1, read=1, tries=4, wait=0.01)
 DATES = "2025-05/2025-09"
 AREA = "14.99,46.04,15.02,46.06"  # around the simulated scenes
 

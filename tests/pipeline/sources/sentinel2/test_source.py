@@ -49,6 +49,8 @@ def test_one_command_makes_a_version_with_images_labels_and_items(
     assert (dataset.bands, dataset.scale, dataset.nodata) == (scenes.BANDS, 10_000, 0)
     assert dataset.passed_over["cloudier than 20 %"] == 1
     item = json.loads(Path("data/items/a.json").read_text())
+    source = f"{world.catalogue.url}/collections/x/items/a"
+    assert item["links"] == [{"rel": "derived_from", "href": source}]
     assert item["properties"]["s2:processing_baseline"] == "05.11"
     assert item["assets"]["image"]["bands"][0]["description"].startswith("offset -1000")
     output = capsys.readouterr().out
