@@ -35,6 +35,7 @@ def write_geopackage(
     layers: Mapping[str, Sequence[tuple[Sequence[Ring], str]]],
     epsg: int = 32633,
     heights: bool = False,
+    order: str = "<",
 ) -> Path:
     """Write layers of polygons, each with its value in the column `landuse`."""
     with closing(sqlite3.connect(path)) as database:
@@ -56,7 +57,7 @@ def write_geopackage(
             )
             database.execute(f'CREATE TABLE "{name}" (fid INTEGER, geom BLOB, landuse TEXT)')
             for index, (rings, value) in enumerate(shapes):
-                row = (index, geometry(rings, heights), value)
+                row = (index, geometry(rings, heights, order), value)
                 database.execute(f'INSERT INTO "{name}" VALUES (?, ?, ?)', row)
         database.commit()
     return path

@@ -10,6 +10,8 @@ from pipeline.sources.sentinel2.assets import Asset
 from pipeline.sources.sentinel2.footprints import drawn
 from pipeline.sources.sentinel2.search import Choice, Scene
 
+WIDE = 140  # columns, in a log
+
 
 def show(
     title: str, area: Area, choice: Choice, describe: Callable[[Scene], tuple[int | None, str]]
@@ -32,7 +34,8 @@ def show(
             "?" if size is None else f"{size / 2**20:.1f}",
             offset,
         )
-    Console().print(table)
+    console = Console()
+    (console if console.is_terminal else Console(width=WIDE)).print(table)
     print(drawn(area, [scene.item["geometry"] for scene in choice.scenes]))
     print(
         f"{len(choice.scenes)} to fetch, {total / 2**20:.0f} MiB; the map counts them within the "

@@ -96,7 +96,12 @@ class Sentinel2:
         """
         if dry_run:
             area = self._options.area
-            preview.show(self._catalogue.name, area, self._choice(), self._described)
+            preview.show(
+                f"{self._catalogue.name}: {self._catalogue.collection}",
+                area,
+                self._choice(),
+                self._described,
+            )
         elif self._options.into:
             self._write_into(self._options.into)
         elif not self._options.labels:

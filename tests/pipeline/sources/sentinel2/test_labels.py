@@ -103,7 +103,9 @@ def test_under_clouds_there_are_no_labels(world: World, tmp_path: Path) -> None:
     assert np.array_equal(labels[8:], scenes.classes()[8:])
 
 
-@pytest.mark.parametrize("kind", ["geojson", "geopackage", "geopackage-with-heights"])
+@pytest.mark.parametrize(
+    "kind", ["geojson", "geopackage", "geopackage-with-heights", "geopackage-big-endian"]
+)
 def test_polygons_are_burnt_in(world: World, tmp_path: Path, kind: str) -> None:
     if kind == "geojson":
         rings = [in_degrees(*FOREST), in_degrees(*HOLE)]
@@ -111,7 +113,10 @@ def test_polygons_are_burnt_in(world: World, tmp_path: Path, kind: str) -> None:
     else:
         shape = ([polygons.rectangle(*FOREST), polygons.rectangle(*HOLE)], "forest")
         path = polygons.write_geopackage(
-            tmp_path / "a.gpkg", {"landuse": [shape]}, heights="heights" in kind
+            tmp_path / "a.gpkg",
+            {"landuse": [shape]},
+            heights="heights" in kind,
+            order=">" if "big" in kind else "<",
         )
     labels = burnt(world, path)
     wanted = np.where(scenes.classes() == 1, 0, NONE)
