@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event
 from typing import Any
-from urllib.parse import parse_qs, parse_qsl, urljoin, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlencode, urljoin, urlsplit
 
 from tests.fakes.http import Handler, serving
 
@@ -27,6 +27,8 @@ class Catalogue:
     files: dict[str, bytes] = field(default_factory=dict)
     trouble: defaultdict[str, list[int | str]] = field(default_factory=lambda: defaultdict(list))
     """Path -> what happens to its next requests: a status, or hang, cut, flip, whole."""
+    methods: tuple[str, ...] = ("GET", "POST")
+    """Of searching."""
     largest_page: int = 10_000
     """Items; larger pages fail with 502."""
     token: int = 0
@@ -45,7 +47,11 @@ class Answer(Handler[Catalogue]):
 
     def do_GET(self) -> None:
         """The root, collections, tokens and files."""
-        path = urlsplit(self.path).path
+        path, query = urlsplit(self.path).path, urlsplit(self.path).query
+        if path == "/search":
+            asked: dict[str, Any] = dict(parse_qsl(query))
+            asked["bbox"] = [float(number) for number in asked["bbox"].split(",")]
+            return self.search(asked)
         trouble = self.trouble(path)
         if trouble is None:
             return None
@@ -64,20 +70,28 @@ class Answer(Handler[Catalogue]):
         content = self.content()
         if self.path == "/openid":
             return self.log_in(dict(parse_qsl(content.decode())))
-        body = json.loads(content)
+        return self.search(json.loads(content))
+
+    def search(self, asked: dict[str, Any]) -> None:
+        """Answer with a page of items, and where the next one is."""
         trouble = self.trouble("/search")
         if trouble is None:
             return None
-        if body["limit"] > self.state.largest_page:
+        start, limit = int(asked.get("token", 0)), int(asked["limit"])
+        if limit > self.state.largest_page:
             return self.reply(502, b'{"message": "Internal server error"}')
-        start, limit = int(body.get("token", 0)), body["limit"]
-        found = [item for item in self.state.items if matches(item, body)]
-        more = {
+        found = [item for item in self.state.items if matches(item, asked)]
+        more: dict[str, Any] = {
             "rel": "next",
             "href": f"{self.address}/search",
-            "method": "POST",
-            "body": {**body, "token": start + limit},
+            "method": self.command,
         }
+        following = {**asked, "token": start + limit}
+        if self.command == "POST":
+            more["body"] = following
+        else:
+            following["bbox"] = ",".join(map(str, asked["bbox"]))
+            more["href"] += f"?{urlencode(following)}"
         page = {
             "type": "FeatureCollection",
             "features": [located(item, self.address) for item in found[start : start + limit]],
@@ -132,8 +146,10 @@ class Answer(Handler[Catalogue]):
                 {"rel": "self", "href": address},
                 {"rel": "root", "href": address},
                 {"rel": "data", "href": f"{address}/collections"},
-                {"rel": "search", "href": f"{address}/search", "method": "GET"},
-                {"rel": "search", "href": f"{address}/search", "method": "POST"},
+                *(
+                    {"rel": "search", "href": f"{address}/search", "method": method}
+                    for method in self.state.methods
+                ),
             ],
         }
 

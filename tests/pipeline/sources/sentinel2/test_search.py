@@ -28,6 +28,22 @@ def test_every_page_is_read_and_asked_for_once(world: World) -> None:
     assert world.state.asked.total() == 4
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_pages_that_are_too_large_are_halved_wherever_they_are(world: World, method: str) -> None:
+    """The first page of 100 fails, and later one of 50; pystac-client tries each four times."""
+    one = scenes.add_scene(world.state, "000", properties={"grid:code": "MGRS-0"})
+    world.state.items += [
+        {**one, "id": f"{n:03}", "properties": {**one["properties"], "grid:code": f"MGRS-{n}"}}
+        for n in range(1, 120)
+    ]
+    world.state.methods = (method,)
+    world.state.largest_page = 50
+    world.state.trouble["/search"] += ["", "", "", "", "", 502, 502, 502, 502]
+    assert len(names(world, most=1000)) == 120
+    # 4 of 100, 1 and 4 of 50, then 25, 25 and 20.
+    assert world.state.asked == {"GET /": 1, f"{method} /search": 12}
+
+
 def test_of_a_scene_the_newest_processing_counts_even_if_it_is_cloudy(world: World) -> None:
     scenes.add_scene(world.state, "old", properties={"s2:processing_baseline": "02.14"}, clouds=5)
     scenes.add_scene(world.state, "new", properties={"s2:processing_baseline": "05.10"}, clouds=95)
