@@ -1,8 +1,11 @@
-"""`python -m service` serves; `key` makes an API key, `migrate` the tables of the feedback."""
+"""`python -m service` serves; other commands make a key, tables, a map: see --help."""
 
 import os
 import signal
 import sys
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
 
 from contracts.commands import parser
 
@@ -27,8 +30,11 @@ def main() -> None:
     )
     commands.add_parser("key", help="make an API key, and its hash for SERVICE_API_KEYS")
     commands.add_parser("migrate", help="bring the feedback database up to date, then end")
+    _add_maps(commands)
     chosen = line.parse_args()
-    if chosen.command == "key":
+    if run := getattr(chosen, "run", None):
+        run(chosen)
+    elif chosen.command == "key":
         _print_key()
     elif chosen.command == "migrate":
         _migrate()
@@ -57,6 +63,12 @@ def _serve(with_key: bool) -> None:
     except UnsafeSettings as error:
         sys.exit(f"error: {error}")
     sys.exit(code)
+
+
+def _add_maps(commands: Any) -> None:
+    """Add `map`, unless this service has no such room."""
+    if find_spec("service.maps"):
+        import_module("service.maps.command").add_to(commands)
 
 
 def _end_at_once(number: int, _: object) -> None:
