@@ -26,7 +26,7 @@ class Catalogue:
     items: list[dict[str, Any]] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     trouble: defaultdict[str, list[int | str]] = field(default_factory=lambda: defaultdict(list))
-    """Path -> what happens to its next requests: a status, or hang, cut, flip, whole."""
+    """Path -> what happens to its next requests: a status, or hang, cut, flip, whole, redirect."""
     methods: tuple[str, ...] = ("GET", "POST")
     """Of searching."""
     largest_page: int = 10_000
@@ -156,6 +156,9 @@ class Answer(Handler[Catalogue]):
     def file(self, path: str, trouble: str) -> None:
         """Answer with a file, from the byte that is asked for."""
         bearer = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if trouble == "redirect":
+            other = self.address.replace("127.0.0.1", "localhost")
+            return self.reply(302, headers={"Location": other + self.path})
         given = bearer or parse_qs(urlsplit(self.path).query).get("sig", ["0"])[0]
         if self.state.token and given != str(self.state.token):
             return self.reply(403)

@@ -6,6 +6,7 @@ import time
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
+from urllib.parse import urljoin
 
 import rasterio
 import requests
@@ -23,6 +24,7 @@ CHUNK = 2**16  # bytes that an interruption can lose
 LARGEST = 2 * 2**30  # bytes of one file
 SPARE = 2**28  # bytes that stay free on the disk
 JPEG2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")  # how such a file begins
+REDIRECTS = 5
 DAMAGED = 2  # times that a file may arrive damaged
 GONE = ("HTTP 404", "HTTP 410")
 REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
@@ -93,9 +95,7 @@ def _is_passing(status: int, access: Access) -> bool:
 def _exchange(asset: Asset, part: Path, access: Access, patience: Patience) -> tuple[int, float]:
     """Ask for what is missing; return the status, and the seconds that the server asks to wait."""
     have = _size(part)
-    url, headers = access.sign(asset.url)
-    headers |= {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with requests.get(url, headers=headers, stream=True, timeout=patience.timeout) as response:
+    with _get(asset.url, have, access, patience) as response:
         if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             is_whole = response.headers.get("Content-Range") == f"bytes */{have}"
             if not is_whole:
@@ -116,6 +116,21 @@ def _exchange(asset: Asset, part: Path, access: Access, patience: Patience) -> t
                 file.write(chunk)
                 progress.advance(task, len(chunk))
         return response.status_code, 0
+
+
+def _get(address: str, have: int, access: Access, patience: Patience) -> requests.Response:
+    """Follow redirects, and sign each: requests drops a token on the way to another host."""
+    for _ in range(REDIRECTS):
+        url, headers = access.sign(address)
+        headers |= {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+        response = requests.get(
+            url, headers=headers, stream=True, timeout=patience.timeout, allow_redirects=False
+        )
+        if not response.is_redirect:
+            return response
+        response.close()
+        address = urljoin(address, response.headers["Location"])
+    raise requests.TooManyRedirects
 
 
 def check_disk(folder: Path, size: int) -> None:

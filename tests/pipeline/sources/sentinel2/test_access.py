@@ -71,6 +71,25 @@ def test_a_service_for_tokens_that_fails_is_tried_again(openid: World) -> None:
         world.images()
 
 
+def test_a_redirect_to_another_host_of_the_catalogue_keeps_the_token(openid: World) -> None:
+    openid.state.trouble["/files/a/B04.tif"] += ["redirect"]
+    both = openid.catalogue._replace(hosts=(".127.0.0.1", ".localhost"))
+    assert not isinstance(openid._replace(catalogue=both).images()["a"], str)
+
+
+def test_a_redirect_to_a_foreign_host_does_not_get_the_token(openid: World) -> None:
+    openid.state.trouble["/files/a/B04.tif"] += ["redirect", ""] * 4
+    with pytest.raises(SourceError, match="asset B04: HTTP 403"):
+        openid.images()
+
+
+def test_redirects_in_a_circle_end(world: World) -> None:
+    scenes.add_scene(world.state, "a")
+    world.state.trouble["/files/a/B04.tif"] += ["redirect"] * 50
+    with pytest.raises(SourceError, match="asset B04: no connection .TooManyRedirects."):
+        world.images()
+
+
 def test_tokens_go_to_the_hosts_of_their_catalogue_alone(openid: World) -> None:
     other = "http://localhost/x.tif"
     assert Access(openid.catalogue, Patience()).sign(other) == (other, {})
