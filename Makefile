@@ -34,7 +34,7 @@ endif
 
 # What a person or a pipeline says reaches the command as it is: neither make nor the shell expands
 # it. A title of a merge request is no code.
-GIVEN := URL TOKEN VERSION STAGE REASON FORCE JSON TAG AGAINST EVENT APPLY VALUES DAYS COOL_DOWN PROJECT BRANCH CONTEXT PROMETHEUS PULL_SECRET CLEAN POD_TOKEN SOURCE AREA DATES
+GIVEN := MAP URL TOKEN VERSION STAGE REASON FORCE JSON TAG AGAINST EVENT APPLY VALUES DAYS COOL_DOWN PROJECT BRANCH CONTEXT PROMETHEUS PULL_SECRET CLEAN POD_TOKEN SOURCE AREA DATES
 unexport $(GIVEN)
 $(foreach name,$(GIVEN),$(eval export GIVEN_$(name) := $$(value $(name))))
 # $(call need,NAMES,EXAMPLE): refuse a target without what it needs, in the words of make.
@@ -53,7 +53,7 @@ INSTALLER ?= uv
 INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS) $(TORCH) $(if $(SHARED),,'$(CURDIR)'); cat pyproject.toml poetry.lock ci/environment.py) | sha256sum | cut -c1-16)
 
 .PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge test check test-fast mutants e2e lint lint-report pages audit format \
-  models promote rollback retire lineage retention gitlab-setup acceptance-gitlab acceptance-cluster acceptance-grafana \
+  models promote rollback retire lineage model-item retention gitlab-setup acceptance-gitlab acceptance-cluster acceptance-grafana \
   check-catalogues left-out experiment experiment-commit experiment-check publish comment verify register image job-image deploy secrets argo-enter argo-leave review review-stop retrain notify \
   monitor demo-drift alertmanager dashboards rules figures \
   bench bench-loop bench-eurosat bench-serving bench-drift bench-observing bench-map lock clean
@@ -231,9 +231,13 @@ retire: setup ## let a version go nowhere any more: VERSION=v1.2.0 (REASON='...'
 	$(call need,VERSION,VERSION=v1.2.0)
 	@python -m delivery.registry retire --reason="$$GIVEN_REASON" -- "$$GIVEN_VERSION"
 
-lineage: setup ## follow a version to data, parameters, merge request and stages: VERSION=v1.2.0 (JSON=1)
+lineage: setup ## follow a version, or a map, to data, parameters, merge request and stages: VERSION=v1.2.0, or MAP=map.json (JSON=1)
+	$(if $(value MAP),,$(call need,VERSION,VERSION=v1.2.0))
+	@python -m delivery.registry lineage $(if $(value JSON),--json) -- "$${GIVEN_MAP:-$$GIVEN_VERSION}"
+
+model-item: setup ## describe a version for STAC catalogues of models, in artifacts/model.stac.json: VERSION=v1.2.0
 	$(call need,VERSION,VERSION=v1.2.0)
-	@python -m delivery.registry lineage $(if $(value JSON),--json) -- "$$GIVEN_VERSION"
+	@python -m delivery.model_item -- "$$GIVEN_VERSION"
 
 retention: setup ## list tags of experiments older than DAYS=90 whose merge request is closed or merged (APPLY=1 deletes them)
 	@python -m delivery.retention --days="$${GIVEN_DAYS:-90}" $(if $(value APPLY),--apply)

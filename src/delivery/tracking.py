@@ -23,7 +23,8 @@ from contracts.commit import BUNDLE, METRICS, PARAMS, Unreadable, folder_digest
 from contracts.commit import read_metrics as metrics_of
 from contracts.commit import read_params as params_of
 from contracts.tags import Version
-from delivery.errors import GitLabError, command
+from delivery import model_item
+from delivery.errors import DeliveryError, GitLabError, command
 from delivery.experiment.experiment import Experiment
 from delivery.git import Repository
 from delivery.gitlab.best_effort import best_effort
@@ -96,10 +97,19 @@ def publish(text: str) -> str:
     ADDRESS.write_text(f"{found.source}\n", encoding="utf-8")
     if its_run.has_tag(COMPLETE):
         return f"{version.tag} is in GitLab's model registry already"
-    for file in sorted(bundle.iterdir()):
+    for file in (*sorted(bundle.iterdir()), *_item(registry, version)):
         gitlab.upload(its_run, file)
     _describe(gitlab, its_run.id, registry, version, commit)
     return f"{version.tag} is in GitLab's model registry: {found.source}"
+
+
+def _item(registry: Registry, version: Version) -> list[Path]:
+    """The STAC item of the version; none, with a line, where its bundle cannot be described."""
+    try:
+        return [model_item.write(registry, version)]
+    except DeliveryError as error:
+        print(f"left out: the STAC item: {error}")
+        return []
 
 
 def _describe(

@@ -163,6 +163,7 @@ def test_a_release_is_a_version_with_bundle_card_and_numbers(
     names = {name: content for (_, name), content in api.model_files.items()}
     assert names["model.onnx"] == b"first"
     assert json.loads(names["model.json"])["name"] == "landcover"
+    assert json.loads(names["model.stac.json"])["id"] == "landcover-v1.0.0"
     (run,) = api.runs
     assert run["info"]["run_id"] == version["run_id"] and run["job"] == "77"
     assert pairs(run["data"]["metrics"]) == {"accuracy": 0.9, "macro_f1": 0.88}
@@ -188,7 +189,8 @@ def test_a_half_written_version_is_completed(
     assert "left out: uploading model.onnx" in command("version")
     api.broken.clear()
     command("version")
-    assert {name for _, name in api.model_files} == {"model.json", "model.onnx"}
+    names = {name for _, name in api.model_files}
+    assert names == {"model.json", "model.onnx", "model.stac.json"}
     assert len(api.model_versions) == 1
 
 

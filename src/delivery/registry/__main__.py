@@ -4,6 +4,7 @@ import json
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from pathlib import Path
 
 from tabulate import tabulate
 
@@ -12,10 +13,12 @@ from contracts.tags import STAGES
 from delivery.errors import GitError, command
 from delivery.registry import registry as registry_module
 from delivery.registry.lineage import lineage, render
+from delivery.registry.map_lineage import lineage_of_map
 from delivery.registry.registry import Registry, open_registry
 from delivery.registry.state import Record
 from delivery.tags import parse_stage, parse_version
 
+MAP = ".json"  # ends the name of the item of a map, and no version
 MAIN_METRICS = ("accuracy", "macro_f1", "calibration_error", "latency_p95_ms")
 """Columns of `models`, where a version has them; --json has all."""
 
@@ -86,10 +89,15 @@ def retire(registry: Registry, arguments: Namespace) -> None:
 
 
 def show_lineage(registry: Registry, arguments: Namespace) -> None:
-    """Print the lineage of a version."""
-    version = parse_version(arguments.version, registry.name)
+    """Print the lineage of a version, or of a map."""
+    given = arguments.version
+    if not given.endswith(MAP):
+        parse_version(given, registry.name)
     _refresh(registry, "refs/tags/experiment/*:refs/tags/experiment/*")
-    found = lineage(registry, registry.find(version.tag))
+    if given.endswith(MAP):
+        found = lineage_of_map(registry, Path(given))
+    else:
+        found = lineage(registry, registry.find(parse_version(given, registry.name).tag))
     if arguments.json:
         print(json.dumps(found, indent=2))
     else:
@@ -156,7 +164,7 @@ def _parser() -> ArgumentParser:
     one = add(
         "lineage", show_lineage, "show the data, metrics, merge request and approvals of a version"
     )
-    one.add_argument("version", help="v1.2.0 or landcover@v1.2.0")
+    one.add_argument("version", help="v1.2.0 or landcover@v1.2.0, or the STAC item of a map")
     one.add_argument("--json", action="store_true")
     return parser
 

@@ -30,7 +30,7 @@ _REFERENCE = re.compile(r"^See merge request ([A-Za-z0-9_./-]{0,255})!([0-9]{1,1
 _APPROVAL = re.compile(r"^(Approved-by|Reviewed-by): *(\S.*)$", re.MULTILINE | re.IGNORECASE)
 _EXPERIMENT = re.compile(r"experiment/([0-9]{1,18})-([0-9]{1,18})")
 MISSING = "not recorded"
-_EMPTY = {"retired": "no", "stages": "none yet"}
+_EMPTY = {"retired": "no", "stages": "none yet", "warnings": "none"}
 
 
 def lineage(registry: Registry, version: Version) -> dict[str, Any]:
@@ -206,6 +206,10 @@ def _show_stages(stages: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def _show_facts(facts: dict[str, str | None]) -> list[str]:
+    return [f"{name} {value or MISSING}" for name, value in facts.items()]
+
+
 def _remarks(message: str) -> list[str]:
     """Lines of a tag's message for people, without the title and the repeated facts."""
     lines = [line for line in message.splitlines()[1:] if line.strip()]
@@ -229,4 +233,6 @@ _SHOW: dict[str, Callable[[Any], list[str]]] = {
     "brought_by": _show_commit,
     "experiment": _show_experiment,
     "stages": _show_stages,
+    "map": _show_facts,
+    "made_by": _show_facts,
 }
