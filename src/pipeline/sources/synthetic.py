@@ -57,8 +57,13 @@ def observe(ground: Array, rng: np.random.Generator) -> npt.NDArray[np.uint16]:
     return chip
 
 
-def geotiff(chip: npt.NDArray[np.uint16], west: float, north: float) -> bytes:
-    """Encode pixels (4, H, W) whose north-west corner lies at `west`, `north`, metres."""
+def geotiff(
+    chip: npt.NDArray[np.uint16], west: float, north: float, names: tuple[str, ...] = ()
+) -> bytes:
+    """Encode pixels (4, H, W) whose north-west corner lies at `west`, `north`, metres.
+
+    Chips carry no names of their bands: what follows from data.dvc would be another version.
+    """
     _, height, width = chip.shape
     with MemoryFile() as memory:
         with memory.open(
@@ -77,6 +82,8 @@ def geotiff(chip: npt.NDArray[np.uint16], west: float, north: float) -> bytes:
             blockysize=SIZE,
         ) as raster:
             raster.write(chip)
+            if names:
+                raster.descriptions = names
         content: bytes = memory.read()
     return content
 

@@ -105,7 +105,7 @@ class SyntheticScenes:
         for number in range(self._scenes):
             west, north = CORNER[0] + number * wide, CORNER[1]
             pixels, labels = self._scene(number)
-            yield File(f"{IMAGES}/scene-{number:02d}.tif", geotiff(pixels, west, north))
+            yield File(f"{IMAGES}/scene-{number:02d}.tif", geotiff(pixels, west, north, BANDS))
             yield File(f"{LABELS}/scene-{number:02d}.tif", _label_map(labels, west, north))
 
     def __len__(self) -> int:
