@@ -27,6 +27,7 @@ pytestmark = NEEDS_KUSTOMIZE
 POD = [sys.executable, "-I", str(ROOT / "tests/fakes/pod.py")]
 WHOLE = 15
 """Checks of a cluster with everything but Prometheus."""
+SOON = ("--minutes=0.02",)
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +183,7 @@ def test_a_pod_that_does_not_run_ends_the_story_with_a_reason(
     kind: ThrowawayCluster, monkeypatch: pytest.MonkeyPatch, status: dict[str, str], said: str
 ) -> None:
     kind.pod_status = status
-    assert failing(monkeypatch, "--minutes=0.02") == {"the story could go on": said}
+    assert failing(monkeypatch, *SOON) == {"the story could go on": said}
     of_others(kind)
 
 
