@@ -52,7 +52,7 @@ INSTALLER ?= uv
 # The name of this file holds what was installed, and where: a copied clone installs its own code.
 INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS) $(TORCH) $(if $(SHARED),,'$(CURDIR)'); cat pyproject.toml poetry.lock ci/environment.py) | sha256sum | cut -c1-16)
 
-.PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge test check test-fast mutants e2e lint lint-report pages audit format \
+.PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge compare-splits test check test-fast mutants e2e lint lint-report pages audit format \
   models promote rollback retire lineage model-item retention gitlab-setup acceptance-gitlab acceptance-cluster acceptance-grafana \
   check-catalogues left-out experiment experiment-commit experiment-check publish comment verify register image job-image deploy secrets argo-enter argo-leave review review-stop retrain notify \
   monitor demo-drift alertmanager dashboards rules figures \
@@ -173,6 +173,9 @@ gate: setup ## judge the model: exit 1 when it misses a floor (AGAINST=main)
 
 challenge: setup ## compare the model with that of a revision on chips that neither was trained on (AGAINST=main)
 	@python -m pipeline.challenge --against="$${GIVEN_AGAINST:-main}"
+
+compare-splits: setup ## train once more on a random split, and show in the report how much it would flatter
+	@python -m pipeline.compare_splits
 
 # Tests wait for the programs that they start about a fifth of their time: one more than cores.
 WORKERS := $(shell expr $$(nproc) + 1)

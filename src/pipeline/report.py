@@ -26,6 +26,7 @@ from pipeline.files import write_text
 from pipeline.gate import another_state, compare_with, judge, other_model, read, warn_of
 from pipeline.params import read_params
 from pipeline.reporting.data_changes import data_change
+from pipeline.reporting.splits import split_section
 from pipeline.reporting.sections import challenge_section, drift_section
 from pipeline.tasks.task import Check, Metric
 
@@ -79,6 +80,7 @@ def report(against: str) -> str:
         _params(params.model_dump(mode="json"), repository.show(commit, paths.PARAMS), base),
         f"## Data changes\n\n{foreign}" if other else _data(commit, base),
         *task.sections(classes, classes_before),
+        split_section(task, manifest.sha256),
         "\n\n".join(_picture(name, title) for name, title in task.PICTURES),
         _origin(manifest),
     )

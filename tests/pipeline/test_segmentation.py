@@ -11,7 +11,7 @@ import pytest
 import rasterio
 
 from contracts.bundle import NODATA, Segmentation
-from pipeline import evaluate, gate, load, preprocess, report, train
+from pipeline import compare_splits, evaluate, gate, load, preprocess, report, train
 from pipeline.bundle.inference import predict, session
 from pipeline.bundle.manifest import read_bundle
 from pipeline.data.prepared import read_prepared
@@ -152,3 +152,30 @@ def test_a_bad_scene_is_quarantined_with_its_reason(mapped: Path) -> None:
     found = json.loads(Path("reports/data.json").read_text("utf-8"))
     reason = "label 9 has no class; there are 2, from 0 on"
     assert found["quarantine"] == [{"path": "images/b.tif", "reason": reason}]
+
+
+def test_a_random_split_is_compared_and_shown_in_the_report_of_this_model_only(
+    mapped: Path,
+) -> None:
+    before = {path: path.read_bytes() for path in Path("reports").rglob("*") if path.is_file()}
+    found = call(compare_splits.main)
+    assert found.returncode == 0, found.stderr
+    assert "compare_splits: mean IoU: 0." in found.stdout
+    after = {path: path.read_bytes() for path in Path("reports").rglob("*") if path.is_file()}
+    assert after.keys() - before.keys() == {Path("reports/splits.json")}
+    assert {path: after[path] for path in before} == before
+    assert [p.name for p in Path("artifacts").iterdir() if p.name.startswith("tmp")] == []
+    call(report.main, "--against", "HEAD")
+    text = Path("reports/report.md").read_text("utf-8")
+    assert "## How much a random split would flatter" in text and "a random split |" in text
+    document = json.loads(Path("reports/splits.json").read_text("utf-8"))
+    for other in (json.dumps(document | {"model": "0" * 64}), "{}", "no JSON"):
+        Path("reports/splits.json").write_text(other, "utf-8")
+        assert call(report.main, "--against", "HEAD").returncode == 0
+        assert "would flatter" not in Path("reports/report.md").read_text("utf-8")
+
+
+def test_a_model_of_a_random_split_has_nothing_to_compare(mapped: Path) -> None:
+    write_params(PARAMS | {"preprocess": {"split": "random"}})
+    found = call(compare_splits.main)
+    assert found.returncode == 1 and "preprocess.split is random already" in found.stderr
