@@ -1,5 +1,9 @@
 """`create_app`: the application that a server runs, made from what the container holds."""
 
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -25,11 +29,12 @@ EXAMPLES = {
 
 def create_app(container: Container) -> Gateway:
     """Build the application: routes inside, the gateway outside."""
+    maps = _maps(container)
     app = FastAPI(
         title="Conveyor",
         description=DESCRIPTION,
         version="1",
-        lifespan=lambda _: running(container),
+        lifespan=lambda _: running(container, *(room.run() for room in maps)),
         # Relative to the address of the document, so that a proxy may put a prefix before it all.
         servers=[{"url": "."}],
         docs_url=None,
@@ -42,6 +47,8 @@ def create_app(container: Container) -> Gateway:
     app.add_exception_handler(Exception, _bug)
     parts = container.parts()
     add_routes(app, parts)
+    for room in maps:
+        room.add_to(app)
     exposition = container.exposition()
 
     @app.get("/docs", include_in_schema=False)
@@ -61,6 +68,14 @@ def create_app(container: Container) -> Gateway:
         container.access_log(),
         container.tracing(),
     )
+
+
+def _maps(container: Container) -> list[Any]:
+    """The room of maps; none in a service without it."""
+    if find_spec("service.maps") is None:
+        return []
+    parts = (container.settings(), container.serving(), container.cache(), container.guard())
+    return [import_module("service.maps.room").make_room(*parts)]
 
 
 def problem_response(request: Request, error: ServiceError) -> Response:

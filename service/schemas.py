@@ -88,6 +88,7 @@ class MapPrediction(Wire):
 class ModelInfo(Label):
     """A model in full."""
 
+    task: str = Field(description="`classification`, or `segmentation`, which maps scenes too.")
     data_version: str = Field(description="md5 of the training data, as in data.dvc.")
     git_revision: str = Field(description="The commit that it was trained at.")
     trained: str = Field(description="When, UTC.")
@@ -179,6 +180,39 @@ class Experiments(Listing):
     """What `/get_experiments_metas` answers."""
 
     experiments: tuple[ServingExperiment, ...]
+
+
+class Link(Wire):
+    """Where something is."""
+
+    rel: str
+    href: str
+    type: str
+
+
+class MapJob(Wire):
+    """A job that makes a map: `statusInfo` of OGC API Processes, and what is ours."""
+
+    jobID: str
+    type: Literal["process"]
+    processID: Literal["map"]
+    status: Literal["accepted", "running", "successful", "failed", "dismissed"]
+    message: str | None = Field(description="Why it failed.")
+    created: str
+    started: str | None
+    finished: str | None
+    updated: str
+    progress: int = Field(description="Percent.")
+    tiles_done: int
+    tiles: int
+    model: Label = Field(description="It makes the map, whatever serves meanwhile.")
+    height: int
+    width: int
+    problem: dict[str, Any] | None = Field(description="`status` and `detail` of what failed.")
+    made: dict[str, Any] | None = Field(
+        description="`warnings`, `square_kilometres` of each class, and mean `confidence`."
+    )
+    links: list[Link]
 
 
 class FeedbackRequest(Wire):

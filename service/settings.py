@@ -129,6 +129,24 @@ class Settings(BaseSettings):
     upload_memory: int = Field(
         256 << 20, ge=1024, description="Bytes of unfinished uploads a worker may hold."
     )
+    maps_max_upload: int = Field(
+        1 << 30, ge=1024, description="Bytes that one scene for `/maps` may have."
+    )
+    maps_max_pixels: int = Field(
+        1 << 28, ge=1, description="Width x height that one scene for `/maps` may have."
+    )
+    maps_upload_timeout: float = Field(
+        600.0, gt=0, description="Seconds that the upload of a scene may take."
+    )
+    maps_at_once: int = Field(
+        4_000_000, ge=0, description="Pixels of the largest scene that `/maps` answers at once."
+    )
+    maps_queue: int = Field(100, ge=1, description="Maps that may wait in the queue.")
+    maps_keep: int = Field(100, ge=0, description="Finished maps that are kept.")
+    maps_keep_mib: int = Field(4096, ge=0, description="MiB of finished maps that are kept.")
+    maps_keep_hours: float = Field(
+        168.0, gt=0, le=87_600, description="Hours that a map is kept, from its upload on."
+    )
     feedback: SecretStr = Field(
         SecretStr(""),
         description="Database of predictions and labels: `postgresql://...` or `sqlite:///...`; a "

@@ -1,7 +1,9 @@
 """Authorization: one table of roles per route, API keys and tokens; everything else is denied."""
 
+import base64
 import hashlib
 import hmac
+import json
 import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping
@@ -34,6 +36,11 @@ ROLES: dict[tuple[str, str], Role | None] = {
     ("GET", "/feedback/{id}.npy"): Role.LABEL,
     ("POST", "/replace_ml_model"): Role.DEPLOY,
     ("POST", "/rollback_ml_model"): Role.DEPLOY,
+    ("POST", "/maps"): Role.PREDICT,
+    ("GET", "/jobs"): Role.PREDICT,
+    ("GET", "/jobs/{id}"): Role.PREDICT,
+    ("DELETE", "/jobs/{id}"): Role.PREDICT,
+    ("GET", "/jobs/{id}/{file}"): Role.PREDICT,
     ("GET", "/"): None,
     ("GET", "/web/{file}"): None,
     ("GET", "/healthz"): None,
@@ -126,6 +133,16 @@ class Guard:
                 "others, or ask the operator for the role."
             )
 
+    def identity(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
+        """Tell apart who sends credentials that `authorize` has passed: a text without secrets.
+
+        A key is its own, all tokens of one subject are one.
+        """
+        secret, _ = _credentials(headers)
+        if self._key_roles(secret) is None:
+            secret = b"subject " + (_subject(secret) or secret)
+        return hashlib.sha256(secret).hexdigest()
+
     async def _roles(self, secret: bytes, bearer: bool) -> frozenset[Role]:
         roles = self._key_roles(secret)
         if roles is not None:
@@ -143,6 +160,15 @@ class Guard:
             if hmac.compare_digest(digest, presented):
                 found = roles
         return found
+
+
+def _subject(token: bytes) -> bytes:
+    """The claim `sub` of a JWT that is verified; empty without one."""
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(token.split(b".")[1] + b"=="))
+        return json.dumps([claims.get("iss"), claims["sub"]]).encode()
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return b""
 
 
 def _credentials(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, bool]:

@@ -54,6 +54,7 @@ class Model:
             name=manifest.name,
             tag=self.tag,
             sha256=manifest.sha256,
+            task=manifest.task,
             data_version=manifest.training.data_version,
             git_revision=manifest.training.git_revision,
             trained=manifest.training.finished,

@@ -20,13 +20,14 @@ def true_colour(pixels: npt.NDArray[Any], bands: Sequence[str]) -> bytes:
     names do not say. Pictures of 8 bits are shown as they are, everything else is stretched.
     """
     step = max(1, -(-max(pixels.shape[1:]) // LONGEST))
-    shown = pixels[_visible(len(pixels), bands)][:, ::step, ::step]  # (3, h, w)
+    shown = pixels[visible(len(pixels), bands)][:, ::step, ::step]  # (3, h, w)
     content = io.BytesIO()
     Image.fromarray(_to_bytes(shown).transpose(1, 2, 0)).save(content, "PNG")
     return content.getvalue()
 
 
-def _visible(count: int, bands: Sequence[str]) -> list[int]:
+def visible(count: int, bands: Sequence[str]) -> list[int]:
+    """Indices of what is shown as red, green and blue."""
     names = [name.lower() for name in bands] if len(bands) == count else []
     chosen = [
         next((names.index(name.lower()) for name in colour if name.lower() in names), -1)

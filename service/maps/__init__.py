@@ -9,6 +9,12 @@
 | work | finished strips, in a file that survives a kill |
 | likeness | how the scene compares with what the model was trained on |
 | cog, item | the map as a cloud-optimized GeoTIFF, and its STAC item |
+| jobs | the queue by HTTP: folders on disk that survive the service |
+| jobs_http | the routes `/maps` and `/jobs` |
+| jobs_run, jobs_child | runs the queue in one worker; the process that makes one map |
+| pictures | scene and map as PNG, for the page |
+| room | the wiring of all that to the service |
 
-Outside it only `service/__main__` knows of it. It needs rasterio: the extra `maps`.
+Outside it `service/__main__` and `service/app` know of it, `service/auth/roles` has its routes and
+`service/settings` its limits (`maps_*`). It needs rasterio: the extra `maps`.
 """

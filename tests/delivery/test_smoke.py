@@ -18,6 +18,7 @@ from service.auth.roles import new_key
 from tests.conftest import ROOT
 from tests.fakes import http as fakes_http
 from tests.fakes.http import Handler
+from tests.make import maps
 from tests.make.bundles import make_bundle
 from tests.make.server import Server, serving
 
@@ -55,6 +56,17 @@ def test_the_right_version_passes_every_check(stage: Server, bundle: Path) -> No
 
 def test_without_a_bundle_the_samples_of_the_service_are_predicted(stage: Server) -> None:
     assert smoke(stage.url, Expected(TAG))[-1] == "samples: 2 correct"
+
+
+def test_a_model_that_maps_is_compared_by_the_shares_of_its_golden_map(tmp_path: Path) -> None:
+    mapping = maps.make_bundle(tmp_path / "model")
+    with serving(mapping, tmp_path, workers=1, tag=TAG, api_keys=KEYS, open_roles="[]") as server:
+        golden = smoke(server.url, read_bundle(TAG, mapping))[-1]
+        assert golden.startswith("golden: 1 chips within 0.001")
+        assert smoke(server.url, Expected(TAG))[-1] == "samples: 1 correct"
+        other = read_bundle(TAG, maps.make_bundle(tmp_path / "other", seed=1))
+        with pytest.raises(RolloutError, match="golden: chip 0 is .* off: another model"):
+            smoke(server.url, other._replace(sha256=""))
 
 
 def test_another_tag_fails(stage: Server) -> None:
@@ -96,7 +108,8 @@ def test_the_smoke_test_waits_for_a_service_that_starts(bundle: Path) -> None:
                 server.server_close()
                 variables = {"PORT": str(server.server_port), "SERVICE_TAG": TAG}
                 words = [sys.executable, "-I", str(ROOT / "tests/fakes/pod.py")]
-                environment = os.environ | variables | {"SERVICE_BUNDLE": str(bundle)}
+                folders = {"SERVICE_BUNDLE": str(bundle), "SERVICE_STATE": str(bundle.parent)}
+                environment = os.environ | variables | folders
                 pods.append(subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL))
 
         try:

@@ -1,7 +1,9 @@
 """Every route, with every kind of credentials: who is admitted, and what a refusal says."""
 
 import asyncio
+import base64
 import hashlib
+import json
 import hmac
 import re
 import time
@@ -30,6 +32,11 @@ ROUTES = {
     "GET /feedback/{id}.npy": "label",
     "POST /replace_ml_model": "deploy",
     "POST /rollback_ml_model": "deploy",
+    "POST /maps": "predict",
+    "GET /jobs": "predict",
+    "GET /jobs/{id}": "predict",
+    "DELETE /jobs/{id}": "predict",
+    "GET /jobs/{id}/{file}": "predict",
     "GET /": "open",
     "GET /web/{file}": "open",
     "GET /healthz": "open",
@@ -178,6 +185,25 @@ def test_an_unlisted_route_is_denied_to_everybody() -> None:
     guard = Guard(HASHES, frozenset({Role.PREDICT, Role.VIEW}), None)
     headers = headers_of("bearer key-all")
     assert [route for route in UNLISTED if outcome(guard, route, headers) is not Forbidden] == []
+
+
+def token_of(**claims: object) -> list[tuple[bytes, bytes]]:
+    """The header of a token with these claims, whose signature somebody else has verified."""
+    payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=")
+    return [(b"authorization", b"Bearer e30." + payload + b".signature-%d" % id(claims))]
+
+
+def test_who_sends_credentials_is_told_apart_without_a_secret() -> None:
+    guard = Guard(HASHES, frozenset(), None)
+    key = guard.identity([(b"authorization", b"Bearer key-predict")])
+    assert key == guard.identity([(b"x-api-key", b"key-predict")])
+    assert key != guard.identity([(b"x-api-key", b"key-all")])
+    one = guard.identity(token_of(iss="https://a", sub="job 1", exp=1))
+    assert one == guard.identity(token_of(iss="https://a", sub="job 1", exp=2))
+    assert one != guard.identity(token_of(iss="https://a", sub="job 2", exp=1))
+    assert one != guard.identity(token_of(iss="https://b", sub="job 1", exp=1))
+    assert guard.identity(token_of(iss="https://a")) != guard.identity(token_of(iss="https://a"))
+    assert "job" not in one and "key" not in key
 
 
 def test_head_is_like_get() -> None:

@@ -18,13 +18,16 @@ from tests.make.processes import until
 from tests.make.server import Server, serving, spawn
 from tests.make.wire import BARE, next_is_right
 
+TAKEN = {"/jobs/{id}": {"DELETE"}}
+"""Methods other than GET and POST that a route takes."""
+
 
 def ask_everything(server: Server) -> None:
     """Bring about a series for every route: new pages in the files that both workers count in."""
     with server.client() as one, server.client() as other:
         for client in (one, other):
             for route in {route for _, route in ROLES}:
-                for method in ("PUT", "PATCH", "DELETE", "OPTIONS"):
+                for method in {"PUT", "PATCH", "DELETE", "OPTIONS"} - TAKEN.get(route, set()):
                     assert client.request(method, route).status_code == 405
 
 

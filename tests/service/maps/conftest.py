@@ -22,3 +22,11 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pixels = maps.ground(HEIGHT, WIDTH)
     pixels[:, 150:, :190] = 0
     return maps.write_scene(tmp_path_factory.mktemp("scenes") / "scene.tif", pixels)
+
+
+@pytest.fixture(scope="session")
+def long_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scene of a dozen strips, one tile each."""
+    pixels = maps.ground(6000, 500)
+    path = tmp_path_factory.mktemp("scenes") / "long.tif"
+    return maps.write_scene(path, pixels, blockxsize=256, blockysize=256)
