@@ -117,11 +117,11 @@ def explain(output: str, cures: Mapping[str, str], otherwise: str = "") -> str:
     return f"{text.rstrip('.')}: {cure}" if cure else text
 
 
-def reason(output: str, otherwise: str = "") -> str:
+def reason(output: str, otherwise: str = "", longest: int = LONGEST) -> str:
     """The cause in what a program printed: its errors. The last line is often advice."""
     lines = [line.strip() for line in output.splitlines() if re.search(r"\w", line)]
     lines = [f"error: {found[1]}" if (found := LOGGED.search(line)) else line for line in lines]
     errors = [PREFIX.sub("", line) for line in lines if ERROR.match(line)]
     last = [otherwise] if otherwise else lines[-1:]
     text = "; ".join(dict.fromkeys(errors or last)) or "failed without a message"
-    return "".join(letter if letter.isprintable() else " " for letter in text)[:LONGEST]
+    return "".join(letter if letter.isprintable() else " " for letter in text)[:longest]

@@ -16,17 +16,21 @@ import pytest
 from delivery.rollout.manifests import Document, build, for_version, workload_of
 from delivery.tags import parse_version
 from tests.conftest import ROOT
-from tests.make.manifests import CHOICES, OF_STAGES, STRATEGIES, WAYS_IN, copy_manifests
+from tests.make.manifests import CHOICES, OF_INGRESS, OF_STAGES, STRATEGIES, WAYS_IN, copy_manifests
 
 IMAGE = "registry.example.com/group/landcover@sha256:" + "0123456789abcdef" * 4
 VERSION = parse_version("landcover@v1.2.0")
 OVERLAYS = ("staging", "production", *(f"production-{it}" for it in STRATEGIES))
 """The overlays of the stages, and that of production with each component of Argo Rollouts."""
+CHOICES_OF = {
+    way_in: tuple(it for it in CHOICES if way_in == "ingress" or it not in OF_INGRESS)
+    for way_in in WAYS_IN
+}
 COMBINATIONS = [
     (overlay, way_in, chosen)
     for overlay in (*OVERLAYS, "review")
     for way_in in WAYS_IN
-    for chosen in ((), *((it,) for it in CHOICES), CHOICES)
+    for chosen in ((), *((it,) for it in CHOICES_OF[way_in]), CHOICES_OF[way_in])
     if overlay != "review" or not set(OF_STAGES) & set(chosen)
 ]
 """Every overlay with every choice of components."""

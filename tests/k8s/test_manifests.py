@@ -215,7 +215,7 @@ def test_without_its_file_the_component_of_cas_is_an_error_that_names_it(tmp_pat
     rendered("staging")  # skips without kustomize
     copied = copy_manifests(tmp_path, chosen=["private-ca"])
     (copied / "components" / "private-ca" / "ca.crt").unlink()
-    with pytest.raises(RolloutError, match="private-ca/ca.crt.*no such file"):
+    with pytest.raises(RolloutError, match="private-ca/ca.crt is not there: write it"):
         render("staging", NAME, copied / "overlays")
 
 

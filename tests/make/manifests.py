@@ -18,6 +18,8 @@ CHOICES = (
 OF_STAGES = CHOICES[4:]
 """Those that are not for a review app: they change an object which it has not, its secrets are the
 namespace's, and a merge request may not order a certificate."""
+OF_INGRESS = ("cert-manager",)
+"""Those that change the Ingress: a Gateway, which is not of this model, is annotated itself."""
 STRATEGIES = ("canary", "blue-green")
 """Components of Argo Rollouts, of which the overlay of a stage may have one."""
 

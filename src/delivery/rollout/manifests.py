@@ -18,7 +18,9 @@ from typing import Any
 import yaml
 
 from contracts.tags import LONGEST_NAME, Version
-from delivery.errors import RolloutError, ToolError, reason
+from delivery.errors import LONGEST, RolloutError, ToolError, reason
+from delivery.rollout.components import check_components
+from delivery.rollout.values import FILE, TABLE, check_values
 from delivery.tags import parse_stage
 
 PLACEHOLDER = "model-name"
@@ -70,7 +72,7 @@ def build(folder: Path, name: str) -> list[Document]:
     """Render a folder for the model `name`.
 
     Raises:
-        RolloutError: kustomize refuses it, or the name of the model is too long.
+        RolloutError: it is wrong, or the name of the model is too long.
         ToolError: kustomize is not installed.
     """
     if len(name) > LONGEST_NAME:
@@ -78,13 +80,26 @@ def build(folder: Path, name: str) -> list[Document]:
             f"model.name: {name!a} has more than {LONGEST_NAME} characters, too many for the names "
             "of Kubernetes: shorten it in params.yaml"
         )
+    check_values(folder)
+    check_components(folder)
     done = subprocess.run([*_kustomize(), str(folder)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise RolloutError(f"{folder}: {reason(done.stderr)}")
+        raise RolloutError(f"{folder}: {_explained(done.stderr)}")
     found = [it for it in yaml.safe_load_all(done.stdout) if it and it["kind"] != VALUES]
     found = replaced(found, {PLACEHOLDER: name})
     # A namespace first, then its objects in kustomize's order.
     return sorted(found, key=lambda document: document["kind"] != "Namespace")
+
+
+def _explained(output: str) -> str:
+    """What kustomize says, without the log of kubectl around it, and the cure."""
+    text = re.sub(r"\\+", "", reason(output, longest=4000))
+    text = re.sub(r'^\w+ [\d:.]+ +\d+ \S+\] "command failed" err="(.*)"$', r"\1", text)
+    if missing := re.search(r"fieldPath `([^`]*)` is missing", text):
+        return f"{missing[1]} is missing or empty in {FILE}: write it; {TABLE}"
+    if absent := re.search(r"lstat (\S+): no such file", text):
+        return f"{absent[1]} is not there: write it, or take out the line that names it"
+    return text[-LONGEST:]
 
 
 def replaced(value: Any, texts: Mapping[str, str]) -> Any:

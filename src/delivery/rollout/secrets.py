@@ -22,18 +22,20 @@ import io
 import json
 import os
 import re
+import stat
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
 from contracts import commands
 from contracts.tags import STAGES
 from delivery.errors import RolloutError, ToolError, command, explain
 from delivery.rollout.cluster import Cluster
 from delivery.rollout.manifests import NAME_LABEL, OVERLAYS, Document, to_yaml
-from delivery.tags import model_name
+from delivery.tags import model_name, parse_stage
 
 ENCRYPTED = "secrets.sops.env"
 KEYS = {
@@ -45,6 +47,11 @@ KEYS = {
 """Line -> secret of the pods, and its key, as the service reads it."""
 REMOTE = re.compile(r"(AWS|AZURE|GDRIVE|GOOGLE|OSS)_[A-Z0-9_]+")
 """Lines that are variables of the DVC remote, under their own names."""
+STAGES_AND_REVIEW = (*STAGES, "review")
+HASH = re.compile(r"[0-9a-f]{64}")
+ROLES = ("predict", "view", "label", "deploy")
+"""Of the service's keys; a test compares them with the service's own."""
+DATABASE = re.compile(r"(postgres|postgresql|postgresql\+psycopg)://.")
 MANAGER = "conveyor-secrets"
 TOGETHER = ("GIT_USERNAME", "GIT_PASSWORD")
 CURES = {
@@ -58,10 +65,11 @@ CURES = {
 def main() -> None:
     """Write the secrets, or print them."""
     parser = commands.parser("delivery.rollout.secrets", __doc__)
-    parser.add_argument("stage", choices=(*STAGES, "review"))
+    parser.add_argument("stage", help=f"one of {', '.join(STAGES_AND_REVIEW)}")
     parser.add_argument("--values", type=Path, metavar="FILE", help="lines that are not encrypted")
     parser.add_argument("--print", action="store_true", help="print the objects, apply nothing")
     arguments = parser.parse_args()
+    parse_stage(arguments.stage, STAGES_AND_REVIEW)
     name = model_name()
     path = arguments.values or OVERLAYS / arguments.stage / ENCRYPTED
     text = _plain(path) if arguments.values else decrypt(path, arguments.stage)
@@ -79,10 +87,17 @@ def main() -> None:
 
 
 def _plain(path: Path) -> str:
+    path = path.expanduser()  # not every shell expands VALUES=~/...
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise RolloutError(f"values: {str(path)!a} cannot be read: give a file of text") from None
+        text = path.read_text(encoding="utf-8")
+        if path.is_file() and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            print(f"warning: others may read {path}: chmod 600 {path}", file=sys.stderr)
+        return text
+    except OSError as error:
+        why = f"{str(path)!a} cannot be read ({error.strerror}): write its lines first"
+        raise RolloutError(f"values: {why} (docs/kubernetes.md, Secrets)") from None
+    except UnicodeDecodeError:
+        raise RolloutError(f"values: {str(path)!a} is no text: write it in UTF-8") from None
 
 
 def decrypt(path: Path, stage: str) -> str:
@@ -108,26 +123,60 @@ def decrypt(path: Path, stage: str) -> str:
 
 
 def read(text: str, path: Path) -> dict[str, str]:
-    """The lines by key.
+    """The lines by key, of which those without a value are left out.
 
     Raises:
         RolloutError: one of them is unknown or cannot be right. The message has no value.
     """
-    stored = dotenv_values(stream=io.StringIO(text), interpolate=False)
-    values = {key: value for key, value in stored.items() if value}
-    for key in values:
-        if key not in KEYS and not REMOTE.fullmatch(key):
-            known = ", ".join(KEYS)
-            raise RolloutError(f"{path}: {key[:64]!a} is no line of it: {known}, AWS_...")
+    values = _lines(text, path)
     if not values:
         raise RolloutError(f"{path}: it has no line KEY=VALUE: write {', '.join(KEYS)}, AWS_...")
-    if "API_KEYS" in values and not _is_mapping(values["API_KEYS"]):
-        example = '{"<hash>": ["predict", "view"]}'
-        raise RolloutError(f"{path}: API_KEYS is no JSON such as {example}: correct it")
+    if "API_KEYS" in values and (fault := _fault_of_keys(values["API_KEYS"])):
+        raise RolloutError(f"{path}: API_KEYS {fault}")
+    if "FEEDBACK_URL" in values and not DATABASE.match(values["FEEDBACK_URL"]):
+        address = "postgresql://user:password@host/name"
+        raise RolloutError(f"{path}: FEEDBACK_URL is no address of a database: write {address}")
     for one, other in (TOGETHER, TOGETHER[::-1]):
         if one in values and other not in values:
             raise RolloutError(f"{path}: {one} needs {other}: write both")
     return values
+
+
+def _lines(text: str, path: Path) -> dict[str, str]:
+    """The lines by key. A line that was passed over would take its key out of the cluster.
+
+    Raises:
+        RolloutError: a line is none, unknown, or there twice.
+    """
+    found: dict[str, str] = {}
+    for line in parse_stream(io.StringIO(text)):
+        where = f"{path}, line {line.original.line}"
+        if line.error or (line.key and line.value is None):
+            raise RolloutError(f"{where}: it is no KEY=VALUE: correct it, and close each quote")
+        if line.key is not None and line.key not in KEYS and not REMOTE.fullmatch(line.key):
+            known = ", ".join(KEYS)
+            raise RolloutError(f"{where}: {line.key[:64]!a} is no line of it: {known}, AWS_...")
+        if line.key in found:
+            raise RolloutError(f"{where}: {line.key} is there twice: keep one")
+        if line.key and line.value is not None:
+            found[line.key] = line.value
+    return {key: value for key, value in found.items() if value}
+
+
+def _fault_of_keys(text: str) -> str:
+    """What the service would refuse of its keys, with the cure and no part of them."""
+    try:
+        keys = json.loads(text)
+    except (ValueError, RecursionError):
+        keys = None
+    lists = isinstance(keys, dict) and all(isinstance(it, list) for it in keys.values())
+    if not isinstance(keys, dict) or not lists:
+        return 'is no JSON such as {"<hash>": ["predict", "view"]}: correct it'
+    if not all(map(HASH.fullmatch, keys)):
+        return "has a key that is no hash of 64 digits: python -m service key prints one"
+    if not all(role in ROLES for roles in keys.values() for role in roles):
+        return f"has a role that is none of {', '.join(ROLES)}: correct it"
+    return ""
 
 
 def secrets(name: str, namespace: str, values: Mapping[str, str]) -> list[Document]:
@@ -151,13 +200,6 @@ def secrets(name: str, namespace: str, values: Mapping[str, str]) -> list[Docume
 
 def _encoded(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
-
-
-def _is_mapping(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False
 
 
 if __name__ == "__main__":

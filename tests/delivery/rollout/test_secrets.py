@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from delivery.rollout.secrets import KEYS, main
+from delivery.rollout.secrets import KEYS, ROLES, main
+from service.auth.roles import Role
 from service.secrets import FEEDBACK, PASSWORD, REMOTE, USERNAME
 from service.secrets import KEYS as API_KEYS
 from tests.fakes import secrets_api, sops
@@ -53,6 +54,7 @@ def project(tmp_path: Path) -> Path:
     (folder / "k8s" / "overlays" / "staging").mkdir(parents=True)
     (folder / "params.yaml").write_text("model: {name: landcover}\n")
     (tmp_path / "secrets.env").write_text(text(LINES))
+    (tmp_path / "secrets.env").chmod(0o600)
     return folder
 
 
@@ -151,6 +153,14 @@ def test_who_may_not_write_secrets_is_told_whose_context_may(api: SecretsApi, wr
         ("", "it has no line KEY=VALUE: write API_KEYS"),
         ("API_KEY=gldt-x", "'API_KEY' is no line of it: API_KEYS, GIT_USERNAME"),
         ("PATH=/gldt-x", "'PATH' is no line of it"),
+        ("API_KEYS={}\ngldt-x", "secrets.env, line 2: it is no KEY=VALUE: correct it"),
+        ('AWS_A=b\nAWS_C="gldt-x', "secrets.env, line 2: it is no KEY=VALUE"),
+        ("AWS_A=b\nAWS_SECRET_ACCESS_KEY", "secrets.env, line 2: it is no KEY=VALUE"),
+        ("AWS_A=gldt-x\nAWS_A=gldt-x", "secrets.env, line 2: AWS_A is there twice: keep one"),
+        ("FEEDBACK_URL=gldt-x", "FEEDBACK_URL is no address of a database: write postgresql://"),
+        ('API_KEYS={"gldt-x": ["view"]}', "API_KEYS has a key that is no hash of 64 digits"),
+        ('API_KEYS={"%s": ["gldt-x"]}' % HASH, "a role that is none of predict, view, label"),
+        ('API_KEYS={"%s": "view"}' % HASH, "API_KEYS is no JSON such as"),
         ("API_KEYS=gldt-x", "API_KEYS is no JSON such as"),
         ('API_KEYS=["gldt-x"]', "API_KEYS is no JSON such as"),
         ("GIT_PASSWORD=gldt-x", "GIT_PASSWORD needs GIT_USERNAME: write both"),
@@ -167,5 +177,35 @@ def test_a_line_that_cannot_be_right_is_one_sentence_without_its_value(
     assert api.documents == {}
 
 
-def test_a_file_that_is_not_there_is_one_sentence(write: Write) -> None:
-    assert "values: '../none.env' cannot be read" in write("--values", "../none.env")[2]
+def test_the_keys_are_those_that_the_service_takes() -> None:
+    assert set(ROLES) == set(Role)
+
+
+def test_a_file_that_cannot_be_read_is_one_sentence(write: Write, project: Path) -> None:
+    said = write("--values", "../none.env")[2]
+    assert said.startswith(
+        "error: values: '../none.env' cannot be read (No such file or directory)"
+    )
+    (project.parent / "secrets.env").write_bytes(b"API_KEYS=\xff\n")
+    assert (
+        "values: '../secrets.env' is no text: write it in UTF-8"
+        in write("--values", "../secrets.env")[2]
+    )
+
+
+def test_a_stage_that_does_not_exist_is_one_sentence(project: Path) -> None:
+    done = run_command(main, ["stagin", "--values", "../secrets.env"], project, os.environ)
+    assert "stage: 'stagin' is not a stage: write one of staging, production, review" in done.stderr
+
+
+def test_a_home_that_the_shell_did_not_expand_is_found(api: SecretsApi, write: Write) -> None:
+    assert write("--values", "~/secrets.env")[0] == 0 and api.content() == MADE
+
+
+def test_a_file_that_others_may_read_is_written_with_a_warning(
+    api: SecretsApi, write: Write, project: Path
+) -> None:
+    (project.parent / "secrets.env").chmod(0o644)
+    code, _, errors = write("--values", "../secrets.env")
+    assert code == 0 and api.content() == MADE
+    assert errors == "warning: others may read ../secrets.env: chmod 600 ../secrets.env\n"
