@@ -115,10 +115,7 @@ class TagWriter:
         return tag
 
     def _identity(self) -> dict[str, str]:
-        try:
-            found = _IDENTITY.fullmatch(self._repository.git("var", "GIT_COMMITTER_IDENT"))
-        except GitError as error:
-            raise GitError(f"{error}: git config user.name NAME, user.email ADDRESS") from None
+        found = _IDENTITY.fullmatch(self._repository.git("var", "GIT_COMMITTER_IDENT"))
         return found.groupdict() if found else {}
 
     def _publish(self, tag: str, ci_skip: bool) -> None:

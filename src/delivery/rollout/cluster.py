@@ -19,7 +19,8 @@ SHORT = 60  # seconds for a call that does not wait for the cluster
 SPARE = 30  # seconds that kubectl gets beyond its own time limit
 CURES = {
     "no configuration has been provided|localhost:8080|context .* does not exist|no context": (
-        "connect the cluster's agent, and name its context in KUBE_CONTEXT (docs/kubernetes.md)"
+        "name one of `kubectl config get-contexts`, in KUBE_CONTEXT or CONTEXT; a job has those of "
+        "the cluster's agents (docs/gitlab-setup.md, step 6)"
     ),
     "ErrImagePull|ImagePullBackOff|InvalidImageName": (
         "let the nodes pull it: compare the registry's name, and the secret ...-registry of the "

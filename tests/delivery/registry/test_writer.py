@@ -209,7 +209,7 @@ def test_writing_without_an_identity_of_git_is_refused(
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
     released.git("config", "--unset", "user.email")
     released.git("config", "user.useConfigOnly", "true")
-    with pytest.raises(GitError, match="git config user.name"):
+    with pytest.raises(GitError, match="git config --global user.name"):
         released.registry.assign(V1, "staging")
 
 

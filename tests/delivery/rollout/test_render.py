@@ -1,6 +1,7 @@
 """Rendered objects on a branch, for Argo CD and Flux: a real repository with a real origin."""
 
 import os
+import subprocess
 
 import pytest
 
@@ -65,6 +66,26 @@ def test_a_commit_of_another_job_is_kept(project: Project) -> None:
     assert of_origin(project, "production") == "two"
     assert publish(repository, BRANCH, "staging", "three\n", "Render staging")
     assert of_origin(project, "production") == "two"
+
+
+def test_a_git_without_a_name_is_told_how_to_get_one(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    for name in (
+        "GIT_AUTHOR_NAME",
+        "GIT_AUTHOR_EMAIL",
+        "GIT_COMMITTER_NAME",
+        "GIT_COMMITTER_EMAIL",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("GLOBAL", "SYSTEM"):
+        monkeypatch.setenv(f"GIT_CONFIG_{name}", os.devnull)
+    for key in ("user.name", "user.email", "user.useConfigOnly"):
+        subprocess.run(["git", "config", "--unset", key], cwd=project.folder, check=False)
+    project.git("config", "user.useConfigOnly", "true")  # as on a machine with no name to guess
+    with pytest.raises(GitError, match="git config --global user.name NAME, and user.email"):
+        publish(project.repository, BRANCH, "staging", "one\n", "Render staging")
 
 
 def test_hostile_names_of_branches_are_refused(project: Project) -> None:

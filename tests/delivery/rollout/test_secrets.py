@@ -147,6 +147,12 @@ def test_who_may_not_write_secrets_is_told_whose_context_may(api: SecretsApi, wr
     assert "deployer.yaml" not in errors
 
 
+def test_a_context_that_does_not_exist_is_one_sentence_with_the_cure(write: Write) -> None:
+    code, _, errors = write("--values", "../secrets.env", KUBE_CONTEXT="nowhere")
+    assert code == 1 and errors.count("\n") == 1
+    assert 'context "nowhere" does not exist: name one of `kubectl config get-contexts`' in errors
+
+
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [
