@@ -29,7 +29,9 @@ CURES = {
         "check the network, HTTPS_PROXY and git remote get-url origin"
     ),
     "certificate": "name your company's authority: git config --global http.sslCAInfo FILE",
-    "auto-detect|empty ident|no (email|name) was given": "git config --global user.name NAME, and user.email ADDRESS",
+    "auto-detect|empty ident|no (email|name) was given": (
+        "git config --global user.name NAME, and user.email ADDRESS"
+    ),
     "No space left|[Dd]isk quota": "free some space",
     "non-fast-forward|fetch first": "git pull, and run it again",
     r"\.lock': File exists": "another Git runs here: wait for it; if none does, delete that file",
