@@ -31,7 +31,7 @@ from benchmarks import machine
 from contracts.bundle import Segmentation
 from service.inference.bundle import read_bundle
 from service.inference.providers import open_session
-from service.maps.make import plan
+from service.maps.make import TILE, plan
 from service.maps.scene import Reader, open_scene
 
 MILLION = 1e6
@@ -79,7 +79,7 @@ def _options() -> Namespace:
     parser.add_argument("--sides", type=int, nargs="+", default=[5490, 10980], help="pixels")
     parser.add_argument("--bundle", type=Path, default=Path("model"))
     parser.add_argument("--workers", type=int, default=CORES)
-    parser.add_argument("--tile", type=int, default=512)
+    parser.add_argument("--tile", type=int, default=TILE)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("artifacts"), help="for the scenes")
     return parser.parse_args()
@@ -155,7 +155,7 @@ def read_all(scene: Path, bundle: Any) -> float:
     """CPU-seconds for reading all strips of a scene."""
     manifest = bundle.manifest
     with open_scene(scene, manifest) as opened:
-        grid, setup = plan(opened, bundle, manifest, 512)
+        grid, setup = plan(opened, bundle, manifest, TILE)
         reader = Reader(opened, grid)
         shape = [edge + 2 * grid.margin for edge in grid.panel]
         strip = np.zeros((setup.bands, *shape), setup.dtype)

@@ -32,7 +32,7 @@ def add_to(commands: Any) -> None:
     line.add_argument("-o", "--output", type=Path, required=True, metavar="MAP.tif")
     line.add_argument("--bundle", type=Path, default=Path("model"), help="default: model/")
     line.add_argument("--workers", type=int, default=0, help="processes; default: one a core")
-    line.add_argument("--tile", type=int, default=512, help="pixels, at most; default: 512")
+    line.add_argument("--tile", type=int, help="pixels, at most; default: 768")
     line.add_argument(
         "--bands",
         type=lambda text: tuple(text.split(",")),
@@ -51,9 +51,10 @@ def run(chosen: argparse.Namespace) -> None:
             import rasterio  # noqa: F401
         except ImportError:
             raise Unavailable(MISSING) from None
-        from service.maps.make import Options, make_map
+        from service.maps.make import TILE, Options, make_map
 
-        options = Options(chosen.workers, chosen.tile, chosen.bands, chosen.offset, chosen.item)
+        tile = TILE if chosen.tile is None else chosen.tile
+        options = Options(chosen.workers, tile, chosen.bands, chosen.offset, chosen.item)
         started = time.monotonic()
         made = make_map(chosen.scene, chosen.output, chosen.bundle, options, Progress())
     except ServiceError as error:

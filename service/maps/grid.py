@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-PANEL = 6144  # columns of a strip, pixels, unless a tile is wider
+PANEL = 3072  # columns of a strip, pixels, unless a tile is wider
 
 
 class Span(NamedTuple):

@@ -5,12 +5,11 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import rasterio
 from rasterio.warp import transform_geom
 
 from contracts.bundle import NODATA, Segmentation
-from service.maps.likeness import LOW, degrees
+from service.maps.likeness import degrees
 from service.maps.scene import Scene
 from service.maps.work import Counts
 
@@ -111,7 +110,7 @@ def classes_of(manifest: Segmentation) -> list[dict[str, Any]]:
 
 def unsure_share(counts: Counts) -> float:
     """Share of the pixels with data whose confidence is low."""
-    return sum(counts.confidence[:LOW]) / max(1, sum(counts.confidence))
+    return counts.low / max(1, sum(counts.labels))
 
 
 def _areas(scene: Scene, manifest: Segmentation, counts: Counts) -> dict[str, Any]:
@@ -119,14 +118,13 @@ def _areas(scene: Scene, manifest: Segmentation, counts: Counts) -> dict[str, An
     metres = scene.dataset.crs.linear_units_factor[1]
     pixel = abs(transform.a * transform.e) * metres**2 / SQUARE
     known = sum(counts.labels)
-    mean = np.average(np.arange(101), weights=counts.confidence) / 100
     return {
         "map:square_kilometres": {
             name: round(pixels * pixel, 4)
             for name, pixels in zip(manifest.classes, counts.labels, strict=True)
         },
         "map:nodata": round(1 - known / (scene.dataset.width * scene.dataset.height), 4),
-        "map:confidence": round(float(mean), 4),
+        "map:confidence": round(counts.confidence / known / 100, 4),
         "map:low_confidence": round(unsure_share(counts), 4),
     }
 

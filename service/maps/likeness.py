@@ -13,9 +13,10 @@ import numpy.typing as npt
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
-from contracts.bundle import NODATA, Area, Segmentation
+from contracts.bundle import Area, Segmentation
 from service.maps.pool import Pool
 from service.maps.scene import Scene
+from service.maps.work import LOW
 from service.telemetry import drift
 
 SPOTS = 4  # places along an edge of the scene
@@ -25,7 +26,6 @@ FLOOR = 1.0
 """Population stability index that is reported. Chips of one scene are alike: within the area of the
 training a scene differs from all scenes together by more than the 0.2 of independent images."""
 METRES = 111_320  # of a degree of latitude
-LOW = 50  # percent of confidence
 MANY = 0.2  # share of the pixels
 
 Array = npt.NDArray[Any]
@@ -181,9 +181,3 @@ def warnings(
             f"the reference ({names})"
         )
     return found
-
-
-def count(planes: Array, classes: int) -> tuple[list[int], list[int]]:
-    """Pixels of each class, and of each percent of confidence, in (2, rows, columns)."""
-    labels, confidence = (np.bincount(p.ravel(), minlength=NODATA + 1) for p in planes)
-    return labels[:classes].tolist(), confidence[:101].tolist()

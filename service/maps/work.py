@@ -12,7 +12,7 @@ begins anew.
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,12 +20,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from contracts.bundle import NODATA
 from service.errors import Conflict, StorageFull, Unavailable
 from service.files import is_full, reason
 from service.maps.grid import Span, Strip
 
 Array = npt.NDArray[Any]
 PLANES = 2  # labels and confidence
+LOW = 50  # percent of confidence
 
 
 class Counts(NamedTuple):
@@ -33,8 +35,27 @@ class Counts(NamedTuple):
 
     labels: list[int]
     """Of each class."""
-    confidence: list[int]
-    """Of each percent, 0 to 100."""
+    low: int
+    """With a confidence below LOW."""
+    confidence: int
+    """Sum of the confidence of all with data, percent."""
+
+
+def count(planes: Array, classes: int) -> Counts:
+    """Count the pixels of a strip, (2, rows, columns) uint8."""
+    labels, confidence = planes
+    of_classes = [int(np.count_nonzero(labels == value)) for value in range(classes)]
+    nodata = labels.size - sum(of_classes)
+    low = int(np.count_nonzero(confidence < LOW))
+    return Counts(of_classes, low, int(confidence.sum(dtype=np.int64)) - nodata * NODATA)
+
+
+def total(strips: Iterable[Counts]) -> Counts:
+    """Sum the counts of strips."""
+    labels, low, confidence = zip(*strips, strict=True)
+    return Counts(
+        [sum(of_class) for of_class in zip(*labels, strict=True)], sum(low), sum(confidence)
+    )
 
 
 class Work:
@@ -54,8 +75,8 @@ class Work:
         for line in journal.splitlines(keepends=True):
             if not line.endswith(b"\n"):  # the process was killed while it wrote
                 break
-            number, labels, confidence = json.loads(line)
-            self.done[number] = Counts(labels, confidence)
+            number, *counts = json.loads(line)
+            self.done[number] = Counts(*counts)
             self._end += len(line)
         os.ftruncate(handle, self._end)
 
@@ -69,7 +90,7 @@ class Work:
         for plane, lines in enumerate(planes):
             for row, line in enumerate(lines, strip.rows.start):
                 at = (plane * height + row) * width + strip.columns.start
-                _write(self._handle, line.tobytes(), at)
+                _write(self._handle, memoryview(line), at)
         os.fdatasync(self._handle)
         line = json.dumps([strip.number, *counts]).encode() + b"\n"
         _write(self._handle, line, self._end)
@@ -154,7 +175,7 @@ def _allocate(handle: int, size: int) -> None:
         os.ftruncate(handle, size)
 
 
-def _write(handle: int, content: bytes, at: int) -> None:
+def _write(handle: int, content: bytes | memoryview, at: int) -> None:
     while content:
         written = os.pwrite(handle, content, at)
         content, at = content[written:], at + written

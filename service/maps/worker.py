@@ -13,8 +13,6 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from service.inference.providers import open_session
-
 Array = npt.NDArray[Any]
 TILE_OUTPUTS = ["labels", "confidence"]
 SAMPLE_OUTPUTS = [*TILE_OUTPUTS, "statistics"]
@@ -75,6 +73,9 @@ class Mapper:
         """Open the session."""
         self._setup = setup
         self._nodata = setup.nodata
+        # The parent, which knows `Setup` and `Memory`, needs no runtime.
+        from service.inference.providers import open_session
+
         self._session = open_session(graph, "cpu", lean=True)
 
     def map_tile(self, tile: Array) -> Array:
