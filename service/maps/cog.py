@@ -1,5 +1,6 @@
 """Writes a map: a cloud-optimized GeoTIFF with palette, class names, overviews and confidence."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,6 @@ import rasterio
 import rasterio.shutil
 import tifffile
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
@@ -18,6 +18,7 @@ from service.maps.grid import Span
 from service.maps.work import PLANES, Work
 
 BLOCK = 512
+ROOM = 64 << 10  # bytes; on a disk with less there is no room for a file
 EXTRA_SAMPLES = 338  # the tag
 BANDS = ("class", "confidence, percent")
 # Level 1 is four times as fast as 6 and a few percent larger; ZSTD, which is faster yet, browsers
@@ -46,7 +47,7 @@ def write_map(target: Path, work: Work, scene: DatasetReader, manifest: Segmenta
                 bigtiff="IF_SAFER",
                 **COMPRESSION,
             )
-            _confidence_is_not_alpha(cog)
+            _finish(cog)
             cog.replace(target)
     finally:
         plain.unlink(missing_ok=True)
@@ -57,8 +58,9 @@ def write_map(target: Path, work: Work, scene: DatasetReader, manifest: Segmenta
 def _explained(target: Path) -> Iterator[None]:
     try:
         yield
-    except (RasterioError, rasterio.errors.CPLE_BaseError, OSError) as error:
-        if "space" in str(error).lower():
+    except Exception as error:  # GDAL's errors share no base but this
+        # GDAL seldom says why it cannot write.
+        if shutil.disk_usage(target.parent).free < ROOM or "space" in str(error).lower():
             raise StorageFull(
                 f"the disk of {target.name} is full: free some space, then start again: what is "
                 "finished is kept"
@@ -107,13 +109,19 @@ def _palette(colours: Sequence[str]) -> dict[int, tuple[int, int, int, int]]:
     return {**found, NODATA: (0, 0, 0, 0)}
 
 
-def _confidence_is_not_alpha(path: Path) -> None:
-    """Set the tag by which viewers would take confidence for transparency.
+def _finish(path: Path) -> None:
+    """Check that all pixels are there, and set the tag by which viewers would take confidence for transparency.
 
     The COG driver declares the second band beside a palette so. The tag is overwritten where it
     lies: nothing moves.
     """
     with tifffile.TiffFile(path, mode="r+") as file:
+        size = file.filehandle.size
         for page in file.pages:
-            tags = getattr(page, "tags")
-            tags[EXTRA_SAMPLES].overwrite((0,))
+            assert isinstance(page, tifffile.TiffPage)
+            page.tags[EXTRA_SAMPLES].overwrite((0,))
+            # GDAL may report what it could not write to the log alone.
+            pieces = zip(page.dataoffsets, page.databytecounts, strict=True)
+            ends = [start + count for start, count in pieces]
+            if max(ends) > size:
+                raise OSError(f"the map was cut off at {size} bytes")

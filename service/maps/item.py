@@ -157,7 +157,6 @@ def _geometry(scene: Scene) -> dict[str, Any]:
             scene.dataset.crs,
             "EPSG:4326",
             polygon,
-            antimeridian_cutting=True,
             precision=DIGITS,
         )
     )
