@@ -110,7 +110,7 @@ def _palette(colours: Sequence[str]) -> dict[int, tuple[int, int, int, int]]:
 
 
 def _finish(path: Path) -> None:
-    """Check that all pixels are there, and set the tag by which viewers would take confidence for transparency.
+    """Check that all pixels are there, and that viewers do not take confidence for transparency.
 
     The COG driver declares the second band beside a palette so. The tag is overwritten where it
     lies: nothing moves.
