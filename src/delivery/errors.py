@@ -63,6 +63,10 @@ class VulnerableError(ImageError):
     """The scan found holes that updates fix."""
 
 
+class ValuesError(DeliveryError):
+    """A file of values has a line that cannot be used."""
+
+
 class RolloutError(DeliveryError):
     """A stage does not serve the requested version."""
 

@@ -66,7 +66,10 @@ def _renewal(now: Any) -> str:
 def _lost(now: Any | None, path: Path) -> str:
     if now is None:
         return ""
-    stored = dotenv_values(path, interpolate=False) if path.is_file() else {}
+    try:
+        stored = dotenv_values(path, interpolate=False) if path.is_file() else {}
+    except UnicodeDecodeError:
+        raise GitLabError(f"pod-token: {str(path)!a} is no text in UTF-8: name another") from None
     mine = stored.get(USERNAME) == now.username and stored.get(PASSWORD)
     return "" if mine else f"{path} does not have its value"
 
@@ -94,10 +97,14 @@ def _make(project: Project, path: Path) -> None:
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         ends = _day(desired.TOKEN_DAYS).isoformat()
         made = project.deploytokens.create({"name": NAME, "scopes": SCOPES, "expires_at": ends})
-        kept = [it for it in lines if it.partition("=")[0] not in (USERNAME, PASSWORD)]
+        kept = [it for it in lines if _key(it) not in (USERNAME, PASSWORD)]
         lines = [*kept, f"{USERNAME}={made.username}", f"{PASSWORD}={made.token}"]
         file.writelines(f"{line}\n" for line in lines)
     fresh.replace(path)
+
+
+def _key(line: str) -> str:
+    return line.partition("=")[0].strip().removeprefix("export ").strip()
 
 
 def _day(days: int) -> date:

@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dotenv import dotenv_values
 from gitlab.v4.objects import Project
 
 from delivery.errors import GitLabError
 from delivery.gitlab import desired
 from delivery.gitlab.client import asking
 from delivery.gitlab.plan import Plan, listed, role_name, shown
+from delivery.lines import read_lines
 
 Stored = dict[tuple[str, str], Any]
 """Variables of a project by key and environment."""
@@ -22,14 +22,15 @@ def read_values(path: Path) -> dict[str, str]:
     """Read the lines `KEY=VALUE` of a file; a key file is replaced by its content.
 
     Raises:
-        GitLabError: a file is missing, a key is unknown, or GitLab cannot mask a secret. The
-            message has the key, never the value.
+        DeliveryError: a file is missing, a line is none, a key is unknown, or GitLab cannot mask a
+            secret. The message has the key, never the value.
     """
+    path = path.expanduser()  # not every shell expands VALUES=~/...
     if not path.is_file():
         raise GitLabError(f"values: {path} is not a file")
     rows = {row.source: row for row in desired.VARIABLES}
-    stored = dotenv_values(path, interpolate=False)
-    values = {key: text for key, text in stored.items() if text and key not in desired.RETIRED}
+    stored = read_lines(_text(path), f"values: {path}")
+    values = {key: text for key, text in stored.items() if key not in desired.RETIRED}
     for key, value in values.items():
         if key not in rows:
             known = ", ".join(sorted(rows))
@@ -47,6 +48,13 @@ def _content(key: str, path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         raise GitLabError(f"values: {key}: {path} cannot be read") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise GitLabError(f"values: {path} cannot be read: {error}: write text in UTF-8") from None
 
 
 def compare_variables(plan: Plan, project: Project, values: dict[str, str]) -> None:

@@ -18,7 +18,6 @@ Environment: KUBE_CONTEXT (kubectl's context), SOPS_AGE_KEY_FILE and other varia
 """
 
 import base64
-import io
 import json
 import os
 import re
@@ -28,11 +27,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from dotenv.parser import parse_stream
-
 from contracts import commands
 from contracts.tags import STAGES
 from delivery.errors import RolloutError, ToolError, command, explain
+from delivery.lines import read_lines
 from delivery.rollout.cluster import Cluster
 from delivery.rollout.manifests import NAME_LABEL, OVERLAYS, Document, to_yaml
 from delivery.tags import model_name, parse_stage
@@ -123,12 +121,16 @@ def decrypt(path: Path, stage: str) -> str:
 
 
 def read(text: str, path: Path) -> dict[str, str]:
-    """The lines by key, of which those without a value are left out.
+    """The lines by key. One that was passed over would take its key out of the cluster.
 
     Raises:
-        RolloutError: one of them is unknown or cannot be right. The message has no value.
+        DeliveryError: one of them is unknown or cannot be right. The message has no value.
     """
-    values = _lines(text, path)
+    values = read_lines(text, str(path))
+    for key in values:
+        if key not in KEYS and not REMOTE.fullmatch(key):
+            known = ", ".join(KEYS)
+            raise RolloutError(f"{path}: {key[:64]!a} is no line of it: {known}, AWS_...")
     if not values:
         raise RolloutError(f"{path}: it has no line KEY=VALUE: write {', '.join(KEYS)}, AWS_...")
     if "API_KEYS" in values and (fault := _fault_of_keys(values["API_KEYS"])):
@@ -140,27 +142,6 @@ def read(text: str, path: Path) -> dict[str, str]:
         if one in values and other not in values:
             raise RolloutError(f"{path}: {one} needs {other}: write both")
     return values
-
-
-def _lines(text: str, path: Path) -> dict[str, str]:
-    """The lines by key. A line that was passed over would take its key out of the cluster.
-
-    Raises:
-        RolloutError: a line is none, unknown, or there twice.
-    """
-    found: dict[str, str] = {}
-    for line in parse_stream(io.StringIO(text)):
-        where = f"{path}, line {line.original.line}"
-        if line.error or (line.key and line.value is None):
-            raise RolloutError(f"{where}: it is no KEY=VALUE: correct it, and close each quote")
-        if line.key is not None and line.key not in KEYS and not REMOTE.fullmatch(line.key):
-            known = ", ".join(KEYS)
-            raise RolloutError(f"{where}: {line.key[:64]!a} is no line of it: {known}, AWS_...")
-        if line.key in found:
-            raise RolloutError(f"{where}: {line.key} is there twice: keep one")
-        if line.key and line.value is not None:
-            found[line.key] = line.value
-    return {key: value for key, value in found.items() if value}
 
 
 def _fault_of_keys(text: str) -> str:

@@ -60,7 +60,7 @@ def made(setup: Setup, file: Path) -> str:
 def test_the_token_may_read_the_repository_and_is_in_the_file_alone(
     api: FakeGitLab, setup: Setup, file: Path
 ) -> None:
-    file.write_text("API_KEYS={}\nGIT_PASSWORD=of-last-year\n")
+    file.write_text("API_KEYS={}\nexport GIT_PASSWORD = of-last-year\n")
     printed = made(setup, file)
     assert "+ deploy token conveyor-pods: read_repository, in " in printed
     (token,) = api.deploy_tokens
@@ -114,6 +114,14 @@ def test_a_lost_value_is_a_new_token(api: FakeGitLab, setup: Setup, file: Path) 
     assert "does not have its value" in made(setup, file)
     assert len(api.deploy_tokens) == 2
     assert lines(file)["GIT_USERNAME"] == api.deploy_tokens[1]["username"]
+
+
+def test_a_file_that_is_no_text_is_one_sentence(api: FakeGitLab, setup: Setup, file: Path) -> None:
+    made(setup, file)
+    file.write_bytes(b"\xff")
+    with pytest.raises(SystemExit, match="^error: pod-token: .*pods.env' is no text in UTF-8"):
+        made(setup, file)
+    assert len(api.deploy_tokens) == 1
 
 
 @pytest.mark.parametrize(

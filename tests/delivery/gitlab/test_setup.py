@@ -311,6 +311,8 @@ def test_a_changed_value_is_applied_and_no_secret_is_printed(
         ("NOTIFY_URL=short", "NOTIFY_URL: GitLab cannot mask it"),
         ("NOTIFY_URL='https://chat.example.com/with space'", "NOTIFY_URL: GitLab cannot mask it"),
         ("GDRIVE_CREDENTIALS_FILE=missing.json", "missing.json cannot be read"),
+        ("TRAIN_RUNNER_TAG=gpu\nNOTIFY_URL", "bad.env, line 2: it is no KEY=VALUE: correct it"),
+        ("TRAIN_RUNNER_TAG=a\nTRAIN_RUNNER_TAG=b", "line 2: 'TRAIN_RUNNER_TAG' is there twice"),
     ],
 )
 def test_invalid_values_are_refused_before_any_request(
@@ -329,6 +331,11 @@ def test_variables_of_earlier_versions_are_ignored(tmp_path: Path) -> None:
 
 def test_a_missing_file_of_values_is_reported(setup: Run) -> None:
     assert "nowhere.env is not a file" in refused(setup, "--values", "nowhere.env")
+
+
+def test_a_file_of_values_that_is_no_text_is_reported(setup: Run, tmp_path: Path) -> None:
+    (tmp_path / "bad.env").write_bytes(b"TRAIN_RUNNER_TAG=\xff\n")
+    assert "bad.env cannot be read: 'utf-8' codec" in refused(setup, "--values", "bad.env")
 
 
 def test_tasks_for_a_person_are_listed(api: FakeGitLab, setup: Run) -> None:
