@@ -49,7 +49,8 @@ def parse_version(text: str, name: str | None = None) -> Version:
     if name is not None and "@" not in text:
         whole = f"{name}@v{text.removeprefix('v')}"
     if not isinstance(version := match_tag(whole), Version):
-        raise TagError(f"version: {text[:64]!a} is not a version: write v1.2.0 or landcover@v1.2.0")
+        example = "v1.2.0 or landcover@v1.2.0" if name else "landcover@v1.2.0"
+        raise TagError(f"version: {text[:64]!a} is not a version: write {example}")
     return version
 
 

@@ -481,6 +481,7 @@ def test_invalid_arguments_are_refused_before_anything_changes(project: Project)
         ("--image=$(touch pwned)@sha256:" + "0" * 64, "not named by its digest"),
         ("--version=landcover@v1.0.0;touch pwned", "version:"),
         ("--version=--help@v1.0.0", "version:"),
+        ("--version=v1.2.0", "is not a version: write landcover@v1.2.0"),
         ("--url=ftp://example.com", "url:"),
         ("--url=http://landcover.example.com", "is not encrypted"),
         ("--sha256=abc", "sha256:"),
