@@ -18,6 +18,7 @@ from dvc.fs import get_fs_cls
 from contracts.tags import STAGES
 from delivery.retrain.retraining import read_ingest
 from delivery.rollout.manifests import Document, for_version, render
+from delivery.rollout.manifests import build as build_manifests
 from delivery.tags import parse_version
 from monitoring.alerts import rules
 from monitoring.dashboards import build
@@ -93,6 +94,13 @@ def test_a_rollout_takes_the_manifests_of_every_stage() -> None:
         assert len(namespaces) == 1, f"{folder}: a rollout applies objects of one namespace"
 
 
+@pytest.mark.parametrize("folder", ["setup", "overlays/review", "overlays/review/namespace"])
+def test_what_an_administrator_and_a_review_app_apply_can_be_rendered(folder: str) -> None:
+    if (ROOT / "k8s" / folder).is_dir():
+        needs_kustomize()
+        assert build_manifests(ROOT / "k8s" / folder, read_params(ROOT / "params.yaml").model.name)
+
+
 def test_no_secret_stands_in_the_manifests() -> None:
     for folder, objects in overlays():
         secrets = [it["metadata"]["name"] for it in objects if it["kind"] == "Secret"]
@@ -118,9 +126,13 @@ def overlays() -> Iterator[tuple[str, list[Document]]]:
     for stage in STAGES:
         if not (OVERLAYS / stage).is_dir():
             continue
-        if not (shutil.which("kubectl") or shutil.which("kustomize")):
-            pytest.skip("neither kubectl nor kustomize is installed: make setup-e2e")
+        needs_kustomize()
         yield stage, render(stage, name, OVERLAYS)
+
+
+def needs_kustomize() -> None:
+    if not (shutil.which("kubectl") or shutil.which("kustomize")):
+        pytest.skip("neither kubectl nor kustomize is installed: make setup-e2e")
 
 
 def namespaces() -> dict[str, str]:
