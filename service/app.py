@@ -12,9 +12,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from contracts.faults import wanted
 from service.container import Container
-from service.errors import INTERNAL, BadRequest, ServiceError, Unprocessable
+from service.errors import INTERNAL, BadRequest, NotFound, ServiceError, Unprocessable
 from service.http.body import Disconnected
-from service.http.gateway import GONE, Gateway
+from service.http.gateway import GONE, UNKNOWN_ROUTE, Gateway
 from service.http.problem import MEDIA_TYPE, problem
 from service.http.routes import add_routes
 from service.runtime import running
@@ -100,7 +100,9 @@ async def _invalid(request: Request, error: RequestValidationError) -> Response:
 
 
 async def _refused(request: Request, error: HTTPException) -> Response:
-    """Answer what FastAPI itself raises: the body is not even text."""
+    """Answer what FastAPI itself raises: the body is not even text, or a room is not there."""
+    if error.status_code == NotFound.status:
+        return problem_response(request, NotFound(UNKNOWN_ROUTE))
     return problem_response(request, BadRequest(f"{error.detail}: {_cure(request)}"))
 
 

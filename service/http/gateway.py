@@ -30,6 +30,7 @@ NOSNIFF = (b"x-content-type-options", b"nosniff")
 NO_STORE = (b"cache-control", b"no-store")
 UPLOADS = frozenset(("/predict", "/preview", "/maps"))  # routes that limit their bodies themselves
 LINGER = 5.0  # seconds to drain an oversized upload before closing
+UNKNOWN_ROUTE = "this route does not exist: /docs lists the routes"
 GONE = 499  # status in logs when the client has left
 PARAMETER = re.compile(r"\\{[a-z]+\\}")
 
@@ -126,7 +127,7 @@ class _Exchange:
     async def _dispatch(self, receive: Receive) -> None:
         gateway, method = self._gateway, self._scope["method"]
         if self._route == "none":
-            raise NotFound("this route does not exist: /docs lists the routes")
+            raise NotFound(UNKNOWN_ROUTE)
         allowed = gateway.methods[self._route]
         if method not in allowed:
             raise MethodNotAllowed(f"{self._route} takes {' and '.join(allowed)}", allowed)

@@ -15,6 +15,7 @@ TYPES = {
     ".css": "text/css",
     ".js": "text/javascript",
     ".svg": "image/svg+xml",
+    ".txt": "text/plain",
 }
 # Nothing from elsewhere, no inline code; blob: is the picture that the visitor has just chosen.
 POLICY = (

@@ -45,7 +45,7 @@ LOOK = 0.03  # seconds between two looks at a job that somebody waits for
 DISMISSING = 2.0  # seconds that DELETE waits for the end of a process
 TAGS = 4096  # of a TIFF
 BOUNDS = re.compile(r"bytes=(\d+)-(\d*)")
-BANDS = re.compile(r"[A-Za-z0-9_.-]{1,64}(,[A-Za-z0-9_.-]{1,64}){0,255}")
+BANDS = r"^[A-Za-z0-9_.-]{1,64}(,[A-Za-z0-9_.-]{1,64}){0,255}$"
 NOT_INSTALLED = (
     "maps need rasterio, which this server does not have: its operator installs it with "
     "pip install 'conveyor[maps]'"
@@ -201,7 +201,7 @@ def _add_maps(app: FastAPI, routes: MapRoutes) -> None:
         bands: Annotated[
             str | None,
             Query(
-                max_length=4096,
+                pattern=BANDS,
                 description="Names of the file's bands in their order, where it has none: "
                 "`B02,B03,-,B08`; `-` is not needed.",
             ),
@@ -213,8 +213,6 @@ def _add_maps(app: FastAPI, routes: MapRoutes) -> None:
     ) -> Response:
         """Map a scene: a GeoTIFF as the bare body. A small one is answered with its map at once;
         for a large one, or with `Prefer: respond-async`, the answer is a job."""
-        if bands is not None and not BANDS.fullmatch(bands):
-            raise Unprocessable("bands: write names with commas between them, as B02,B03,-,B08")
         names = tuple(bands.split(",")) if bands else ()
         id, upload = await routes.submit(request, names, offset)
         wants_job = "respond-async" in request.headers.get("prefer", "").lower()
@@ -232,7 +230,7 @@ def _add_maps(app: FastAPI, routes: MapRoutes) -> None:
 
 
 def _add_jobs(app: FastAPI, routes: MapRoutes) -> None:
-    @app.get("/jobs", tags=["maps"], responses=problems(401, 403))
+    @app.get("/jobs", tags=["maps"], responses=problems(401, 403, 422, 503))
     async def jobs(
         request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 100
     ) -> list[MapJob]:
@@ -253,13 +251,13 @@ def _add_jobs(app: FastAPI, routes: MapRoutes) -> None:
 
         return await asyncio.to_thread(found)
 
-    @app.get("/jobs/{id}", tags=["maps"], responses=problems(401, 403, 404))
+    @app.get("/jobs/{id}", tags=["maps"], responses=problems(401, 403, 404, 422, 503))
     async def job(request: Request, id: str) -> MapJob:
         """Report how far a job is."""
         found = routes.find(request, id)
         return MapJob(**describe(id, found, routes.jobs.state(id)))
 
-    @app.delete("/jobs/{id}", tags=["maps"], responses=problems(401, 403, 404, 507))
+    @app.delete("/jobs/{id}", tags=["maps"], responses=problems(401, 403, 404, 422, 503, 507))
     async def dismiss(request: Request, id: str) -> MapJob:
         """Stop a job, and delete its files, also of one that has ended."""
         found = routes.find(request, id)
@@ -275,7 +273,7 @@ def _add_results(app: FastAPI, routes: MapRoutes) -> None:
         "/jobs/{id}/{file}",
         tags=["maps"],
         response_class=Response,
-        responses={200: {"content": kinds}, **problems(401, 403, 404, 416)},
+        responses={200: {"content": kinds}, **problems(401, 403, 404, 416, 422, 503)},
     )
     async def result(
         request: Request,

@@ -3,6 +3,7 @@
 import { loadSamples, showInput, startClassify } from "./classify.js";
 import { loadExperiments, showServing, startExperiments } from "./experiments.js";
 import { startFeedback } from "./feedback.js";
+import { showMapping, startMap } from "./map.js";
 import { startKeys } from "./server.js";
 import { startServing } from "./serving.js";
 import { startSwaps } from "./swap.js";
@@ -12,6 +13,7 @@ let digest = null;
 function learn(version) {
   showServing(version);
   showInput(version.model);
+  showMapping(version.model);
   const found = version.model ? version.model.sha256 : null;
   if (found === digest) return;
   digest = found;
@@ -22,6 +24,7 @@ startKeys();
 startSwaps();
 startClassify();
 startFeedback();
+startMap();
 startExperiments();
 startServing(learn);
 document.addEventListener("keychange", () => {

@@ -42,6 +42,11 @@ CONFIG = {
             "checks": {ACCEPTS: {"expected-statuses": MAY_REFUSE}},
         },
         {
+            # A model that classifies draws no map.
+            "include-path": ["/maps"],
+            "checks": {ACCEPTS: {"expected-statuses": [*MAY_REFUSE, "409"]}},
+        },
+        {
             "include-path-regex": "/get_experiments?_metas",
             "checks": {ACCEPTS: {"expected-statuses": MAY_REFUSE}},
         },
