@@ -15,7 +15,7 @@ from rasterio.windows import Window
 from contracts.bundle import NODATA, Segmentation
 from service.errors import StorageFull, Unavailable
 from service.maps.grid import Span
-from service.maps.work import PLANES, Work
+from service.maps.work import PLANES, UNFINISHED, Work
 
 BLOCK = 512
 ROOM = 64 << 10  # bytes; on a disk with less there is no room for a file
@@ -35,7 +35,7 @@ def write_map(target: Path, work: Work, scene: DatasetReader, manifest: Segmenta
         StorageFull: the disk is full.
         Unavailable: GDAL cannot write it.
     """
-    plain, cog = (target.with_name(f".{target.name}.{name}") for name in ("plain", "cog"))
+    plain, cog = (work.path.with_suffix(suffix) for suffix in UNFINISHED)
     try:
         with _explained(target):
             _write_plain(plain, work, scene, manifest)

@@ -5,7 +5,6 @@ import os
 import queue
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -131,10 +130,6 @@ def working(count: int, setup: Setup, graph: bytes) -> Iterator[Pool]:
 
 def _memory(size: int) -> int:
     """Descriptor of memory without a name: it is gone when the last process ends."""
-    if hasattr(os, "memfd_create"):
-        handle = os.memfd_create("map", os.MFD_CLOEXEC)
-    else:  # as on macOS: a file that is deleted at once
-        with tempfile.TemporaryFile() as file:
-            handle = os.dup(file.fileno())
+    handle = os.memfd_create("map")
     os.ftruncate(handle, size)
     return handle

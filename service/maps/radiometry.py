@@ -53,9 +53,11 @@ class Conversion(NamedTuple):
                 empty = numbers == self.nodata
         if self.shift:
             limits = np.iinfo(numbers.dtype)
-            low = limits.min + (self.becomes == limits.min)  # data does not become nodata
+            # Data does not become nodata.
+            low = limits.min + (self.becomes == limits.min)
+            high = limits.max - (self.becomes == limits.max)
             shifted = numbers.astype(np.int32) + self.shift
-            numbers = shifted.clip(low, limits.max).astype(numbers.dtype)
+            numbers = shifted.clip(low, high).astype(numbers.dtype)
         if empty is not None:
             numbers[empty] = self.becomes
         return numbers

@@ -27,6 +27,8 @@ from service.maps.grid import Span, Strip
 
 Array = npt.NDArray[Any]
 PLANES = 2  # labels and confidence
+UNFINISHED = (".plain", ".cog")
+"""Of the map while it is written, beside the work file."""
 LOW = 50  # percent of confidence
 
 
@@ -61,8 +63,9 @@ def total(strips: Iterable[Counts]) -> Counts:
 class Work:
     """The work file of one map, open and locked."""
 
-    def __init__(self, handle: int, height: int, width: int) -> None:
+    def __init__(self, path: Path, handle: int, height: int, width: int) -> None:
         """Read which strips are finished; a line that was cut off is forgotten."""
+        self.path = path
         self._handle = handle
         self._shape = (height, width)
         self.is_needed = True
@@ -70,7 +73,7 @@ class Work:
         self.done: dict[int, Counts] = {}
         self._end = PLANES * height * width
         if os.fstat(handle).st_size < self._end:
-            _allocate(handle, self._end)  # a full disk shows now, and not in an hour
+            os.posix_fallocate(handle, 0, self._end)  # a full disk shows now, and not in an hour
         journal = os.pread(handle, os.fstat(handle).st_size - self._end, self._end)
         for line in journal.splitlines(keepends=True):
             if not line.endswith(b"\n"):  # the process was killed while it wrote
@@ -129,7 +132,7 @@ def work_on(target: Path, digest: str, height: int, width: int) -> Iterator[Work
                 f"another process makes {target.name}: wait for it, or take another -o"
             ) from None
         try:
-            work = Work(handle, height, width)
+            work = Work(path, handle, height, width)
         except OSError as error:
             path.unlink(missing_ok=True)
             raise refusal(error, target) from None
@@ -137,7 +140,7 @@ def work_on(target: Path, digest: str, height: int, width: int) -> Iterator[Work
             yield work
         finally:
             if not work.is_needed:
-                path.unlink()
+                delete(path)
                 _delete_others(target)
     finally:
         os.close(handle)
@@ -155,7 +158,13 @@ def _delete_others(target: Path) -> None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            path.unlink()
+            delete(path)
+
+
+def delete(path: Path) -> None:
+    """Delete a work file, and what a process that was killed left beside it."""
+    for suffix in (*UNFINISHED, ".work"):
+        path.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def refusal(error: OSError, target: Path) -> StorageFull | Unavailable:
@@ -166,13 +175,6 @@ def refusal(error: OSError, target: Path) -> StorageFull | Unavailable:
             "finished is kept"
         )
     return Unavailable(f"-o {target.name} cannot be written: {reason(error)}: take another folder")
-
-
-def _allocate(handle: int, size: int) -> None:
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(handle, 0, size)
-    else:  # as on macOS
-        os.ftruncate(handle, size)
 
 
 def _write(handle: int, content: bytes | memoryview, at: int) -> None:

@@ -4,6 +4,11 @@ It reads `Setup` as a line of JSON, then the graph, then one task a line; it ans
 line. It ends when its parent does: then there is nothing more to read. It knows nothing of GDAL.
 """
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this one
+
 import json
 import mmap
 import os

@@ -62,5 +62,27 @@ def test_workers_end_with_their_parent(bundle: Path, tmp_path: Path) -> None:
     until(lambda: ended([int(pid) for pid in children]), "the end of the workers")
 
 
+def test_ctrl_c_is_a_sentence_and_the_same_command_goes_on(bundle: Path, tmp_path: Path) -> None:
+    scene = maps.write_scene(tmp_path / "scene.tif", maps.ground(600, 600))
+    words = ["map", str(scene), "-o", str(tmp_path / "map.tif"), "--bundle", str(bundle)]
+    command = [sys.executable, "-m", "service", *words, "--workers=1", "--tile=64"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stderr
+    assert process.stderr.readline() and process.stderr.readline(), "a strip is finished"
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, said = process.communicate()
+    assert process.returncode == 130 and "Traceback" not in said
+    assert said.endswith("stopped; the same command goes on from here\n")
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "tiles were finished before" in done.stderr
+
+
+def test_what_a_kill_left_of_a_map_is_deleted(scene: Path, bundle: Path, tmp_path: Path) -> None:
+    for name in ("0123456789abcdef.work", "0123456789abcdef.plain", "0123456789abcdef.cog"):
+        (tmp_path / f".map.tif.{name}").write_bytes(b"left")
+    make_map(scene, tmp_path / "map.tif", bundle, Options(1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["map.json", "map.tif"]
+
+
 def _never(done: int, of: int) -> None:
     pytest.fail("it began to map")
