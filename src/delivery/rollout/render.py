@@ -59,7 +59,7 @@ def publish(repository: Repository, branch: str, folder: str, text: str, title: 
     """Commit a folder's objects to a branch of origin; False if it has them already.
 
     Raises:
-        RolloutError: the name of the branch is malformed.
+        RolloutError: the name of the branch is malformed, or it has the project itself.
         GitError: origin refuses the push, or has a newer commit.
     """
     if not BRANCH.fullmatch(branch):
@@ -70,6 +70,10 @@ def publish(repository: Repository, branch: str, folder: str, text: str, title: 
         target = os.environ.get("PUSH_URL") or ORIGIN
         git("fetch", "--quiet", "--no-tags", "--end-of-options", target, head)
     entries = git("ls-tree", head).split("\n") if head else []
+    if any(entry.endswith("\tdvc.yaml") for entry in entries):
+        raise RolloutError(
+            f"branch: {branch} has the project itself, and no objects: write rendered, for example"
+        )
     blob = git("hash-object", "-w", "--stdin", stdin=text)
     tree = git("mktree", stdin=f"100644 blob {blob}\t{FILE}\n")
     kept = [entry for entry in entries if entry and entry.split("\t")[1] != folder]

@@ -68,6 +68,16 @@ def test_a_commit_of_another_job_is_kept(project: Project) -> None:
     assert of_origin(project, "production") == "two"
 
 
+def test_no_branch_of_the_project_itself_gets_objects(project: Project) -> None:
+    project.write("dvc.yaml", "stages: {}\n")
+    project.commit()
+    project.git("push", "origin", "HEAD:refs/heads/main")
+    before = Repository(project.origin).git("rev-parse", "main")
+    with pytest.raises(RolloutError, match="branch: main has the project itself.*write rendered"):
+        publish(project.repository, "main", "staging", "one\n", "Render staging")
+    assert Repository(project.origin).git("rev-parse", "main") == before
+
+
 def test_a_git_without_a_name_is_told_how_to_get_one(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
