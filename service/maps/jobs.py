@@ -93,9 +93,10 @@ class Jobs:
         self.queue = root / "queue"
         self.dismissed = root / "dismissed"
 
-    def check_room(self) -> None:
-        """Raise Overloaded where the queue is full."""
-        if len(self.waiting()) >= self.limits.waiting:
+    def check_room(self, uploads: bool = True) -> None:
+        """Raise Overloaded where the queue is full, with `uploads` that of those that arrive."""
+        arriving = _names(self.root / "incoming") if uploads else []
+        if len(self.waiting()) + len(arriving) >= self.limits.waiting:
             raise Overloaded(
                 f"{self.limits.waiting} maps wait already: try again later, or dismiss one with "
                 "DELETE /jobs/{id}"

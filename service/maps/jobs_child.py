@@ -110,7 +110,7 @@ def explained(say: Any) -> Iterator[None]:
 
 def end_with_parent() -> None:
     """Wait until the service closes the pipe, or dies; then end, with all workers."""
-    sys.stdin.buffer.read()
+    os.read(sys.stdin.fileno(), 1)  # not by `sys.stdin`, whose lock an exit would wait for
     os.killpg(0, signal.SIGKILL)
 
 

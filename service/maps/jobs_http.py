@@ -127,7 +127,7 @@ class MapRoutes:
                 *(owner, now(), model.manifest.name, model.tag, model.sha256, upload.sha256),
                 *(upload.size, upload.height, upload.width, bands, offset),
             )
-            self.jobs.check_room()
+            self.jobs.check_room(uploads=False)
             await asyncio.to_thread(self.jobs.submit, id, folder, job)
         return id, upload
 

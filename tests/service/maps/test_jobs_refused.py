@@ -1,7 +1,9 @@
 """What `/maps` refuses: each time with a sentence, and the next scene is mapped."""
 
 import struct
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,26 @@ def test_a_full_queue_takes_no_more_until_there_is_room(
         httpx.delete(server.url + jobs[0], timeout=60)
         assert ended(server, jobs[1])["status"] == "successful"
         assert send(server, scene).status_code == 200
+
+
+def test_scenes_that_still_arrive_count_as_waiting(
+    bundle: Path, scene: Path, tmp_path: Path
+) -> None:
+    content, refused = scene.read_bytes(), threading.Event()
+
+    def pieces() -> Iterator[bytes]:
+        yield content[:1000]
+        refused.wait(60)
+        yield content[1000:]
+
+    with serving(bundle, tmp_path, maps_queue=1) as server, ThreadPoolExecutor() as threads:
+        slow = threads.submit(
+            httpx.post, f"{server.url}/maps", content=pieces(), headers=TIFF, timeout=120
+        )
+        until(lambda: list((tmp_path / "state").glob("maps/incoming/*")))
+        assert send(server, scene).status_code == 503
+        refused.set()
+        assert slow.result().status_code == 200
 
 
 def test_a_service_that_classifies_says_what_would_map(scene: Path, tmp_path: Path) -> None:
