@@ -56,7 +56,7 @@ INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS) $(TORCH) $(if $(SHARED),
   models promote rollback retire lineage model-item retention gitlab-setup acceptance-gitlab acceptance-cluster acceptance-grafana \
   check-catalogues left-out experiment experiment-commit experiment-check publish comment verify register image job-image deploy secrets argo-enter argo-leave review review-stop retrain notify \
   monitor demo-drift alertmanager dashboards rules figures \
-  bench bench-loop bench-eurosat bench-serving bench-drift bench-observing bench-map lock clean
+  bench bench-loop bench-eurosat bench-serving bench-drift bench-observing bench-map bench-batch lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -395,6 +395,9 @@ check-catalogues: setup ## ask the public catalogues of Sentinel-2, and fetch a 
 
 bench-map: setup ## measure a scene's map beside bare ONNX Runtime (BUNDLE=folder of a segmentation model, SCENE=scene.tif)
 	@python -m benchmarks.map --bundle '$(or $(BUNDLE),model)' $(if $(SCENE),--scene '$(SCENE)')
+
+bench-batch: setup ## measure a batch of images beside bare ONNX Runtime (BUNDLE=folder of a model)
+	@python -m benchmarks.batch --bundle '$(or $(BUNDLE),model)'
 
 lock: ## refresh poetry.lock and constraints.txt (needs Poetry 2 with poetry-plugin-export)
 	@poetry lock

@@ -1,4 +1,4 @@
-"""`python -m service` serves; other commands make a key, tables, a map: see --help."""
+"""`python -m service` serves; other commands make a key, tables, a map, a batch: see --help."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ def main() -> None:
     )
     commands.add_parser("key", help="make an API key, and its hash for SERVICE_API_KEYS")
     commands.add_parser("migrate", help="bring the feedback database up to date, then end")
-    _add_maps(commands)
+    _add_rooms(commands)
     chosen = line.parse_args()
     if run := getattr(chosen, "run", None):
         run(chosen)
@@ -65,10 +65,11 @@ def _serve(with_key: bool) -> None:
     sys.exit(code)
 
 
-def _add_maps(commands: Any) -> None:
-    """Add `map`, unless this service has no such room."""
-    if find_spec("service.maps"):
-        import_module("service.maps.command").add_to(commands)
+def _add_rooms(commands: Any) -> None:
+    """Add the commands of rooms, those that this service has."""
+    for room in ("service.batch", "service.maps"):
+        if find_spec(room):
+            import_module(f"{room}.command").add_to(commands)
 
 
 def _end_at_once(number: int, _: object) -> None:

@@ -5,7 +5,7 @@ them: the fields of the answer, and what is observed and recorded. A new task is
 one more row in `task_of`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import isfinite
 from typing import Any, NamedTuple, Protocol
 
@@ -35,6 +35,14 @@ class Output(NamedTuple):
     """(B, H, W), of a map."""
     confidence: npt.NDArray[np.uint8] | None = None
     """(B, H, W) percent, of a map."""
+
+    def each(self) -> Iterator["Output"]:
+        """The outputs of one chip after the other, each as a batch of one."""
+        for i in range(len(self.probabilities)):
+            one = slice(i, i + 1)
+            labels = None if self.labels is None else self.labels[one]
+            confidence = None if self.confidence is None else self.confidence[one]
+            yield Output(self.probabilities[one], self.statistics[one], labels, confidence)
 
 
 class Outcome(NamedTuple):

@@ -1,0 +1,171 @@
+"""What a worker process does: reads, decodes and infers a part of the images, and writes its rows.
+
+An image is decoded and answered as `POST /predict` does it. Several go through the graph at once
+where that changes no bit of an answer.
+"""
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from contracts.images import Fit
+from service.batch.sources import Content, Item, Source
+from service.batch.table import Layout, Row
+from service.errors import InvalidOutput, ServiceError, StorageFull, Unavailable
+from service.files import is_full, reason, replace_file
+from service.inference.bundle import Bundle, decode_chip
+from service.inference.decode import decode
+from service.inference.model import Model
+from service.inference.tasks import Output
+
+GROUP = 16  # images that are read, and that go through the graph, at once
+LARGE = 1 << 22  # values that go through the graph at once, at most
+
+Chips = npt.NDArray[Any]
+
+log = logging.getLogger("service.batch")
+
+
+class Setup(NamedTuple):
+    """What all parts have in common."""
+
+    bundle: Bundle
+    tag: str
+    device: str
+    source: Source
+    fit: Fit
+    max_bytes: int
+    max_pixels: int
+
+
+class Predictor:
+    """A model, and the rows that it gives for images."""
+
+    def __init__(self, setup: Setup, model: Model | None = None) -> None:
+        """Open the model; its self-test was passed before."""
+        self._setup = setup
+        self._model = model or Model(setup.tag, setup.bundle, setup.device)
+        self._layout = Layout(setup.bundle.manifest, setup.tag)
+        self._at_once = images_at_once(self._model)
+
+    def write(self, items: Sequence[Item], target: Path) -> None:
+        """Write the rows of some images into a file, in one step.
+
+        Raises:
+            ServiceError: the model does not run, S3 does not answer, or the disk is full.
+        """
+        rows: list[Row] = []
+        for start in range(0, len(items), GROUP):
+            group = items[start : start + GROUP]
+            rows += self.predict(self._setup.source.read(group, self._setup.max_bytes))
+        try:
+            replace_file(target, self._layout.part(items, rows))
+        except OSError as error:
+            raise refusal(error) from None
+
+    def predict(self, files: Iterator[Content]) -> list[Row]:
+        """Answer each file, or say why there is no answer."""
+        decoded = [self._decode(content) for content in files]
+        chips = [chip for chip in decoded if not isinstance(chip, str)]
+        answers = iter(list(self._answers(chips)))
+        return [chip if isinstance(chip, str) else next(answers) for chip in decoded]
+
+    def _decode(self, content: Content) -> Chips | str:
+        if isinstance(content, ServiceError):
+            return content.detail
+        setup = self._setup
+        try:
+            return decode(content, setup.bundle.manifest.input, setup.max_pixels, setup.fit)
+        except ServiceError as error:
+            return error.detail.replace("?fit=resize", "--fit stretch")  # as it is named here
+        except Exception as error:  # one file must not end a night's work
+            log.exception("an image could not be decoded")
+            return f"internal error: {type(error).__name__} while it was decoded: report it"
+
+    def _answers(self, chips: Sequence[Chips]) -> Iterator[Row]:
+        for start in range(0, len(chips), self._at_once):
+            output = _infer(self._model, np.stack(chips[start : start + self._at_once]))
+            for one in output.each():
+                try:
+                    yield self._model.task.read(one).fields
+                except InvalidOutput as error:
+                    yield f"{self._model.tag}: {error.detail}"
+
+
+def images_at_once(model: Model) -> int:
+    """How many images may go through the graph at once: as many as change no bit, or one.
+
+    Judged by the golden chips and mirrored ones. A matrix that is multiplied row by row may be
+    rounded in another way than whole, and then a table would differ from what `/predict` says.
+    """
+    wanted = model.manifest.input
+    most = min(GROUP, LARGE // int(np.prod(wanted.shape)))
+    if most < 2:
+        return 1
+    golden = [decode_chip(one.chip, wanted) for one in model.manifest.golden]
+    chips = [np.roll(golden[i % len(golden)], i, axis=-1)[..., ::-1] for i in range(most)]
+    together = _infer(model, np.stack(chips))
+    for chip, among in zip(chips, together.each(), strict=True):
+        alone = _infer(model, np.ascontiguousarray(chip)[None])
+        if not all(
+            one is other or np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+            for one, other in zip(alone, among, strict=True)
+            if one is not None and other is not None
+        ):
+            return 1
+    return most
+
+
+def _infer(model: Model, chips: Chips) -> Output:
+    try:
+        return model.engine.infer(chips)
+    except Exception as error:  # the runtime's errors share no base but this
+        raise InvalidOutput(
+            f"the graph of {model.tag} does not run ({type(error).__name__}): train the model "
+            "again, or take another"
+        ) from None
+
+
+def refusal(error: OSError) -> ServiceError:
+    """Explain why nothing can be written beside OUT."""
+    if is_full(error):
+        return StorageFull(
+            "the disk of OUT is full: free some space, then start again: what is finished is kept"
+        )
+    return Unavailable(f"OUT cannot be written: {reason(error)}: take another folder")
+
+
+_predictor: Predictor | None = None  # of this process
+
+
+def begin(setup: Setup) -> None:
+    """Make this process a worker: it ends with its parent, and leaves Ctrl-C to it."""
+    global _predictor
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    pa.set_cpu_count(1)
+    _predictor = Predictor(setup)
+
+
+def work(items: Sequence[Item], target: Path) -> int:
+    """Write a part; returns how many images it has."""
+    assert _predictor is not None
+    _predictor.write(items, target)
+    return len(items)
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot tell its workers, which would wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
