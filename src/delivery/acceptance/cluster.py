@@ -16,6 +16,7 @@ address as the cluster's pods know it, the canary is judged by its analysis, whi
 hour.
 """
 
+import re
 import shutil
 import signal
 import sys
@@ -243,6 +244,11 @@ def _sandbox(arguments: Namespace) -> Sandbox:
         DeliveryError: one of them is invalid, or the version has no image.
     """
     name, image = model_name(), ""
+    if arguments.prometheus and not re.match(r"https?://[^/]", arguments.prometheus):
+        given = arguments.prometheus[:64]
+        raise RolloutError(
+            f"PROMETHEUS: {given!a} is no address: write http://prometheus.monitoring.svc:9090"
+        )
     if not arguments.clean:
         if not (arguments.version or arguments.image):
             raise RolloutError("VERSION: not set: write v1.2.0, of an image that was pushed")

@@ -33,6 +33,14 @@ def _namespace(text: str) -> str:
     return text
 
 
+def _address(text: str) -> str:
+    if not re.fullmatch(r"https?://[^/\s]\S*", text):
+        raise ValueError(
+            f"{text[:64]!a} is no address: write http://prometheus.monitoring.svc:9090"
+        )
+    return text
+
+
 Namespace = Annotated[str, AfterValidator(_namespace)]
 
 
@@ -67,6 +75,7 @@ class Values(BaseModel):
     callers: list[Namespace] | None = None
     egress: list[Opened] | None = None
     monitorLabels: dict[str, str] | None = None
+    prometheus: Annotated[str, AfterValidator(_address)] | None = None
     replicas: Replicas | None = None
 
 

@@ -260,6 +260,8 @@ def test_what_can_not_begin_is_one_sentence_and_makes_nothing(
     assert "is not named by its digest" in refused("kind-kind", "--image=landcover:v1")
     missing = refused("kind-kind", f"--image={image(1)}", "--pull-secret=nowhere.json")
     assert missing == "error: --pull-secret: nowhere.json: No such file or directory"
+    said = refused("kind-kind", f"--image={image(1)}", "--prometheus=prom:9090")
+    assert said.startswith("error: PROMETHEUS: 'prom:9090' is no address: write http://")
     kind.may_create = False
     assert "its account may not create namespaces" in refused(*words())
     assert kind.namespaces.keys() == {"default", "kube-system"} and not REPORT.exists()

@@ -30,6 +30,7 @@ HEAD = "apiVersion: conveyor/v1\nkind: Values\nmetadata: {name: values}\n"
         ("egress: [{port: 443000}]", "egress.0.port: wanted at most 65535"),
         ("egress: [{prot: 443}]", "egress.0.port: it is missing"),
         ("egress: [{port: 443, to: all}]", "egress.0.to: it is not known here"),
+        ("prometheus: prom:9090", "prometheus: 'prom:9090' is no address: write http://prometheus"),
         ("monitorLabels: {release: 1}", "monitorLabels.release: wanted a text"),
         ("replicas: {least: two, most: 4}", "replicas.least: wanted a whole number"),
         ("replicas: {least: 0, most: 4}", "replicas.least: wanted at least 1"),
