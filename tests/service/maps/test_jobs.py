@@ -174,7 +174,7 @@ def test_a_job_that_runs_is_dismissed_with_all_its_files(
     processes += [worker for child in processes for worker in children(child)]
     answer = httpx.delete(server.url + job, timeout=60)
     assert (answer.status_code, answer.json()["status"]) == (200, "dismissed")
-    assert all_ended(processes)
+    until(lambda: all_ended(processes), "the end of the map and its workers")
     assert {path.name for path in folder(home, job).iterdir()} == RECORDS
     assert ask(server, job)["status"] == "dismissed"
     again = httpx.delete(server.url + job, timeout=60)
