@@ -10,7 +10,7 @@
 | likeness | how the scene compares with what the model was trained on |
 | cog, item | the map as a cloud-optimized GeoTIFF, and its STAC item |
 | jobs | the queue by HTTP: folders on disk that survive the service |
-| jobs_http | the routes `/maps` and `/jobs` |
+| jobs_http, jobs_upload | the routes `/maps` and `/jobs`; takes a scene to disk |
 | jobs_run, jobs_child | runs the queue in one worker; the process that makes one map |
 | pictures | scene and map as PNG, for the page |
 | room | the wiring of all that to the service |

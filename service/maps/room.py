@@ -8,8 +8,9 @@ from fastapi import FastAPI
 from service.auth.roles import Guard
 from service.inference.model import Serving
 from service.maps.jobs import Jobs, Limits
-from service.maps.jobs_http import MapRoutes, UploadLimits, add_routes
+from service.maps.jobs_http import MapRoutes, add_routes
 from service.maps.jobs_run import Runner
+from service.maps.jobs_upload import UploadLimits
 from service.settings import Settings, cores
 from service.swap.cache import BundleCache
 

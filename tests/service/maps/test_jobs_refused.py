@@ -11,7 +11,7 @@ import httpx
 import pytest
 import rasterio.shutil
 
-from service.maps.jobs_http import read_size
+from service.maps.jobs_upload import read_size
 from tests.make import bundles, maps
 from tests.make.map_jobs import ASYNC, TIFF, ended, queue, send
 from tests.make.processes import until

@@ -60,6 +60,8 @@ def test_a_job_goes_on_when_its_worker_dies(bundle: Path, long_scene: Path, tmp_
         begun(server, job)
         worker = next(pid for pid in server.workers() if children(pid))
         os.kill(worker, signal.SIGKILL)
+        until(lambda: worker not in server.workers())
+        server.wait_for_workers(2)
         assert map_of(server, job) == whole(long_scene, bundle, tmp_path / "map.tif")
 
 
