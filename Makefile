@@ -397,7 +397,7 @@ bench-map: setup ## measure a scene's map beside bare ONNX Runtime (BUNDLE=folde
 	@python -m benchmarks.map --bundle '$(or $(BUNDLE),model)' $(if $(SCENE),--scene '$(SCENE)')
 
 bench-batch: setup ## measure a batch of images beside bare ONNX Runtime (BUNDLE=folder of a model)
-	@python -m benchmarks.batch --bundle '$(or $(BUNDLE),model)'
+	@python -m benchmarks.batch $(if $(BUNDLE),--bundle '$(BUNDLE)')
 
 lock: ## refresh poetry.lock and constraints.txt (needs Poetry 2 with poetry-plugin-export)
 	@poetry lock

@@ -1,8 +1,9 @@
 """What a batch costs beside the bare runtime.
 
-    python -m benchmarks.batch [--images 50000] [--rounds 3]
+    python -m benchmarks.batch [--bundle model] [--images 30000] [--rounds 3]
 
-A list names 1,000 chips (uncompressed TIFF, in the page cache) again and again, and `python -m
+Without --bundle the model is the reference network of `make bench-serving`, with random weights. A
+list names 1,000 chips (uncompressed TIFF, in the page cache) again and again, and `python -m
 service batch` predicts them. Before and after each batch ONNX Runtime alone runs the same graph on
 the same chips, decoded and in memory, in one process with one thread: one image at a time, as
 `/predict` does it, and 16. Efficiency is CPU-seconds of the runtime over those of the whole command
@@ -25,6 +26,8 @@ import numpy.typing as npt
 import tifffile
 
 from benchmarks import machine
+from benchmarks.serving.bundle import make
+from pipeline.params import read_params
 from service.inference.bundle import Bundle, decode_chip, read_bundle
 from service.inference.providers import open_session
 from service.inference.tasks import task_of
@@ -47,6 +50,8 @@ class Run(NamedTuple):
 def main() -> None:
     """Measure and print."""
     options = _options()
+    if options.bundle is None:
+        options.bundle = make("tiff", "reference", read_params()).folder
     bundle = read_bundle(options.bundle)
     chips = vary(bundle)
     print(f"{machine.line()}; load {os.getloadavg()[0]:.1f}; n = {options.rounds} rounds")
@@ -65,8 +70,8 @@ def main() -> None:
 
 def _options() -> Namespace:
     parser = ArgumentParser(prog="python -m benchmarks.batch", description=__doc__.splitlines()[0])
-    parser.add_argument("--bundle", type=Path, default=Path("model"))
-    parser.add_argument("--images", type=int, default=50_000)
+    parser.add_argument("--bundle", type=Path, help="default: the reference network")
+    parser.add_argument("--images", type=int, default=30_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=cores())
     parser.add_argument("--folder", type=Path, help="for the chips; default: the system's")

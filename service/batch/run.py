@@ -17,7 +17,7 @@ from typing import NamedTuple
 from contracts.images import Fit
 from service.batch.sources import Item, Listing
 from service.batch.table import Layout, Summary, is_whole
-from service.batch.worker import Setup, begin, refusal, work
+from service.batch.worker import Setup, begin, keep_bundle, refusal, work
 from service.errors import Conflict, Unavailable, Unprocessable
 from service.files import StillLocked, locked
 from service.inference.bundle import Bundle
@@ -87,20 +87,22 @@ def predict_all(
     layout = Layout(bundle.manifest, options.tag)
     model = Model(options.tag, bundle, settings.device)
     model.engine.self_test()
-    setup = Setup(
-        bundle=bundle,
-        tag=options.tag,
-        device=settings.device,
-        source=found.source,
-        fit=options.fit,
-        max_bytes=settings.max_upload,
-        max_pixels=settings.max_pixels,
-    )
-    with _work_folder(target, _key(found, setup)) as folder:
+    key = _key(found, bundle, settings, options)
+    with _work_folder(target, key) as folder:
+        setup = Setup(
+            folder=folder,
+            tag=options.tag,
+            device=settings.device,
+            source=found.source,
+            fit=options.fit,
+            max_bytes=settings.max_upload,
+            max_pixels=settings.max_pixels,
+        )
         parts = divide(found.items, folder)
-        _work_on(parts, setup, options.workers or settings.workers, progress)
         whole = folder / "whole"
         try:
+            keep_bundle(bundle, folder)
+            _work_on(parts, setup, options.workers or settings.workers, progress)
             summary = layout.write([part.path for part in parts], whole)
             whole.replace(target)
             _keep(target.parent)
@@ -120,11 +122,12 @@ def divide(items: list[Item], folder: Path) -> list[Part]:
     ]
 
 
-def _key(found: Listing, setup: Setup) -> str:
+def _key(found: Listing, bundle: Bundle, settings: Settings, options: Options) -> str:
     """Digest of everything that decides on the rows."""
-    digest = hashlib.sha256()
-    facts = (setup.bundle.manifest.sha256, setup.tag, setup.fit, setup.max_bytes, setup.max_pixels)
-    digest.update(repr((VERSION, PART, PARTS, facts, setup.source)).encode())
+    digest = hashlib.sha256(bundle.document)  # which has the digest of the graph
+    limits = (settings.max_upload, settings.max_pixels)
+    facts = (VERSION, PART, PARTS, options.tag, options.fit, limits, found.source)
+    digest.update(repr(facts).encode())
     for item in found.items:
         digest.update(repr(item).encode() + b"\n")
     return digest.hexdigest()

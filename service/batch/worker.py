@@ -17,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from contracts.bundle import GRAPH, MANIFEST
 from contracts.images import Fit
 from service.batch.sources import Content, Item, Source
 from service.batch.table import Layout, Row
 from service.errors import InvalidOutput, ServiceError, StorageFull, Unavailable
 from service.files import is_full, reason, replace_file
-from service.inference.bundle import Bundle, decode_chip
+from service.inference.bundle import Bundle, decode_chip, parse_manifest
 from service.inference.decode import decode
 from service.inference.model import Model
 from service.inference.tasks import Output
@@ -38,7 +39,8 @@ log = logging.getLogger("service.batch")
 class Setup(NamedTuple):
     """What all parts have in common."""
 
-    bundle: Bundle
+    folder: Path
+    """Has the verified bundle, as `keep_bundle` wrote it: a pipe would hand it on one by one."""
     tag: str
     device: str
     source: Source
@@ -47,14 +49,22 @@ class Setup(NamedTuple):
     max_pixels: int
 
 
+def keep_bundle(bundle: Bundle, folder: Path) -> None:
+    """Write a bundle for the workers. Raises OSError."""
+    replace_file(folder / MANIFEST, bundle.document)
+    replace_file(folder / GRAPH, bundle.graph)
+
+
 class Predictor:
     """A model, and the rows that it gives for images."""
 
-    def __init__(self, setup: Setup, model: Model | None = None) -> None:
-        """Open the model; its self-test was passed before."""
+    def __init__(self, setup: Setup) -> None:
+        """Open the model; it was verified, and its self-test passed, before."""
         self._setup = setup
-        self._model = model or Model(setup.tag, setup.bundle, setup.device)
-        self._layout = Layout(setup.bundle.manifest, setup.tag)
+        document, graph = ((setup.folder / name).read_bytes() for name in (MANIFEST, GRAPH))
+        bundle = Bundle(parse_manifest(document), graph, document)
+        self._model = Model(setup.tag, bundle, setup.device)
+        self._layout = Layout(bundle.manifest, setup.tag)
         self._at_once = images_at_once(self._model)
 
     def write(self, items: Sequence[Item], target: Path) -> None:
@@ -84,7 +94,7 @@ class Predictor:
             return content.detail
         setup = self._setup
         try:
-            return decode(content, setup.bundle.manifest.input, setup.max_pixels, setup.fit)
+            return decode(content, self._model.manifest.input, setup.max_pixels, setup.fit)
         except ServiceError as error:
             return error.detail.replace("?fit=resize", "--fit stretch")  # as it is named here
         except Exception as error:  # one file must not end a night's work

@@ -215,7 +215,7 @@ def test_the_sources_of_pip_reach_uv(monkeypatch: pytest.MonkeyPatch) -> None:
     ("words", "message"),
     [
         (["train", "--torch", "gpu"], "error: TORCH=gpu: choose cpu, cuda or auto"),
-        (["trian"], "error: EXTRAS: trian is not an extra of pyproject.toml: choose of delivery"),
+        (["trian"], "error: EXTRAS: trian is not an extra of pyproject.toml: choose of batch"),
         (["", "--installer", "conda"], "error: INSTALLER=conda: choose uv or pip"),
     ],
 )

@@ -13,6 +13,7 @@ from tests.make import batches, disks, images, maps
 from tests.make.bundles import make_bundle, make_chip
 
 LIMIT = 1 << 20
+PAGE = 4096
 
 
 def first_error(place: Path) -> str:
@@ -190,17 +191,21 @@ def test_a_command_that_cannot_work_is_refused_at_once(bundle: Path, tmp_path: P
     assert not list(tmp_path.glob(".*.work"))
 
 
-def test_a_full_disk_is_a_sentence_and_what_is_finished_is_kept(
-    bundle: Path, tmp_path: Path
+@pytest.mark.parametrize("after", ["the start", "the model"])
+def test_a_full_disk_is_a_sentence_and_the_next_start_goes_on(
+    after: str, bundle: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "chips"
     batches.write_chips(folder, 70)
-    with disks.small_disk(tmp_path / "disk", "64k") as disk:
+    pages = sum(-(-path.stat().st_size // PAGE) for path in bundle.iterdir())
+    room = 0 if after == "the start" else (pages + 1) * PAGE
+    with disks.small_disk(tmp_path / "disk", "2m") as disk:
         filler = disk / "filler"
-        filler.write_bytes(bytes(52 << 10))
+        filler.write_bytes(bytes((2 << 20) - room))
         done = batches.batch(folder, disk / "out.parquet", bundle)
         assert done.returncode == 1, done.stdout
         assert done.stderr.splitlines()[-1].startswith("error: the disk of OUT is full")
+        assert ("0 of 70 images" in done.stderr) == (after == "the model")
         assert not (disk / "out.parquet").exists()
         filler.unlink()
         again = batches.batch(folder, disk / "out.parquet", bundle)
