@@ -28,7 +28,7 @@ from service.maps.scene import open_scene
 
 NICE = 15
 TURN = 60.0  # seconds until the process of a service that was killed has ended, too
-OPTION = re.compile(r"--(bands|offset) ")
+OPTION = re.compile(r"--(bands|offset)\b(?: (?=-?[0-9A-Z]))?")
 
 log = logging.getLogger("service.maps")
 
@@ -77,7 +77,7 @@ def summary(made: Made, folder: Path) -> dict[str, Any]:
 
 def in_words_of_http(text: str) -> str:
     """`--offset -1000` is `?offset=-1000` in a request."""
-    return OPTION.sub(r"?\1=", text).replace("with --bands", "with ?bands=")
+    return OPTION.sub(r"?\1=", text)
 
 
 def address(sha256: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from service.inference.bundle import read_bundle
 from service.maps.jobs import Job, Jobs, Limits, now
-from service.maps.jobs_child import NICE
+from service.maps.jobs_child import NICE, in_words_of_http
 from tests.conftest import ROOT
 from tests.make.processes import children, until
 from tests.make.processes import ended as all_ended
@@ -78,3 +78,18 @@ def test_a_second_process_waits_for_the_first(jobs: Jobs, scene: Path, bundle: P
         for process in (first, second):
             assert process.stdout
             assert "made" in json.loads(process.stdout.readlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("command", "http"),
+    [
+        ("say --offset -1000; or", "say ?offset=-1000; or"),
+        ("say --offset 0 if", "say ?offset=0 if"),
+        ("say --offset to be sure", "say ?offset= to be sure"),
+        ("as --bands B02,B03", "as ?bands=B02,B03"),
+        ("name the bands with --bands", "name the bands with ?bands="),
+        ("rio edit-info --crs EPSG:32633 FILE", "rio edit-info --crs EPSG:32633 FILE"),
+    ],
+)
+def test_options_of_the_command_become_those_of_a_request(command: str, http: str) -> None:
+    assert in_words_of_http(command) == http
