@@ -3,6 +3,7 @@
 A source is listed once, by `open_source`, and travels to the workers, which read from it.
 """
 
+import codecs
 import os
 import stat
 import zipfile
@@ -163,9 +164,10 @@ def _read_list(path: Path) -> Listing:
             f"IN {path.name} is neither a folder, a zip archive nor a list of paths, one a line: "
             "for one image give its folder"
         )
-    lines = [os.fsdecode(line) for line in content.splitlines() if line.strip()]
+    lines = content.removeprefix(codecs.BOM_UTF8).splitlines()
+    names = [os.fsdecode(line) for line in lines if line.strip()]
     folder = path.parent
-    items = [Item(line, line, _mark(os.path.join(folder, line))) for line in lines]
+    items = [Item(name, name, _mark(os.path.join(folder, name))) for name in names]
     return Listing(Files(str(folder)), items, 0)
 
 

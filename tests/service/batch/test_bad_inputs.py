@@ -168,6 +168,14 @@ def test_what_a_mac_adds_to_an_archive_is_no_image(tmp_path: Path) -> None:
     assert [item.path for item in found.items] == ["chips/a.tif"] and found.passed_over == 0
 
 
+def test_a_list_of_windows_names_the_same_files(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa.tif\r\n\r\nmy chip.tif\r\n")
+    assert [item.path for item in open_source(str(tmp_path / "list.txt")).items] == [
+        "a.tif",
+        "my chip.tif",
+    ]
+
+
 def test_a_command_that_cannot_work_is_refused_at_once(bundle: Path, tmp_path: Path) -> None:
     folder = tmp_path / "chips"
     batches.write_chips(folder, 2)
