@@ -91,6 +91,12 @@ def test_the_bundle_says_what_tiles_need_and_answers_for_any_size(mapped: Path) 
     assert isinstance(manifest, Segmentation)
     assert (manifest.stride, manifest.margin, manifest.exact) == (4, 24, True)
     assert manifest.area is not None and 13.7 < manifest.area.west < manifest.area.east < 13.8
+    rows = read_prepared().split("train").rows
+    wide = max(row.centre[0] for row in rows if row.centre) - min(
+        row.centre[0] for row in rows if row.centre
+    )
+    degrees = (wide + 160) / (111_320 * np.cos(np.radians(manifest.area.north)))
+    assert manifest.area.east - manifest.area.west == pytest.approx(degrees, rel=0.02)
     with rasterio.open("data/images/a.tif") as scene:
         pixels = scene.read()[None, :, :92, :76]
     found = predict(session(graph), pixels, ("labels", "confidence", "statistics"))

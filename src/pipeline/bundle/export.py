@@ -58,7 +58,7 @@ def export(
         "statistics": STATISTICS,
         "reference": drift_reference(output, dataset, task),
     }
-    manifest = task.manifest(fields, output, held_out, dataset, predictor.network)
+    manifest = task.manifest(fields, output, held_out, prepared, predictor.network)
     bundle.write_bundle(graph, manifest)
     print(f"train: ONNX Runtime agrees with torch to {parity:.1e} on {len(held_out.rows)} chips")
     return manifest

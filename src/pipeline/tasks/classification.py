@@ -14,7 +14,7 @@ import numpy.typing as npt
 from contracts.bundle import Classification, Golden, pack
 from pipeline import markdown as md
 from pipeline.data.dataset import Dataset
-from pipeline.data.prepared import Split
+from pipeline.data.prepared import Prepared, Split
 from pipeline.params import Evaluate, Gate
 from pipeline.tasks import calibration, confusion
 from pipeline.tasks.calibration import calibration_error, draw_reliability, reliability
@@ -126,7 +126,7 @@ def predicted_classes(output: Output) -> Labels:
 
 
 def manifest(
-    fields: dict[str, Any], output: Output, chips: Split, dataset: Dataset, net: "nn.Module"
+    fields: dict[str, Any], output: Output, chips: Split, prepared: Prepared, net: "nn.Module"
 ) -> Classification:
     """Add a few golden chips with their probabilities."""
     probabilities = output["probabilities"]

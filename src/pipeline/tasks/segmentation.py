@@ -19,7 +19,7 @@ from contracts.bundle import NODATA, Area, GoldenMap, Segmentation, pack
 from pipeline import markdown as md
 from pipeline.data.dataset import Dataset
 from pipeline.data.places import place
-from pipeline.data.prepared import Split
+from pipeline.data.prepared import Prepared, Split
 from pipeline.errors import DataError
 from pipeline.params import Evaluate, Gate
 from pipeline.tasks import calibration, confusion, overlap
@@ -163,11 +163,12 @@ def predicted_classes(output: Output) -> npt.NDArray[np.int64]:
 
 
 def manifest(
-    fields: dict[str, Any], output: Output, chips: Split, dataset: Dataset, net: "nn.Module"
+    fields: dict[str, Any], output: Output, chips: Split, prepared: Prepared, net: "nn.Module"
 ) -> Segmentation:
     """Add what tiles need, colours, the area, and golden chips with their maps."""
     from pipeline.tasks.tiling import measure
 
+    dataset = prepared.dataset
     tiling = measure(net, len(dataset.bands))
     golden = tuple(
         GoldenMap(chip=pack(chips.chips[chip]), labels=pack(output["labels"][chip]))
@@ -179,7 +180,7 @@ def manifest(
         stride=tiling.stride,
         margin=tiling.margin,
         exact=tiling.exact,
-        area=_area(chips, dataset),
+        area=_area(prepared),
         golden=golden,
         **fields,
     )
@@ -205,19 +206,24 @@ def colours(dataset: Dataset) -> tuple[str, ...]:
     return tuple(fade(PALETTE[i % size], i // size) for i in range(len(dataset.classes)))
 
 
-def _area(chips: Split, dataset: Dataset) -> Area | None:
-    """The box around the centres of the chips; None where they have no CRS."""
+def _area(prepared: Prepared) -> Area | None:
+    """The box around the chips of the training; None where they have no CRS."""
     from rasterio.errors import RasterioError
     from rasterio.warp import transform
 
-    centres: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for row in chips.rows:
+    dataset = prepared.dataset
+    half = dataset.size / 2 * (dataset.resolution or 0)
+    corners: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for row in prepared.split("train").rows:
         if row.centre is not None and row.crs != row.path:
-            centres[row.crs].append(row.centre)
+            east, north = row.centre
+            corners[row.crs] += [
+                (east + x, north + y) for x in (-half, half) for y in (-half, half)
+            ]
     longitudes: list[float] = []
     latitudes: list[float] = []
     try:
-        for crs, places in centres.items():
+        for crs, places in corners.items():
             x, y = transform(crs, "EPSG:4326", *zip(*places, strict=True))
             longitudes, latitudes = longitudes + x, latitudes + y
     except RasterioError:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from contracts.bundle import Manifest
 from pipeline.data.dataset import Dataset
-from pipeline.data.prepared import Split
+from pipeline.data.prepared import Prepared, Split
 from pipeline.params import Evaluate, Gate
 from pipeline.tasks.comparison import Comparison
 
@@ -151,7 +151,7 @@ class Task(Protocol):
         fields: dict[str, Any],
         output: Output,
         chips: Split,
-        dataset: Dataset,
+        prepared: Prepared,
         net: "nn.Module",
     ) -> Manifest:
         """Complete the manifest, with answers that a server must reproduce.
