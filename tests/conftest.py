@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -103,7 +104,19 @@ def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what `make test-fast` leaves out."""
+    """Mark what `make test-fast` leaves out, and give each test a name of its own.
+
+    With pytest 9.2 Schemathesis names all operations alike, and of tests with one name
+    `--dist loadfile` runs one only.
+    """
+    seen: Counter[str] = Counter()
+    for item in items:
+        name = item.nodeid
+        seen[name] += 1
+        if seen[name] > 1:
+            own: Any = item
+            own._id = type(own._id).parse(f"{name}[{seen[name]}]")
+    assert len({item.nodeid for item in items}) == len(items)
     for item in items:
         if system.is_system_test(item):
             item.add_marker(pytest.mark.system)

@@ -29,6 +29,7 @@ from tests.make.server import DEPLOY_KEY, Server, serving
 from tests.make.wire import SECRETS
 
 PROBLEM = "application/problem+json"
+UNKNOWN = "x-schemathesis-unknown-property"
 ACCEPTS = "positive_data_acceptance"
 # No schema says what an image is, or which metrics the experiments of a repository have.
 MAY_REFUSE = ["2xx", "400", "413", "415", "422"]
@@ -105,7 +106,9 @@ def test_an_answer_conforms_to_the_openapi_document(
     case: "schemathesis.Case[Any]", fuzzed: Server
 ) -> None:
     response = case.call(base_url=fuzzed.url)
-    case.validate_response(response)
+    if UNKNOWN not in (case.query or {}):  # servers pass over parameters that they do not know
+        case.validate_response(response)
+    assert response.status_code < 500
     said = response.content.decode("latin-1")
     assert not [secret for secret in SECRETS if secret in said]
     if response.status_code >= 400:  # 405 too, which no operation can document
