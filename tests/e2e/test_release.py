@@ -133,7 +133,8 @@ def test_gitlabs_pages_show_the_version_and_its_release(world: World, cluster: C
     (version,) = world.api.model_versions
     assert (version["name"], version["aliases"]) == (NAME, ["1.1.0"])
     assert "the gate is open" in version["description"]
-    assert {name for _, name in world.api.model_files} == {"model.onnx", "model.json"}
+    names = {name for _, name in world.api.model_files}
+    assert names == {"model.onnx", "model.json", "model.stac.json"}
     (release,) = world.api.releases
     assert release["tag_name"] == V2 and "@sha256:" in release["description"]
     assert [link["name"] for link in release["assets"]["links"]] == ["Model version", "Image"]
