@@ -1,6 +1,7 @@
 """Fixtures that all tests share: real small projects, real small images."""
 
 import os
+import signal
 import shutil
 import subprocess
 import sys
@@ -101,6 +102,15 @@ def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path
             build(unfinished)
             unfinished.rename(folder)
     return folder
+
+
+def pytest_configure() -> None:
+    """Let tests interrupt their programs, also where this run is in the background of a shell.
+
+    There SIGINT is ignored, and every program would inherit that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

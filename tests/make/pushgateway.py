@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.make.ports import free_port
+from tests.make.processes import until
 
 Labels = tuple[tuple[str, str], ...]
 needed = pytest.mark.skipif(
@@ -41,11 +42,18 @@ class Gateway:
         return self.series(name).get(())
 
     def clear(self) -> None:
-        """Delete what was pushed."""
-        for group in httpx.get(f"{self.url}/api/v1/metrics", trust_env=False).json()["data"]:
-            words = [f"{x}/{y}" for x, y in group["labels"].items() if x not in ("job", "instance")]
+        """Delete what was pushed. A deletion is accepted first, and done a moment later."""
+        for words in self._groups():
             path = "/".join(["job/conveyor", *words])
             httpx.delete(f"{self.url}/metrics/{path}", trust_env=False)
+        until(lambda: not self._groups())
+
+    def _groups(self) -> list[list[str]]:
+        found = httpx.get(f"{self.url}/api/v1/metrics", trust_env=False).json()["data"]
+        return [
+            [f"{x}/{y}" for x, y in group["labels"].items() if x not in ("job", "instance")]
+            for group in found
+        ]
 
 
 @contextmanager
