@@ -9,6 +9,7 @@ A bundle is a folder with exactly two files, and nothing in it executes on load:
 |----------------|--------|---------------------------------------------------------------------|
 | classification | 1      | `probabilities` (B, classes)                                        |
 | segmentation   | 2      | `labels`, `confidence` (B, H, W) uint8; H, W: multiples of `stride` |
+| detection      | 2      | `boxes` (B, K, 4), `scores` (B, K), `labels` (B, K) int64; H, W so  |
 
 Writers are strict: a manifest that is made with an unknown field is an error. Readers are tolerant:
 `parse_manifest` drops the fields that a newer pipeline adds within a schema. Another task is
@@ -55,6 +56,8 @@ class Input(Part):
     """Ground size of a pixel, metres."""
     fit: Literal["", "crop", "pad", "stretch"] = ""
     """How images of another size became chips (contracts.images.Fit); empty: they are refused."""
+    multiple: int = Field(default=0, ge=0, le=1024, exclude_if=lambda multiple: multiple == 0)
+    """Pixels: images of any size are taken, padded to a multiple of it; 0: of this size alone."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -97,6 +100,16 @@ class GoldenMap(GoldenChip):
 
     labels: str
     """The classes of its pixels (H, W) uint8, packed as the chip is."""
+
+
+class GoldenObjects(GoldenChip):
+    """One chip with what is found in it, the surest first."""
+
+    boxes: tuple[tuple[float, float, float, float], ...]
+    """Left, top, right, bottom, pixels."""
+    scores: tuple[float, ...]
+    labels: tuple[int, ...]
+    """Indices of the classes."""
 
 
 class Training(Part):
@@ -192,17 +205,44 @@ class Segmentation(Bundle):
         return self
 
 
-Manifest = Classification | Segmentation
+class Detection(Bundle):
+    """All of model.json of a model that finds objects: a box, a class and a score each.
+
+    Input height and width are those of the chips of training; the graph takes any multiple of
+    `input.multiple`.
+    """
+
+    schema_version: Literal[2] = Field(default=2, alias="schema")
+    task: Literal["detection"]
+    classes: tuple[str, ...] = Field(min_length=1, max_length=65536)
+    threshold: float = Field(ge=0, le=1)
+    """Score from which a box is an object: the best F1 on the validation split."""
+    golden: tuple[GoldenObjects, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Detection":
+        if not self.input.multiple:
+            raise ValueError("input.multiple is 0, wanted what the edges are multiples of")
+        for number, golden in enumerate(self.golden):
+            if not len(golden.boxes) == len(golden.scores) == len(golden.labels):
+                raise ValueError(f"golden chip {number}: not as many boxes as scores and labels")
+            if any(not 0 <= label < len(self.classes) for label in golden.labels):
+                raise ValueError(f"golden chip {number}: a label has no class")
+        return self
+
+
+Manifest = Classification | Segmentation | Detection
 """model.json of any task."""
 
-MANIFESTS: dict[str, type[Classification] | type[Segmentation]] = {
+MANIFESTS: dict[str, type[Classification] | type[Segmentation] | type[Detection]] = {
     "classification": Classification,
     "segmentation": Segmentation,
+    "detection": Detection,
 }
 
 
 class _Tag(Part):
-    task: Literal["classification", "segmentation"]
+    task: Literal["classification", "segmentation", "detection"]
 
 
 def pack(array: "npt.NDArray[Any]") -> str:

@@ -169,6 +169,9 @@ def _unseen(commit: str, champion: Manifest, prepared: Prepared, notes: list[str
     if prepared.dataset.labels == "maps":
         notes.append("no new blocks: which ground the champion knows is not recorded")
         return set()
+    if prepared.dataset.labels == "boxes":
+        notes.append("no new chips: which chips of an image the champion knows is not recorded")
+        return set()
     rows = prepared.split("test").rows
     try:
         known = known_pixels(commit, champion, read_chip_table(paths.CHIPS / CHIP_TABLE))

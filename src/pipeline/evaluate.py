@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         )
     task, test = tasks.of(manifest), prepared.split("test")
     output = predict(session(graph), test.chips, task.OUTPUTS)
-    found = task.evaluate(output, test, dataset, params)
+    found = task.evaluate(output, test, dataset, params, manifest)
     found.metrics.update(latency(session(graph, threads=1), test.chips, params.latency_runs))
     found.metrics["model_size_mib"] = round(len(graph) / 2**20, 3)
     _write(found)

@@ -4,7 +4,8 @@
     python -m pipeline.gate --against v1.2  against another revision
 
 Exits with 1 and names each floor that the model misses, with the number. The floors are the
-section `gate` of params.yaml. artifacts/gate/ gets the same for GitLab's widgets.
+section `gate` of params.yaml, and where there are some, the tests of tests.yaml. artifacts/gate/
+gets the same for GitLab's widgets.
 
 Numbers of another state of the folder are refused. In a pipeline that is a warning: there the jobs
 `trained` and `verify` hold dvc.lock, and main without BOT_TOKEN has nobody who commits it.
@@ -18,7 +19,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from contracts import commit as commit_facts
+from contracts.bundle import MANIFEST, parse_manifest
 from contracts.commit import Unreadable
 from contracts.lock import stale
 from pipeline import paths, repository, tasks
@@ -27,6 +31,7 @@ from pipeline.errors import DataError, GateError, command
 from pipeline.files import write_text
 from pipeline.params import Params, read_params
 from pipeline.reporting import widgets
+from pipeline.reporting.model_tests import model_test_checks
 from pipeline.tasks.comparison import Comparison
 from pipeline.tasks.task import Check, at_most
 
@@ -45,7 +50,8 @@ def main(arguments: Sequence[str] = ()) -> None:
     warn_of(found)
     comparison, note = compare_with(against, params)
     metrics = read(paths.METRICS)
-    checks = judge(metrics, read(paths.CLASSES), params, comparison, note)
+    tested = model_test_checks(sha256_of_model())
+    checks = judge(metrics, read(paths.CLASSES), params, comparison, note, tested)
     write_text(WIDGETS / "junit.xml", widgets.junit(checks, params.model.name))
     write_text(WIDGETS / "metrics.txt", widgets.openmetrics(metrics, params.model.name))
     for check in checks:
@@ -88,6 +94,14 @@ def read(path: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is not JSON ({error}): run `dvc repro evaluate`") from None
     return document
+
+
+def sha256_of_model() -> str:
+    """Digest of the bundle in model/, by its manifest; empty where none is here."""
+    try:
+        return parse_manifest((paths.MODEL / MANIFEST).read_bytes()).sha256
+    except (OSError, ValidationError):
+        return ""
 
 
 def compare_with(name: str, params: Params) -> tuple[Comparison | None, str]:
@@ -147,13 +161,15 @@ def judge(
     params: Params,
     comparison: Comparison | None,
     note: str,
+    tested: Sequence[Check] = (),
 ) -> list[Check]:
-    """Compare the metrics with every floor."""
+    """Compare the metrics with every floor; `tested` are the tests of the model."""
     limits = params.gate
     return [
         *tasks.find(params.model.task).floors(metrics, classes, limits),
         at_most("latency p95", metrics["latency_p95_ms"], limits.max_latency, " ms"),
         at_most("model size", metrics["model_size_mib"], limits.max_model_size, " MiB"),
+        *tested,
         _no_loss(comparison, note),
     ]
 

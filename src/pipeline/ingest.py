@@ -2,6 +2,7 @@
 
     python -m pipeline.ingest synthetic
     python -m pipeline.ingest folder --path my-images --bands B02,B03,B04,B08
+    python -m pipeline.ingest coco --path ships
     python -m pipeline.ingest eurosat --download rgb
     python -m pipeline.ingest feedback --url https://landcover.example.com
     python -m pipeline.ingest sentinel2 --area aoi.geojson --dates 2025-05/2025-09 --labels lulc.tif
@@ -43,7 +44,8 @@ from pipeline.progress import CONSOLE, track
 from pipeline.sources import SOURCES, File, FinishedFile, Handling, RefusedFile, Source
 
 SHOWN_FAULTS = 5
-KINDS = ("images", "labels", "items")  # of files, of data with label maps
+KINDS = {"maps": ("images", "labels", "items"), "boxes": ("images", "boxes")}
+"""Of files, of data with label maps and with boxes."""
 MOST_REASONS = 20  # of bad files, in dataset.json and reports/data.json
 
 
@@ -151,6 +153,8 @@ def _write(
         digests[file.path] = _digest(target)
     if dataset.labels == "maps":
         _remove_bad_scenes(dataset, folder, digests, faults)
+    elif dataset.labels == "boxes":
+        _remove_bad_boxes(dataset, folder, digests, faults)
     return digests, faults
 
 
@@ -170,12 +174,29 @@ def _remove_bad_scenes(
                 (folder / path).unlink(missing_ok=True)
 
 
+def _remove_bad_boxes(
+    dataset: Dataset, folder: Path, digests: dict[str, str], faults: dict[str, str]
+) -> None:
+    """Remove each image that cannot be used, with its boxes."""
+    from pipeline.data import boxes
+
+    images = boxes.images(digests)
+    for image in track(images, f"check {dataset.name}", len(images)):
+        try:
+            boxes.read(folder, image, dataset)
+        except DataError as error:
+            faults[image] = str(error)
+            for path in (image, boxes.boxes_of(image)):
+                digests.pop(path, None)
+                (folder / path).unlink(missing_ok=True)
+
+
 def _problem(file: File | FinishedFile, dataset: Dataset, changed: Changed) -> str | None:
     path = PurePosixPath(file.path)
     if path.is_absolute() or ".." in path.parts:
         raise SourceError(f"{file.path!r} points outside of {paths.DATA}/")
-    if dataset.labels == "maps":
-        return None if label(file.path) in KINDS else f"not in a directory {', '.join(KINDS)}"
+    if kinds := KINDS.get(dataset.labels):
+        return None if label(file.path) in kinds else f"not in a directory {', '.join(kinds)}"
     assert isinstance(file, File)  # a chip fits into memory
     if label(file.path) not in dataset.classes:
         return f"not in a directory of a class ({', '.join(dataset.classes)})"
@@ -224,10 +245,11 @@ def _refuse_useless(dataset: Dataset, after: dict[str, str], faults: dict[str, s
         first = next(iter(faults.items()), None)
         worst = f"; the first of {len(faults)} bad ones: {first[0]}: {first[1]}" if first else ""
         raise DataError(f"{dataset.name} has no usable image{worst}")
-    if dataset.labels == "maps":
-        if not counts[KINDS[0]]:
+    if kinds := KINDS.get(dataset.labels):
+        if not counts[kinds[0]]:
             path, reason = next(iter(faults.items()), (dataset.name, "it has no images"))
-            raise DataError(f"no scene can be used; the first: {path}: {reason}")
+            what = "scene" if dataset.labels == "maps" else "image"
+            raise DataError(f"no {what} can be used; the first: {path}: {reason}")
         return
     if len(counts) == 1:
         raise DataError(
@@ -252,7 +274,7 @@ def _summary(
     total = Counter(label(path) for path in after)
     bad = Counter(label(path) for path in faults)
     table = Table(
-        "kind" if dataset.labels == "maps" else "class",
+        "kind" if dataset.labels in KINDS else "class",
         title=f"{dataset.name}: {len(dataset.bands)} bands, {dataset.size} px",
     )
     for column in ("files", "new", "removed", "bad"):

@@ -4,12 +4,13 @@ Opens and checks every file of `data/`. Files that cannot be used are left out a
 their reason; too many of them fail the stage.
 
 Reads:
-    data/               one directory a class, or images and label maps; and dataset.json
+    data/               one directory a class, or images with label maps or boxes; dataset.json
     params.yaml         the section load
 
 Writes, in artifacts/raw/:
     chips.npy           (N, bands, height, width), dtype of the data set; made to be memory-mapped
-    labels.npy          (N, height, width), uint8: of data with label maps
+    labels.npy          (N, height, width), uint8: of data with label maps; with boxes
+                        (N, MOST_OBJECTS, 5), float32: class, left, top, right, bottom
     manifest.csv        the usable chips: row in chips.npy, path, label, sha256 of the pixels, crs
                         and centre (x, y in its units)
     dataset.json        the bands and classes
@@ -33,7 +34,7 @@ from contracts.images import as_chip
 from pipeline import paths
 from pipeline.arguments import parse_none
 from pipeline.data.chip_table import CHIP_TABLE, Row, write_chip_table
-from pipeline.data.dataset import Dataset, at_a_time, image_files, label
+from pipeline.data.dataset import MOST_OBJECTS, Dataset, at_a_time, image_files, label
 from pipeline.data.images import decode, digest, fault
 from pipeline.errors import DataError, command
 from pipeline.files import ArrayWriter, replacing, write_json
@@ -59,6 +60,8 @@ def main(arguments: Sequence[str] = ()) -> None:
     with replacing(paths.RAW) as folder:
         if dataset.labels == "maps":
             names, rows, faults, counts = _load_maps(names, dataset, folder)
+        elif dataset.labels == "boxes":
+            names, rows, faults, counts = _load_boxes(names, dataset, folder)
         else:
             rows, faults = _load(names, dataset, folder / "chips.npy")
             rows = _without_contradictions(rows, faults)
@@ -101,6 +104,34 @@ def _load_maps(
                 known = zip(values.tolist(), pixels.tolist(), strict=True)
                 counts.update({dataset.classes[v]: n for v, n in known if v != NODATA})
     return scenes, rows, faults, counts
+
+
+def _load_boxes(
+    names: list[str], dataset: Dataset, folder: Path
+) -> tuple[list[str], list[Row], dict[str, str], Counter[str]]:
+    """Cut all images into chips; return images, rows, faults and the objects of each class."""
+    from pipeline.data import boxes
+
+    images = boxes.images(names)
+    rows: list[Row] = []
+    faults: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    with (
+        ArrayWriter(folder / "chips.npy", dataset.shape, dataset.dtype) as chips,
+        ArrayWriter(folder / "labels.npy", (MOST_OBJECTS, 5), "float32") as labels,
+    ):
+        for name in track(images, "load", len(images)):
+            try:
+                found = boxes.cut(paths.DATA, name, dataset)
+            except DataError as error:
+                faults[name] = str(error)
+                continue
+            rows += [row._replace(row=len(rows) + i) for i, row in enumerate(found.rows)]
+            chips.append(found.chips)
+            labels.append(found.labels)
+            named = found.labels[..., 0]
+            counts.update(dataset.classes[int(index)] for index in named[named >= 0])
+    return images, rows, faults, counts
 
 
 class Decoded(NamedTuple):
@@ -202,7 +233,9 @@ def _report(
         "files": len(names),
         "chips": len(rows),
         "duplicates": len(rows) - len({row.sha256 for row in rows}),
-        "classes": {name: counts[name] for name in dataset.classes},  # chips, or pixels of maps
+        "classes": {
+            name: counts[name] for name in dataset.classes
+        },  # chips, pixels of maps, or objects
         "bad_fraction": len(faults) / len(names),
         "passed_over": dataset.passed_over,
         "quarantine": [{"path": path, "reason": faults[path]} for path in sorted(faults)],
@@ -213,7 +246,7 @@ def _check(
     dataset: Dataset, counts: Counter[str], faults: dict[str, str], files: int, allowed: float
 ) -> None:
     if not files:
-        raise DataError(f"{paths.DATA}/ has no images/<name>.tif: ingest scenes with label maps")
+        raise DataError(f"{paths.DATA}/ has no images/<name>: ingest images with maps or boxes")
     if len(faults) > allowed * files:
         worst = "; ".join(f"{path}: {faults[path]}" for path in sorted(faults)[:SHOWN_FAULTS])
         raise DataError(
@@ -221,8 +254,8 @@ def _check(
             f"load.max_bad_fraction allows {allowed:.1%}: {worst}; "
             f"all of them stand in {paths.DATA_REPORT}: mend or remove them, or raise the limit"
         )
-    unit = "pixel" if dataset.labels == "maps" else "chip"
-    if len(counts) < 2:
+    unit = {"folders": "chip", "maps": "pixel", "boxes": "object"}[dataset.labels]
+    if len(counts) < 2 and dataset.labels != "boxes":
         raise DataError(
             f"{paths.DATA}/ has {len(counts)} class with usable {unit}s, wanted two or more: "
             f"add images of another class and ingest them"

@@ -89,12 +89,27 @@ class Train(Section):
     gradient_clip: float = Field(ge=0)
     progressive: bool
     max_shift: int = Field(ge=0, le=32)
+    mirror: bool = True
+    noise: float = Field(default=0, ge=0, le=2)
     brightness: float = Field(ge=0, lt=1)
+    colour: float = Field(default=0, ge=0, lt=1)
+    zoom: float = Field(default=0, ge=0, le=0.5)
     patience: int = Field(ge=0)
     precision: Literal["auto", "float32", "bfloat16"]
     device: Literal["auto", "cpu", "cuda"]
+    processes: int | str = 1
+    nodes: int = Field(default=1, ge=1)
+    accumulate: int = Field(default=1, ge=1)
     compile: bool
+    quantize: Literal["never", "auto"] = "never"
     seed: int = Field(ge=0)
+
+    @field_validator("processes", mode="before")
+    @classmethod
+    def _is_a_number_or_auto(cls, processes: object) -> object:
+        if processes == "auto" or type(processes) is int and processes >= 1:
+            return processes
+        raise ValueError(f"{processes!r} is no number of processes: use 1 or more, or auto")
 
 
 class Evaluate(Section):
@@ -109,6 +124,8 @@ class Gate(Section):
     min_recall: float = Field(ge=0, le=1)
     min_mean_iou: float = Field(default=0, ge=0, le=1)
     min_iou: float = Field(default=0, ge=0, le=1)
+    min_ap50: float = Field(default=0, ge=0, le=1)
+    min_size_recall: float = Field(default=0, ge=0, le=1)
     max_calibration_error: float = Field(gt=0, le=1)
     max_latency: float = Field(gt=0)
     max_model_size: float = Field(gt=0)

@@ -10,6 +10,7 @@ DATA_VERSION = Path("data.dvc")
 RAW = Path("artifacts/raw")  # load
 CHIPS = Path("artifacts/chips")  # preprocess
 CHECKPOINTS = Path("artifacts/checkpoints")  # train; no stage output, so DVC never deletes it
+RANK_LOGS = Path("artifacts/ranks")  # train with several processes: what each of them says
 INCOMING = Path("artifacts/incoming")  # ingest
 
 MODEL = Path("model")  # the bundle

@@ -6,7 +6,7 @@ Reads:
 
 Writes, in artifacts/chips/:
     train.npy, validation.npy, test.npy   (N, bands, height, width), dtype of the data set
-    train-labels.npy, ...                 (N, height, width), uint8: of data with label maps
+    train-labels.npy, ...                 of data with label maps or boxes, as load has them
     manifest.csv                          as of load, with the split and the row in its file
     statistics.json                       mean and standard deviation of each band over the
                                           training split, in digital numbers
@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] = ()) -> None:
     with replacing(paths.CHIPS) as folder:
         if dataset.labels == "maps":
             rows = _split_maps(before, dataset, params, folder)
+        elif dataset.labels == "boxes":
+            rows = _split_boxes(before, dataset, params, folder)
         else:
             rows = assign(before, dataset.classes, params)
         manifest: list[Row] = []
@@ -85,6 +87,20 @@ def _split_maps(before: list[Row], dataset: Dataset, params: Preprocess, folder:
                 if (of_split != NODATA).any():
                     writers[rank].append(of_split[None])
                     rows.append(row._replace(split=split))
+    return rows
+
+
+def _split_boxes(
+    before: list[Row], dataset: Dataset, params: Preprocess, folder: Path
+) -> list[Row]:
+    """Write the boxes of each split."""
+    from pipeline.data import groups
+
+    labels = np.load(paths.RAW / "labels.npy", mmap_mode="r")
+    rows = groups.assign(before, labels, dataset, params)
+    for split in SPLITS:
+        with ArrayWriter(folder / f"{split}-labels.npy", labels.shape[1:], "float32") as writer:
+            writer.append(labels[[row.row for row in rows if row.split == split]])
     return rows
 
 

@@ -33,7 +33,7 @@ def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
 class EpochProgress:
     """Training as it goes: a bar with loss, accuracy, rate and time left, and a line an epoch."""
 
-    def __init__(self, epochs: int, steps: int, done: int = 0) -> None:
+    def __init__(self, epochs: int, steps: int, done: int = 0, shown: bool = True) -> None:
         self._epochs, self._epoch = epochs, done
         self._images, self._started, self._shown = 0, time.perf_counter(), 0.0
         self._bar = rich.progress.Progress(
@@ -43,7 +43,7 @@ class EpochProgress:
             "{task.fields[now]}",
             rich.progress.TimeRemainingColumn(),
             console=CONSOLE,
-            disable=not CONSOLE.is_terminal,
+            disable=not (shown and CONSOLE.is_terminal),
         )
         self._task = self._bar.add_task(
             "train", total=epochs * steps, completed=done * steps, epoch=self._label(), now=""

@@ -26,6 +26,9 @@ from pipeline.files import write_text
 from pipeline.gate import another_state, compare_with, judge, other_model, read, warn_of
 from pipeline.params import read_params
 from pipeline.reporting.data_changes import data_change
+from pipeline.reporting.costs import job_section
+from pipeline.reporting.model_tests import model_test_checks, model_test_section
+from pipeline.reporting.searching import search_section
 from pipeline.reporting.splits import split_section
 from pipeline.reporting.sections import challenge_section, drift_section
 from pipeline.tasks.task import Check, Metric
@@ -55,13 +58,14 @@ def report(against: str) -> str:
     metrics, classes = read(paths.METRICS), read(paths.CLASSES)
     _, manifest = read_bundle()
     commit = repository.resolve(against)
+    tested = model_test_checks(manifest.sha256)
     try:
         comparison, note = compare_with(against, params)
-        checks = judge(metrics, classes, params, comparison, note)
+        checks = judge(metrics, classes, params, comparison, note, tested)
     except GateError as error:
         comparison = None
         checks = [
-            *judge(metrics, classes, params, None, "")[:-1],
+            *judge(metrics, classes, params, None, "", tested)[:-1],
             Check("comparison with the base", False, str(error)),
         ]
     base = f"{md.code(against)} ({commit[:8]})"
@@ -75,11 +79,14 @@ def report(against: str) -> str:
         _verdict(manifest, task.headline(metrics), checks, comparison, base),
         drift_section(repository.show(commit, DRIFT)),
         challenge_section(manifest.sha256),
+        search_section(manifest.sha256),
+        job_section(manifest.sha256),
         _metrics((*task.METRICS, *METRICS), metrics, before, base),
         foreign,
         _params(params.model_dump(mode="json"), repository.show(commit, paths.PARAMS), base),
         f"## Data changes\n\n{foreign}" if other else _data(commit, base),
         *task.sections(classes, classes_before),
+        model_test_section(manifest.sha256),
         split_section(task, manifest.sha256),
         "\n\n".join(_picture(name, title) for name, title in task.PICTURES),
         _origin(manifest),

@@ -8,22 +8,26 @@ Writes:
     model/                the bundle: model.onnx and model.json
     reports/training/     loss, accuracy and speed of every epoch, by DVCLive
 
-A run that is killed goes on from its last checkpoint, with as many threads as before.
+A run that is killed goes on from its last checkpoint, with as many threads as before. With several
+processes (`train.processes`) this file runs in each of them; the first one measures and writes.
 
-One seed gives one model, bit for bit, on one kind of CPU with one number of threads; another number
-adds floats in another order. The number is all cores, or one where other programs keep the cores
-busy, and stands in model.json with the CPU. `OMP_NUM_THREADS` fixes it. On a GPU two runs of one
-seed differ in the last digits, as some of its kernels add in no fixed order.
+One seed gives one model, bit for bit, on one kind of CPU with one number of threads and processes;
+another number adds floats in another order. The number of threads is all cores, or one where other
+programs keep the cores busy, and stands in model.json with the CPU. `OMP_NUM_THREADS` fixes it. On
+a GPU two runs of one seed differ in the last digits, as some of its kernels add in no fixed order.
 """
 
 import copy
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from dvclive import Live
 from torch import Tensor, nn
@@ -37,18 +41,14 @@ from pipeline.errors import DataError, TrainingError, command
 from pipeline.params import Params, Train, read_params
 from pipeline.progress import EpochProgress
 from pipeline.tasks.task import Task
-from pipeline.training.augment import augment, resize, resize_labels, size_in
+from pipeline.training.augment import augment, noisy, resize, resize_labels, size_in, zoomed
 from pipeline.training.batches import Batches
 from pipeline.training.checkpoint import Checkpoints, State, code_digest, fingerprint
-from pipeline.training.hardware import (
-    choose_device,
-    choose_precision,
-    choose_threads,
-    describe,
-    keep_threads,
-)
+from pipeline.training.hardware import choose_precision, choose_threads, describe, keep_threads
+from pipeline.training.launch import is_launcher, launch
 from pipeline.training.models import Predictor, build
 from pipeline.training.optimizer import build_optimizers, one_cycle
+from pipeline.training.processes import Group, alone, join
 
 EVALUATION_BATCH = 256  # chips of at most 128 px
 MEMORY_ERRORS = ("out of memory", "can't allocate memory", "not enough memory")
@@ -59,10 +59,22 @@ def main(arguments: Sequence[str] = ()) -> None:
     """Train on `artifacts/chips/` and write the bundle to `model/`."""
     parse_none("train", __doc__, arguments)
     params = read_params()
+    if is_launcher(params.train):
+        return launch(params.train, "pipeline.train")
+    with join(params.train) as group:
+        run_stage(params, group)
+
+
+def run_stage(params: Params, group: Group) -> None:
+    """Train as one of a group; its first process writes the bundle.
+
+    Raises:
+        TrainingError: the memory does not suffice; and as `train`.
+    """
     prepared = read_prepared()
     revision = repository.revision()  # of the code that runs now, whatever is edited meanwhile
     try:
-        result = train(params, prepared)
+        result = train(params, prepared, group)
     except RuntimeError as error:  # torch has no class of its own for the CPU's allocator
         if any(words in str(error).lower() for words in MEMORY_ERRORS):
             raise TrainingError(
@@ -70,6 +82,8 @@ def main(arguments: Sequence[str] = ()) -> None:
                 f"or model.width (now {params.model.width})"
             ) from None
         raise
+    if not group.is_first:
+        return
     manifest = export(
         result.model,
         params,
@@ -94,12 +108,24 @@ class Result:
     checkpoints: Checkpoints
 
 
+class Data(NamedTuple):
+    """The splits that training reads, on its device. Several trainings can share them."""
+
+    train: Batches
+    held_out: Batches
+    """The validation split."""
+    labels: npt.NDArray[np.generic]
+    """Of the training split."""
+
+
 @dataclass
 class Run:
     """What the training loop works with; it changes the model and the optimizers in place."""
 
     params: Train
     task: Task
+    group: Group
+    """The processes that train together."""
     device: torch.device
     precision: torch.dtype
     data: Batches
@@ -140,36 +166,59 @@ class Progress:
     best_weights: dict[str, Any] = field(default_factory=dict)
 
 
-def train(params: Params, prepared: Prepared) -> Result:
+def train(params: Params, prepared: Prepared, group: Group | None = None) -> Result:
     """Set up, run the training loop, and calibrate the best epoch's weights.
 
+    Args:
+        group: the processes that train together; alone without.
+
     Raises:
-        TrainingError: `train.device` is cuda and torch sees no GPU, or the loss is NaN or infinite.
+        TrainingError: `train.device` is cuda and torch sees no GPU, the loss is NaN or infinite, or
+            another process of the group is gone.
     """
-    run = setup(params, prepared)
-    checkpoints = Checkpoints(_fingerprint(params, prepared))
-    if state := checkpoints.load():
-        progress = _restore(state, run)
-        print(f"train: going on after epoch {progress.epoch} of {run.params.epochs}")
-    else:
-        progress = Progress(threads=_choose_threads(run))
+    group = group or alone(params.train)
+    run = setup(params, prepared, open_data(params, prepared, group.device), group)
+    name = identify(params, prepared, group.size)
+    group.agree(name)
+    checkpoints = Checkpoints(name)
+    progress = begin(run, checkpoints)
     fit(run, progress, checkpoints, {"model": params.model.model_dump()})
 
     run.model.load_state_dict(progress.best_weights)
-    logits, targets = _predict(run)
-    run.model.temperature.fill_(run.task.temperature(logits.cpu().numpy(), targets.cpu().numpy()))
-    hardware = describe(run.device, run.precision)
+    if group.is_first:
+        logits, targets = _predict(run)
+        temperature = run.task.temperature(logits.cpu().numpy(), targets.cpu().numpy())
+        run.model.temperature.fill_(temperature)
+    hardware = describe(run.device, run.precision, group.size)
     return Result(
         run.model, progress.seconds, hardware, progress.best_epoch, progress.history, checkpoints
     )
 
 
-def setup(params: Params, prepared: Prepared) -> Run:
-    """Seed torch, move the data to the device, and build network and optimizers.
+def open_data(params: Params, prepared: Prepared, device: torch.device | None = None) -> Data:
+    """Open the splits, on the GPU where they fit.
+
+    Args:
+        device: the one of `train.device` without.
 
     Raises:
-        DataError: the data are labelled in another way than the task needs, or their chips have a
-            size that the network does not take.
+        TrainingError: `train.device` is cuda and torch sees no GPU.
+    """
+    device = device or alone(params.train).device
+    split = prepared.split("train")
+    held_out = Batches(prepared.split("validation"), device)
+    return Data(Batches(split, device), held_out, split.labels)
+
+
+def setup(params: Params, prepared: Prepared, data: Data, group: Group | None = None) -> Run:
+    """Seed torch, and build network and optimizers.
+
+    Args:
+        group: the processes that train together; alone without.
+
+    Raises:
+        DataError: the data are labelled in another way than the task needs, their chips have a
+            size that the network does not take, or they are too few for so many processes.
     """
     p, task = params.train, tasks.find(params.model.task)
     if (labels := prepared.dataset.labels) != task.LABELS:
@@ -179,12 +228,11 @@ def setup(params: Params, prepared: Prepared) -> Run:
             f"{task.LABELS}; {paths.DATA}/ has {labels}: use one of {', '.join(able)}, or ingest "
             "other data"
         )
-    device = choose_device(p.device)
+    group = group or alone(p)
+    device = group.device
+    _check_parts(len(data.train), p, group.size)
     torch.use_deterministic_algorithms(device.type == "cpu")
     torch.manual_seed(p.seed)
-    train = prepared.split("train")
-    data = Batches(train, device)
-    held_out = Batches(prepared.split("validation"), device)
     classes = len(prepared.dataset.classes)
     network = build(params.model, len(prepared.dataset.bands), classes)
     model = Predictor(network, prepared.mean, prepared.std)
@@ -196,99 +244,154 @@ def setup(params: Params, prepared: Prepared) -> Run:
         )
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizers = build_optimizers(model, p)
-    weights = task.class_weights(train.labels, classes, p.class_weights)
+    weights = task.class_weights(data.labels, classes, p.class_weights)
     return Run(
         params=p,
         task=task,
+        group=group,
         device=device,
         precision=choose_precision(p, device),
-        data=data,
-        held_out=held_out,
+        data=data.train,
+        held_out=data.held_out,
         size=prepared.dataset.size,
         stride=stride,
         weights=None if weights is None else weights.to(device),
         model=model,
         optimizers=optimizers,
-        peaks=[[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers],
+        peaks=[[weights["lr"] for weights in one.param_groups] for one in optimizers],
     )
 
 
+def _check_parts(chips: int, params: Train, processes: int) -> None:
+    """See that each part of a batch has two chips: batch norm needs a mean."""
+    parts = processes * params.accumulate
+    smallest = chips // math.ceil(chips / params.batch_size) // parts
+    if parts > 1 and smallest < 2:
+        raise DataError(
+            f"{chips} training chips in batches of {params.batch_size} leave {smallest} for some "
+            f"of the {processes} processes x train.accumulate {params.accumulate}, and 2 are "
+            "needed: lower these, or raise train.batch_size"
+        )
+
+
+def begin(run: Run, checkpoints: Checkpoints) -> Progress:
+    """Restore the newest checkpoint into the run, or begin a new one."""
+    if not (state := run.group.share(checkpoints.load() if run.group.is_first else None)):
+        return Progress(threads=_choose_threads(run))
+    progress = _restore(state, run)
+    if run.group.is_first:
+        print(f"train: going on after epoch {progress.epoch} of {run.params.epochs}")
+    return progress
+
+
 def fit(run: Run, progress: Progress, checkpoints: Checkpoints, facts: dict[str, Any]) -> None:
-    """Train until the last epoch, or until validation has not improved for `train.patience` epochs.
+    """Train to the end, and show it: a bar, and DVCLive's curves.
 
     Args:
         progress: where to begin; holds the history and the best weights in the end.
         facts: parameters for DVCLive besides those of `train`.
     """
-    p, model, data = run.params, run.model, run.data
-    forward: Callable[[Tensor], Tensor] = torch.compile(model, disable=not p.compile)
+    p = run.params
     with (
-        Live(str(paths.TRAINING), dvcyaml=None, save_dvc_exp=False) as live,
-        EpochProgress(p.epochs, run.steps, done=progress.epoch) as bar,
+        _open_log(run, progress, facts) as live,
+        EpochProgress(p.epochs, run.steps, progress.epoch, shown=run.group.is_first) as bar,
     ):
-        live.log_params(facts | {"train": p.model_dump()})
-        for record in progress.history:
-            _log(live, record)
-        while progress.epoch < p.epochs and not _is_over(progress, p.patience):
-            started = time.perf_counter()
-            # Each epoch draws from its own seed, so that a resumed run sees what it would have.
-            torch.manual_seed(p.seed * 100_003 + progress.epoch)
-            total_loss = torch.zeros((), device=run.device)
-            total_score = torch.zeros((), device=run.device)
-            model.train()
-            size = run.size
-            if p.progressive:
-                size = size_in(progress.epoch + 1, p.epochs, run.size, run.stride)
-            order = torch.randperm(len(data))
-            for step, rows in enumerate(torch.tensor_split(order, run.steps)):
-                rate = one_cycle((progress.epoch * run.steps + step + 1) / (p.epochs * run.steps))
-                for optimizer, peak in zip(run.optimizers, run.peaks, strict=True):
-                    for group, highest in zip(optimizer.param_groups, peak, strict=True):
-                        group["lr"] = rate * highest
+        for record in epochs(run, progress, checkpoints, bar):
+            if live:
+                _log(live, record)
+                bar.epoch(record)
 
-                inputs, targets = data.batch(rows)
-                inputs, targets = augment(inputs, targets, p.max_shift, p.brightness)
-                inputs, targets = resize(inputs, size), resize_labels(targets, size)
+
+def epochs(
+    run: Run, progress: Progress, checkpoints: Checkpoints, bar: EpochProgress
+) -> Iterator[dict[str, float]]:
+    """Train until the last epoch, or until validation has not improved for `train.patience` epochs.
+
+    Yields the figures of each epoch; whoever takes no further one ends the training there.
+    """
+    p, model, data, group = run.params, run.model, run.data, run.group
+    forward: Callable[[Tensor], Tensor] = torch.compile(model, disable=not p.compile)
+    while progress.epoch < p.epochs and not _is_over(progress, p.patience):
+        started = time.perf_counter()
+        # Each epoch draws from its own seed, so that a resumed run sees what it would have.
+        epoch_seed = p.seed * 100_003 + progress.epoch
+        torch.manual_seed(epoch_seed)
+        total_loss = torch.zeros((), device=run.device)
+        total_score = torch.zeros((), device=run.device)
+        model.train()
+        size = run.size
+        if p.progressive:
+            size = size_in(progress.epoch + 1, p.epochs, run.size, run.stride)
+        order = torch.randperm(len(data))
+        alike = group.draw(epoch_seed)  # from here on each process draws for its own chips
+        for step, rows in enumerate(torch.tensor_split(order, run.steps)):
+            _set_rate(run, (progress.epoch * run.steps + step + 1) / (p.epochs * run.steps))
+            inputs, targets = data.batch(group.shard(rows))
+            inputs, targets = augment(
+                inputs, targets, p.max_shift, p.brightness, p.colour, p.mirror
+            )
+            edge = zoomed(size, p.zoom, run.stride, alike)
+            inputs = resize(inputs, edge)
+            targets = resize_labels(targets, edge, run.size)
+            if p.noise:
+                inputs = noisy(inputs, model.std, p.noise)
+            model.zero_grad(set_to_none=True)
+            for part, wanted in _parts(inputs, targets, p.accumulate):
                 with run.autocast():
-                    logits = forward(inputs)
-                loss = run.task.loss(logits.float(), targets, p.label_smoothing, run.weights)
-                model.zero_grad(set_to_none=True)
-                loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), p.gradient_clip or math.inf)
-                for optimizer in run.optimizers:
-                    optimizer.step()
+                    logits = forward(part)
+                loss = run.task.loss(logits.float(), wanted, p.label_smoothing, run.weights)
+                (loss * (len(part) / len(rows))).backward()
+                total_loss += loss.detach() * len(part)
+                total_score += run.task.score(logits, wanted).sum()
+            group.add_gradients(model)
+            nn.utils.clip_grad_norm_(model.parameters(), p.gradient_clip or math.inf)
+            for optimizer in run.optimizers:
+                optimizer.step()
+            bar.step(len(rows), total_loss, total_score)
 
-                total_loss += loss.detach() * len(rows)
-                total_score += run.task.score(logits, targets).sum()
-                bar.step(len(rows), total_loss, total_score)
-
-            loss_value = total_loss.item() / len(data)
-            if not math.isfinite(loss_value):
-                raise TrainingError(
-                    f"the loss is {loss_value} in epoch {progress.epoch + 1}: lower "
-                    f"train.learning_rate (now {p.learning_rate:g}), or set train.gradient_clip"
-                )
-            seen = time.perf_counter() - started
-            loss_held_out, accuracy_held_out = _validate(run)
-            record = {
-                "train_loss": loss_value,
-                "train_accuracy": total_score.item() / len(data),
-                "validation_loss": loss_held_out,
-                "validation_accuracy": accuracy_held_out,
-                "images_per_second": len(data) / seen,
-            }
-            _log(live, record)
-            bar.epoch(record)
-
-            progress.epoch += 1
-            progress.history.append(record)
-            progress.seconds += time.perf_counter() - started
-            # Only epochs at full size count: the model will meet chips at that scale alone.
-            if size == run.size and (accuracy_held_out, -loss_held_out) >= progress.best_score:
-                progress.best_score = (accuracy_held_out, -loss_held_out)
-                progress.best_epoch = progress.epoch
-                progress.best_weights = copy.deepcopy(model.state_dict())
+        group.level(model)
+        group.add(total_loss, total_score)
+        loss_value = total_loss.item() / len(data)
+        if not math.isfinite(loss_value):
+            raise TrainingError(
+                f"the loss is {loss_value} in epoch {progress.epoch + 1}: lower "
+                f"train.learning_rate (now {p.learning_rate:g}), or set train.gradient_clip"
+            )
+        seen = time.perf_counter() - started
+        held_out = _validate(run) if group.is_first else None
+        loss_held_out, accuracy_held_out, quality = group.share(held_out)
+        record = {
+            "train_loss": loss_value,
+            "train_accuracy": total_score.item() / len(data),
+            "validation_loss": loss_held_out,
+            "validation_accuracy": accuracy_held_out,
+            f"validation_{run.task.QUALITY}": quality,
+            "images_per_second": len(data) / seen,
+        }
+        progress.epoch += 1
+        progress.history.append(record)
+        progress.seconds += time.perf_counter() - started
+        # Only epochs at full size count: the model will meet chips at that scale alone.
+        if size == run.size and (quality, -loss_held_out) >= progress.best_score:
+            progress.best_score = (quality, -loss_held_out)
+            progress.best_epoch = progress.epoch
+            progress.best_weights = copy.deepcopy(model.state_dict())
+        if group.is_first:
             checkpoints.save(progress.epoch, _state(progress, run))
+        yield record
+
+
+def _set_rate(run: Run, done: float) -> None:
+    """Set the learning rates at this share of the training."""
+    rate = one_cycle(done)
+    for optimizer, peak in zip(run.optimizers, run.peaks, strict=True):
+        for weights, highest in zip(optimizer.param_groups, peak, strict=True):
+            weights["lr"] = rate * highest
+
+
+def _parts(inputs: Tensor, targets: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Parts of a batch whose gradients add up to its own; one at a time needs less memory."""
+    return zip(torch.tensor_split(inputs, count), torch.tensor_split(targets, count), strict=True)
 
 
 def _is_over(progress: Progress, patience: int) -> bool:
@@ -317,10 +420,11 @@ def _choose_threads(run: Run) -> int:
         return choose_threads(step)
 
 
-def _validate(run: Run) -> tuple[float, float]:
-    """Mean loss and accuracy over the validation split."""
+def _validate(run: Run) -> tuple[float, float, float]:
+    """Mean loss, accuracy, and what chooses the epoch, over the validation split."""
     logits, targets = _predict(run)
-    return run.task.loss(logits, targets).item(), run.task.score(logits, targets).mean().item()
+    accuracy = run.task.score(logits, targets).mean().item()
+    return run.task.loss(logits, targets).item(), accuracy, run.task.quality(logits, targets)
 
 
 @torch.no_grad()
@@ -338,6 +442,19 @@ def _predict(run: Run) -> tuple[Tensor, Tensor]:
     return torch.cat(columns[0]), torch.cat(columns[1])
 
 
+@contextmanager
+def _open_log(run: Run, progress: Progress, facts: dict[str, Any]) -> Iterator[Live | None]:
+    """DVCLive of the first process, with what a run that goes on has logged before."""
+    if not run.group.is_first:
+        yield None
+        return
+    with Live(str(paths.TRAINING), dvcyaml=None, save_dvc_exp=False) as live:
+        live.log_params(facts | {"train": run.params.model_dump()})
+        for record in progress.history:
+            _log(live, record)
+        yield live
+
+
 def _log(live: Live, record: dict[str, float]) -> None:
     for name, value in record.items():
         part, _, rest = name.partition("_")
@@ -345,8 +462,10 @@ def _log(live: Live, record: dict[str, float]) -> None:
     live.next_step()
 
 
-def _fingerprint(params: Params, prepared: Prepared) -> str:
+def identify(params: Params, prepared: Prepared, processes: int = 1) -> str:
+    """Name what a training depends on: parameters, data, code, version of torch, processes."""
     return fingerprint(
+        processes=processes,
         model=params.model.model_dump(),
         train=params.train.model_dump(),
         data=prepared.digest,

@@ -17,6 +17,7 @@ from pipeline import evaluate, load, preprocess, train
 from pipeline.ingest import ingest
 from pipeline.sources.folder import Folder
 from tests.conftest import built_once, write_images, write_params
+from tests.make.trained import train_on_ports, train_on_scenes
 
 
 def call(main: Callable[[list[str]], None], *arguments: str) -> CompletedProcess[str]:
@@ -117,5 +118,33 @@ def ingested(
 ) -> Path:
     """Repository whose data are 36 images, as the working directory; `../images` has them too."""
     project = copy_of(_ingested) / "project"
+    monkeypatch.chdir(project)
+    return project
+
+
+@pytest.fixture(scope="session")
+def _found(_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built_once(tmp_path_factory, "found", lambda folder: train_on_ports(folder, _repository))
+
+
+@pytest.fixture
+def found(_found: Path, copy_of: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Working directory in which every stage has found bright boxes in five ports."""
+    project = copy_of(_found) / "project"
+    monkeypatch.chdir(project)
+    return project
+
+
+@pytest.fixture(scope="session")
+def _mapped(_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built_once(
+        tmp_path_factory, "mapped", lambda folder: train_on_scenes(folder, _repository)
+    )
+
+
+@pytest.fixture
+def mapped(_mapped: Path, copy_of: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Working directory in which every stage has mapped two dates of a place."""
+    project = copy_of(_mapped) / "project"
     monkeypatch.chdir(project)
     return project

@@ -1,63 +1,20 @@
 """Segmentation through the stages: from scenes with label maps to a report that judges it."""
 
 import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
 
 from contracts.bundle import NODATA, Segmentation
-from pipeline import compare_splits, evaluate, gate, load, preprocess, report, train
+from pipeline import compare_splits, gate, load, report, train
 from pipeline.bundle.inference import predict, session
 from pipeline.bundle.manifest import read_bundle
 from pipeline.data.prepared import read_prepared
-from pipeline.ingest import ingest
-from pipeline.sources.scenes import Scenes
-from tests.conftest import built_once, write_params
-from tests.make.label_maps import BANDS, make_scene
+from tests.conftest import write_params
+from tests.make.trained import SCENES, metrics
 from tests.pipeline.conftest import call
-
-PARAMS: dict[str, dict[str, Any]] = {
-    "preprocess": {"block_size": 160, "buffer": 20, "test_fraction": 0.3},
-    "model": {"task": "segmentation", "network": "unet", "width": 4},
-    "train": {"epochs": 8, "batch_size": 4},
-    "evaluate": {"block_size": 80},
-    "gate": {"max_calibration_error": 1.0},
-}
-
-
-@pytest.fixture(scope="session")
-def _mapped(_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    def build(folder: Path) -> None:
-        shutil.copytree(_repository, folder / "project")
-        for name in ("a", "b"):
-            make_scene(folder, name, 96, 80, names=BANDS, nodata=0)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(folder / "project")
-            write_params(PARAMS)
-            scenes = Scenes(folder / "images", folder / "labels", {0: "low", 1: "high"}, size=16)
-            ingest(scenes)
-            for stage in (load, preprocess, train, evaluate):
-                stage.main([])
-
-    return built_once(tmp_path_factory, "mapped", build)
-
-
-@pytest.fixture
-def mapped(_mapped: Path, copy_of: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Working directory in which every stage has mapped two dates of a place."""
-    project = copy_of(_mapped) / "project"
-    monkeypatch.chdir(project)
-    return project
-
-
-def metrics() -> dict[str, float]:
-    found: dict[str, float] = json.loads(Path("reports/metrics.json").read_text("utf-8"))
-    return found
 
 
 def test_data_hold_pairs_of_scene_and_labels(mapped: Path) -> None:
@@ -107,7 +64,7 @@ def test_the_bundle_says_what_tiles_need_and_answers_for_any_size(mapped: Path) 
 
 def test_the_gate_holds_its_own_floors_and_the_report_says_them(mapped: Path) -> None:
     assert call(gate.main, "--against", "HEAD").returncode == 0
-    write_params(PARAMS | {"gate": {"min_mean_iou": 0.999, "max_calibration_error": 1.0}})
+    write_params(SCENES | {"gate": {"min_mean_iou": 0.999, "max_calibration_error": 1.0}})
     closed = call(gate.main, "--against", "HEAD")
     assert closed.returncode == 1
     assert "mean IoU: 0." in closed.stderr and "wanted at least 0.999" in closed.stderr
@@ -136,7 +93,7 @@ def test_an_equal_model_is_no_loss_and_a_lost_class_is_one(mapped: Path) -> None
 
 
 def test_a_task_that_does_not_fit_the_data_is_refused_before_training(mapped: Path) -> None:
-    write_params(PARAMS | {"model": {"task": "classification", "network": "resnet"}})
+    write_params(SCENES | {"model": {"task": "classification", "network": "resnet"}})
     found = call(train.main)
     assert found.returncode == 1
     reason = "model.task is classification, which needs labels of the kind folders; data/ has maps"
@@ -144,14 +101,15 @@ def test_a_task_that_does_not_fit_the_data_is_refused_before_training(mapped: Pa
 
 
 def test_a_network_without_an_answer_a_pixel_is_refused(mapped: Path) -> None:
-    write_params(PARAMS | {"model": {"task": "segmentation", "network": "resnet"}})
+    write_params(SCENES | {"model": {"task": "segmentation", "network": "resnet"}})
     found = call(train.main)
     assert found.returncode == 1
-    assert "'resnet': use one of unet, unet-deep, as model.task is segmentation" in found.stderr
+    able = "unet, unet-deep, pixels"
+    assert f"'resnet': use one of {able}, as model.task is segmentation" in found.stderr
 
 
 def test_a_bad_scene_is_quarantined_with_its_reason(mapped: Path) -> None:
-    write_params(PARAMS | {"load": {"max_bad_fraction": 0.5}})
+    write_params(SCENES | {"load": {"max_bad_fraction": 0.5}})
     with rasterio.open("data/labels/b.tif", "r+") as raster:
         raster.write(np.full((96, 80), 9, np.uint8), 1)
     assert call(load.main).returncode == 0
@@ -163,6 +121,8 @@ def test_a_bad_scene_is_quarantined_with_its_reason(mapped: Path) -> None:
 def test_a_random_split_is_compared_and_shown_in_the_report_of_this_model_only(
     mapped: Path,
 ) -> None:
+    quick = {"task": "segmentation", "network": "pixels", "width": 4}
+    write_params(SCENES | {"model": quick, "train": {"epochs": 1, "batch_size": 4}})
     before = {path: path.read_bytes() for path in Path("reports").rglob("*") if path.is_file()}
     found = call(compare_splits.main)
     assert found.returncode == 0, found.stderr
@@ -181,7 +141,15 @@ def test_a_random_split_is_compared_and_shown_in_the_report_of_this_model_only(
         assert "would flatter" not in Path("reports/report.md").read_text("utf-8")
 
 
+def test_numbers_of_another_state_of_the_folder_are_not_compared(mapped: Path) -> None:
+    lock = {"stages": {"train": {"params": {"params.yaml": {"train.epochs": 9}}}}}
+    Path("dvc.lock").write_text(json.dumps(lock), "utf-8")
+    found = call(compare_splits.main)
+    assert found.returncode == 1 and "another state of this folder (train:" in found.stderr
+    assert not Path("reports/splits.json").exists()
+
+
 def test_a_model_of_a_random_split_has_nothing_to_compare(mapped: Path) -> None:
-    write_params(PARAMS | {"preprocess": {"split": "random"}})
+    write_params(SCENES | {"preprocess": {"split": "random"}})
     found = call(compare_splits.main)
     assert found.returncode == 1 and "preprocess.split is random already" in found.stderr

@@ -51,6 +51,14 @@ def test_training_learns(chips: Path) -> None:
     assert len(history()["train/loss.tsv"].splitlines()) == 1 + 12
 
 
+@pytest.mark.parametrize("change", [{"mirror": False}, {"noise": 0.5}])
+def test_other_views_of_the_chips_give_another_model(chips: Path, change: dict[str, Any]) -> None:
+    write_params({"train": {"epochs": 1}})
+    first = weights(learn())
+    write_params({"train": {"epochs": 1} | change})
+    assert weights(learn()) != first
+
+
 def test_the_stage_writes_a_bundle_and_leaves_no_checkpoint(trained: Path) -> None:
     assert read_bundle()[1].training.params["train"]["epochs"] == 2
     assert len(history()["train/loss.tsv"].splitlines()) == 1 + 2

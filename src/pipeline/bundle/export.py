@@ -9,6 +9,7 @@ from pipeline.bundle import manifest as bundle
 from pipeline.bundle.drift_reference import drift_reference
 from pipeline.bundle.inference import STATISTICS, predict, session
 from pipeline.bundle.onnx_graph import check_parity, to_onnx
+from pipeline.bundle.quantize import choose
 from pipeline.data.dataset import Dataset
 from pipeline.data.prepared import Prepared
 from pipeline.params import Params
@@ -41,6 +42,12 @@ def export(
     held_out = prepared.split("validation")
     output = predict(session(graph), held_out.chips, (*task.OUTPUTS, "statistics"))
     parity = check_parity(predictor, dataset, task, output, held_out.chips)
+    if params.train.quantize == "auto":
+        graph, is_int8, why = choose(graph, prepared, task)
+        if is_int8:
+            hardware += ", quantized to int8"
+            output = predict(session(graph), held_out.chips, (*task.OUTPUTS, "statistics"))
+        print(f"train: {why}")
     fields = {
         "name": params.model.name,
         "classes": dataset.classes,

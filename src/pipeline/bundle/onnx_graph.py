@@ -67,7 +67,7 @@ class Servable(nn.Module):
 def to_onnx(predictor: nn.Module, dataset: Dataset, task: Task) -> bytes:
     """Export to ONNX: input `chips`, outputs of the task and `statistics`; free batch size.
 
-    Of a task with an answer a pixel height and width are free, too: multiples of the stride.
+    Of a task with answers for places height and width are free, too: multiples of the stride.
 
     The same weights give the same bytes.
     """
@@ -96,7 +96,7 @@ def to_onnx(predictor: nn.Module, dataset: Dataset, task: Task) -> bytes:
 
 def _free_dimensions(predictor: nn.Module, task: Task) -> dict[int, Any]:
     free: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
-    if task.DENSE:
+    if task.STEP:
         stride = int(getattr(predictor.network, "stride", 1))
         for axis, name in ((2, "height"), (3, "width")):
             free[axis] = stride * torch.export.Dim(name, min=1, max=2**20)

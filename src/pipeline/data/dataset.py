@@ -19,6 +19,7 @@ FILE_NAME = "dataset.json"
 Maps = npt.NDArray[np.uint8]
 """(N, height, width): index of the class of each pixel, or contracts.bundle.NODATA."""
 SPLITS = ("train", "validation", "test")
+MOST_OBJECTS = 100  # of a chip: as many as COCO counts of an image
 PIXELS_AT_A_TIME = 256 * 128 * 128
 
 
@@ -33,9 +34,10 @@ class Dataset(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    labels: Literal["folders", "maps"] = _unless("folders")
+    labels: Literal["folders", "maps", "boxes"] = _unless("folders")
     """Folders: an image is a chip, and its directory is its class. Maps: `images/<name>.tif` is cut
-    into chips, and `labels/<name>.tif`, on the same grid, has the class of every pixel."""
+    into chips, and `labels/<name>.tif`, on the same grid, has the class of every pixel. Boxes: so
+    is `images/<name>`, and `boxes/<name>.json` lists its objects."""
     classes: tuple[str, ...] = Field(min_length=1)
     bands: tuple[str, ...] = Field(min_length=1)
     """Band names in the order of the arrays, for example B02, B03, B04, B08."""
@@ -109,7 +111,7 @@ def at_a_time(most: int, size: int) -> int:
 def label(path: str) -> str:
     """First directory of a file of `data/`, below the predefined split if there is one: its class.
 
-    Of data with label maps it is the kind of the file: images, labels or items.
+    Of data with label maps or boxes it is the kind of the file: images, labels, items or boxes.
     """
     *folders, _ = PurePosixPath(path).parts
     if len(folders) == 2 and folders[0] in SPLITS:

@@ -129,8 +129,8 @@ def _decode_picture(content: bytes) -> Chip:
     return Chip(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
 
 
-def fault(pixels: npt.NDArray[Any], dataset: Dataset) -> str | None:
-    """Say why a chip cannot be used, or None when it can."""
+def fault(pixels: npt.NDArray[Any], dataset: Dataset, any_size: bool = False) -> str | None:
+    """Say why a chip, or an image of `any_size`, cannot be used, or None when it can."""
     wanted = dataset.shape
     if pixels.shape[0] != wanted[0]:
         reason = wrong_bands(pixels.shape[0], dataset.bands, dataset.dtype)
@@ -141,7 +141,7 @@ def fault(pixels: npt.NDArray[Any], dataset: Dataset) -> str | None:
         return f"{int((~np.isfinite(pixels)).sum())} values are NaN or infinite"
     if pixels.dtype != np.dtype(dataset.dtype):
         return f"values are {pixels.dtype}, wanted {dataset.dtype}"
-    if pixels.shape != wanted:
+    if pixels.shape != wanted and not any_size:
         return (
             f"{pixels.shape[2]} x {pixels.shape[1]} pixels, wanted {wanted[2]} x {wanted[1]}: "
             "give --size and --fit"

@@ -20,7 +20,8 @@ class Split(NamedTuple):
     chips: npt.NDArray[Any]
     """(N, bands, height, width), digital numbers, memory-mapped (writes stay in memory)."""
     labels: npt.NDArray[Any]
-    """Index into `Dataset.classes`, (N,); of label maps (N, height, width) uint8, 255 is none."""
+    """Index into `Dataset.classes`, (N,); of label maps (N, height, width) uint8, 255 is none;
+    of boxes (N, MOST_OBJECTS, 5) float32: class, left, top, right, bottom; class -1 is none."""
     rows: list[Row]
     """These chips in the table of chips, in the same order."""
 
@@ -41,7 +42,7 @@ class Prepared(NamedTuple):
         table = read_chip_table(self.folder / CHIP_TABLE)
         rows = [row for row in table if row.split == name]
         chips = np.load(self.folder / f"{name}.npy", mmap_mode="c")
-        if self.dataset.labels == "maps":
+        if self.dataset.labels != "folders":
             return Split(chips, np.load(self.folder / f"{name}-labels.npy", mmap_mode="c"), rows)
         index = {label: number for number, label in enumerate(self.dataset.classes)}
         labels = np.array([index[row.label] for row in rows], np.int64)

@@ -28,7 +28,7 @@ def assign(rows: Sequence[Row], classes: Sequence[str], params: Preprocess) -> l
     """
     split = "random" if params.split == "auto" else params.split
     rule = {"random": _random, "spatial": _spatial, "predefined": _predefined}[split]
-    assigned = _without_leaks(rule(rows, params))
+    assigned = without_leaks(rule(rows, params))
     _check_every_class_everywhere(assigned, classes, params)
     return assigned
 
@@ -94,7 +94,7 @@ def hold_out(
     groups: Iterable[str], weight: Callable[[str], int], params: Preprocess
 ) -> dict[str, str]:
     """Assign groups of chips in the order of their hash: test, then validation, then train."""
-    order = sorted(groups, key=lambda group: _hash(params.seed, group))
+    order = in_order(groups, params)
     total = sum(weight(group) for group in order)
     test = max(1, round(params.test_fraction * total))
     held_out = test + max(1, round(params.validation_fraction * total))
@@ -105,11 +105,14 @@ def hold_out(
     return split_of
 
 
-def _hash(seed: int, group: str) -> bytes:
-    return hashlib.sha256(f"{seed} {group}".encode()).digest()
+def in_order(groups: Iterable[str], params: Preprocess) -> list[str]:
+    """Groups by the hash of their name and the seed."""
+    return sorted(
+        groups, key=lambda group: hashlib.sha256(f"{params.seed} {group}".encode()).digest()
+    )
 
 
-def _without_leaks(rows: list[Row]) -> list[Row]:
+def without_leaks(rows: list[Row]) -> list[Row]:
     """Keep of an image in several splits only the copies in the one that is held out furthest."""
     rank = {split: index for index, split in enumerate(SPLITS)}
     furthest: dict[str, int] = defaultdict(int)

@@ -4,8 +4,10 @@ Their schemas are in `contracts.reports`. A merge request can say anything in th
 are for `markdown.code` only.
 """
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from pydantic import ValidationError
 
@@ -19,9 +21,27 @@ from contracts.reports import (
     Drift,
     Part,
 )
+from pipeline import markdown as md
 from pipeline.errors import DataError
 
 Document = TypeVar("Document", bound=Part)
+P = ParamSpec("P")
+
+
+def titled(title: str) -> Callable[[Callable[P, str]], Callable[P, str]]:
+    """Let the section of a broken document be its title and what is wrong with it."""
+
+    def decorate(section: Callable[P, str]) -> Callable[P, str]:
+        @functools.wraps(section)
+        def write(*arguments: P.args, **options: P.kwargs) -> str:
+            try:
+                return section(*arguments, **options)
+            except DataError as error:
+                return f"## {title}\n\n{md.code(error)}"
+
+        return write
+
+    return decorate
 
 
 def read_drift(text: str | None = None) -> Drift | None:
@@ -30,7 +50,7 @@ def read_drift(text: str | None = None) -> Drift | None:
     Raises:
         DataError: it is something else.
     """
-    found = _parse(Drift, DRIFT, text)
+    found = parse(Drift, DRIFT, text)
     return found and found.model_copy(update={"alerts": found.alerts[:MOST_ALERTS]})
 
 
@@ -40,7 +60,7 @@ def read_challenge() -> Challenge | None:
     Raises:
         DataError: it is something else.
     """
-    return _parse(Challenge, CHALLENGE)
+    return parse(Challenge, CHALLENGE)
 
 
 def new_drift(before: str | None) -> Drift | None:
@@ -62,7 +82,12 @@ def new_drift(before: str | None) -> Drift | None:
     return now if base is None or now.received > base.received else None
 
 
-def _parse(kind: type[Document], path: Path, text: str | None = None) -> Document | None:
+def parse(kind: type[Document], path: Path, text: str | None = None) -> Document | None:
+    """Read a document, or `text` in its place; None when it is not there.
+
+    Raises:
+        DataError: it is something else.
+    """
     try:
         content = _read(path) if text is None else text.encode()
         return kind.model_validate_json(content)

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from contracts.reports import DRIFT, Alert, Challenge, Drift, Figures
 from pipeline import markdown as md
-from pipeline.errors import DataError
-from pipeline.reporting.documents import new_drift, read_challenge
+from pipeline.reporting.documents import new_drift, read_challenge, titled
 
 SHOWN = 12  # alerts and signals that are listed; all of them stand in drift.json
 VERDICTS = {
@@ -16,30 +15,26 @@ VERDICTS = {
 SETS = (("in the test split of both", "pinned"), ("new to the champion", "new"))
 
 
+@titled("Why: drift")
 def drift_section(before: str | None) -> str:
     """Why this was trained; empty when no alert asked for it.
 
     Args:
         before: drift.json of the base; None when there was none.
     """
-    try:
-        drift = new_drift(before)
-    except DataError as error:
-        return f"## Why: drift\n\n{md.code(error)}"
+    drift = new_drift(before)
     if drift is None:
         return ""
     return "\n\n".join(filter(None, ("## Why: drift", _alerts(drift), _signals(drift.alerts))))
 
 
+@titled("Champion and challenger")
 def challenge_section(challenger: str) -> str:
     """How the bundle with the SHA-256 `challenger` fares; empty when it was not compared.
 
     The verdict on another bundle says nothing about this one, and is left out.
     """
-    try:
-        found = read_challenge()
-    except DataError as error:
-        return f"## Champion and challenger\n\n{md.code(error)}"
+    found = read_challenge()
     if found is None or found.challenger != challenger:
         return ""
     rows = [

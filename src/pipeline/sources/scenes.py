@@ -7,6 +7,7 @@ The label map of `scenes/a.tif` is `landuse/a.tif`, on the same grid; one label 
 is a file. A value that `--classes` does not name is not labelled.
 """
 
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,12 @@ from pipeline.errors import SourceError
 from pipeline.sources.source import AnyFile, File, FinishedFile
 
 SUFFIXES = (".tif", ".tiff")
+BLUE = ("b02", "blue")
+DARKEST = 5  # percent of the pixels
+BRIGHT = (
+    0.1  # reflectance; of five real dates the three clear ones had 0.075, the clouded 0.11, 0.23
+)
+LOOK = 512  # pixels along an edge that are looked at
 SCALES = {"uint8": 255.0, "uint16": 10_000.0}  # full range; Sentinel-2's reflectance x 10,000
 
 
@@ -47,7 +54,9 @@ class Scenes:
         nodata: int | None = None,
         licence: str = "not stated",
     ) -> None:
-        self._scenes = _rasters(images, "--images")
+        rasters = _rasters(images, "--images")
+        # One label map for all may lie among the scenes.
+        self._scenes = [path for path in rasters if not _is(path, labels)] or rasters
         self._labels = labels
         self._classes = classes
         for scene in self._scenes:
@@ -76,7 +85,9 @@ class Scenes:
                 licence=licence,
             )
         except ValidationError as error:
-            raise SourceError(f"{self._scenes[0]}: {first_fault(error)}") from None
+            fault = first_fault(error)
+            given = f"--size {size}" if fault.startswith("size:") else self._scenes[0]
+            raise SourceError(f"{given}: {fault}") from None
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
@@ -119,11 +130,33 @@ class Scenes:
     def files(self) -> Iterator[AnyFile]:
         """Yield each scene, and its labels as indices of the classes."""
         for scene in self._scenes:
+            if darkest := self._darkest_blue(scene):
+                print(
+                    f"warning: {scene.name} has no dark ground: 95 % of its blue is above "
+                    f"{darkest:.2f}: leave it out if that is cloud, haze or snow, and take off an "
+                    "offset that is still in its numbers",
+                    file=sys.stderr,
+                )
             yield FinishedFile(f"{IMAGES}/{scene.stem}.tif", scene)
             yield File(f"{LABELS}/{scene.stem}.tif", relabel(self._label_map(scene), self._classes))
 
     def __len__(self) -> int:
         return 2 * len(self._scenes)
+
+    def _darkest_blue(self, scene: Path) -> float | None:
+        """5th percentile of the blue reflectance, where even that is bright; None for most."""
+        found = [index for index, band in enumerate(self._dataset.bands) if band.lower() in BLUE]
+        if not found or self._dataset.dtype != "uint16":
+            return None
+        with open_scene(scene) as raster:
+            shape = (min(raster.height, LOOK), min(raster.width, LOOK))
+            blue = raster.read(found[0] + 1, out_shape=shape)
+        seen = blue[blue != self._dataset.nodata]
+        if not seen.size:
+            return None
+        numbers = float(np.percentile(seen, DARKEST)) + self._dataset.offset
+        darkest = numbers / self._dataset.scale
+        return darkest if darkest > BRIGHT else None
 
     def _label_map(self, scene: Path) -> Path:
         if self._labels.is_file():
@@ -150,6 +183,11 @@ def parse_classes(text: str) -> dict[int, str]:
             raise SourceError(f"--classes: {part!r} is not VALUE=NAME, as in 1=forest,2=water")
         if int(value) in found:
             raise SourceError(f"--classes names the value {int(value)} twice")
+        if name.strip() in found.values():
+            raise SourceError(
+                f"--classes has the name {name.strip()} for two values: write them as one value "
+                "into the label map"
+            )
         found[int(value)] = name.strip()
     if len(found) < 2:
         raise SourceError("--classes names fewer than two classes: 1=forest,2=water")
@@ -191,6 +229,10 @@ def relabel(path: Path, classes: dict[int, str]) -> bytes:
             raster.write(labels, 1)
         content: bytes = memory.read()
     return content
+
+
+def _is(path: Path, other: Path) -> bool:
+    return other.is_file() and path.samefile(other)
 
 
 def _rasters(path: Path, option: str) -> list[Path]:

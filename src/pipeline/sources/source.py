@@ -13,7 +13,8 @@ class File(NamedTuple):
 
     path: str
     """`<class>/<name>` or, for a predefined split, `<split>/<class>/<name>`; forward slashes. Of
-    scenes with label maps: `images/<name>.tif`, `labels/<name>.tif`, `items/<name>.json`."""
+    scenes with label maps: `images/<name>.tif`, `labels/<name>.tif`, `items/<name>.json`; of
+    images with boxes: `images/<name>`, `boxes/<name>.json`."""
     content: bytes
 
 

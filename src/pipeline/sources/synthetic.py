@@ -8,7 +8,7 @@ the noise of the detector.
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +62,7 @@ def geotiff(
 ) -> bytes:
     """Encode pixels (4, H, W) whose north-west corner lies at `west`, `north`, metres.
 
-    Chips carry no names of their bands: what follows from data.dvc would be another version.
+    Chips carry neither names of their bands nor a scale: their data.dvc would be another version.
     """
     _, height, width = chip.shape
     with MemoryFile() as memory:
@@ -84,8 +84,37 @@ def geotiff(
             raster.write(chip)
             if names:
                 raster.descriptions = names
+                raster.scales, raster.offsets = (1 / SCALE,) * len(names), (0.0,) * len(names)
         content: bytes = memory.read()
     return content
+
+
+def simulated(
+    name: str, classes: tuple[str, ...], module: str, likeness: str = "Sentinel-2", **more: Any
+) -> Dataset:
+    """Describe images of this simulator.
+
+    Args:
+        module: of pipeline.sources, that lays them out.
+        likeness: what they are like.
+        more: fields besides those that all its images have.
+    """
+    return Dataset(
+        name=name,
+        classes=classes,
+        bands=BANDS,
+        dtype="uint16",
+        size=SIZE,
+        scale=SCALE,
+        units="reflectance",
+        nodata=NODATA,
+        valid_max=VALID_MAX,
+        resolution=RESOLUTION,
+        origin=f"Simulated by pipeline.sources.{module} in the likeness of {likeness}: "
+        "no real place, no real image",
+        licence="CC0-1.0",
+        **more,
+    )
 
 
 class District:
@@ -143,21 +172,8 @@ class Synthetic:
 
     def dataset(self) -> Dataset:
         """Describe the chips."""
-        return Dataset(
-            name="landcover-sample",
-            classes=CLASSES,
-            bands=BANDS,
-            dtype="uint16",
-            size=SIZE,
-            scale=SCALE,
-            units="reflectance",
-            nodata=NODATA,
-            valid_max=VALID_MAX,
-            resolution=RESOLUTION,
-            origin="Simulated by pipeline.sources.synthetic in the likeness of Sentinel-2 and the "
-            "classes of EuroSAT (doi:10.1109/JSTARS.2019.2918242): no real place, no real image",
-            licence="CC0-1.0",
-        )
+        likeness = "Sentinel-2 and the classes of EuroSAT (doi:10.1109/JSTARS.2019.2918242)"
+        return simulated("landcover-sample", CLASSES, "synthetic", likeness)
 
     def files(self) -> Iterator[File]:
         """Yield the GeoTIFFs, class by class."""

@@ -24,13 +24,11 @@ from pipeline.sources.spectra import BANDS
 from pipeline.sources.synthetic import (
     CORNER,
     CRS,
-    NODATA,
     RESOLUTION,
-    SCALE,
     SIZE,
-    VALID_MAX,
     geotiff,
     observe,
+    simulated,
 )
 
 TILES = (6, 10)  # of a scene, rows by columns
@@ -81,22 +79,8 @@ class SyntheticScenes:
 
     def dataset(self) -> Dataset:
         """Describe the scenes."""
-        return Dataset(
-            name="landcover-scenes",
-            labels="maps",
-            classes=CLASSES,
-            colours=COLOURS,
-            bands=BANDS,
-            dtype="uint16",
-            size=SIZE,
-            scale=SCALE,
-            units="reflectance",
-            nodata=NODATA,
-            valid_max=VALID_MAX,
-            resolution=RESOLUTION,
-            origin="Simulated by pipeline.sources.synthetic_scenes in the likeness of Sentinel-2: "
-            "no real place, no real image",
-            licence="CC0-1.0",
+        return simulated(
+            "landcover-scenes", CLASSES, "synthetic_scenes", labels="maps", colours=COLOURS
         )
 
     def files(self) -> Iterator[File]:

@@ -2,10 +2,14 @@
 
 from contracts.bundle import Manifest
 from pipeline.errors import ParameterError
-from pipeline.tasks import classification, segmentation
+from pipeline.tasks import classification, detection, segmentation
 from pipeline.tasks.task import Task
 
-TASKS: dict[str, Task] = {"classification": classification, "segmentation": segmentation}
+TASKS: dict[str, Task] = {
+    "classification": classification,
+    "segmentation": segmentation,
+    "detection": detection,
+}
 
 
 def of(manifest: Manifest) -> Task:

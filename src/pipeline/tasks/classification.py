@@ -5,14 +5,13 @@ In the shapes below N is a number of chips, B that of a batch. The graph answers
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from contracts.bundle import Classification, Golden, pack
-from pipeline import markdown as md
+from contracts.bundle import Classification, Golden, Manifest, pack
 from pipeline.data.dataset import Dataset
 from pipeline.data.prepared import Prepared, Split
 from pipeline.params import Evaluate, Gate
@@ -21,7 +20,16 @@ from pipeline.tasks.calibration import calibration_error, draw_reliability, reli
 from pipeline.tasks.comparison import Comparison, compare_chips
 from pipeline.tasks.intervals import interval
 from pipeline.tasks.predictions import COLUMNS, Prediction, parse_table, rows
-from pipeline.tasks.task import Check, Evaluation, Metric, Output, Table, at_least, at_most
+from pipeline.tasks.task import (
+    Check,
+    Evaluation,
+    Metric,
+    Output,
+    Table,
+    at_least,
+    at_most,
+    class_section,
+)
 
 # torch, sklearn and matplotlib take seconds to import: each is imported where it is used.
 if TYPE_CHECKING:
@@ -31,15 +39,22 @@ if TYPE_CHECKING:
 Labels = npt.NDArray[np.int64]
 Probabilities = npt.NDArray[np.float32]
 
-LABELS: Literal["folders", "maps"] = "folders"
-DENSE = False
+LABELS: Literal["folders", "maps", "boxes"] = "folders"
+STEP = 0
 OUTPUTS: tuple[str, ...] = ("probabilities",)
 PARITY = 1e-4  # of a probability
+QUALITY = "accuracy"
 METRICS: tuple[Metric, ...] = (
     Metric("accuracy", "accuracy", "{:.2%}"),
     Metric("macro_f1", "macro F1", "{:.4f}"),
     Metric("log_loss", "log loss", "{:.4f}"),
     Metric("calibration_error", "calibration error", "{:.4f}"),
+)
+CLASS_COLUMNS = (
+    ("recall", "recall", ".1%"),
+    ("precision", "precision", ".1%"),
+    ("F1", "f1", ".3f"),
+    ("chips", "support", ""),
 )
 PICTURES: tuple[tuple[str, str], ...] = (
     ("confusion", "Confusion matrix"),
@@ -92,6 +107,11 @@ def loss(
 def score(logits: "Tensor", targets: "Tensor") -> "Tensor":
     """1 for each chip (B,) whose most likely class is the true one, else 0."""
     return (logits.argmax(dim=1) == targets).float()
+
+
+def quality(logits: "Tensor", targets: "Tensor") -> float:
+    """Mean of `score`."""
+    return float(score(logits, targets).mean())
 
 
 def samples(logits: "Tensor", targets: "Tensor", of: int) -> "tuple[Tensor, Tensor]":
@@ -181,7 +201,9 @@ def compare(
     return compare_chips(champion, challenger, samples, credit)
 
 
-def evaluate(output: Output, test: Split, dataset: Dataset, params: Evaluate) -> Evaluation:
+def evaluate(
+    output: Output, test: Split, dataset: Dataset, params: Evaluate, manifest: Manifest
+) -> Evaluation:
     """Measure, score every class, and draw what is wrong where."""
     names = dataset.classes
     probabilities: Probabilities = output["probabilities"]
@@ -311,19 +333,4 @@ def headline(metrics: dict[str, Any]) -> str:
 
 def sections(classes: dict[str, Any], before: dict[str, Any]) -> list[str]:
     """A table of the classes, the weakest first."""
-    head = ["class", "recall", "change", "precision", "F1", "chips"]
-    table = md.table(head, list(_class_rows(classes, before)))
-    return [f"## Classes, the weakest first\n\n{table}"]
-
-
-def _class_rows(now: dict[str, Any], before: dict[str, Any]) -> Iterator[list[str]]:
-    for name, score in sorted(now.items(), key=lambda item: item[1]["recall"]):
-        old = before.get(name)
-        yield [
-            md.code(name),
-            f"{score['recall']:.1%}",
-            f"{score['recall'] - old['recall']:+.1%}" if old else "-",
-            f"{score['precision']:.1%}",
-            f"{score['f1']:.3f}",
-            str(score["support"]),
-        ]
+    return [class_section(classes, before, CLASS_COLUMNS)]

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from contracts.bundle import NODATA, Area, GoldenMap, Segmentation, pack
-from pipeline import markdown as md
+from contracts.bundle import NODATA, Area, GoldenMap, Manifest, Segmentation, pack
 from pipeline.data.dataset import Dataset
 from pipeline.data.places import place
 from pipeline.data.prepared import Prepared, Split
@@ -25,7 +24,16 @@ from pipeline.params import Evaluate, Gate
 from pipeline.tasks import calibration, confusion, overlap
 from pipeline.tasks.calibration import calibration_error, draw_reliability, reliability
 from pipeline.tasks.comparison import Comparison
-from pipeline.tasks.task import Check, Evaluation, Metric, Output, Table, at_least, at_most
+from pipeline.tasks.task import (
+    Check,
+    Evaluation,
+    Metric,
+    Output,
+    Table,
+    at_least,
+    at_most,
+    class_section,
+)
 
 # torch and matplotlib take seconds to import: each is imported where it is used.
 if TYPE_CHECKING:
@@ -36,14 +44,21 @@ Labels = npt.NDArray[np.uint8]
 Blocks = dict[str, dict[tuple[str, str], int]]
 """Block of ground -> (true class, predicted class) -> pixels."""
 
-LABELS: Literal["folders", "maps"] = "maps"
-DENSE = True
+LABELS: Literal["folders", "maps", "boxes"] = "maps"
+STEP = 1
 OUTPUTS: tuple[str, ...] = ("labels", "confidence")
 PARITY = 1e-3  # of the pixels: two runtimes round near a tie in two ways
+QUALITY = "mean_iou"
 METRICS: tuple[Metric, ...] = (
     Metric("mean_iou", "mean IoU", "{:.4f}"),
     Metric("accuracy", "accuracy of pixels", "{:.2%}"),
     Metric("calibration_error", "calibration error", "{:.4f}"),
+)
+CLASS_COLUMNS = (
+    ("IoU", "iou", ".3f"),
+    ("recall", "recall", ".1%"),
+    ("precision", "precision", ".1%"),
+    ("pixels", "support", ","),
 )
 PICTURES: tuple[tuple[str, str], ...] = (
     ("maps", "Maps and their mistakes"),
@@ -107,6 +122,14 @@ def score(logits: "Tensor", targets: "Tensor") -> "Tensor":
     known = (targets != NODATA).reshape(len(targets), -1)
     correct = (logits.argmax(dim=1) == targets).reshape(len(targets), -1)
     return (correct & known).sum(dim=1) / known.sum(dim=1).clamp(min=1)
+
+
+def quality(logits: "Tensor", targets: "Tensor") -> float:
+    """Mean IoU: most pixels are of few classes, and accuracy would forget the others."""
+    classes = logits.shape[1]
+    pairs = targets.flatten() * classes + logits.argmax(dim=1).flatten()
+    table = pairs.bincount(minlength=classes**2).reshape(classes, classes)
+    return overlap.mean_iou(table.cpu().numpy())
 
 
 def samples(logits: "Tensor", targets: "Tensor", of: int) -> "tuple[Tensor, Tensor]":
@@ -306,7 +329,9 @@ def compare(
     )
 
 
-def evaluate(output: Output, test: Split, dataset: Dataset, params: Evaluate) -> Evaluation:
+def evaluate(
+    output: Output, test: Split, dataset: Dataset, params: Evaluate, manifest: Manifest
+) -> Evaluation:
     """Measure by pixels, with intervals by blocks, and draw what is wrong where."""
     names = dataset.classes
     blocks = predictions(output, test, dataset, params)
@@ -414,19 +439,4 @@ def headline(metrics: dict[str, Any]) -> str:
 
 def sections(classes: dict[str, Any], before: dict[str, Any]) -> list[str]:
     """A table of the classes, the weakest first."""
-    head = ["class", "IoU", "change", "recall", "precision", "pixels"]
-    table = md.table(head, list(_class_rows(classes, before)))
-    return [f"## Classes, the weakest first\n\n{table}"]
-
-
-def _class_rows(now: dict[str, Any], before: dict[str, Any]) -> Iterator[list[str]]:
-    for name, score in sorted(now.items(), key=lambda item: item[1]["iou"]):
-        old = before.get(name, {}).get("iou")
-        yield [
-            md.code(name),
-            f"{score['iou']:.3f}",
-            "-" if old is None else f"{score['iou'] - old:+.3f}",
-            f"{score['recall']:.1%}",
-            f"{score['precision']:.1%}",
-            f"{score['support']:,}",
-        ]
+    return [class_section(classes, before, CLASS_COLUMNS)]

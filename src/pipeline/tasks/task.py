@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.bundle import Manifest
+from pipeline import markdown as md
 from pipeline.data.dataset import Dataset
 from pipeline.data.prepared import Prepared, Split
 from pipeline.params import Evaluate, Gate
@@ -71,14 +72,16 @@ class Evaluation(NamedTuple):
 class Task(Protocol):
     """What each task has to say."""
 
-    LABELS: Literal["folders", "maps"]
+    LABELS: Literal["folders", "maps", "boxes"]
     """How the data have to be labelled (`Dataset.labels`)."""
-    DENSE: bool
-    """Whether a network has to keep the size of the chip: an answer a pixel."""
+    STEP: int
+    """Pixels from one answer of the network to the next; 0: one answer a chip."""
     OUTPUTS: tuple[str, ...]
     """Names of what the graph answers, beside `statistics`."""
     PARITY: float
     """Largest `difference` between torch and ONNX Runtime."""
+    QUALITY: str
+    """Name of `quality`, in the curves of training."""
     METRICS: tuple[Metric, ...]
     PICTURES: tuple[tuple[str, str], ...]
     """File name below reports/pictures/, without its suffix, and title; in the report's order."""
@@ -113,7 +116,13 @@ class Task(Protocol):
         """
 
     def score(self, logits: "Tensor", targets: "Tensor") -> "Tensor":
-        """Score each chip, (B,), 0..1: 1 is right. Their mean is the accuracy of an epoch."""
+        """Score each chip, (B,), 0..1: 1 is right. Their mean is the accuracy of an epoch.
+
+        It may be a score of all these chips, repeated: validation gives them all at once.
+        """
+
+    def quality(self, logits: "Tensor", targets: "Tensor") -> float:
+        """Say how good an epoch is by `samples` of the validation split; the largest is kept."""
 
     def samples(self, logits: "Tensor", targets: "Tensor", of: int) -> "tuple[Tensor, Tensor]":
         """Choose what validation and calibration look at: logits (n, classes), targets (n,).
@@ -165,9 +174,14 @@ class Task(Protocol):
     # Measures
 
     def evaluate(
-        self, output: Output, test: Split, dataset: Dataset, params: Evaluate
+        self,
+        output: Output,
+        test: Split,
+        dataset: Dataset,
+        params: Evaluate,
+        manifest: Manifest,
     ) -> Evaluation:
-        """Measure a model by its answers for the test split."""
+        """Measure the model of a bundle by its answers for the test split."""
 
     def predictions(
         self, output: Output, test: Split, dataset: Dataset, params: Evaluate
@@ -206,3 +220,24 @@ def at_least(name: str, value: float, floor: float) -> Check:
 def at_most(name: str, value: float, limit: float, unit: str = "") -> Check:
     """Check a value against an upper limit."""
     return Check(name, value <= limit, f"{value:.4g}{unit}, wanted at most {limit:g}{unit}")
+
+
+def class_section(
+    now: Mapping[str, Any], before: Mapping[str, Any], columns: Sequence[tuple[str, str, str]]
+) -> str:
+    """Write the report's section on the classes, the weakest first.
+
+    Args:
+        now: scores of every class, as in reports/classes.json.
+        before: the same at the base of the merge request; a class may be missing.
+        columns: title, key of the score and format. The first one sorts, and its change is shown.
+    """
+    (title, key, form), *others = columns
+    rows = []
+    for name, score in sorted(now.items(), key=lambda item: item[1][key]):
+        old = before.get(name, {}).get(key)
+        change = "-" if old is None else f"{score[key] - old:+{form}}"
+        rest = (f"{score[of]:{how}}" for _, of, how in others)
+        rows.append([md.code(name), f"{score[key]:{form}}", change, *rest])
+    head = ["class", title, "change", *(title for title, _, _ in others)]
+    return f"## Classes, the weakest first\n\n{md.table(head, rows)}"

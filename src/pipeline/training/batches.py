@@ -29,11 +29,13 @@ class Batches:
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Chips (B, bands, H, W), digital numbers as float32, and labels, on the device.
 
-        Labels are (B,), or maps (B, H, W).
+        Labels are (B,), maps (B, H, W), or boxes (B, K, 5), which are float32.
         """
         rows = rows.to(self._labels.device)
         chips = self._chips[rows].to(self._device, non_blocking=True)
         if self._is_uint16:
             chips = chips.to(torch.int32) & 0xFFFF
         chips = chips.to(torch.float32, memory_format=torch.channels_last)
-        return chips, self._labels[rows].to(self._device, torch.int64, non_blocking=True)
+        labels = self._labels[rows]
+        dtype = torch.float32 if labels.is_floating_point() else torch.int64
+        return chips, labels.to(self._device, dtype, non_blocking=True)

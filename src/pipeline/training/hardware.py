@@ -91,9 +91,11 @@ def _seconds(
     return clock() - started
 
 
-def describe(device: torch.device, precision: torch.dtype) -> str:
+def describe(device: torch.device, precision: torch.dtype, processes: int = 1) -> str:
     """One line for the record, for example `AMD EPYC, 2 cores, 2 threads, bfloat16`."""
     dtype = str(precision).removeprefix("torch.")
+    if processes > 1:
+        dtype += f", {processes} processes"
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, {dtype}"
     threads = torch.get_num_threads()

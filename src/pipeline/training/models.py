@@ -77,18 +77,18 @@ class ResNet(nn.Module):
 
 
 class UNet(nn.Module):
-    """A small U-Net (Ronneberger et al. 2015): an answer a pixel, from what is around it.
+    """A small U-Net (Ronneberger et al. 2015): an answer each `step` pixels, from what is around.
 
     Nothing in it looks at the whole image, so that a scene can be mapped tile by tile, exactly.
     """
 
-    def __init__(self, bands: int, width: int, depth: int, head: Head) -> None:
+    def __init__(self, bands: int, width: int, depth: int, head: Head, step: int = 1) -> None:
         super().__init__()
-        self.stride = 2**depth
+        self.stride = step * 2**depth
         widths = [width * 2**level for level in range(depth + 1)]
         self.down = nn.ModuleList(
-            _two_convolutions(inputs, outputs)
-            for inputs, outputs in zip([bands, *widths], widths, strict=False)
+            _two_convolutions(inputs, outputs, 1 if level else step)
+            for level, (inputs, outputs) in enumerate(zip([bands, *widths], widths, strict=False))
         )
         self.up = nn.ModuleList(
             nn.ConvTranspose2d(2 * outputs, outputs, 2, stride=2) for outputs in widths[-2::-1]
@@ -99,7 +99,7 @@ class UNet(nn.Module):
         self.head = head(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, bands, H, W) -> logits (B, classes, H, W); H and W are multiples of `stride`."""
+        """(B, bands, H, W) -> (B, logits, H/step, W/step); H and W are multiples of `stride`."""
         skipped = []
         for level, block in enumerate(self.down):
             x = block(F.max_pool2d(x, 2) if level else x)  # (B, 2^level width, H/2^level, ...)
@@ -111,8 +111,26 @@ class UNet(nn.Module):
         return logits
 
 
-def _two_convolutions(inputs: int, outputs: int) -> nn.Sequential:
-    first, second = ConvNorm(inputs, outputs, 3), ConvNorm(outputs, outputs, 3)
+class Pixels(nn.Module):
+    """Each pixel from the 3 x 3 around it: of few labels a wider look learns places by heart."""
+
+    def __init__(self, bands: int, width: int, head: Head) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(ConvNorm(bands, width // 2, 1), nn.ReLU()),
+            *(ConvNorm(width // 2, width, 3), nn.ReLU()),
+            *(ConvNorm(width, width, 1), nn.ReLU()),
+        )
+        self.head = head(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, bands, H, W) -> (B, logits, H, W)."""
+        logits: Tensor = self.head(self.layers(x))
+        return logits
+
+
+def _two_convolutions(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    first, second = ConvNorm(inputs, outputs, 3, stride), ConvNorm(outputs, outputs, 3)
     return nn.Sequential(first, nn.ReLU(), second, nn.ReLU())
 
 
@@ -144,15 +162,17 @@ class Network(NamedTuple):
 
     build: Callable[[int, Head, Model], nn.Module]
     """From bands, head and parameters."""
-    dense: bool = False
-    """Whether its feature maps are as large as the chip, for an answer a pixel."""
+    step: int = 0
+    """Pixels from one feature to the next; 0: the head looks at all of them."""
 
 
 NETWORKS: dict[str, Network] = {
     "resnet": Network(lambda bands, head, p: ResNet(bands, p.width, (1, 1, 1, 1), head)),
     "resnet-deep": Network(lambda bands, head, p: ResNet(bands, p.width, (1, 2, 2, 1), head)),
-    "unet": Network(lambda bands, head, p: UNet(bands, p.width, 2, head), dense=True),
-    "unet-deep": Network(lambda bands, head, p: UNet(bands, p.width, 3, head), dense=True),
+    "unet": Network(lambda bands, head, p: UNet(bands, p.width, 2, head), step=1),
+    "unet-deep": Network(lambda bands, head, p: UNet(bands, p.width, 3, head), step=1),
+    "pixels": Network(lambda bands, head, p: Pixels(bands, p.width, head), step=1),
+    "unet-half": Network(lambda bands, head, p: UNet(bands, p.width, 3, head, step=2), step=2),
 }
 
 
@@ -163,7 +183,7 @@ def build(params: Model, bands: int, classes: int) -> nn.Module:
         ParameterError: no task has that name, or no network that does for it.
     """
     task = tasks.find(params.task)
-    able = [name for name, network in NETWORKS.items() if network.dense == task.DENSE]
+    able = [name for name, network in NETWORKS.items() if network.step == task.STEP]
     if params.network not in able:
         why = f", as model.task is {params.task}" if params.network in NETWORKS else ""
         raise ParameterError(

@@ -57,6 +57,34 @@ def test_one_label_map_can_serve_several_dates(folder: Path) -> None:
     assert len(source) == 4 and first.content == second.content
 
 
+def test_a_scene_without_dark_ground_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ground = np.full((4, 64, 64), 700, np.uint16)
+    bands = ("B02", "B03", "B04", "B08")
+    for name, add in (("a", 0), ("b", 600)):
+        write_raster(folder / "images" / f"{name}.tif", ground + np.uint16(add), names=bands)
+    list(scenes(folder, bands=bands, nodata=0).files())
+    said = capsys.readouterr().err
+    assert "warning: b.tif has no dark ground: 95 % of its blue is above 0.13" in said
+    assert "a.tif" not in said
+
+
+def test_a_label_map_among_the_scenes_is_no_scene(folder: Path) -> None:
+    all_in_one = folder / "images" / "lulc.tif"
+    (folder / "labels" / "a.tif").rename(all_in_one)
+    source = scenes(folder, labels=all_in_one)
+    assert [file.path for file in source.files() if isinstance(file, FinishedFile)] == [
+        "images/a.tif",
+        "images/b.tif",
+    ]
+
+
+def test_a_size_that_no_chip_has_names_the_option(folder: Path) -> None:
+    with pytest.raises(SourceError, match="^--size 5: size: wanted at least 8"):
+        scenes(folder, size=5)
+
+
 def test_the_command_line_says_it_all(folder: Path) -> None:
     parser = ArgumentParser()
     Scenes.add_arguments(parser)
@@ -72,6 +100,7 @@ def test_the_command_line_says_it_all(folder: Path) -> None:
         ("forest", "'forest' is not VALUE=NAME, as in 1=forest,2=water"),
         ("1=forest,x=water", "'x=water' is not VALUE=NAME"),
         ("1=forest,1=water", "--classes names the value 1 twice"),
+        ("1=forest,2=forest", "--classes has the name forest for two values"),
         ("1=forest", "--classes names fewer than two classes"),
         ("", "--classes names fewer than two classes"),
     ],

@@ -35,6 +35,11 @@ def test_each_scene_has_an_image_and_a_label_map_on_the_same_grid(files: list[Fi
         assert set(np.unique(classes)) <= set(range(len(CLASSES)))
 
 
+def test_the_scale_of_the_numbers_is_known_to_a_map(files: list[File]) -> None:
+    with MemoryFile(files[0].content) as memory, memory.open() as raster:
+        assert (raster.scales, raster.offsets) == ((1e-4,) * 4, (0.0,) * 4)
+
+
 def test_scenes_lie_side_by_side(files: list[File]) -> None:
     first, second = read(files[0])[2], read(files[2])[2]
     assert first[2] == second[0] and first[1] == second[1]

@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from contracts.bundle import NODATA
+from contracts.bundle import NODATA, parse_manifest
 from pipeline.data.chip_table import Row
 from pipeline.data.prepared import Split
 from pipeline.errors import DataError
 from pipeline.params import Evaluate
 from pipeline.tasks import segmentation as task
+from tests.conftest import ROOT
 from tests.make.label_maps import SIZE, dataset
 
 PARAMS = Evaluate(bootstrap_samples=100, block_size=80, calibration_bins=10, latency_runs=10)
+
+ANY = parse_manifest((ROOT / "tests/bundle/model.json").read_bytes())  # maps need nothing of it
 
 
 def split(labels: np.ndarray) -> Split:
@@ -67,6 +70,16 @@ def test_rare_classes_get_more_weight_and_the_mean_stays() -> None:
     assert task.class_weights(labels, 2, 0.0) is None
 
 
+def test_an_epoch_that_finds_a_rare_class_is_better_than_one_with_more_pixels_right() -> None:
+    targets = torch.tensor([0] * 90 + [1] * 10)
+    never = torch.nn.functional.one_hot(torch.zeros(100, dtype=torch.long), 2).float()
+    found = torch.tensor([0] * 78 + [1] * 22)
+    often = torch.nn.functional.one_hot(found, 2).float()
+    assert task.score(often, targets).mean() < task.score(never, targets).mean()
+    assert task.quality(never, targets) == pytest.approx(0.45)
+    assert task.quality(often, targets) == pytest.approx((78 / 90 + 10 / 22) / 2)
+
+
 def test_validation_looks_at_a_bounded_number_of_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, targets = torch.randn(4, 3, 8, 8), torch.randint(0, 3, (4, 8, 8))
     targets[0] = NODATA
@@ -106,7 +119,7 @@ def test_confusions_are_counted_by_block_and_read_back() -> None:
     assert sum(sum(pairs.values()) for pairs in found.values()) == 2 * SIZE**2 - SIZE
     west = found["EPSG:32633 80 m 0 0"]
     assert west == {("low", "high"): 64}
-    table = task.evaluate(answers(predicted), split(labels), dataset(), PARAMS).predictions
+    table = task.evaluate(answers(predicted), split(labels), dataset(), PARAMS, ANY).predictions
     text = "\n".join(",".join(map(str, row)) for row in [table.head, *table.rows])
     assert task.parse_predictions(text, "test") == found
 
@@ -119,7 +132,7 @@ def test_another_table_is_refused(text: str) -> None:
 
 def test_a_perfect_map_is_measured_as_such() -> None:
     labels = np.tile(np.indices((SIZE, SIZE)).sum(axis=0) % 2, (2, 1, 1))
-    found = task.evaluate(answers(labels, 100), split(labels), dataset(), PARAMS)
+    found = task.evaluate(answers(labels, 100), split(labels), dataset(), PARAMS, ANY)
     assert found.metrics["mean_iou"] == found.metrics["accuracy"] == 1
     assert found.metrics["mean_iou_low"] == found.metrics["mean_iou_high"] == 1
     assert found.metrics["calibration_error"] == 0

@@ -33,6 +33,7 @@ class Global(nn.Module):
         (Global(), Tiling(1, 128, False)),
         (unet(), Tiling(4, 24, True)),
         (unet("unet-deep"), Tiling(8, 56, True)),
+        (unet("pixels"), Tiling(1, 1, True)),
     ],
 )
 def test_the_reach_of_a_pixel_is_found(network: nn.Module, tiling: Tiling) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.training.augment import augment as augment_both
-from pipeline.training.augment import resize, resize_labels, size_in
+from pipeline.training.augment import noisy, resize, resize_labels, size_in, zoomed
 
 
 def augment(chips: torch.Tensor, max_shift: int, brightness: float) -> torch.Tensor:
@@ -32,6 +32,24 @@ def test_all_eight_symmetries_appear_and_nothing_else() -> None:
         for view in augment(chip.expand(400, 1, 3, 3).clone(), max_shift=0, brightness=0)
     }
     assert seen == turned(chip)
+
+
+def test_without_mirrors_north_stays_up_and_labels_keep_their_side() -> None:
+    torch.manual_seed(0)
+    chips = torch.rand(50, 2, 9, 9)
+    maps = torch.randint(0, 4, (50, 9, 9))
+    views, labels = augment_both(chips, maps, 0, 0, mirror=False)
+    assert torch.equal(views, chips) and torch.equal(labels, maps)
+    moved = augment_both(chips, maps, 3, 0, mirror=False)[0]
+    assert not torch.equal(moved, chips), "a shift is no mirror"
+
+
+def test_noise_is_a_share_of_the_deviation_of_each_band() -> None:
+    torch.manual_seed(0)
+    deviation = torch.tensor([10.0, 200.0]).view(1, 2, 1, 1)
+    added = noisy(torch.full((20, 2, 32, 32), 1000.0), deviation, 0.5) - 1000
+    assert added.std(dim=(0, 2, 3)).tolist() == pytest.approx([5, 100], rel=0.03)
+    assert added.mean(dim=(0, 2, 3)).abs().tolist() == pytest.approx([0, 0], abs=3)
 
 
 def test_a_shift_moves_by_at_most_the_limit_and_mirrors_the_edge() -> None:
@@ -79,6 +97,24 @@ def test_shrinking_averages() -> None:
     assert resize(chips, 64) is chips
 
 
+def test_each_band_has_a_gain_of_its_own() -> None:
+    torch.manual_seed(0)
+    views = augment_both(torch.ones(50, 3, 8, 8), torch.zeros(50).long(), 0, 0, colour=0.2)[0]
+    gains = views[:, :, 0, 0]
+    assert torch.equal(views, gains[..., None, None].expand_as(views))
+    assert gains.min() >= 0.8 and gains.max() <= 1.2 and gains.std(dim=1).min() > 0
+
+
+def test_a_step_is_zoomed_to_a_multiple_of_the_stride() -> None:
+    torch.manual_seed(0)
+    assert zoomed(64, 0, 16) == 64
+    edges = {zoomed(128, 0.25, 16) for _ in range(100)}
+    assert edges == {96, 112, 128, 144, 160}
+    assert zoomed(8, 0.5, 16) == 16
+    labels = torch.arange(8).expand(1, 8, 8)
+    assert resize_labels(labels, 16, 8)[0, 0].tolist() == [n // 2 for n in range(16)]
+
+
 def test_a_label_map_moves_with_its_chip() -> None:
     torch.manual_seed(0)
     chips = torch.arange(64.0).view(1, 1, 8, 8).expand(50, 1, 8, 8)
@@ -89,8 +125,39 @@ def test_a_label_map_moves_with_its_chip() -> None:
 
 def test_a_label_map_shrinks_to_the_pixels_in_the_middle() -> None:
     labels = torch.arange(8).expand(1, 8, 8)
-    assert resize_labels(labels, 4)[0, 0].tolist() == [1, 3, 5, 7]
-    assert torch.equal(resize_labels(labels, 8), labels)
+    assert resize_labels(labels, 4, 8)[0, 0].tolist() == [1, 3, 5, 7]
+    assert torch.equal(resize_labels(labels, 8, 8), labels)
+
+
+def test_boxes_move_with_their_chips() -> None:
+    torch.manual_seed(0)
+    chips = torch.zeros(200, 1, 16, 16)
+    chips[:, :, 4:7, 5:10] = 1  # left 5, top 4, right 10, bottom 7
+    boxes = torch.full((200, 3, 5), -1.0)
+    boxes[:, 0] = torch.tensor([2.0, 5, 4, 10, 7])
+    views, moved = augment_both(chips, boxes, max_shift=3, brightness=0)
+    assert torch.equal(moved[:, 1:, 0], boxes[:, 1:, 0]) and (moved[:, 0, 0] == 2).all()
+    for view, (left, top, right, bottom) in zip(views[:, 0], moved[:, 0, 1:].int(), strict=True):
+        expected = torch.zeros(16, 16)
+        expected[top:bottom, left:right] = 1
+        assert torch.equal(view, expected)
+    assert len({tuple(box.tolist()) for box in moved[:, 0]}) > 50
+
+
+def test_a_box_that_leaves_its_chip_is_none() -> None:
+    torch.manual_seed(0)
+    boxes = torch.full((50, 1, 5), 0.0)
+    boxes[:, 0, 1:] = torch.tensor([0.0, 0, 2, 2])
+    _, moved = augment_both(torch.zeros(50, 1, 16, 16), boxes, max_shift=4, brightness=0)
+    gone = moved[:, 0, 0] == -1
+    assert gone.any() and not gone.all()
+    assert ((moved[..., 1:] >= 0) & (moved[..., 1:] <= 16)).all()
+
+
+def test_boxes_shrink_with_their_chips() -> None:
+    boxes = torch.tensor([[[1.0, 4, 8, 12, 16], [-1.0, 0, 0, 0, 0]]])
+    assert resize_labels(boxes, 32, 64)[0, 0].tolist() == [1, 2, 4, 6, 8]
+    assert torch.equal(resize_labels(boxes, 64, 64), boxes)
 
 
 def test_chips_keep_to_the_stride_of_the_network() -> None:

@@ -12,7 +12,7 @@ def params(network: str = "resnet", width: int = 8) -> Model:
     return Model(name="test", network=network, width=width, dropout=0.0)
 
 
-@pytest.mark.parametrize("network", sorted(n for n in NETWORKS if not NETWORKS[n].dense))
+@pytest.mark.parametrize("network", sorted(n for n in NETWORKS if not NETWORKS[n].step))
 @pytest.mark.parametrize(("bands", "classes", "size"), [(1, 2, 32), (4, 10, 64), (13, 3, 50)])
 def test_every_network_takes_any_bands_and_classes(
     network: str, bands: int, classes: int, size: int

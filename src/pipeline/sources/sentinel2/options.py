@@ -64,7 +64,11 @@ class Options(NamedTuple):
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare them, and the catalogue."""
     add, default = parser.add_argument, Options._field_defaults
-    add("--area", required=True, help="GeoJSON file, or west,south,east,north in degrees")
+    add(
+        "--area",
+        required=True,
+        help="GeoJSON file, or west,south,east,north in degrees; --area=-1.2,... with a minus",
+    )
     add("--dates", required=True, help="2025-05/2025-09, 2025-06-17 or 2025")
     add("--clouds", type=float, default=20, help="at most, per cent (default: %(default)s)")
     add("--bands", default="B02,B03,B04,B08", help="in this order (default: %(default)s)")

@@ -82,7 +82,7 @@ def search(
     pages = _Pages(catalogue, patience)
     start, end = (f"{moment:%Y-%m-%dT%H:%M:%SZ}" for moment in dates)
     asked = (
-        f"collection {catalogue.collection}, dates {start}/{end}, box "
+        f"collection {catalogue.collection or 'not named'}, dates {start}/{end}, box "
         f"{','.join(f'{number:.5g}' for number in area.box)}"
     )
     items: dict[str, dict[str, Any]] = {}
@@ -255,7 +255,8 @@ class _Pages(StacApiIO):
         names = [collection.id for collection in self._client.get_collections()]
         if self._catalogue.collection in names:
             return ": widen --dates, or check --area"
-        return f": it has no such collection: choose --collection of {', '.join(names[:20])}"
+        what = "it has no such collection" if self._catalogue.collection else "an address needs one"
+        return f": {what}: choose --collection of {', '.join(names[:20])}"
 
     def read_json(self, source: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Read a page: again if it was cut, as a smaller one if it was too large."""

@@ -76,6 +76,15 @@ def test_a_baseline_may_be_in_the_name_alone(world: World) -> None:
     assert names(world) == [product.format("0511")]
 
 
+def test_an_address_without_a_collection_is_told_which_it_has(world: World) -> None:
+    scenes.add_scene(world.state, "a")
+    unnamed = world._replace(catalogue=world.catalogue._replace(collection=""))
+    with pytest.raises(
+        SourceError, match="not named, .*an address needs one: choose --collection of sentinel-2"
+    ):
+        names(unnamed)
+
+
 def test_an_empty_answer_names_the_search(world: World) -> None:
     scenes.add_scene(world.state, "a")
     with pytest.raises(SourceError, match=r"no scene: .*2019-01-01.*14.99,46.04.*: widen --dates"):
