@@ -1,0 +1,1 @@
+"""Training and other work as jobs: submitted at once, run by the engine that a team has."""
