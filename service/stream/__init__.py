@@ -1,0 +1,1 @@
+"""Answers frames from a Kafka topic into another one, with the models of `/predict`."""
