@@ -67,7 +67,7 @@ def _serve(with_key: bool) -> None:
 
 def _add_rooms(commands: Any) -> None:
     """Add the commands of rooms, those that this service has."""
-    for room in ("service.batch", "service.maps"):
+    for room in ("service.batch", "service.camera", "service.maps", "service.stream"):
         if find_spec(room):
             import_module(f"{room}.command").add_to(commands)
 

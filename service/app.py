@@ -14,7 +14,7 @@ from contracts.faults import wanted
 from service.container import Container
 from service.errors import INTERNAL, BadRequest, NotFound, ServiceError, Unprocessable
 from service.http.body import Disconnected
-from service.http.gateway import GONE, UNKNOWN_ROUTE, Gateway
+from service.http.gateway import GONE, UNKNOWN_ROUTE, FastRoute, Gateway
 from service.http.problem import MEDIA_TYPE, problem
 from service.http.routes import add_routes
 from service.runtime import running
@@ -29,12 +29,14 @@ EXAMPLES = {
 
 def create_app(container: Container) -> Gateway:
     """Build the application: routes inside, the gateway outside."""
-    maps = _maps(container)
+    models = _models(container)
+    routing = _routing(container)
+    rooms = [*_rooms(container), *models, *routing]
     app = FastAPI(
         title="Conveyor",
         description=DESCRIPTION,
         version="1",
-        lifespan=lambda _: running(container, *(room.run() for room in maps)),
+        lifespan=lambda _: running(container, *(room.run() for room in rooms)),
         # Relative to the address of the document, so that a proxy may put a prefix before it all.
         servers=[{"url": "."}],
         docs_url=None,
@@ -47,9 +49,14 @@ def create_app(container: Container) -> Gateway:
     app.add_exception_handler(Exception, _bug)
     parts = container.parts()
     add_routes(app, parts)
-    for room in maps:
+    for room in rooms:
         room.add_to(app)
+    fast_routes: dict[tuple[str, str], FastRoute] = {("POST", "/predict"): parts.predict}
+    for room in models:
+        fast_routes |= room.fast_routes()
     exposition = container.exposition()
+    for room in routing:
+        exposition.add(room.collector())
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
@@ -62,7 +69,7 @@ def create_app(container: Container) -> Gateway:
 
     return Gateway(
         app,
-        {("POST", "/predict"): parts.predict},
+        fast_routes,
         container.guard(),
         container.metrics(),
         container.access_log(),
@@ -70,18 +77,37 @@ def create_app(container: Container) -> Gateway:
     )
 
 
-def _maps(container: Container) -> list[Any]:
-    """The room of maps; none in a service without it."""
-    if find_spec("service.maps") is None:
+def _rooms(container: Container) -> list[Any]:
+    """The rooms that this service has: maps, and live frames."""
+    parts = (container.settings(), container.serving())
+    more = {"service.maps": (container.cache(), container.guard()), "service.live": ()}
+    return [
+        import_module(f"{name}.room").make_room(*parts, *own)
+        for name, own in more.items()
+        if find_spec(name) is not None
+    ]
+
+
+def _models(container: Container) -> list[Any]:
+    """The room of models by name; none in a service without it."""
+    if (catalogue := container.catalogue()) is None:
         return []
-    parts = (container.settings(), container.serving(), container.cache(), container.guard())
-    return [import_module("service.maps.room").make_room(*parts)]
+    parts = (container.settings(), catalogue, container.predict(), container.predictor())
+    more = (container.uploads(), container.serving())
+    return [import_module("service.models.room").make_room(*parts, *more)]
+
+
+def _routing(container: Container) -> list[Any]:
+    """The room of the rules of the traffic; none in a service without rules."""
+    if (router := container.router()) is None:
+        return []
+    return [import_module("service.routing.room").Room(router)]
 
 
 def problem_response(request: Request, error: ServiceError) -> Response:
     """Turn an error into its problem body."""
     instance = f"urn:request:{request.state.request_id}"
-    body = problem(error.status, error.detail, instance, error.step)
+    body = problem(error.status, error.detail, instance, error.step, request.url.path)
     return JSONResponse(body, error.status, error.headers, MEDIA_TYPE)
 
 

@@ -2,7 +2,10 @@
 
 import os
 from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from dependency_injector import containers, providers
 
@@ -15,12 +18,13 @@ from service.feedback.journal import FOLDER, Journal
 from service.feedback.recorder import JournalRecorder, NoRecorder, Recorder
 from service.feedback.service import FeedbackService
 from service.http.body import Uploads
+from service.http.experiments import ExperimentList
 from service.http.predict import Predict
 from service.http.routes import Parts
 from service.inference.memory import ImageMemory
 from service.inference.model import Serving
 from service.inference.queue import InferenceQueue
-from service.prediction import Predictor
+from service.prediction import ModelCatalogue, Predictor, Router
 from service.registry.client import RegistryClient
 from service.secrets import FEEDBACK, KEYS, MountedSecrets
 from service.settings import OFF, Settings, read_settings
@@ -36,6 +40,7 @@ from service.telemetry.logs import AccessLog
 from service.telemetry.metrics import Metrics
 from service.telemetry.observations import Observations
 from service.telemetry.processes import ProcessesCollector
+from service.telemetry.results import NamedModelsCollector, Results
 from service.telemetry.tracing import Tracing
 
 
@@ -56,7 +61,24 @@ def _cluster_api() -> str:
 
 
 def _cache(settings: Settings) -> BundleCache:
-    return BundleCache(settings.state / "bundles")
+    state = settings.state
+    return BundleCache(state / "bundles", state / "digests", settings.models_disk << 20)
+
+
+def _catalogue(*parts: Any) -> ModelCatalogue | None:
+    """Models by name; None in a service without that room."""
+    if find_spec("service.models") is None:
+        return None
+    found: ModelCatalogue = import_module("service.models.room").make_catalogue(*parts)
+    return found
+
+
+def _router(settings: Settings, *parts: Any) -> Router | None:
+    """Rules of the traffic; None without them."""
+    if not settings.routing:
+        return None
+    found: Router = import_module("service.routing.room").make_router(settings, *parts)
+    return found
 
 
 def _guard(settings: Settings, secrets: MountedSecrets) -> Guard:
@@ -180,10 +202,29 @@ class Container(containers.DeclarativeContainer):
         observations,
         recorder,
     )
-    predict = providers.Singleton(Predict, uploads, predictor, metrics)
+    catalogue: providers.Provider[ModelCatalogue | None] = providers.Singleton(
+        _catalogue, settings, registry, loader, cache, serving, workers, metrics, tracing
+    )
+    router: providers.Provider[Router | None] = providers.Singleton(
+        *(_router, settings, catalogue, serving, queue, predictor, recorder, answers, metrics),
+    )
+    predict = providers.Singleton(
+        Predict,
+        *(
+            uploads,
+            predictor,
+            metrics,
+            memory,
+            serving,
+            settings.provided.max_pixels,
+            catalogue,
+            router,
+        ),
+    )
     drift_policy = providers.Factory(
         DriftPolicy, settings.provided.drift_samples, settings.provided.drift_floor
     )
+    results = providers.Singleton(Results, observations, drift_policy)
     exposition = providers.Singleton(
         Exposition,
         observations,
@@ -191,9 +232,13 @@ class Container(containers.DeclarativeContainer):
         providers.List(
             providers.Factory(TotalsCollector, observations),
             providers.Factory(DriftCollector, observations, serving, drift_policy),
+            providers.Factory(NamedModelsCollector, results, workers.provided.loaded),
             providers.Factory(ProcessesCollector, workers.provided.pids),
             providers.Factory(AccuracyCollector, accuracy_file, serving),
         ),
+    )
+    experiments = providers.Singleton(
+        ExperimentList, registry, serving, workers, cache, results, accuracy_file
     )
     parts = providers.Singleton(
         Parts,
@@ -201,10 +246,11 @@ class Container(containers.DeclarativeContainer):
         uploads=uploads,
         memory=memory,
         predict=predict,
-        registry=registry,
+        experiments=experiments,
         workers=workers,
         desired=desired,
         swapper=swapper,
         answers=answers,
+        router=router,
         max_pixels=settings.provided.max_pixels,
     )

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
+CUT_IT = "cut the image into chips, or send a scene to POST /maps, if the model draws label maps"
+"""The cure of an image that is too large for `/predict`."""
 INTERNAL = "internal error; the log has details under the id of this request"
 
 
@@ -106,6 +108,10 @@ class Unavailable(ServiceError):
 
 class Overloaded(Unavailable):
     """Too much is waiting."""
+
+
+class BeingFetched(Unavailable):
+    """The model that a request names is on its way."""
 
 
 class FeedbackUnavailable(Unavailable):

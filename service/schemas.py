@@ -17,6 +17,15 @@ class Wire(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+class Promotion(Wire):
+    """A stage that a version holds, and the tag that gave it."""
+
+    stage: str
+    tag: str
+    by: str | None = Field(description="Name in the tag; null for a tag without one.")
+    when: datetime
+
+
 class Experiment(Wire):
     """One tagged commit: what was trained, on what, and how good it is."""
 
@@ -32,6 +41,8 @@ class Experiment(Wire):
     """Stages this version holds now, such as `production`."""
     metrics: dict[str, float] = {}
     """reports/metrics.json at the commit."""
+    tests: dict[str, int] = {}
+    """How many tests of the model ended how, by reports/tests.json: passed, warned, failed, ..."""
     params: dict[str, dict[str, Any]] = {}
     """params.yaml at the commit, by section."""
     data_version: str | None = None
@@ -40,6 +51,12 @@ class Experiment(Wire):
     """md5 of model/ in dvc.lock."""
     problem: str | None = None
     """What could not be read at this commit, in a sentence."""
+    merge_request: str | None = None
+    """`group/project!12` of the commit's message, or `!12` of the experiment with this model."""
+    approvals: list[str] = []
+    """Who approved or reviewed it, as the commit's message says."""
+    promotions: list[Promotion] = []
+    """How it came to the stages that it holds now."""
 
 
 class Listing(Wire):
@@ -85,10 +102,30 @@ class MapPrediction(Wire):
     model: Label
 
 
+class FoundObject(Wire):
+    """An object in an image."""
+
+    class_: str = Field(alias="class")
+    score: float = Field(description="0 to 1.")
+    box: tuple[float, float, float, float] = Field(
+        description="Left, top, right, bottom in pixels from the upper left corner."
+    )
+
+
+class ObjectPrediction(Wire):
+    """What `/predict` answers, of a model that finds objects."""
+
+    objects: list[FoundObject] = Field(description="The surest first; empty where nothing is.")
+    counts: dict[str, int] = Field(description="Objects of each class.")
+    threshold: float = Field(description="Score from which something is an object.")
+    request_id: str
+    model: Label
+
+
 class ModelInfo(Label):
     """A model in full."""
 
-    task: str = Field(description="`classification`, or `segmentation`, which maps scenes too.")
+    task: str = Field(description="`classification`, `segmentation` or `detection`.")
     data_version: str = Field(description="md5 of the training data, as in data.dvc.")
     git_revision: str = Field(description="The commit that it was trained at.")
     trained: str = Field(description="When, UTC.")
@@ -119,6 +156,13 @@ class SwapProgress(Wire):
     started: str
 
 
+class RoutingRef(Wire):
+    """The rules of the traffic, by name; `/routing` has them in full."""
+
+    rule: str | None = Field(description="Rules that hold; null without any.")
+    problem: str | None = Field(description="Why the file as it is does not hold.")
+
+
 class Version(Wire):
     """What `/version` answers: what this replica really serves, and what it should."""
 
@@ -127,6 +171,7 @@ class Version(Wire):
     wanted: ModelRef | None
     workers: list[WorkerInfo]
     swap: SwapProgress | None
+    routing: RoutingRef | None = Field(None, description="Null without SERVICE_ROUTING.")
 
 
 class SwapRequest(Wire):
@@ -170,16 +215,34 @@ class Problem(Wire):
     step: str | None = Field(None, description="The step of a swap that failed.")
 
 
+class Monitoring(Wire):
+    """What this replica has seen of a model."""
+
+    requests: int = Field(description="Predictions since the service started.")
+    mean_confidence: float | None
+    drift: float | None = Field(
+        description="Largest distance of the window over its threshold: above 1 it has drifted."
+    )
+    accuracy: float | None = Field(description="Over the labels of the last 7 days.")
+    labels: int = Field(description="Labels of the last 7 days.")
+
+
 class ServingExperiment(Experiment):
     """An experiment, and whether it is what serves here."""
 
     serving: bool
+    state: Literal["serving", "loaded", "cached", "absent"] = Field(
+        description="Here: answers by default; is loaded for requests that name it, by a worker at "
+        "least; lies on the disk; is in the DVC remote alone."
+    )
+    monitoring: Monitoring | None = Field(description="Null for one that has not predicted here.")
 
 
 class Experiments(Listing):
     """What `/get_experiments_metas` answers."""
 
     experiments: tuple[ServingExperiment, ...]
+    total: int = Field(description="How many there are with these filters, on all pages.")
 
 
 class Link(Wire):
@@ -248,6 +311,10 @@ class Answered(Wire):
     predicted_at: datetime
     answered_at: datetime | None
     image: bool = Field(description="Whether `/feedback/{id}.npy` has it.")
+    rule: str | None = Field(
+        None, description="Rules of the traffic that chose the model, if they did."
+    )
+    propensity: float | None = Field(None, description="How likely they were to choose it.")
 
 
 class FeedbackPage(Wire):

@@ -9,6 +9,7 @@ import math
 import os
 import re
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -30,7 +31,7 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 DATABASE = re.compile(r"(postgres|postgresql|postgresql\+psycopg)://.|sqlite:///.")
 PASSWORD_IN_URL = re.compile(r"https?://[^/@]*:[^/@]+@")
 OFF = "off"  # of SERVICE_FEEDBACK
-SECRET = ("api_keys", "feedback")  # no error shows their values
+SECRET = ("api_keys", "feedback", "stream_client")  # no error shows their values
 LONGEST = 100  # letters of a value
 
 
@@ -98,6 +99,31 @@ class Settings(BaseSettings):
     ca_file: str = Field(
         "", description="CAs of your own, in PEM, which all clients trust besides the public ones."
     )
+    models: list[str] = Field(
+        ["*@*"],
+        description="Patterns of the tags that requests may name: `*` takes experiments too.",
+        examples=[["landcover@*", "ships@v1.2.*"]],
+    )
+    warm: list[str] = Field(
+        [],
+        description="Models by name that every worker loads at its start and keeps.",
+        examples=[["landcover#staging", "ships"]],
+    )
+    models_memory: int = Field(
+        512, ge=1, description="MiB of graphs that a worker keeps loaded for who names them."
+    )
+    models_most: int = Field(
+        16, ge=1, le=256, description="Models that a worker keeps loaded for who names them."
+    )
+    models_disk: int = Field(
+        2048, ge=0, description="MiB of bundles that stay in the cache, or the last 5 if more."
+    )
+    models_wait: float = Field(
+        60.0, ge=0, description="Longest `?wait=` for a model that is fetched, seconds."
+    )
+    routing: str = Field(
+        "", description="File with the rules of the traffic; empty: what serves answers everything."
+    )
     api_keys: dict[str, frozenset[Role]] = Field(
         default_factory=dict,
         description="SHA-256 of a key -> its roles. `python -m service key` makes one.",
@@ -147,6 +173,45 @@ class Settings(BaseSettings):
     maps_keep_hours: float = Field(
         168.0, gt=0, le=87_600, description="Hours that a map is kept, from its upload on."
     )
+    stream_brokers: str = Field(
+        "", description="Kafka's brokers, `host:port` with commas between; empty: no stream."
+    )
+    stream_frames: str = Field("frames", description="Topic that frames come from.")
+    stream_results: str = Field("results", description="Topic that answers go to.")
+    stream_dead: str = Field(
+        "frames.dead", description="Topic of frames that were not answered, with the reason."
+    )
+    stream_annotated: str = Field(
+        "annotated", description="Topic of answers with small pictures, for `/live`."
+    )
+    stream_pictures: float = Field(
+        0.0, ge=0, le=100, description="Pictures a second and worker for that topic; 0 sends none."
+    )
+    stream_group: str = Field(
+        "conveyor", min_length=1, description="Workers of one group share the frames."
+    )
+    stream_id: str = Field(
+        "", description="Name of this worker, unlike that of any other; transactions need one."
+    )
+    stream_batch: int = Field(
+        16, ge=1, le=1024, description="Frames that wait which a worker takes at once, at most."
+    )
+    stream_transactions: bool = Field(
+        False, description="Answers and the place in the topic in one transaction: no repeats."
+    )
+    stream_references: list[str] = Field(
+        default_factory=list,
+        description="Folders and `s3://bucket/prefix/` that a frame's `reference` may lie below.",
+        examples=[["/data/frames", "s3://bucket/frames/"]],
+    )
+    stream_client: SecretStr = Field(
+        SecretStr(""),
+        description="More settings of librdkafka, such as those of SASL and TLS.",
+        examples=[{"security.protocol": "SSL"}],
+    )
+    stream_port: int = Field(
+        8001, ge=0, le=65535, description="Port of a stream worker's metrics; 0 takes a free one."
+    )
     feedback: SecretStr = Field(
         SecretStr(""),
         description="Database of predictions and labels: `postgresql://...` or `sqlite:///...`; a "
@@ -192,6 +257,24 @@ class Settings(BaseSettings):
                     "make one with `python -m service key`"
                 )
         return keys
+
+    @field_validator("stream_references")
+    @classmethod
+    def _prefixes(cls, below: list[str]) -> list[str]:
+        for prefix in below:  # or s3://bucket/frames would admit s3://bucket/frames-of-others/
+            if prefix.startswith("s3://") and not prefix.endswith("/"):
+                raise ValueError(f"{prefix!a} has no end: write {prefix}/")
+        return below
+
+    @field_validator("stream_client")
+    @classmethod
+    def _client(cls, text: SecretStr) -> SecretStr:
+        found = json.loads(text.get_secret_value() or "{}")
+        if not isinstance(found, dict) or not all(
+            isinstance(value, str) for value in found.values()
+        ):
+            raise ValueError('write {"name": "value"} of texts, as librdkafka lists them')
+        return text
 
     @field_validator("jwt_issuer", "jwt_jwks", "kubernetes_api")
     @classmethod
@@ -244,6 +327,13 @@ class Settings(BaseSettings):
                 f"SERVICE_HOST {self.host!a} can be reached from elsewhere, no key is configured: "
                 "set SERVICE_API_KEYS (`python -m service key` makes one) or SERVICE_JWT_ISSUER, "
                 "or listen on 127.0.0.1"
+            )
+        if self.routing and find_spec("service.routing") is None:
+            raise ValueError("SERVICE_ROUTING: this service has no rules of traffic: unset it")
+        if self.stream_transactions and not self.stream_id:
+            raise ValueError(
+                "SERVICE_STREAM_TRANSACTIONS needs SERVICE_STREAM_ID, which no other worker has: a "
+                "pod's name, or a number"
             )
         if self.open_roles and Role.DEPLOY in self.open_roles:
             raise ValueError("SERVICE_OPEN_ROLES: deploy cannot be open to everybody; remove it")

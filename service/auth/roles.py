@@ -20,27 +20,42 @@ class Role(StrEnum):
     VIEW = "view"
     LABEL = "label"
     DEPLOY = "deploy"
+    TRAIN = "train"
+    """Of jobs (docs/jobs.md); no route of the service asks for it."""
 
 
 # The one table: (method, route template) -> the role it needs; None is open to everybody.
 ROLES: dict[tuple[str, str], Role | None] = {
     ("POST", "/predict"): Role.PREDICT,
+    ("POST", "/models/{name}/predict"): Role.PREDICT,
     ("POST", "/preview"): Role.PREDICT,
     ("GET", "/samples"): Role.VIEW,
     ("GET", "/samples/{index}"): Role.VIEW,
     ("GET", "/samples/{index}.png"): Role.VIEW,
     ("GET", "/get_experiments_metas"): Role.VIEW,
     ("GET", "/get_experiment_metas"): Role.VIEW,
+    ("GET", "/live"): Role.VIEW,
     ("POST", "/feedback"): Role.LABEL,
     ("GET", "/feedback"): Role.LABEL,
     ("GET", "/feedback/{id}.npy"): Role.LABEL,
     ("POST", "/replace_ml_model"): Role.DEPLOY,
     ("POST", "/rollback_ml_model"): Role.DEPLOY,
+    ("GET", "/routing"): Role.VIEW,
+    ("PUT", "/routing"): Role.DEPLOY,
     ("POST", "/maps"): Role.PREDICT,
     ("GET", "/jobs"): Role.PREDICT,
     ("GET", "/jobs/{id}"): Role.PREDICT,
     ("DELETE", "/jobs/{id}"): Role.PREDICT,
     ("GET", "/jobs/{id}/{file}"): Role.PREDICT,
+    ("GET", "/v2/models/{name}"): Role.PREDICT,
+    ("GET", "/v2/models/{name}/ready"): Role.PREDICT,
+    ("POST", "/v2/models/{name}/infer"): Role.PREDICT,
+    ("GET", "/v2/models/{name}/versions/{version}"): Role.PREDICT,
+    ("GET", "/v2/models/{name}/versions/{version}/ready"): Role.PREDICT,
+    ("POST", "/v2/models/{name}/versions/{version}/infer"): Role.PREDICT,
+    ("GET", "/v2"): None,
+    ("GET", "/v2/health/live"): None,
+    ("GET", "/v2/health/ready"): None,
     ("GET", "/"): None,
     ("GET", "/web/{file}"): None,
     ("GET", "/healthz"): None,

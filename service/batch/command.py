@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contracts.tags import LOCAL
-from service.errors import ServiceError, Unavailable, UnsafeSettings
+from service.console import Progress, ends_with_a_sentence
+from service.errors import Unavailable
 
 # pyarrow, which this needs, is an extra; and NumPy waits for this command.
 if TYPE_CHECKING:
@@ -18,9 +19,7 @@ MISSING = (
     "'conveyor[batch]', or pip install 'pyarrow>=21,<27')"
 )
 FITS = ("crop", "pad", "stretch")  # of contracts.images, which takes NumPy along
-EVERY = 10  # percent, where there is no terminal
 REASONS = 10  # of bad files, in the summary
-STOPPED = 130  # exit code of a shell for Ctrl-C
 
 
 def add_to(commands: Any) -> None:
@@ -52,15 +51,8 @@ def add_to(commands: Any) -> None:
 
 def run(chosen: argparse.Namespace) -> None:
     """Make the table that the command line asks for."""
-    try:
+    with ends_with_a_sentence():
         summary = _run(chosen)
-    except UnsafeSettings as error:
-        sys.exit(f"error: {error}")
-    except ServiceError as error:
-        sys.exit(f"error: {error.detail}")
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(STOPPED)
     if summary.failed == summary.rows:
         sys.exit("error: no file could be predicted: the column `error` of OUT says why")
     if summary.failed and chosen.fail_on_bad:
@@ -84,37 +76,9 @@ def _run(chosen: argparse.Namespace) -> "Summary":
     found = open_source(chosen.place)
     bundle = find_bundle(chosen.bundle, chosen.tag, settings)
     started = time.monotonic()
-    summary = predict_all(found, chosen.target, bundle, settings, options, Progress())
+    summary = predict_all(found, chosen.target, bundle, settings, options, Progress("images"))
     _report(chosen.target, summary, found.passed_over, time.monotonic() - started)
     return summary
-
-
-class Progress:
-    """Percent, rate and time left, on one line; in a log a line each EVERY percent."""
-
-    def __init__(self) -> None:
-        """Begin now."""
-        self._began: tuple[float, int] | None = None
-        self._said = -EVERY
-
-    def __call__(self, done: int, total: int) -> None:
-        """Say it if it is worth a line."""
-        now = time.monotonic()
-        if self._began is None:
-            self._began = (now, done)
-            if done:
-                print(f"{done} of {total} images were finished before", file=sys.stderr)
-        began, before = self._began
-        share = 100 * done // total
-        text = f"{share:3d} %, {done} of {total} images"
-        if done > before:
-            rate = (done - before) / (now - began)
-            text += f", {rate:.0f} a second, {(total - done) / rate:.0f} s left"
-        if sys.stderr.isatty():
-            print(f"\r{text}   ", end="\n" if done == total else "", file=sys.stderr, flush=True)
-        elif share >= self._said + EVERY or done == total:
-            self._said = share
-            print(text, file=sys.stderr, flush=True)
 
 
 def _report(target: Path, summary: "Summary", passed_over: int, seconds: float) -> None:

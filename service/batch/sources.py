@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
 from contracts.images import SUFFIXES
-from service.batch import s3
+from service import s3
 from service.errors import NotFound, ServiceError, TooLarge, Unprocessable
 from service.files import reason
 

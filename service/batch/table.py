@@ -27,12 +27,18 @@ class Columns(NamedTuple):
     """The field with a number of each class."""
     prefix: str
     """Of its columns."""
+    lists: bool = False
+    """Whether an answer has a list of objects; its class is then that of the surest one."""
 
 
 TASKS = {
     "classification": Columns(("probability",), "probabilities", "probability_"),
     "segmentation": Columns(("confidence", "nodata"), "shares", "share_"),
+    "detection": Columns(("threshold",), "counts", "count_", lists=True),
 }
+OBJECT = pa.struct(
+    [("class", pa.string()), ("score", pa.float64()), ("box", pa.list_(pa.float64()))]
+)
 
 Row = dict[str, Any] | str
 """Fields of an answer, or why there is none."""
@@ -74,9 +80,10 @@ class Layout:
         numbers = [pa.field(name, pa.float64()) for name in self._columns.numbers]
         # As the graph gives them: nothing is rounded.
         each = [pa.field(self._columns.prefix + name, pa.float32()) for name in self._classes]
+        lists = [pa.field("objects", pa.list_(OBJECT))] if self._columns.lists else []
         texts = [pa.field(name, pa.string()) for name in ("model_tag", "model_sha256", "error")]
         start = [pa.field("path", pa.string()), pa.field("class", pa.string())]
-        self.schema = pa.schema([*start, *numbers, *each, *texts])
+        self.schema = pa.schema([*start, *numbers, *each, *lists, *texts])
 
     def part(self, items: Sequence[Item], rows: Sequence[Row]) -> bytes:
         """Write the rows of some images as Parquet."""
@@ -87,8 +94,17 @@ class Layout:
         each = [row[self._columns.mapping] for row in known]
         count = len(items)
         columns: list[Any] = [[as_text(item.path) for item in items]]
-        columns += [[row[name] for row in known] for name in ("class", *self._columns.numbers)]
+        if self._columns.lists:
+            surest: list[dict[str, Any]] = [
+                next(iter(row.get("objects") or ()), {}) for row in known
+            ]
+            columns += [[item.get("class") for item in surest]]
+        else:
+            columns += [[row["class"] for row in known]]
+        columns += [[row[name] for row in known] for name in self._columns.numbers]
         columns += [[numbers[name] for numbers in each] for name in self._classes]
+        if self._columns.lists:
+            columns += [[row.get("objects") for row in known]]
         columns += [[text] * count for text in self._model]
         columns += [[row if isinstance(row, str) else None for row in rows]]
         arrays = [

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
@@ -23,13 +22,12 @@ from service.batch.sources import Content, Item, Source
 from service.batch.table import Layout, Row
 from service.errors import InvalidOutput, ServiceError, StorageFull, Unavailable
 from service.files import is_full, reason, replace_file
-from service.inference.bundle import Bundle, decode_chip, parse_manifest
+from service.inference.bundle import Bundle, parse_manifest
 from service.inference.decode import decode
 from service.inference.model import Model
-from service.inference.tasks import Output
+from service.inference.several import AT_ONCE, images_at_once, infer_several
 
-GROUP = 16  # images that are read, and that go through the graph, at once
-LARGE = 1 << 22  # values that go through the graph at once, at most
+GROUP = AT_ONCE  # images that are read at once
 
 Chips = npt.NDArray[Any]
 
@@ -103,46 +101,12 @@ class Predictor:
 
     def _answers(self, chips: Sequence[Chips]) -> Iterator[Row]:
         for start in range(0, len(chips), self._at_once):
-            output = _infer(self._model, np.stack(chips[start : start + self._at_once]))
+            output = infer_several(self._model, chips[start : start + self._at_once])
             for one in output.each():
                 try:
                     yield self._model.task.read(one).fields
                 except InvalidOutput as error:
                     yield f"{self._model.tag}: {error.detail}"
-
-
-def images_at_once(model: Model) -> int:
-    """How many images may go through the graph at once: as many as change no bit, or one.
-
-    Judged by the golden chips and mirrored ones. A matrix that is multiplied row by row may be
-    rounded in another way than whole, and then a table would differ from what `/predict` says.
-    """
-    wanted = model.manifest.input
-    most = min(GROUP, LARGE // int(np.prod(wanted.shape)))
-    if most < 2:
-        return 1
-    golden = [decode_chip(one.chip, wanted) for one in model.manifest.golden]
-    chips = [np.roll(golden[i % len(golden)], i, axis=-1)[..., ::-1] for i in range(most)]
-    together = _infer(model, np.stack(chips))
-    for chip, among in zip(chips, together.each(), strict=True):
-        alone = _infer(model, np.ascontiguousarray(chip)[None])
-        if not all(
-            one is other or np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
-            for one, other in zip(alone, among, strict=True)
-            if one is not None and other is not None
-        ):
-            return 1
-    return most
-
-
-def _infer(model: Model, chips: Chips) -> Output:
-    try:
-        return model.engine.infer(chips)
-    except Exception as error:  # the runtime's errors share no base but this
-        raise InvalidOutput(
-            f"the graph of {model.tag} does not run ({type(error).__name__}): train the model "
-            "again, or take another"
-        ) from None
 
 
 def refusal(error: OSError) -> ServiceError:

@@ -18,11 +18,12 @@ from pydantic import TypeAdapter
 
 from service.feedback.recorder import REASONS
 from service.files import replace_file
-from service.inference.model import Serving
+from service.inference.model import Model, Serving
 
 FILE = "live.json"
 WINDOW_DAYS = 7  # of labels that count; a constant, so that services can be compared
 STALE = 300.0  # seconds; an older snapshot is not shown: the database is unavailable
+MODELS = 16  # whose accuracy is exported, besides the one that serves
 Z = 1.959964  # quantile of the normal distribution for 95 %, two-sided
 DELAYS = (1.0, 10.0, 60.0, 600.0, 3600.0, 21600.0, 86400.0, 604800.0, 2592000.0)  # s, to 30 days
 
@@ -107,7 +108,7 @@ class AccuracyCollector(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield all metrics, from memory alone."""
-        live = self._accuracy_file.latest()
+        live = _of_most_labelled(self._accuracy_file.latest(), self._serving.current)
         yield from self._accuracies(live)
         if live is not None:
             yield _confusion(live)
@@ -154,6 +155,21 @@ class AccuracyCollector(Collector):
         for tag, floor in known.items():
             floors.add_metric((tag,), floor)
         yield from (*shares, answers, floors)
+
+
+def _of_most_labelled(
+    live: AccuracySnapshot | None, current: Model | None
+) -> AccuracySnapshot | None:
+    """Keep the model that serves and the `MODELS` with most labels: requests may name any."""
+    if live is None:
+        return None
+    counts: defaultdict[str, int] = defaultdict(int)
+    for tag, _, _, times in live.cells:
+        counts[tag] += times
+    most = sorted(counts, key=lambda tag: counts[tag], reverse=True)[:MODELS]
+    kept = {*most, current.tag if current else ""}
+    floors = {tag: floor for tag, floor in live.floors.items() if tag in kept}
+    return live._replace(cells=[cell for cell in live.cells if cell[0] in kept], floors=floors)
 
 
 def wilson(right: int, count: int) -> tuple[float, float]:

@@ -2,9 +2,9 @@
 
 A file holds frames: magic, CRC-32 of all that follows, kind, lengths of the text and the image,
 text, image (little-endian). A frame of kind MODEL describes a model; a PREDICTION names it by the
-CRC-32 of its text. Each frame is one write, so a frame survives the death of its process. Readers
-skip torn and damaged bytes up to the next whole frame. Files are not synchronised with the disk: a
-power cut can lose the last seconds.
+CRC-32 of its text, and a ROUTED one says more: why that model answered. Each frame is one write, so
+a frame survives the death of its process. Readers skip torn and damaged bytes up to the next whole
+frame. Files are not synchronised with the disk: a power cut can lose the last seconds.
 
 A process holds a lock (flock) on the file to which it appends. A file without a lock was closed by
 a rotation, or its process died: it can be imported and deleted. A file that the database refuses is
@@ -34,7 +34,8 @@ MAGIC = b"\xc5CVY"
 HEAD = struct.Struct("<4sI")
 BODY = struct.Struct("<BII")
 PREDICTION_TEXT = struct.Struct("<IIdq")  # CRC-32 of the model, class, probability, microseconds
-MODEL, PREDICTION = 1, 2
+ROUTED_TEXT = struct.Struct("<dB")  # propensity, bytes of the name of the rule
+MODEL, PREDICTION, ROUTED = 1, 2, 3
 
 
 class JournalFull(Exception):
@@ -58,6 +59,15 @@ class ModelRecord(NamedTuple):
         return json.dumps(self, separators=(",", ":")).encode()
 
 
+class Routed(NamedTuple):
+    """Why a model answered: rules of the traffic chose it."""
+
+    rule: str
+    """Their name, ASCII, 63 letters at most."""
+    propensity: float
+    """How likely they were to choose it, 0 to 1."""
+
+
 class PredictionRecord(NamedTuple):
     """One prediction."""
 
@@ -70,6 +80,7 @@ class PredictionRecord(NamedTuple):
     """Microseconds since 1970, UTC."""
     chip: bytes
     """(bands, height, width), C order; empty where it is not kept."""
+    routed: Routed | None = None
 
 
 class JournalContents(NamedTuple):
@@ -117,7 +128,11 @@ class Journal:
             self._key = zlib.crc32(text)
             pieces = [*encode_frame(MODEL, text)]
         numbers = PREDICTION_TEXT.pack(self._key, seen.best, seen.probability, seen.moment)
-        pieces += encode_frame(PREDICTION, numbers + seen.request_id.encode(), seen.chip)
+        kind = PREDICTION
+        if seen.routed is not None:
+            kind, rule = ROUTED, seen.routed.rule.encode()
+            numbers += ROUTED_TEXT.pack(seen.routed.propensity, len(rule)) + rule
+        pieces += encode_frame(kind, numbers + seen.request_id.encode(), seen.chip)
         self._write(pieces)
         self._model = seen.model
 
@@ -226,13 +241,18 @@ def _take_frame(
     if kind == MODEL:
         models[zlib.crc32(text)] = _parse_model(text)
         return True
-    if kind != PREDICTION:  # of a newer version
+    if kind not in (PREDICTION, ROUTED):  # of a newer version
         return False
     key, best, probability, moment = PREDICTION_TEXT.unpack_from(text)
     if (model := models.get(key)) is None:
         return False
-    request_id = text[PREDICTION_TEXT.size :].decode()
-    found.append(PredictionRecord(request_id, model, best, probability, moment, image))
+    routed, start = None, PREDICTION_TEXT.size
+    if kind == ROUTED:
+        propensity, length = ROUTED_TEXT.unpack_from(text, start)
+        start += ROUTED_TEXT.size + length
+        routed = Routed(text[start - length : start].decode(), propensity)
+    request_id = text[start:].decode()
+    found.append(PredictionRecord(request_id, model, best, probability, moment, image, routed))
     return True
 
 

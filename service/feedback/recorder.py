@@ -9,7 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from service.feedback.journal import Journal, JournalFull, ModelRecord, PredictionRecord
+from service.feedback.journal import (
+    Journal,
+    JournalFull,
+    ModelRecord,
+    PredictionRecord,
+    Routed,
+)
 from service.files import is_full
 from service.inference.model import Model
 
@@ -25,6 +31,9 @@ log = logging.getLogger("service.feedback.recorder")
 class Recorder(Protocol):
     """Records predictions; it never raises and never delays a prediction."""
 
+    routed: dict[str, Routed]
+    """Why which model answers, by request id, while its prediction is made."""
+
     def record(
         self, request_id: str, model: Model, best: int, probability: float, chip: Array
     ) -> None:
@@ -33,6 +42,10 @@ class Recorder(Protocol):
 
 class NoRecorder:
     """Records nothing: feedback is off."""
+
+    def __init__(self) -> None:
+        """Nothing is kept."""
+        self.routed: dict[str, Routed] = {}
 
     def record(
         self, request_id: str, model: Model, best: int, probability: float, chip: Array
@@ -58,6 +71,7 @@ class JournalRecorder:
         self._unrecorded = unrecorded
         self._keep_images = keep_images
         self._keep_below = keep_below
+        self.routed: dict[str, Routed] = {}
         self._images = 0  # since the last tick
         self._bound: tuple[Model, ModelRecord] | None = None
         self._logged_reason = ""
@@ -65,7 +79,9 @@ class JournalRecorder:
     def record(
         self, request_id: str, model: Model, best: int, probability: float, chip: Array
     ) -> None:
-        """Append one prediction to the journal."""
+        """Append one prediction to the journal, if people can confirm it by the name of a class."""
+        if not model.task.confirmable:
+            return
         try:
             bound = self._bound
             if bound is None or bound[0] is not model:
@@ -74,9 +90,9 @@ class JournalRecorder:
             image = b""
             if self._keep_images and self._wants_image(probability):
                 image = np.ascontiguousarray(chip).astype(bound[1].dtype, copy=False).tobytes()
-            self._journal.append_prediction(
-                PredictionRecord(request_id, bound[1], best, probability, moment, image)
-            )
+            facts = (request_id, bound[1], best, probability, moment, image)
+            routed = self.routed.get(request_id) if self.routed else None
+            self._journal.append_prediction(PredictionRecord(*facts, routed))
         except JournalFull:
             self._lose("spool_full")
         except OSError as error:

@@ -120,7 +120,9 @@ class FeedbackService:
         if given is None:
             raise NotFound(
                 "request_id: no prediction with this id is stored: copy the id from the answer of "
-                "/predict; another replica's take seconds to arrive, and old ones are deleted"
+                "/predict; another replica's take seconds to arrive, old ones are deleted, and "
+                "those of a model that finds objects are not stored: no class says if boxes are "
+                "right"
             )
         if given.delay is not None:
             self._counts.delay.observe(max(0.0, given.delay))

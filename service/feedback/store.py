@@ -50,6 +50,16 @@ class PredictionRow(NamedTuple):
     predicted_at: datetime
     answered_at: datetime | None
     image: bool
+    rule: str | None = None
+    propensity: float | None = None
+
+
+class RightOrWrong(NamedTuple):
+    """Labels of the predictions of a model."""
+
+    tag: str
+    right: int
+    wrong: int
 
 
 class ConfusionCell(NamedTuple):
@@ -195,6 +205,21 @@ class Store:
         tags = {cell.tag for cell in found}
         return found, {tag: known[tag] for tag in tags if known[tag] is not None}
 
+    def count_rewards(self, rule: str) -> list[RightOrWrong]:
+        """Count the labels of predictions that were made by a rule, by the tag of the model."""
+        right = func.sum(case((feedback.c.label == predictions.c.predicted, 1), else_=0))
+        query = (
+            select(models.c.tag, right, func.count())
+            .select_from(feedback)
+            .join(predictions, predictions.c.number == feedback.c.number)
+            .join(models)
+            .where(predictions.c.rule == rule)
+            .group_by(models.c.tag)
+        )
+        with self.database.read() as connection:
+            found = connection.execute(query).all()
+        return [RightOrWrong(tag, int(good), int(every - good)) for tag, good, every in found]
+
     def _kind(self, probability: float, answered: bool = False) -> Kind:
         if probability < self._keep_below:
             return Kind.UNCERTAIN
@@ -213,6 +238,8 @@ _LIST: Select[Any] = (
         predictions.c.predicted_at,
         feedback.c.answered_at,
         case((images.c.number.is_not(None), True), else_=False).label("image"),
+        predictions.c.rule,
+        predictions.c.propensity,
     )
     .select_from(predictions)
     .join(models)
@@ -267,6 +294,8 @@ def _row(seen: PredictionRecord, model: int) -> dict[str, Any]:
         "predicted": seen.model.classes[seen.best],
         # SQLite has no NaN; 0 is the least sure that a model can be.
         "probability": seen.probability if isfinite(seen.probability) else 0.0,
+        "rule": seen.routed.rule if seen.routed else None,
+        "propensity": seen.routed.propensity if seen.routed else None,
     }
 
 
@@ -288,9 +317,10 @@ def _check(label: str, classes: Collection[str]) -> None:
 
 
 def _row_of(*found: Any) -> PredictionRow:
-    *plain, predicted_at, answered_at, image = found
+    *plain, predicted_at, answered_at, image, rule, propensity = found
     answered = None if answered_at is None else _time(answered_at)
-    return PredictionRow._make((*plain, _time(predicted_at), answered, image))
+    more = (_time(predicted_at), answered, image, rule, propensity)
+    return PredictionRow._make((*plain, *more))
 
 
 def _time(micro: int) -> datetime:

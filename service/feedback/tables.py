@@ -22,7 +22,7 @@ from sqlalchemy import (
     Text,
 )
 
-REVISIONS = ("0001",)  # known to this code; the last one is current
+REVISIONS = ("0001", "0002")  # known to this code; the last one is current
 HEAD = REVISIONS[-1]
 
 MICROSECONDS = 1_000_000
@@ -62,6 +62,8 @@ predictions = Table(
     Column("model", ForeignKey("models.id"), nullable=False),
     Column("predicted", Text, nullable=False),
     Column("probability", Float, nullable=False),
+    Column("rule", Text),  # of the traffic, by which the model was chosen
+    Column("propensity", Float),  # how likely that choice was
     sqlite_autoincrement=True,
 )
 

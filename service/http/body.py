@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from starlette.types import Message, Receive, Scope
 
 from contracts.images import Buffer
-from service.errors import SlowUpload, TooLarge, UnsupportedMedia
+from service.errors import CUT_IT, SlowUpload, TooLarge, UnsupportedMedia
 from service.http.multipart import file_field
 from service.inference.memory import ImageMemory
 
@@ -95,7 +95,7 @@ class Uploads:
 
     def __init__(self, size: int, seconds: float, memory: ImageMemory) -> None:
         """Take at most so many bytes in so many seconds; all uploads together share `memory`."""
-        self._limits = BodyLimits(size, seconds, "upload", "cut the image into chips")
+        self._limits = BodyLimits(size, seconds, "upload", CUT_IT)
         self._memory = memory
 
     async def read(self, scope: Scope, receive: Receive) -> Buffer:
@@ -114,6 +114,12 @@ class Uploads:
                 "content-type: send the image as multipart/form-data in the field `file`, or bare "
                 "as image/tiff, image/png, image/jpeg or application/octet-stream"
             )
+        body = await self.read_bytes(scope, receive)
+        return file_field(content_type, body) if form else body
+
+    async def read_bytes(self, scope: Scope, receive: Receive) -> bytes:
+        """Read the body of a request as it is; raises as above."""
+        headers = dict(scope["headers"])
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise UnsupportedMedia(
                 "content-encoding: send the image as it is, not compressed again"
@@ -124,5 +130,4 @@ class Uploads:
             raise TooLarge(
                 f"the upload has more than {limits.size} bytes: {limits.cure}", unread=True
             )
-        body = await read_body(receive, scope["state"], limits, self._memory)
-        return file_field(content_type, body) if form else body
+        return await read_body(receive, scope["state"], limits, self._memory)

@@ -28,7 +28,13 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 NO_STORE = (b"cache-control", b"no-store")
-UPLOADS = frozenset(("/predict", "/preview", "/maps"))  # routes that limit their bodies themselves
+# Routes that limit their bodies themselves.
+UPLOADS = frozenset(
+    (
+        *("/predict", "/preview", "/maps", "/models/{name}/predict", "/v2/models/{name}/infer"),
+        "/v2/models/{name}/versions/{version}/infer",
+    )
+)
 LINGER = 5.0  # seconds to drain an oversized upload before closing
 UNKNOWN_ROUTE = "this route does not exist: /docs lists the routes"
 GONE = 499  # status in logs when the client has left
@@ -164,7 +170,8 @@ class _Exchange:
         headers: Mapping[str, str] | None = None,
         unread: Receive | None = None,
     ) -> None:
-        body = json.dumps(problem(status, detail, f"urn:request:{self._id}", step)).encode()
+        instance, path = f"urn:request:{self._id}", self._scope["path"]
+        body = json.dumps(problem(status, detail, instance, step, path)).encode()
         fields = [(key.encode(), value.encode()) for key, value in (headers or {}).items()]
         fields += [
             (b"content-type", MEDIA_TYPE.encode()),
@@ -188,12 +195,14 @@ class _Exchange:
         seconds = perf_counter() - self._started
         method = self._scope["method"] if self._scope["method"] in METHODS else "other"
         status = self._status or 500
-        state, tag, gateway = self._state, self._tag, self._gateway
+        state, gateway = self._state, self._gateway
+        tag = self._tag or state.get("tag", "")
+        route = state.get("route", self._route)  # a route may answer in the place of another
         prediction = state["prediction_id"] if tag else ""
-        gateway.access.write(self._id, method, self._route, status, seconds, tag, prediction)
+        gateway.access.write(self._id, method, route, status, seconds, tag, prediction)
         # Bytes that were read: a caller can declare any length.
         sizes = (state.get("bytes_in", 0), self._bytes_out)
-        gateway.metrics.count_request(sizes, method, self._route, status, seconds)
+        gateway.metrics.count_request(sizes, method, route, status, seconds)
 
 
 async def _discard(receive: Receive, state: dict[str, Any]) -> None:

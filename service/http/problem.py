@@ -5,7 +5,13 @@ from http import HTTPStatus
 MEDIA_TYPE = "application/problem+json"
 
 
-def problem(status: int, detail: str, instance: str, step: str | None = None) -> dict[str, object]:
+PROTOCOL = "/v2/"
+"""Paths of the Open Inference Protocol, whose clients look for the sentence in `error`."""
+
+
+def problem(
+    status: int, detail: str, instance: str, step: str | None = None, path: str = ""
+) -> dict[str, object]:
     """Build the body of an error; `step` is the step of a swap that failed."""
     body: dict[str, object] = {
         "type": "about:blank",
@@ -16,4 +22,6 @@ def problem(status: int, detail: str, instance: str, step: str | None = None) ->
     }
     if step is not None:
         body["step"] = step
+    if path.startswith(PROTOCOL):
+        body["error"] = detail
     return body

@@ -1,7 +1,7 @@
 """The HTTP routes, except for `/predict` (predict.py), behind the gateway (gateway.py)."""
 
 import io
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
 
@@ -11,11 +11,13 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from contracts.reports import larger_is_better
-from service.errors import NotFound, ServiceError, Unavailable, Unprocessable
+from contracts import tags
+from service.errors import NotFound, ServiceError, Unavailable
 from service.feedback.service import FeedbackService
 from service.http.body import Uploads
+from service.http.experiments import ExperimentList, add_experiments
 from service.http.feedback import add_feedback
+from service.http.gateway import FastRoute
 from service.http.page import add_page
 from service.http.predict import Predict
 from service.http.problem import MEDIA_TYPE
@@ -24,15 +26,14 @@ from service.inference.decode import read_image
 from service.inference.memory import ImageMemory
 from service.inference.model import Serving
 from service.inference.preview import true_colour
-from service.registry.client import RegistryClient
+from service.prediction import Router
 from service.schemas import (
-    Experiment,
-    Experiments,
-    ModelRef,
     MapPrediction,
+    ModelRef,
+    ObjectPrediction,
     Prediction,
+    RoutingRef,
     Sample,
-    ServingExperiment,
     SwapAnswer,
     SwapRequest,
     Version,
@@ -73,18 +74,19 @@ class Parts:
     uploads: Uploads
     memory: ImageMemory
     predict: Predict
-    registry: RegistryClient
+    experiments: ExperimentList
     workers: WorkerRegistry
     desired: DesiredStore
     swapper: Swapper
     answers: FeedbackService | None
+    router: Router | None
     max_pixels: int
 
 
 class DocumentedRoute(APIRoute):
     """A route whose endpoint is an ASGI application; its signature is for the OpenAPI document."""
 
-    def answer_with(self, app: Predict) -> None:
+    def answer_with(self, app: FastRoute) -> None:
         """Replace the endpoint."""
         self.app = cast(ASGIApp, app)  # the returned tag is for the gateway
 
@@ -93,7 +95,7 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
     """Register every route."""
     _add_predictions(app, parts)
     _add_samples(app, parts)
-    _add_experiments(app, parts)
+    add_experiments(app, parts.experiments)
     _add_swaps(app, parts)
     add_feedback(app, parts.answers)
     _add_health(app, parts)
@@ -118,23 +120,49 @@ def _describe_problems(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _add_predictions(app: FastAPI, parts: Parts) -> None:
-    def predict(fit: Literal["crop", "pad", "stretch", "resize"] | None = None) -> None:
-        """Classify one chip: GeoTIFF, TIFF, PNG, JPEG or NPY, with the bands and size that
-        `/version` names. `fit` resamples an image of another size: `crop` takes its middle, `pad`
-        adds a border, `stretch` (or `resize`) gives up its proportions."""
-
+def add_prediction(
+    app: FastAPI, path: str, described: Callable[..., None], predict: FastRoute
+) -> None:
+    """Register a route that predicts, with the signature and the text of another function."""
     route = DocumentedRoute(
-        "/predict",
-        predict,
+        path,
+        described,
         methods=["POST"],
-        response_model=Prediction | MapPrediction,
-        responses=problems(*UPLOAD_ERRORS),
+        response_model=Prediction | MapPrediction | ObjectPrediction,
+        responses={
+            200: {"content": {PNG: {}, "image/jpeg": {}}},
+            **problems(*UPLOAD_ERRORS, 404, 507),
+        },
         openapi_extra=UPLOAD,
         tags=["predictions"],
     )
-    route.answer_with(parts.predict)
+    route.answer_with(predict)
     app.router.routes.append(route)
+
+
+def _add_predictions(app: FastAPI, parts: Parts) -> None:
+    def predict(
+        fit: Literal["crop", "pad", "stretch", "resize"] | None = None,
+        model: Annotated[
+            str | None,
+            Query(
+                min_length=1,
+                max_length=tags.LONGEST,
+                description="`landcover@v1.2.0`, `landcover#staging`, or what serves without it.",
+            ),
+        ] = None,
+        wait: Annotated[
+            float, Query(ge=0, le=86_400, description="Seconds that this model may take to arrive.")
+        ] = 0.0,
+    ) -> None:
+        """Classify one chip: GeoTIFF, TIFF, PNG, JPEG or NPY, with the bands and size that
+        `/version` names. `fit` resamples an image of another size: `crop` takes its middle, `pad`
+        adds a border, `stretch` (or `resize`) gives up its proportions.
+
+        Of a model that finds objects, `Accept: image/png` or `image/jpeg` asks for the image with
+        them, and `image/png;overlay` for them alone, on nothing."""
+
+    add_prediction(app, "/predict", predict, parts.predict)
 
     @app.post(
         "/preview",
@@ -202,58 +230,6 @@ def _add_samples(app: FastAPI, parts: Parts) -> None:
         return Response(content.getvalue(), media_type="application/octet-stream")
 
 
-def _add_experiments(app: FastAPI, parts: Parts) -> None:
-    async def experiments(
-        limit: Annotated[int, Query(ge=1, le=10_000, description="At most so many.")] = 100,
-        sort: Annotated[
-            str | None,
-            Query(max_length=64, description="A metric; best first. Newest first without it."),
-        ] = None,
-    ) -> Experiments:
-        """List the tagged experiments of the repository, and which one serves here."""
-        listing = await parts.registry.experiments()
-        found = sorted_by(list(listing.experiments), sort)[:limit]
-        current = parts.serving.current
-        tag = current.tag if current else None
-        return Experiments(
-            experiments=tuple(
-                ServingExperiment(**dict(item), serving=item.tag == tag) for item in found
-            ),
-            fresh=listing.fresh,
-            detail=listing.detail,
-            checked=listing.checked,
-        )
-
-    # Both names are in use; the OpenAPI document describes one.
-    for path in ("/get_experiments_metas", "/get_experiment_metas"):
-        app.add_api_route(
-            path,
-            experiments,
-            methods=["GET"],
-            tags=["experiments"],
-            responses=problems(401, 403, 422, 503, 507),
-            name=path.strip("/"),
-            include_in_schema=path == "/get_experiments_metas",
-        )
-
-
-def sorted_by(found: list[Experiment], metric: str | None) -> list[Experiment]:
-    """Order experiments, the best of a metric first and those without it last.
-
-    Raises:
-        Unprocessable: no experiment has this metric.
-    """
-    if metric is None or not found:
-        return found
-    known = {name for item in found for name in item.metrics}
-    if metric not in known:
-        raise Unprocessable(
-            f"sort: no experiment has this metric; there are {', '.join(sorted(known))}"
-        )
-    sign = -1 if larger_is_better(metric) else 1
-    return sorted(found, key=lambda item: sign * item.metrics.get(metric, math.inf * sign))
-
-
 def _add_swaps(app: FastAPI, parts: Parts) -> None:
     errors = problems(400, 401, 403, 404, 408, 409, 413, 422, 503, 507)
 
@@ -266,6 +242,13 @@ def _add_swaps(app: FastAPI, parts: Parts) -> None:
     async def rollback_ml_model() -> SwapAnswer:
         """Serve the previous model."""
         return await parts.swapper.rollback()
+
+
+def _routing(router: Router | None) -> RoutingRef | None:
+    if router is None:
+        return None
+    rule, problem = router.status
+    return RoutingRef(rule=rule, problem=problem)
 
 
 def _add_health(app: FastAPI, parts: Parts) -> None:
@@ -295,4 +278,5 @@ def _add_health(app: FastAPI, parts: Parts) -> None:
             wanted=ModelRef(tag=desired.tag, sha256=desired.sha256) if desired else None,
             workers=parts.workers.served(),
             swap=parts.workers.last_swap(),
+            routing=_routing(parts.router),
         )

@@ -29,7 +29,7 @@ from contracts.images import (
     in_colour,
     wrong_bands,
 )
-from service.errors import BadRequest, TooLarge, Unprocessable, UnsupportedMedia
+from service.errors import CUT_IT, BadRequest, TooLarge, Unprocessable, UnsupportedMedia
 from service.inference.tiff import read_any, read_plain
 
 TAKEN = "GeoTIFF, TIFF, PNG, JPEG or NPY"
@@ -94,7 +94,7 @@ def conform(pixels: Array, wanted: Input, fit: Fit) -> Array:
     Raises:
         Unprocessable: another dtype, number of bands or size, or no data at all.
     """
-    bands, height, width = pixels.shape
+    bands = len(pixels)
     if bands != len(wanted.bands):
         raise Unprocessable(wrong_bands(bands, wanted.bands, wanted.dtype))
     if pixels.dtype != wanted.dtype:
@@ -105,14 +105,7 @@ def conform(pixels: Array, wanted: Input, fit: Fit) -> Array:
                 f"values are {pixels.dtype.name}, wanted {wanted.dtype} "
                 f"({wanted.units} x {wanted.scale:g}): convert them, not by stretching"
             )
-    if (height, width) != (wanted.height, wanted.width):
-        how = fit or wanted.fit
-        if not how:
-            raise Unprocessable(
-                f"{width} x {height} pixels, wanted {wanted.width} x {wanted.height}: cut the "
-                "image into chips of that size, or add ?fit=resize to have it resampled"
-            )
-        pixels = fit_to(pixels, wanted.height, wanted.width, how, wanted.nodata or 0)
+    pixels = _sized(pixels, wanted, fit)
     chip = np.ascontiguousarray(pixels, dtype=wanted.dtype)
     # Nearly every chip has data in its first pixel: one value tells.
     if (
@@ -124,6 +117,28 @@ def conform(pixels: Array, wanted: Input, fit: Fit) -> Array:
             f"no pixel of the image has data: every value is {wanted.nodata}, the model's nodata"
         )
     return chip
+
+
+def _sized(pixels: Array, wanted: Input, fit: Fit) -> Array:
+    """An image in a size that the model takes."""
+    _, height, width = pixels.shape
+    if wanted.multiple:
+        if fit:
+            raise Unprocessable("fit: the model takes images of any size as they are: leave it out")
+        if min(height, width) < wanted.multiple:
+            raise Unprocessable(
+                f"{width} x {height} pixels, wanted {wanted.multiple} x {wanted.multiple} at least"
+            )
+        return pixels
+    if (height, width) == (wanted.height, wanted.width):
+        return pixels
+    how = fit or wanted.fit
+    if not how:
+        raise Unprocessable(
+            f"{width} x {height} pixels, wanted {wanted.width} x {wanted.height}: cut the "
+            "image into chips of that size, or add ?fit=resize to have it resampled"
+        )
+    return fit_to(pixels, wanted.height, wanted.width, how, wanted.nodata or 0)
 
 
 def _read_png(content: bytes, max_pixels: int) -> Array:
@@ -182,9 +197,7 @@ def _read_picture(content: bytes, max_pixels: int) -> Array:
     except RefusedImage as error:
         raise Unprocessable(str(error)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise TooLarge(
-            f"the picture declares more than {max_pixels} values: cut it into chips"
-        ) from None
+        raise TooLarge(f"the picture declares more than {max_pixels} values: {CUT_IT}") from None
     except Exception as error:  # any error of a decoder is the fault of the upload
         raise Unprocessable(
             f"the picture cannot be read ({type(error).__name__}): it is cut off or broken"
@@ -231,5 +244,5 @@ def _too_large(shape: tuple[int, ...], max_pixels: int) -> TooLarge:
     bands, height, width = shape
     return TooLarge(
         f"{width} x {height} pixels in {bands} bands; at most {max_pixels} values are taken: "
-        "cut the image into chips"
+        f"{CUT_IT}"
     )

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
 
 from service.errors import BundleRefused, Unavailable
 from service.inference.bundle import Bundle, decode_chip
@@ -11,6 +12,7 @@ from service.inference.providers import CPU, open_session, provider_of
 from service.inference.tasks import TOLERANCE, Output, Task
 
 WARM_UP_RUNS = 3
+_DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}
 
 
 class Engine:
@@ -40,7 +42,18 @@ class Engine:
 
     def infer(self, chips: npt.NDArray[Any]) -> Output:
         """Run the graph on chips (B, bands, height, width) of the manifest's dtype."""
-        return self._task.output(self._session.run(self._outputs, {"chips": chips}))
+        return self._run(self._session, chips)
+
+    def outputs(self) -> list[tuple[str, str, list[int]]]:
+        """Name, dtype and shape of the outputs of the graph; a free edge is -1."""
+        return [
+            (
+                item.name,
+                _DTYPES.get(item.type, item.type.removeprefix("tensor(").rstrip(")")),
+                [edge if isinstance(edge, int) else -1 for edge in item.shape],
+            )
+            for item in self._session.get_outputs()
+        ]
 
     def warm_up(self) -> None:
         """Run a few times: the first runs allocate and are slow."""
@@ -59,10 +72,17 @@ class Engine:
             chips = decode_chip(golden.chip, self._manifest.input)[None]
             output = self._infer_or_refuse(chips)
             if self._cpu is not None:
-                cpu = self._task.output(self._cpu.run(self._outputs, {"chips": chips}))
-                self._compare(number, output, cpu)
+                self._compare(number, output, self._run(self._cpu, chips))
             self._task.check_golden(number, output)
         self._cpu = None
+
+    def _run(self, session: onnxruntime.InferenceSession, chips: npt.NDArray[Any]) -> Output:
+        high, wide = chips.shape[2:]
+        if multiple := self._manifest.input.multiple:
+            room = [(0, -high % multiple), (0, -wide % multiple)]
+            # By the pixels at the edge: another value would be an edge that could be an object's.
+            chips = np.pad(chips, [(0, 0), (0, 0), *room], "edge") if high or wide else chips
+        return self._task.output(session.run(self._outputs, {"chips": chips}), (high, wide))
 
     def _compare(self, number: int, output: Output, cpu: Output) -> None:
         """Hold two providers together: the statistics too, which drift is measured by."""

@@ -25,6 +25,10 @@ class Model:
             Unavailable: the device is not there.
         """
         self.tag = tag
+        self.in_flight = 0
+        """Predictions that name it and are not answered yet: until then it stays loaded."""
+        self.at_once = 1
+        """Images of requests that wait which share a run, at most; the loader measures it."""
         self.manifest: Manifest = bundle.manifest
         self.task: Task = task_of(self.manifest)
         self.engine = Engine(bundle, self.task, device)
@@ -70,6 +74,8 @@ class Serving:
         """Begin without a model: not ready."""
         self.current: Model | None = None
         self.previous: Model | None = None
+        self.beside: tuple[Model, ...] = ()
+        """Those that are loaded beside, for requests that name them."""
         self.draining = False
         self.when_ready: Callable[[], None] | None = None
         """Called at each switch: reports to the parent process that connections may come."""

@@ -19,11 +19,16 @@ def true_colour(pixels: npt.NDArray[Any], bands: Sequence[str]) -> bytes:
     Red, green and blue are found by the names of the bands; the first three stand in where the
     names do not say. Pictures of 8 bits are shown as they are, everything else is stretched.
     """
-    step = max(1, -(-max(pixels.shape[1:]) // LONGEST))
-    shown = pixels[visible(len(pixels), bands)][:, ::step, ::step]  # (3, h, w)
     content = io.BytesIO()
-    Image.fromarray(_to_bytes(shown).transpose(1, 2, 0)).save(content, "PNG")
+    picture(pixels, bands, LONGEST).save(content, "PNG")
     return content.getvalue()
+
+
+def picture(pixels: npt.NDArray[Any], bands: Sequence[str], longest: int) -> Image.Image:
+    """Render (bands, height, width) as above, with at most `longest` pixels on a side."""
+    step = max(1, -(-max(pixels.shape[1:]) // longest))
+    shown = pixels[visible(len(pixels), bands)][:, ::step, ::step]  # (3, h, w)
+    return Image.fromarray(_to_bytes(shown).transpose(1, 2, 0))
 
 
 def visible(count: int, bands: Sequence[str]) -> list[int]:

@@ -23,10 +23,17 @@ class InferenceQueue:
         self._limit = limit
         self._waiting: deque[tuple[asyncio.Future[object], Callable[[], object]]] = deque()
         self._busy = False
+        self.mark: Callable[[int], object] = lambda busy: None
+        """Called with 1 when the queue becomes busy, and with 0 when it is idle again."""
 
     def __len__(self) -> int:
         """Count the jobs that wait."""
         return len(self._waiting)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job runs, or has just run, or waits."""
+        return self._busy
 
     async def submit(self, job: Callable[[], T]) -> T:
         """Run a job: at once when the queue is empty, else after the jobs before it.
@@ -37,6 +44,7 @@ class InferenceQueue:
         loop = asyncio.get_running_loop()
         if not self._busy:
             self._busy = True
+            self.mark(1)
             loop.call_soon(self._run_next)
             return job()
         if len(self._waiting) >= self._limit:
@@ -57,3 +65,4 @@ class InferenceQueue:
                 future.set_exception(error)
             return
         self._busy = False
+        self.mark(0)

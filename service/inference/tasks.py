@@ -22,27 +22,32 @@ TOLERANCE = (
 
 
 PERCENT = 100  # of a confidence
+GOLDEN_PIXELS = 0.1  # of a golden box
 
 
 class Output(NamedTuple):
     """The outputs of the graph for B chips."""
 
     probabilities: npt.NDArray[np.float32]
-    """(B, classes); of a map the share of the pixels of each class."""
+    """(B, classes); of a map the shares of the pixels by class, of boxes those of the objects."""
     statistics: npt.NDArray[np.float32]
     """(B, bands, 5)."""
-    labels: npt.NDArray[np.uint8] | None = None
-    """(B, H, W), of a map."""
+    labels: npt.NDArray[np.integer] | None = None
+    """(B, H, W) uint8, of a map; (B, K) classes of boxes, the surest first."""
     confidence: npt.NDArray[np.uint8] | None = None
     """(B, H, W) percent, of a map."""
+    boxes: npt.NDArray[np.float32] | None = None
+    """(B, K, 4): left, top, right, bottom, pixels."""
+    scores: npt.NDArray[np.float32] | None = None
+    """(B, K), of the boxes."""
 
     def each(self) -> Iterator["Output"]:
         """The outputs of one chip after the other, each as a batch of one."""
         for i in range(len(self.probabilities)):
-            one = slice(i, i + 1)
-            labels = None if self.labels is None else self.labels[one]
-            confidence = None if self.confidence is None else self.confidence[one]
-            yield Output(self.probabilities[one], self.statistics[one], labels, confidence)
+            one = {
+                name: part[i : i + 1] for name, part in self._asdict().items() if part is not None
+            }
+            yield Output(**one)
 
 
 class Outcome(NamedTuple):
@@ -51,7 +56,7 @@ class Outcome(NamedTuple):
     best: int
     """Index of the class."""
     probability: float
-    """Of that class; of a map the mean confidence of its pixels."""
+    """Of that class; of a map the mean confidence of its pixels, of boxes the highest score."""
     fields: dict[str, Any]
     """Fields of the answer, without those that every task has: the request's id and the model."""
 
@@ -61,9 +66,11 @@ class Task(Protocol):
 
     outputs: tuple[str, ...]
     """Names of the graph's outputs, in the order that `output` takes them."""
+    confirmable: bool
+    """Whether the name of a class says if an answer is right: what `/feedback` takes."""
 
-    def output(self, arrays: Sequence[npt.NDArray[Any]]) -> Output:
-        """Name the outputs of the graph."""
+    def output(self, arrays: Sequence[npt.NDArray[Any]], size: tuple[int, int]) -> Output:
+        """Name the outputs of the graph for images of a size, height and width."""
 
     def check_input(self, shape: Sequence[Any]) -> bool:
         """Whether the graph takes the chips of the manifest: `shape` is (bands, H, W)."""
@@ -85,13 +92,14 @@ class Classification:
     """One class of several for a whole chip."""
 
     outputs: tuple[str, ...] = ("probabilities", "statistics")
+    confirmable = True
 
     def __init__(self, manifest: bundle.Classification) -> None:
         """Read outputs as a manifest describes them."""
         self._manifest = manifest
         self._classes = manifest.classes
 
-    def output(self, arrays: Sequence[npt.NDArray[Any]]) -> Output:
+    def output(self, arrays: Sequence[npt.NDArray[Any]], size: tuple[int, int]) -> Output:
         """Take probabilities and statistics."""
         return Output(*arrays)
 
@@ -152,13 +160,14 @@ class Segmentation:
     """One class a pixel; the answer for a chip says how much of it each class covers."""
 
     outputs: tuple[str, ...] = ("labels", "confidence", "statistics")
+    confirmable = True
 
     def __init__(self, manifest: bundle.Segmentation) -> None:
         """Read outputs as a manifest describes them."""
         self._manifest = manifest
         self._classes = manifest.classes
 
-    def output(self, arrays: Sequence[npt.NDArray[Any]]) -> Output:
+    def output(self, arrays: Sequence[npt.NDArray[Any]], size: tuple[int, int]) -> Output:
         """Take labels, confidence and statistics, and count the pixels of each class."""
         labels, confidence, statistics = arrays
         shares = np.stack([self._shares(chip) for chip in labels])
@@ -222,6 +231,98 @@ class Segmentation:
         return shares
 
 
+class Detection:
+    """Objects in boxes: those whose score reaches the threshold of the bundle."""
+
+    outputs: tuple[str, ...] = ("boxes", "scores", "labels", "statistics")
+    confirmable = False
+
+    def __init__(self, manifest: bundle.Detection) -> None:
+        """Read outputs as a manifest describes them."""
+        self._manifest = manifest
+        self._classes = manifest.classes
+
+    def output(self, arrays: Sequence[npt.NDArray[Any]], size: tuple[int, int]) -> Output:
+        """Take boxes, scores, labels and statistics, and count the objects of each class."""
+        boxes, scores, labels, statistics = arrays
+        high, wide = size
+        boxes = boxes.clip(0, np.array([wide, high, wide, high], np.float32))
+        # What was found in the padding alone is nothing.
+        scores = np.where((boxes[..., 2:] > boxes[..., :2]).all(axis=2), scores, np.float32(0))
+        counts = np.stack(
+            [
+                np.bincount(names[sure], minlength=len(self._classes))
+                for names, sure in zip(labels, scores >= self._manifest.threshold, strict=True)
+            ]
+        )
+        shares = (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)).astype(np.float32)
+        return Output(shares, statistics, labels, None, boxes, scores)
+
+    def check_input(self, shape: Sequence[Any]) -> bool:
+        """Take images of any size: the names of free dimensions are texts."""
+        bands, *size = shape
+        return bands == len(self._manifest.input.bands) and all(
+            isinstance(edge, str) for edge in size
+        )
+
+    def check_shapes(self, output: Output, batch: int) -> None:
+        """Compare boxes, scores, labels and statistics with one another. Raises BundleRefused."""
+        assert output.boxes is not None and output.scores is not None and output.labels is not None
+        most = output.scores.shape[-1]
+        bands = len(self._manifest.input.bands)
+        wanted = [(batch, most, 4), (batch, most), (batch, most)]
+        wanted.append((batch, bands, len(self._manifest.statistics)))
+        _compare_shapes([output.boxes, output.scores, output.labels, output.statistics], wanted)
+
+    def check_golden(self, number: int, output: Output) -> None:
+        """Compare with the golden boxes. Raises BundleRefused."""
+        golden = self._manifest.golden[number]
+        assert output.boxes is not None and output.scores is not None and output.labels is not None
+        boxes, scores, labels = output.boxes[0], output.scores[0], output.labels[0]
+        missing = 0
+        for box, score, label in zip(golden.boxes, golden.scores, golden.labels, strict=True):
+            near = np.abs(boxes - np.array(box)).max(axis=1) <= GOLDEN_PIXELS
+            same = near & (labels == label) & (np.abs(scores - score) <= TOLERANCE)
+            missing += not same.any()
+        surplus = int((scores >= self._manifest.threshold + TOLERANCE).sum()) - len(golden.boxes)
+        if missing or surplus > 0:
+            raise BundleRefused(
+                f"golden chip {number}: {missing} of {len(golden.boxes)} boxes are missing, "
+                f"{max(0, surplus)} are new: train it again, or serve it with the ONNX Runtime it "
+                "was made with"
+            )
+
+    def read(self, output: Output) -> Outcome:
+        """List the objects, the surest first.
+
+        Raises:
+            InvalidOutput: a box or a score is NaN or infinite.
+        """
+        assert output.boxes is not None and output.scores is not None and output.labels is not None
+        boxes, scores, labels = output.boxes[0], output.scores[0], output.labels[0]
+        if not (isfinite(float(boxes.sum())) and isfinite(float(scores.sum()))):
+            raise InvalidOutput(
+                "the model returned boxes or scores that are NaN or infinite for this image: serve "
+                "another model, or train this one again"
+            )
+        sure = scores >= self._manifest.threshold
+        found = zip(boxes[sure].tolist(), scores[sure].tolist(), labels[sure].tolist(), strict=True)
+        objects = [
+            {"class": self._classes[label], "score": score, "box": [round(at, 2) for at in box]}
+            for box, score, label in found
+        ]
+        counts = dict.fromkeys(self._classes, 0)
+        for item in objects:
+            counts[item["class"]] += 1
+        fields = {"objects": objects, "counts": counts, "threshold": self._manifest.threshold}
+        return Outcome(int(labels[0]), float(scores[0]), fields)
+
+    def golden_label(self, number: int) -> str:
+        """Say how many objects a golden chip has."""
+        count = len(self._manifest.golden[number].boxes)
+        return f"{count} object" if count == 1 else f"{count} objects"
+
+
 def _compare_shapes(arrays: Sequence[npt.NDArray[Any]], wanted: Sequence[tuple[int, ...]]) -> None:
     if (shapes := [tuple(array.shape) for array in arrays]) != list(wanted):
         raise BundleRefused(f"the graph answers in shapes {shapes}, the manifest says otherwise")
@@ -231,4 +332,6 @@ def task_of(manifest: bundle.Manifest) -> Task:
     """Find the task that a manifest names; its schema admits no other."""
     if isinstance(manifest, bundle.Segmentation):
         return Segmentation(manifest)
+    if isinstance(manifest, bundle.Detection):
+        return Detection(manifest)
     return Classification(manifest)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import tifffile
 
 from contracts.images import COMPRESSIONS, Buffer, RefusedImage, check_pages
-from service.errors import TooLarge, Unprocessable
+from service.errors import CUT_IT, TooLarge, Unprocessable
 
 MAX_DIRECTORIES = 32  # overviews and masks of one image; more is an attack or a film
 MAX_TAGS = 1024  # of one directory
@@ -153,7 +153,8 @@ def _check_page(page: Any, max_pixels: int) -> None:
     if max(values, segment, math.prod(page.shape)) > max_pixels:
         raise TooLarge(
             f"the TIFF declares {page.imagewidth} x {page.imagelength} pixels in "
-            f"{page.samplesperpixel} bands, at most {max_pixels} values are taken: cut it up"
+            f"{page.samplesperpixel} bands, at most {max_pixels} values are taken: "
+            f"{CUT_IT}"
         )
     if int(page.compression) not in COMPRESSIONS:
         known = ", ".join(dict.fromkeys(COMPRESSIONS.values()))

@@ -1,12 +1,12 @@
 """`python -m service map SCENE.tif -o MAP.tif`: maps a scene without a server."""
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from service.errors import ServiceError, Unavailable
+from service.console import Progress, ends_with_a_sentence
+from service.errors import Unavailable
 
 # rasterio, which these need, is an extra.
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ MISSING = (
     "maps need rasterio, which is not installed: install the extra (pip install 'conveyor[maps]', "
     "or pip install 'rasterio>=1.4,<2')"
 )
-EVERY = 10  # percent, where there is no terminal
 
 
 def add_to(commands: Any) -> None:
@@ -46,50 +45,23 @@ def add_to(commands: Any) -> None:
 
 def run(chosen: argparse.Namespace) -> None:
     """Make the map that the command line asks for."""
+    with ends_with_a_sentence():
+        made, seconds = _run(chosen)
+    _report(made, chosen.output, seconds)
+
+
+def _run(chosen: argparse.Namespace) -> tuple["Made", float]:
     try:
-        try:
-            import rasterio  # noqa: F401
-        except ImportError:
-            raise Unavailable(MISSING) from None
-        from service.maps.make import TILE, Options, make_map
+        import rasterio  # noqa: F401
+    except ImportError:
+        raise Unavailable(MISSING) from None
+    from service.maps.make import TILE, Options, make_map
 
-        tile = TILE if chosen.tile is None else chosen.tile
-        options = Options(chosen.workers, tile, chosen.bands, chosen.offset, chosen.item)
-        started = time.monotonic()
-        made = make_map(chosen.scene, chosen.output, chosen.bundle, options, Progress())
-    except ServiceError as error:
-        sys.exit(f"error: {error.detail}")
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
-    _report(made, chosen.output, time.monotonic() - started)
-
-
-class Progress:
-    """Percent and time left, on a line that is written over; in a log a line each EVERY percent."""
-
-    def __init__(self) -> None:
-        """Begin now."""
-        self._began: tuple[float, int] | None = None
-        self._said = -EVERY
-
-    def __call__(self, done: int, total: int) -> None:
-        """Say it if it is worth a line."""
-        now = time.monotonic()
-        if self._began is None:
-            self._began = (now, done)
-            if done:
-                print(f"{done} of {total} tiles were finished before", file=sys.stderr)
-        began, before = self._began
-        share = 100 * done // max(1, total)
-        left = (now - began) / (done - before) * (total - done) if done > before else None
-        text = f"{share:3d} %, {done} of {total} tiles"
-        text += "" if left is None else f", {left:.0f} s left"
-        if sys.stderr.isatty():
-            print(f"\r{text}   ", end="\n" if done == total else "", file=sys.stderr, flush=True)
-        elif share >= self._said + EVERY or done == total:
-            self._said = share
-            print(text, file=sys.stderr, flush=True)
+    tile = TILE if chosen.tile is None else chosen.tile
+    options = Options(chosen.workers, tile, chosen.bands, chosen.offset, chosen.item)
+    started = time.monotonic()
+    made = make_map(chosen.scene, chosen.output, chosen.bundle, options, Progress("tiles"))
+    return made, time.monotonic() - started
 
 
 def _report(made: "Made", target: Path, seconds: float) -> None:

@@ -191,7 +191,8 @@ class Jobs:
                 path.unlink(missing_ok=True)
         self.write_state(id, state._replace(finished=now()))
         (self.queue / id).unlink(missing_ok=True)
-        (self.dismissed / id).unlink(missing_ok=True)
+        if state.status == "dismissed":  # what is asked for while it ends is done next
+            (self.dismissed / id).unlink(missing_ok=True)
 
     def repair(self) -> None:
         """Queue jobs again that a kill left between two files, and delete leftovers."""

@@ -181,6 +181,8 @@ def _add_maps(app: FastAPI, routes: MapRoutes) -> None:
     ) -> Response:
         """Map a scene: a GeoTIFF as the bare body. A small one is answered with its map at once;
         for a large one, or with `Prefer: respond-async`, the answer is a job."""
+        if unknown := set(request.query_params) - {"bands", "offset"}:
+            raise Unprocessable(f"?{min(unknown)}= is not known: choose of ?bands= and ?offset=")
         names = tuple(bands.split(",")) if bands else ()
         id, upload = await routes.submit(request, names, offset)
         wants_job = "respond-async" in request.headers.get("prefer", "").lower()

@@ -73,9 +73,15 @@ def find_offset(
     """Find the offset: as the caller says, else the item, else the tags of the file.
 
     Raises:
-        Unprocessable: the scale is another than the model's, or bands have several offsets.
+        Unprocessable: the scale is another than the model's, bands have several offsets, or what
+            the caller says has the wrong sign.
     """
     if given is not None:
+        if given > 0 and wanted.scale == REFLECTANCE:
+            raise Unprocessable(
+                f"--offset {given} would be added to each number: if they are {given} too high, "
+                f"say --offset -{given}; Sentinel-2 has 0 or -{ADDED}"
+            )
         return Offset(given, "--offset")
     for scale, offset, origin in (
         (*_of_item(item), "the item"),

@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import rasterio
+from rasterio._err import CPLE_BaseError  # what GDAL says has no public name
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
+from rasterio.warp import transform
 from rasterio.windows import Window
 
 from contracts.bundle import Input, Segmentation
@@ -36,6 +38,8 @@ READ = 256  # lines that are read at once, at least
 BLOCK = 64 << 20  # bytes of a block with all bands, at most
 LINES = 4096  # of a block, at most
 SAME = 0.01  # share of a pixel's size
+TRUE = 0.05  # of a pixel's edge, by which projections of large areas may stretch it
+DEGREE = 111_195.0  # metres of a degree of latitude, on the sphere
 MOST = 200_000  # pixels of an edge
 UTM = "project it first, e.g. gdalwarp -t_srs EPSG:32633 -tr {0:g} {0:g} with the zone of its place"
 
@@ -88,7 +92,8 @@ def open_scene(
         Unprocessable: the model cannot map it; field, value, cure.
     """
     if not path.is_file():
-        raise NotFound(f"scene {path.name}: no such file")
+        what = "a folder, not a file: name one scene" if path.is_dir() else "no such file"
+        raise NotFound(f"scene {path.name}: {what}")
     document, item_path = _read_item(path, item)
     with rasterio.Env(**GDAL):
         try:
@@ -163,9 +168,11 @@ def _choose_bands(
     if not any(names) and len(of_item) == dataset.count:
         names = of_item
     if not any(names):
+        example = [*wanted.bands, *("-" for _ in range(dataset.count - len(wanted.bands)))]
         raise Unprocessable(
             f"the {dataset.count} bands of the scene have no names, and their order is not guessed:"
-            f" name them in the order of the file, as --bands {','.join(wanted.bands)}"
+            f" name each, - where it is not needed; if the file has the model's order, --bands "
+            f"{','.join(example)}"
         )
     missing = [band for band in wanted.bands if band not in names]
     if missing:
@@ -190,10 +197,17 @@ def check_pixels(dataset: DatasetReader, bands: Sequence[int], wanted: Input) ->
     """
     dtypes = {dataset.dtypes[band - 1] for band in bands}
     if dtypes != {wanted.dtype}:
-        cure = "stretched colours are no measurements: take the product's digital numbers"
+        cure = f"convert it (gdal_translate -ot {wanted.dtype})"
+        if "uint8" in dtypes:
+            cure = "stretched colours are no measurements: take the product's digital numbers"
+        elif any(dtype.startswith("float") for dtype in dtypes):
+            cure = (
+                "take the product's digital numbers; reflectance from 0 to 1 becomes such with "
+                f"gdal_translate -ot {wanted.dtype} -scale 0 1 0 {wanted.scale:g}"
+            )
         raise Unprocessable(
             f"the scene has dtype {', '.join(sorted(dtypes))}, the model wants {wanted.dtype}: "
-            + (cure if "uint8" in dtypes else f"convert it (gdal_translate -ot {wanted.dtype})")
+            f"{cure}"
         )
     if max(dataset.shape) > MOST:
         raise Unprocessable(
@@ -251,6 +265,33 @@ def check_place(dataset: DatasetReader, manifest: Segmentation) -> None:
             f"the scene has pixels of {sizes[0]:g} x {sizes[1]:g} m, the model wants {wanted:g} m: "
             f"resample it on purpose, e.g. gdalwarp -tr {wanted:g} {wanted:g} -r cubic"
         )
+    true = _on_the_ground(dataset)
+    if any(abs(t / s - 1) > TRUE for t, s in zip(true, sizes, strict=True)):
+        raise Unprocessable(
+            f"pixels of {sizes[0]:g} x {sizes[1]:g} m in the CRS {dataset.crs.to_string()[:40]} of "
+            f"the scene are {true[0]:.1f} x {true[1]:.1f} m on the ground there: "
+            f"{UTM.format(wanted)}"
+        )
+
+
+def _on_the_ground(dataset: DatasetReader) -> tuple[float, float]:
+    """Width and height of the pixel in the middle, metres: Mercator's are not what it says."""
+    row, column = dataset.height / 2, dataset.width / 2
+    corners = ((column, row), (column + 1, row), (column, row + 1))
+    x, y = zip(*(dataset.transform @ corner for corner in corners), strict=True)
+    try:
+        longitudes, latitudes = map(np.array, transform(dataset.crs, "EPSG:4326", x, y))
+    except (RasterioError, CPLE_BaseError):
+        longitudes = latitudes = np.full(3, math.inf)
+    if not np.isfinite(latitudes).all() or not np.isfinite(longitudes).all():
+        raise Unprocessable(
+            f"the scene has its middle at {x[0]:g}, {y[0]:g}, where its CRS "
+            f"{dataset.crs.to_string()[:40]} has no place: give it its own, e.g. rio edit-info "
+            "--crs EPSG:32633 FILE"
+        )
+    east = (longitudes - longitudes[0] + 180) % 360 - 180
+    away = np.hypot(east * math.cos(math.radians(latitudes[0])), latitudes - latitudes[0]) * DEGREE
+    return float(away[1]), float(away[2])
 
 
 def _nodata(dataset: DatasetReader, wanted: Input) -> int | None:

@@ -5,6 +5,7 @@ gives the sizes of the files at their commits, and one `git cat-file --batch` re
 A commit never changes, so the next listing reuses its experiment.
 """
 
+import re
 import subprocess
 import tempfile
 import threading
@@ -15,22 +16,40 @@ from pathlib import Path
 from typing import NamedTuple
 
 from contracts import commit as facts
-from contracts.stages import StageTag, holder
-from contracts.tags import Assignment, Cancellation, Tag, Version, match_cancellation, match_tag
+from contracts.model_tests import TESTS, read_test_counts
+from contracts.stages import StageTag, holder, in_order
+from contracts.tags import (
+    Assignment,
+    Cancellation,
+    Experiment as TrainedAt,
+    Tag,
+    Version,
+    match_cancellation,
+    match_tag,
+)
 from service.registry import git
 from service.registry.protocol import LAYOUT, Snapshot, digest, fingerprint
-from service.schemas import Experiment
+from service.schemas import Experiment, Promotion
 
-_DETAILS = "%(objectname)%00%(objecttype)%00%(*objectname)%00%(*objecttype)%00%(creatordate:unix)"
-_FILES = tuple(facts.READERS)
+_DETAILS = "%00".join(
+    f"%({word})"
+    for word in "objectname objecttype *objectname *objecttype creatordate:unix taggername".split()
+)
+_MERGED = re.compile(r"^See merge request ([A-Za-z0-9_./-]{0,255}![0-9]{1,18})$", re.MULTILINE)
+_APPROVAL = re.compile(r"^(?:Approved|Reviewed)-by: *(\S.*)$", re.MULTILINE | re.IGNORECASE)
+_MOST = 20  # approvals of a commit
+_READERS = facts.READERS | {str(TESTS): read_test_counts}
+_FILES = tuple(_READERS)
+_OF_COMMIT = ("date", "summary", "merge_request", "approvals")
 
 
 class Reference(NamedTuple):
-    """One Git tag with its commit; `when` is the Unix time of the tag."""
+    """One Git tag with its commit; `when` is the Unix time of the tag, `by` who made it."""
 
     name: str
     commit: str
     when: int
+    by: str
 
 
 def read_experiments(repository: str, folder: Path, before: Snapshot | None = None) -> Snapshot:
@@ -50,7 +69,12 @@ def read_experiments(repository: str, folder: Path, before: Snapshot | None = No
     missing = {ref.commit for ref in shown} - known.keys()
     known.update((entry.commit, entry) for entry in _read_commits(folder, sorted(missing)))
     held = current_stages(tags, cancelled)
-    entries = [_entry(known[ref.commit], tag, held) for ref, tag in shown.items()]
+    merged = {
+        known[ref.commit].bundle_digest: f"!{tag.merge_request}"
+        for ref, tag in shown.items()
+        if isinstance(tag, TrainedAt)
+    }
+    entries = [_entry(known[ref.commit], tag, held, merged) for ref, tag in shown.items()]
     entries.sort(key=lambda entry: entry.tag)
     entries.sort(key=lambda entry: entry.date, reverse=True)
     return Snapshot(
@@ -62,16 +86,33 @@ def read_experiments(repository: str, folder: Path, before: Snapshot | None = No
     )
 
 
-def _entry(known: Experiment, tag: Tag, held: dict[tuple[str, str], str]) -> Experiment:
-    stages = sorted(
-        {
-            stage
-            for (name, stage), commit in held.items()
-            if commit == known.commit and not (isinstance(tag, Version) and tag.name != name)
+def _entry(
+    known: Experiment,
+    tag: Tag,
+    held: dict[tuple[str, str], Reference],
+    merged: dict[str | None, str],
+) -> Experiment:
+    promotions = {
+        stage: Promotion(stage=stage, tag=ref.name, by=ref.by or None, when=_moment(ref.when))
+        for (name, stage), ref in held.items()
+        if ref.commit == known.commit and not (isinstance(tag, Version) and tag.name != name)
+    }
+    experiment = merged.get(known.bundle_digest) if known.bundle_digest else None
+    if isinstance(tag, TrainedAt):
+        experiment = f"!{tag.merge_request}"
+    return known.model_copy(
+        update={
+            "tag": tag.tag,
+            "kind": "version" if isinstance(tag, Version) else "experiment",
+            "stages": sorted(promotions),
+            "promotions": [promotions[stage] for stage in sorted(promotions)],
+            "merge_request": known.merge_request or experiment,
         }
     )
-    kind = "version" if isinstance(tag, Version) else "experiment"
-    return known.model_copy(update={"tag": tag.tag, "kind": kind, "stages": stages})
+
+
+def _moment(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _references(folder: Path) -> tuple[bytes, list[Reference]]:
@@ -79,26 +120,34 @@ def _references(folder: Path) -> tuple[bytes, list[Reference]]:
     answer = git.run_git(folder, "for-each-ref", f"--format={_DETAILS}%00%(refname)", "refs/tags")
     seen, found = [], []
     for line in answer.splitlines():
-        own, kind, peeled, peeled_kind, when, name = line.decode(errors="replace").split("\0")
+        text = line.decode(errors="replace")
+        own, kind, peeled, peeled_kind, when, by, name = text.split("\0")
         seen.append(f"{own} {name}")
         commit = own if kind == "commit" else peeled if peeled_kind == "commit" else None
         if commit:
-            found.append(Reference(name.removeprefix("refs/tags/"), commit, int(when or 0)))
+            short = name.removeprefix("refs/tags/")
+            found.append(Reference(short, commit, int(when or 0), by[: facts.LONGEST]))
     return "\n".join(seen).encode(), found
 
 
 def current_stages(
     tags: dict[Reference, Tag], cancelled: dict[Reference, Cancellation]
-) -> dict[tuple[str, str], str]:
-    """Return the commit that holds each (name, stage) now."""
+) -> dict[tuple[str, str], Reference]:
+    """Return the tag by which a commit holds each (name, stage) now."""
     events: list[tuple[Reference, Tag, bool]] = [(ref, tag, False) for ref, tag in tags.items()]
     events += [(ref, end.cancelled, True) for ref, end in cancelled.items()]
     of_stage: defaultdict[tuple[str, str], list[StageTag]] = defaultdict(list)
+    references = {tag: ref for ref, tag in tags.items()}
     for ref, tag, ends in events:
         if isinstance(tag, Assignment):
             event = StageTag(tag, ends, ref.commit, ref.when)
             of_stage[tag.name, tag.stage].append(event)
-    return {key: commit for key, found in of_stage.items() if (commit := holder(found))}
+    held = {}
+    for key, found in of_stage.items():
+        if commit := holder(found):
+            assigned = [it for it in in_order(found) if it.commit == commit and not it.cancels]
+            held[key] = references[assigned[-1].assignment]
+    return held
 
 
 def _read_commits(folder: Path, commits: list[str]) -> Iterator[Experiment]:
@@ -131,7 +180,8 @@ def _facts(
     problems = []
     for path in _FILES:
         if (found := objects[f"{commit}:{path}"]) is None:
-            problems.append(f"{path} is missing at this commit")
+            if path in facts.READERS:  # a project may have no tests of its model
+                problems.append(f"{path} is missing at this commit")
         elif (value := read.get((found[0], path))) is None:
             problems.append(f"{path} is larger than {facts.LARGEST} bytes")
         elif isinstance(value, facts.Unreadable):
@@ -144,8 +194,9 @@ def _facts(
             "tag": "",
             "kind": "version",
             "commit": commit,
-            **dict(zip(("date", "summary"), _commit(commit, read), strict=True)),
+            **dict(zip(_OF_COMMIT, _commit(commit, read), strict=True)),
             "metrics": values.get(facts.METRICS, {}),
+            "tests": values.get(str(TESTS), {}),
             "params": values.get(facts.PARAMS, {}),
             "data_version": values.get(facts.DATA),
             "bundle_digest": bundle.digest if isinstance(bundle, facts.Bundle) else None,
@@ -156,7 +207,19 @@ def _facts(
 
 def _commit(commit: str, read: dict[tuple[str, str], object]) -> tuple[object, ...]:
     found = read.get((commit, ""))
-    return found if isinstance(found, tuple) else (datetime.fromtimestamp(0, UTC), "")
+    return found if isinstance(found, tuple) else (_moment(0), "", None, [])
+
+
+def _read_commit(content: bytes) -> tuple[object, ...]:
+    """Return `_OF_COMMIT` of a raw commit object."""
+    text = content.partition(b"\n\n")[2].decode("utf-8", errors="replace")
+    merged = _MERGED.findall(text)
+    approvals = [who.strip()[: facts.LONGEST] for who in _APPROVAL.findall(text)[:_MOST]]
+    return (
+        *facts.read_commit(content),
+        merged[-1] if merged else None,
+        list(dict.fromkeys(approvals)),
+    )
 
 
 def _objects(folder: Path, names: list[str]) -> Iterator[tuple[str, int] | None]:
@@ -180,9 +243,7 @@ def _contents(
         wanted, _batch(folder, [oid for oid, _ in wanted]), strict=True
     ):
         try:
-            yield (oid, path), (
-                facts.READERS[path](content) if path else facts.read_commit(content)
-            )
+            yield (oid, path), (_READERS[path](content) if path else _read_commit(content))
         except facts.Unreadable as error:
             yield (oid, path), error
 

@@ -14,7 +14,7 @@ from service.files import replace_file
 from service.schemas import Experiment
 
 KEPT = "experiments.json"
-LAYOUT = 1
+LAYOUT = 3
 """Increase it when commits are parsed differently: stored listings are then read anew."""
 FETCHED = "fetched"
 """Folder below the cache with one folder per fetch, and `<folder>.work` while it runs."""

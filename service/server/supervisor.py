@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from service.errors import UnsafeSettings
 from service.server import descriptors
-from service.server.shared import WorkerTable
+from service.server.shared import Inboxes, WorkerTable
 from service.settings import Settings
 from service.telemetry.logs import configure
 from service.telemetry.multiprocess import MultiprocessDir, multiprocess_dir
@@ -54,6 +54,7 @@ class Supervisor:
     listener: socket.socket
     table: WorkerTable
     metrics_dir: MultiprocessDir
+    inboxes: Inboxes
     workers_by_slot: dict[int, WorkerProcess] = field(default_factory=dict)  # slot -> child
     restart_at: dict[int, float] = field(default_factory=dict)  # slot -> when
     failures: int = 0
@@ -143,7 +144,7 @@ class Supervisor:
                 child.channel.close()
             from service.server.worker import run_worker
 
-            run_worker(self.settings, channel, self.table, slot)
+            run_worker(self.settings, channel, self.table, slot, self.inboxes)
             code = 0
         except BaseException:
             log.exception("worker failed")
@@ -218,7 +219,8 @@ def serve(settings: Settings) -> int:
         # What the workers share after the fork stays shared: the garbage collector would write
         # into all of it.
         gc.freeze()
-        Supervisor(settings, listener, WorkerTable(settings.workers), metrics_dir).run()
+        table, inboxes = WorkerTable(settings.workers), Inboxes(settings.workers)
+        Supervisor(settings, listener, table, metrics_dir, inboxes).run()
     return 0
 
 

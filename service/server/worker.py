@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import operator
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -24,7 +25,8 @@ from service.app import create_app
 from service.container import Container
 from service.http.problem import MEDIA_TYPE, problem
 from service.server.descriptors import most_connections
-from service.server.shared import WorkerTable
+from service.server.peers import Peers
+from service.server.shared import Inboxes, WorkerTable
 from service.settings import Settings
 from service.telemetry.metrics import use_slot
 
@@ -220,12 +222,17 @@ class Worker(uvicorn.Server):
     """Takes connections from a channel instead of a listening socket."""
 
     def __init__(
-        self, config: uvicorn.Config, container: Container, channel: socket.socket
+        self,
+        config: uvicorn.Config,
+        container: Container,
+        channel: socket.socket,
+        peers: Peers,
     ) -> None:
         """Take connections from `channel`, until its other end is closed."""
         super().__init__(config)
         self._container = container
         self._channel = channel
+        self._peers = peers
         self._limit = most_connections(container.settings().connections)
         self._adopting: set[asyncio.Task[Any]] = set()
 
@@ -234,6 +241,7 @@ class Worker(uvicorn.Server):
         await self.lifespan.startup()
         self._channel.setblocking(False)
         asyncio.get_running_loop().add_reader(self._channel, self._receive)
+        self._peers.start()
         self.servers = []
         self.started = True
 
@@ -251,12 +259,15 @@ class Worker(uvicorn.Server):
         except OSError:
             message, descriptors = b"", []
         for descriptor in descriptors:
+            # Or a child that fetches a model would keep the client of a killed worker waiting.
+            os.set_inheritable(descriptor, False)
             task = asyncio.ensure_future(self._adopt(socket.socket(fileno=descriptor)))
             self._adopting.add(task)
             task.add_done_callback(self._adopting.discard)
         if not message:
             asyncio.get_running_loop().remove_reader(self._channel)
             self._container.serving().draining = True
+            self._peers.stop()
             self.should_exit = True
 
     async def _adopt(self, connection: socket.socket) -> None:
@@ -282,7 +293,9 @@ class Worker(uvicorn.Server):
         )
 
 
-def run_worker(settings: Settings, channel: socket.socket, table: WorkerTable, slot: int) -> None:
+def run_worker(
+    settings: Settings, channel: socket.socket, table: WorkerTable, slot: int, inboxes: Inboxes
+) -> None:
     """Serve the connections of a channel until it is closed."""
     use_slot(slot)
     container = Container()
@@ -291,6 +304,11 @@ def run_worker(settings: Settings, channel: socket.socket, table: WorkerTable, s
     serving.when_ready = partial(operator.setitem, table.ready, slot, 1)
     Connection.table, Connection.slot = table, slot
     Connection.draining = staticmethod(lambda: serving.draining)
+    predictor = container.predictor()
+    peers = Peers(table, slot, inboxes, predictor.predict_for_peer)
+    if len(inboxes) > 1:
+        predictor.peers = peers
+    container.queue().mark = partial(operator.setitem, table.busy, slot)
     config = uvicorn.Config(
         create_app(container),
         http=Connection,
@@ -307,4 +325,4 @@ def run_worker(settings: Settings, channel: socket.socket, table: WorkerTable, s
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # until uvicorn has its own handler
     logging.getLogger("service").debug("worker starts", extra={"slot": slot})
-    Worker(config, container, channel).run()
+    Worker(config, container, channel, peers).run()

@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -12,10 +14,11 @@ from pathlib import Path
 
 from contracts.bundle import GRAPH, MANIFEST
 from service.errors import BundleRefused, NotFound, Unavailable
-from service.files import disk_error, reason
+from service.files import disk_error, reason, replace_file
 from service.inference.bundle import Bundle, read_bundle
 
 KEPT = 5  # bundles besides those in use; the last ones that served
+NAME = re.compile(r"[0-9a-f]{32}\.dir")  # by which DVC, and so dvc.lock, knows a bundle
 INCOMING = "incoming-"
 LEFTOVER_SECONDS = 3600.0  # age above which an incoming bundle is a leftover
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -24,9 +27,25 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 class BundleCache:
     """One folder per bundle, named by the SHA-256 of its graph; each read verifies it."""
 
-    def __init__(self, folder: Path) -> None:
-        """Store bundles below a folder, created with the first bundle."""
+    def __init__(self, folder: Path, names: Path | None = None, room: int = 0) -> None:
+        """Store bundles below a folder, created with the first bundle.
+
+        The folder `names` leads from DVC's digest of a bundle to it. `room` bytes of bundles are
+        kept, when they are more than those that are kept in any case.
+        """
         self._folder = folder
+        self._names = names
+        self._room = room
+
+    def find(self, digest: str | None) -> str | None:
+        """Return the SHA-256 of the bundle with a digest of DVC's; None when it is not here."""
+        if self._names is None or digest is None or not NAME.fullmatch(digest):
+            return None
+        try:
+            sha256 = (self._names / digest).read_text("ascii")
+        except (OSError, ValueError):
+            return None
+        return sha256 if DIGEST.fullmatch(sha256) and (self._folder / sha256).is_dir() else None
 
     def read(self, sha256: str) -> Bundle:
         """Read a bundle.
@@ -65,25 +84,45 @@ class BundleCache:
                 _put(fresh, self._path(bundle.manifest.sha256))
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
+            if self._names is not None:
+                self._names.mkdir(parents=True, exist_ok=True)
+                replace_file(self._names / dvc_digest(bundle), bundle.manifest.sha256, False)
 
     def prune(self, in_use: set[str]) -> None:
         """Delete the bundles that served longest ago, and leftovers of killed processes."""
         now = time.time()
-        idle: list[tuple[float, Path]] = []
+        idle: list[tuple[float, int, Path]] = []
         for folder in self._folder.glob("*"):
             with contextlib.suppress(OSError):  # another worker deletes, too
                 used = folder.stat().st_mtime
                 if DIGEST.fullmatch(folder.name) and folder.name not in in_use:
-                    idle.append((used, folder))
+                    size = sum(file.stat().st_size for file in folder.iterdir())
+                    idle.append((used, size, folder))
                 elif folder.name.startswith(INCOMING) and now - used > LEFTOVER_SECONDS:
                     shutil.rmtree(folder, ignore_errors=True)
-        for _, folder in sorted(idle, reverse=True)[KEPT:]:
-            shutil.rmtree(folder, ignore_errors=True)
+        held = 0
+        for number, (_, size, folder) in enumerate(sorted(idle, reverse=True)):
+            held += size
+            if number >= KEPT and held > self._room:
+                shutil.rmtree(folder, ignore_errors=True)
+        for name in self._names.glob("*.dir") if self._names is not None else ():
+            if self.find(name.name) is None:
+                name.unlink(missing_ok=True)
 
     def _path(self, sha256: str) -> Path:
         if not DIGEST.fullmatch(sha256):
             raise NotFound("a bundle is named by the 64 hexadecimal digits of its SHA-256")
         return self._folder / sha256
+
+
+def dvc_digest(bundle: Bundle) -> str:
+    """The digest by which DVC names a folder with these two files: that of its listing."""
+    listing = [
+        {"md5": hashlib.md5(content, usedforsecurity=False).hexdigest(), "relpath": name}
+        for name, content in ((MANIFEST, bundle.document), (GRAPH, bundle.graph))
+    ]
+    text = json.dumps(listing, sort_keys=True)
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
 def _put(fresh: Path, target: Path) -> None:

@@ -9,6 +9,7 @@ from contracts.tags import LOCAL
 from service.errors import BundleRefused, NotFound, ServiceError
 from service.inference.bundle import Bundle, read_bundle
 from service.inference.model import Model
+from service.inference.several import GAIN, SHARED, gain_at_once, images_at_once
 from service.registry.client import RegistryClient
 from service.swap.cache import BundleCache
 from service.swap.progress import ProgressTracker
@@ -37,6 +38,7 @@ class ModelLoader:
         self._folder = folder
         self.local_tag = local_tag
         self._device = device
+        self._gains: dict[tuple[int, ...], float] = {}  # shape of a chip -> by running several
 
     async def fetch_bundle(self, tag: str, progress: ProgressTracker) -> Bundle:
         """Fetch the bundle of a tag, verified, into the cache."""
@@ -98,4 +100,17 @@ class ModelLoader:
             await asyncio.to_thread(model.engine.warm_up)
         with progress.step("self-test"):
             await asyncio.to_thread(model.engine.self_test)
+            model.at_once = await asyncio.to_thread(self._measure, model)
         return model
+
+    def _measure(self, model: Model) -> int:
+        """How many images that wait are to share a run: measured once, for chips of one shape.
+
+        A swap then costs nothing where nothing is gained.
+        """
+        shape = model.manifest.input.shape
+        if shape not in self._gains:
+            self._gains[shape] = gain_at_once(model)
+            gain = round(self._gains[shape], 2)
+            log.info("measured several images at once", extra={"chip": shape, "gain": gain})
+        return min(SHARED, images_at_once(model)) if self._gains[shape] >= GAIN else 1

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +34,8 @@ class WorkerRegistry:
         """Use files below a folder."""
         self._folder = folder
         self._own = folder / "workers" / f"{os.getpid()}.json"
+        self._label: dict[str, Any] = {}
+        self._loaded: list[str] = []
 
     @contextlib.contextmanager
     def lock(self, name: str = "swap") -> Iterator[None]:
@@ -68,9 +71,20 @@ class WorkerRegistry:
 
     def write_model(self, model: Model) -> None:
         """Write which model this worker serves, also for a restart; failures are logged."""
-        label = {"tag": model.tag, "sha256": model.sha256}
-        _write(self._own, _self() | label | {"parent": os.getppid()})
-        _write(self._folder / "served.json", label)
+        self._label = {"tag": model.tag, "sha256": model.sha256}
+        self._write_own()
+        _write(self._folder / "served.json", self._label)
+
+    def write_loaded(self, tags: list[str]) -> None:
+        """Write which models this worker has loaded beside it, for requests that name them."""
+        self._loaded = tags
+        self._write_own()
+
+    def loaded(self) -> Counter[str]:
+        """Count the living workers of the same service that have each tag loaded beside."""
+        parent = os.getppid()
+        found = (item for item in self._living() if item.get("parent") == parent)
+        return Counter(str(tag) for item in found for tag in item.get("loaded") or ())
 
     def last_served(self) -> tuple[str, str] | None:
         """Read tag and digest of the last model that served here."""
@@ -99,6 +113,10 @@ class WorkerRegistry:
             if content.get("parent") == os.getppid() and content.get("tag") == tag:
                 return str(content.get("sha256"))
         return ""
+
+    def _write_own(self) -> None:
+        more = {"parent": os.getppid(), "loaded": self._loaded}
+        _write(self._own, _self() | self._label | more)
 
     def _living(self) -> Iterator[dict[str, Any]]:
         for path in sorted(self._own.parent.glob("*.json")):

@@ -48,6 +48,8 @@ class CounterLayout(NamedTuple):
     """Band and statistic of every column (C,) of the input's statistics."""
     bins: tuple[int, ...] = ()
     """Bins of every signal (G,)."""
+    signals: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """Name of every signal, and its counts in those bins on unseen chips of the training."""
 
     @property
     def key(self) -> str:
@@ -253,9 +255,10 @@ def _read_layout(path: Path) -> CounterLayout | None:
 
 @lru_cache(maxsize=MODELS)
 def _parse_layout(content: bytes) -> CounterLayout:
-    tag, sha256, classes, inputs, bins = json.loads(content)
+    tag, sha256, classes, inputs, bins, signals = json.loads(content)
     pairs = tuple((band, statistic) for band, statistic in inputs)
-    return CounterLayout(tag, sha256, tuple(classes), pairs, tuple(bins))
+    named = tuple((name, tuple(counts)) for name, counts in signals)
+    return CounterLayout(tag, sha256, tuple(classes), pairs, tuple(bins), named)
 
 
 def _files(folder: Path, names: CounterLayout) -> Iterator[Floats]:

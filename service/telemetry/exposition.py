@@ -43,7 +43,7 @@ class TotalsCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Yield the metrics."""
-        totals = _by_tag(self._observations.totals())
+        totals = by_tag(self._observations.totals())
         predictions = CounterMetricFamily(
             "model_predictions", "Predictions by model and class.", labels=("tag", "class")
         )
@@ -140,7 +140,11 @@ class Exposition:
         """Render the instruments, then the collectors."""
         self._observations = observations
         self._metrics = metrics
-        self._collectors = collectors
+        self._collectors = list(collectors)
+
+    def add(self, collector: Collector) -> None:
+        """Render one more, of a room that a service may lack."""
+        self._collectors.append(collector)
 
     async def render(self) -> Response:
         """Flush the buffer of this worker, then render in a thread: requests continue meanwhile."""
@@ -159,7 +163,7 @@ class Exposition:
         return registry
 
 
-def _by_tag(totals: list[tuple[CounterLayout, Record]]) -> list[tuple[CounterLayout, Record]]:
+def by_tag(totals: list[tuple[CounterLayout, Record]]) -> list[tuple[CounterLayout, Record]]:
     """Merge two models with one tag, as `local` before and after a training, into one series.
 
     Totals with identical classes and inputs are summed; otherwise only the newest layout is

@@ -21,9 +21,9 @@ PREFIX = "conveyor-metrics-"
 # Bytes of a file, by prometheus_client's name: room for all routes, methods and statuses that
 # clients can cause, and for the gauges of 600 models in the life of a worker.
 FILE_BYTES = {
-    "counter": 256 << 10,
+    "counter": 512 << 10,
     "gauge_livesum": 128 << 10,
-    "histogram": 512 << 10,
+    "histogram": 1 << 20,
     "summary": 64 << 10,
 }
 GAUGES = ("gauge_livesum",)  # true only while the worker lives

@@ -6,10 +6,11 @@ A request extends a flat list with six values, in a fraction of a microsecond:
              `---------------------- prediction 0 -----------------------'  `- prediction 1 - ...
              buffer[0::6] are the classes, buffer[4::6] the seconds of inference
 
-The list is flat because a thousand tuples that live on would make the garbage collector walk (and
-so unshare) all memory that workers share since the fork. `flush` aggregates the whole buffer at
-once, once a second, before each scrape and when it is long, into a file that every worker can read
-(counters.py). A killed worker loses the observations of its last second, none that was exported.
+Each model has a list of its own. It is flat because a thousand tuples that live on would make the
+garbage collector walk (and so unshare) all memory that workers share since the fork. `flush`
+aggregates all lists at once, once a second, before each scrape and when one is long, into files
+that every worker can read (counters.py). A killed worker loses the observations of its last second,
+none that was exported.
 """
 
 import asyncio
@@ -55,18 +56,26 @@ class Observations:
     """Buffers the predictions of this worker; reads the sums over all workers."""
 
     def __init__(
-        self, serving: Serving, window: float, clock: Callable[[], float] = time.monotonic
+        self,
+        serving: Serving,
+        window: float,
+        clock: Callable[[], float] = time.monotonic,
+        folder: Path | None = None,
     ) -> None:
-        """Look back over `window` seconds, by a monotonic clock that all workers share."""
+        """Look back over `window` seconds, by a monotonic clock that all workers share.
+
+        Without `folder` the files lie with those of the other metrics.
+        """
         self.seconds = window
         self._serving = serving
         self._clock = clock
         self._buffer: list[Any] = []
         self._model: Model | None = None  # of everything in the buffer
+        self._buffers: dict[Model, list[Any]] = {}
         self._accumulators: dict[Model, _Accumulator] = {}
         self._latest: Model | None = None  # that this worker marked as the latest
         self._queue: SharedCounters | None = None
-        self._folder: Path | None = None
+        self._folder = folder
         self._failing = False
 
     def add(
@@ -89,9 +98,7 @@ class Observations:
             queue: seconds between the end of the upload and the inference.
         """
         if model is not self._model:
-            if self._buffer:
-                self.flush()
-            self._model = model
+            self._model, self._buffer = model, self._buffers.setdefault(model, [])
         buffer = self._buffer
         shares, statistics = answer.probabilities, answer.statistics
         buffer.extend((best, confidence, shares, statistics, inference, queue))
@@ -109,13 +116,12 @@ class Observations:
 
         It never raises: a prediction is right even if it cannot be counted.
         """
-        buffer, self._buffer = self._buffer, []
-        model, self._model = self._model, None
-        current = self._serving.current
+        buffers, self._buffers = self._buffers, {}
+        self._model, current = None, self._serving.current
         try:
             if current is not None:
                 self._mark_latest(current)
-            if model is not None and buffer:
+            for model, buffer in buffers.items():
                 self._count(model, buffer)
             self._failing = False
         except Exception as error:  # a full disk, or a bug; logged once, not every second
@@ -124,7 +130,7 @@ class Observations:
                 extra = {"detail": str(error)}
                 log.error("predictions are not counted", extra=extra, exc_info=not known)
             self._failing = True
-        kept = (current, self._serving.previous)
+        kept = (current, self._serving.previous, *self._serving.beside)
         self._accumulators = {key: it for key, it in self._accumulators.items() if key in kept}
 
     def totals(self) -> list[tuple[CounterLayout, Record]]:
@@ -137,7 +143,11 @@ class Observations:
 
     def window(self, model: Model) -> Window:
         """Read the window of all workers, in the order of `drift.signals`."""
-        return read_window(self._directory(), layout_of(model), self._slice_number())
+        return self.window_of(layout_of(model))
+
+    def window_of(self, names: CounterLayout) -> Window:
+        """Read the same of a model that this worker need not have."""
+        return read_window(self._directory(), names, self._slice_number())
 
     def _count(self, model: Model, buffer: list[Any]) -> None:
         best, confidence, probabilities, statistics, inference, queue = (
@@ -240,8 +250,10 @@ class _Accumulator:
 
 def layout_of(model: Model) -> CounterLayout:
     """Return the layout of the counters of a model."""
-    classes, bins = model.manifest.classes, [len(it.counts) for it in drift.signals(model.manifest)]
-    return CounterLayout(model.tag, model.sha256, classes, tuple(input_columns(model)), tuple(bins))
+    signals = tuple((it.name, tuple(it.counts.tolist())) for it in drift.signals(model.manifest))
+    bins = tuple(len(counts) for _, counts in signals)
+    inputs = tuple(input_columns(model))
+    return CounterLayout(model.tag, model.sha256, model.manifest.classes, inputs, bins, signals)
 
 
 def input_columns(model: Model) -> list[tuple[str, str]]:
@@ -253,7 +265,7 @@ def input_columns(model: Model) -> list[tuple[str, str]]:
 def entropy(shares: Floats) -> Floats:
     """Entropy of probabilities (N, K) over that of a guess: 0 is sure, 1 a guess."""
     logarithms = np.log(np.where(shares > 0, shares, 1.0))
-    found: Floats = -(shares * logarithms).sum(axis=1) / np.log(shares.shape[1])
+    found: Floats = -(shares * logarithms).sum(axis=1) / np.log(max(2, shares.shape[1]))
     return np.clip(found, 0.0, 1.0)  # rounding can go beyond; NaN stays
 
 

@@ -1,6 +1,8 @@
 // One image in, one answer out.
 
 import { askAbout } from "./feedback.js";
+import { beside, chosen, queryOf } from "./models.js";
+import { drawObjects, listObjects } from "./objects.js";
 import { byId, digest, el, notice, percent, words } from "./page.js";
 import { asked, read, request, unloaded } from "./server.js";
 
@@ -48,11 +50,26 @@ function startDropping() {
   });
 }
 
+// Of the card and of the bars, by the model's task.
+const TITLES = {
+  classification: ["Classify an image", "Probability of every class"],
+  segmentation: ["Classes in an image", "Share of every class"],
+  detection: ["Find objects in an image", "Score of each object"],
+};
+
 export function showInput(model) {
   if (!model) return;
   wanted = model.input;
-  const { bands, width, height, dtype, fit } = wanted;
+  const { bands, width, height, dtype, fit, multiple } = wanted;
   const names = bands.length > 8 ? "" : ` (${bands.join(", ")})`;
+  const [title, bars] = TITLES[model.task] ?? TITLES.classification;
+  byId("classify-title").textContent = title;
+  byId("bars").setAttribute("aria-label", bars);
+  if (multiple) {
+    byId("takes").textContent =
+      `GeoTIFF, TIFF, PNG, JPEG or NPY: ${bands.length} bands${names}, ${dtype}, of any size.`;
+    return;
+  }
   byId("takes").textContent =
     `GeoTIFF, TIFF, PNG, JPEG or NPY: ${bands.length} bands${names}, ` +
     `${size(width, height)}, ${dtype}. An image of another size is ` +
@@ -112,12 +129,17 @@ export async function classify(blob, name, fit = "") {
   const timer = setTimeout(() => showWorking(), PATIENCE);
   byId("answer").setAttribute("aria-busy", "true");
   let hasPicture = true;
+  let objects = [];
   try {
-    const { answer, took } = await asked(() => timed(() => send(`/predict${fit}`)));
+    const ask = (model) => timed(() => send(`/predict?${queryOf(fit, model)}`));
+    byId("second").hidden = byId("first-title").hidden = true;
+    const { answer, took } = await asked(() => ask(chosen()));
+    objects = answer.objects ?? [];
     showAnswer(answer, took, name);
+    if (beside()) await showSecond(answer.model.tag, beside(), ask, mine);
   } catch (error) {
     if (mine !== running || error.name === "AbortError") return;
-    refuse(error, name, () => classify(blob, name, "?fit=resize"));
+    refuse(error, name, () => classify(blob, name, "fit=resize"));
     hasPicture = error.status === 422; // it could be read, and only its size or bands are wrong
   } finally {
     clearTimeout(timer);
@@ -126,6 +148,7 @@ export async function classify(blob, name, fit = "") {
   const shown = hasPicture ? await preview(() => send("/preview")).catch(() => null) : null;
   if (mine !== running) return;
   showPicture(shown && shown.source, name);
+  drawObjects(shown, objects);
   if (shown && byId("problem").hidden) showFit(shown, fit ? "stretch" : wanted && wanted.fit);
 }
 
@@ -159,17 +182,42 @@ function showAnswer(answer, took, name) {
   showName(name);
   byId("problem").hidden = true;
   byId("fitted").textContent = "";
+  const { tag, sha256 } = answer.model;
+  const by = [`Answered by `, el("b", {}, tag), " ", digest(sha256), ` in ${Math.round(took)} ms.`];
+  if (answer.objects) {
+    listObjects(answer);
+    byId("answered").replaceChildren(...by);
+    return askAbout(null); // no class says whether boxes are right
+  }
   const shares = answer.probabilities ?? answer.shares; // of a map: of its area
   byId("headline").textContent = `${words(answer.class)}, ${percent(shares[answer.class]).replace(">", "over")}`;
   const sorted = Object.entries(shares).sort((one, other) => other[1] - one[1]);
   byId("bars").replaceChildren(...sorted.slice(0, SHOWN).map(bar));
   const which = answer.shares ? "largest" : "likeliest";
   const more = sorted.length > SHOWN ? `The ${which} ${SHOWN} of ${sorted.length} classes. ` : "";
-  const { tag, sha256 } = answer.model;
-  byId("answered").replaceChildren(
-    `${more}Answered by `, el("b", {}, tag), " ", digest(sha256), ` in ${Math.round(took)} ms.`,
-  );
+  byId("answered").replaceChildren(more, ...by);
   askAbout(answer);
+}
+
+// The answer of another model to the same image, beside the first one.
+async function showSecond(first, model, ask, mine) {
+  byId("first-title").textContent = first;
+  byId("first-title").hidden = false;
+  byId("second-title").textContent = model;
+  byId("second-bars").replaceChildren();
+  byId("second").hidden = false;
+  try {
+    const { answer, took } = await ask(model);
+    if (mine !== running) return;
+    const shares = answer.probabilities ?? answer.shares ?? {};
+    const sorted = Object.entries(shares).sort((one, other) => other[1] - one[1]);
+    byId("second-bars").replaceChildren(...sorted.slice(0, SHOWN).map(bar));
+    byId("second-said").textContent = answer.objects
+      ? `${answer.objects.length} objects in ${Math.round(took)} ms.` : `In ${Math.round(took)} ms.`;
+  } catch (error) {
+    if (mine !== running || error.name === "AbortError") return;
+    byId("second-said").textContent = error.message;
+  }
 }
 
 function bar([name, probability]) {

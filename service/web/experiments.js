@@ -218,6 +218,8 @@ function details(item) {
     pair("Model", item.bundle_digest ? el("code", { title: item.bundle_digest }, short(item.bundle_digest)) : "none"),
   ];
   const numbers = Object.entries(item.metrics).map(([name, value]) => pair(label(name), String(Number(value.toPrecision(4)))));
+  const ended = Object.entries(item.tests).map(([state, count]) => `${count} ${state}`).join(", ");
+  if (ended) facts.push(pair("Tests", ended));
   const trouble = item.problem && notice(item.problem, null, "calm");
   const content = [trouble, el("dl", { class: "grid" }, facts, numbers)];
   const span = 6 + metrics.length;

@@ -68,7 +68,12 @@ export async function mapScene(file) {
 
 async function send(file, signal) {
   const headers = { "Content-Type": "image/tiff", Prefer: "respond-async" };
-  const answer = await request("/maps", { method: "POST", body: file, headers, signal });
+  const options = new URLSearchParams();
+  const bands = byId("scene-bands").value.replaceAll(" ", "");
+  if (bands) options.set("bands", bands);
+  const offset = byId("scene-offset").value;
+  if (offset) options.set("offset", offset);
+  const answer = await request(`/maps?${options}`, { method: "POST", body: file, headers, signal });
   return answer.json();
 }
 
@@ -124,7 +129,9 @@ function showProgress(job) {
 
 function refuse(error) {
   say("No map");
-  byId("map-problem").replaceChildren(...notice(error.message).childNodes);
+  const text = inFields(error.message);
+  if (text !== error.message) byId("scene-options").open = true;
+  byId("map-problem").replaceChildren(...notice(text).childNodes);
   byId("map-problem").hidden = false;
 }
 
@@ -155,11 +162,18 @@ async function show(mine, job) {
   view.pixels = pixels;
   view.classes = item.assets.map["classification:classes"];
   showLegend(job, view.classes);
-  const warnings = job.made.warnings.map((text) => notice(sentence(text), null, "calm"));
+  const warnings = job.made.warnings.map((text) => notice(sentence(inFields(text)), null, "calm"));
   byId("map-warnings").replaceChildren(...warnings);
   say(`${job.width}\u00a0×\u00a0${job.height} pixels, mean confidence ${percent(job.made.confidence)}.`);
   offer(mine.job);
 }
+
+// What a request says in its address is said in fields here.
+const inFields = (text) =>
+  text
+    .replaceAll("?offset= ", "the offset ")
+    .replaceAll("?offset=", "Offset: ")
+    .replaceAll("?bands=", "Bands: ");
 
 const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1).replaceAll("`", "")}.`;
 

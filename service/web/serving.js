@@ -70,7 +70,8 @@ function facts(version) {
 }
 
 function about(model) {
-  const { bands, width, height, dtype } = model.input;
+  const { bands, width, height, dtype, multiple } = model.input;
+  const size = multiple ? "any size" : `${width}\u00a0×\u00a0${height}`;
   const classes = model.classes.map(words).join(", ");
   return [
     fact("Model", el("b", {}, model.name)),
@@ -79,7 +80,7 @@ function about(model) {
     fact("Trained", moment(model.trained)),
     fact("Commit", digest(model.git_revision)),
     fact("Data", digest(model.data_version)),
-    fact("Takes", `${bands.join(" ")}, ${width}\u00a0×\u00a0${height}, ${dtype}`),
+    fact("Takes", `${bands.join(" ")}, ${size}, ${dtype}`),
     fact(
       "Classes",
       el("details", {}, el("summary", {}, String(model.classes.length)), el("p", {}, classes)),

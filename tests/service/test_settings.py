@@ -28,7 +28,7 @@ def table() -> str:
 
 def _default(field: Any) -> str:
     if field.default_factory is not None and field.default is PydanticUndefined:
-        return {"cores": "cores", "dict": "`{}`"}[field.default_factory.__name__]
+        return {"cores": "cores", "dict": "`{}`", "list": "`[]`"}[field.default_factory.__name__]
     if field.default is None:
         return "by address"
     if isinstance(field.default, SecretStr):

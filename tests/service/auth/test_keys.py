@@ -89,7 +89,7 @@ def test_no_keys_at_all_revoke_every_key(keys: KeyFile, tmp_path: Path, clock: C
         ('["cvy_a-key"]', "it has no lists of roles"),
         ('{"%s": "view"}' % NEW, "it has no lists of roles"),
         ('{"cvy_a-key": ["view"]}', "a key is given as its SHA-256"),
-        ('{"%s": ["cvy_a-key"]}' % NEW, "a role is not one of predict, view, label, deploy"),
+        ('{"%s": ["cvy_a-key"]}' % NEW, "a role is not one of predict, view, label, deploy, train"),
         ('{"%s": [["view"]]}' % NEW, "a role is not one of"),
     ],
 )

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from onnx import helper
 
-from service.batch.worker import images_at_once
 from service.inference.bundle import read_bundle
 from service.inference.model import Model
+from service.inference.several import images_at_once
 from tests.make import batches, images, maps, server
 from tests.make.bundles import CLASSES, make_bundle, make_chip
 

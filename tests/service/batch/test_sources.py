@@ -76,7 +76,7 @@ def test_without_s3fs_the_extra_is_named(bundle: Path, tmp_path: Path) -> None:
         PYTHONPATH=f"{tmp_path}:{batches.environment()['PYTHONPATH']}",
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("error: IN s3://: s3fs is not installed")
+    assert done.stderr.startswith("error: s3://: s3fs is not installed")
 
 
 def test_a_model_is_fetched_by_its_tag(bundle: Path, tmp_path: Path) -> None:

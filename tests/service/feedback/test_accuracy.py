@@ -80,6 +80,16 @@ def test_the_accuracy_is_the_share_of_answers_that_agree(tmp_path: Path) -> None
     assert found["feedback_spool_bytes"] == 0
 
 
+def test_of_many_labelled_models_those_with_most_labels_and_what_serves_are_shown(
+    tmp_path: Path,
+) -> None:
+    cells = [(f"v{number}", "Forest", "Forest", number) for number in range(1, 41)]
+    live = AccuracySnapshot([*cells, (TAG, "Forest", "River", 1)])
+    found = metrics(board_with(tmp_path, live))
+    shown = {name.split()[1] for name in found if name.startswith("model_live_accuracy ")}
+    assert shown == {TAG, *(f"v{number}" for number in range(25, 41))}
+
+
 def test_without_labels_there_is_no_accuracy(tmp_path: Path) -> None:
     assert metrics(AccuracyFile(tmp_path)) == {
         f"model_accuracy_floor {TAG}": 0.8,

@@ -19,6 +19,7 @@ from service.feedback.journal import (
     ModelRecord,
     Journal,
     JournalFull,
+    Routed,
     encode_frame,
     find_prediction,
     journal_files,
@@ -57,6 +58,14 @@ def test_appended_predictions_are_read_in_order(journal: Journal) -> None:
     for item in wanted:
         journal.append_prediction(item)
     assert read_frames(only(journal).read_bytes()) == (wanted, 0)
+
+
+def test_why_a_model_answered_is_read_with_its_prediction(journal: Journal) -> None:
+    chosen = seen(2, chip=b"image")._replace(routed=Routed("trial-12", 0.05))
+    for item in (seen(1), chosen, seen(3)):
+        journal.append_prediction(item)
+    assert read_frames(only(journal).read_bytes()) == ([seen(1), chosen, seen(3)], 0)
+    assert find_prediction(journal.folder, "request-2") == chosen
 
 
 def test_a_file_cut_off_anywhere_keeps_all_that_is_whole(journal: Journal) -> None:

@@ -18,9 +18,11 @@ from sqlalchemy import Connection, create_engine, inspect, text
 
 from service.errors import FeedbackUnavailable
 from service.feedback.database import Database, parse
+from service.feedback.store import Store
 from service.feedback.tables import HEAD, REVISIONS, metadata
 from tests.conftest import ROOT
 from tests.make.databases import PASSWORD, QUOTED
+from tests.make.predictions import seen
 
 
 @pytest.fixture
@@ -73,6 +75,22 @@ def test_a_database_of_a_newer_version_is_refused_and_not_changed(
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "9999"
     engine.dispose()
+
+
+def test_predictions_of_an_older_release_are_kept_and_made_by_no_rule(
+    database: Database, url: str, tmp_path: Path
+) -> None:
+    store = Store(database)
+    store.save_predictions([seen("before")])
+    with database.write() as connection:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", "service:migrations")
+        command.downgrade(config, "0001")
+    database.close()
+    other = Database(url, tmp_path)
+    (row,) = Store(other).list_predictions(0, 9, None)
+    assert (row.request_id, row.rule, row.propensity) == ("before", None, None)
+    other.close()
 
 
 def test_processes_that_start_at_once_migrate_once(url: str, tmp_path: Path) -> None:

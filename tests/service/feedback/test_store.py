@@ -13,16 +13,17 @@ from sqlalchemy.exc import DataError
 
 from service.errors import FeedbackUnavailable, Unprocessable
 from service.feedback.database import Database
-from service.feedback.journal import ModelRecord
+from service.feedback.journal import ModelRecord, Routed
 from service.feedback.retention import Retention
-from service.feedback.store import LabelResult, PredictionRow, Store
+from service.feedback.store import LabelResult, PredictionRow, RightOrWrong, Store
 from service.feedback.tables import Kind, images, models, predictions
 from tests.make.bundles import CLASSES, make_chip
 from tests.make.databases import Postgres
-from tests.make.predictions import FOREST, NOW, SHAPE, everything, names, seen
+from tests.make.predictions import FOREST, MODEL, NOW, SHAPE, everything, names, seen
 
 SAME_TAG = ModelRecord("landcover@v1.0.0", "1" * 64, ("no", "yes"), 0.9, "<u2", SHAPE)
 RIVER = CLASSES.index("River")
+OTHER = MODEL._replace(tag="landcover@v2.0.0", sha256="2" * 64)
 
 
 @pytest.fixture
@@ -139,6 +140,28 @@ def test_answers_count_by_tag_within_the_window(store: Store) -> None:
 
 
 # What is kept
+
+
+def test_rewards_are_the_labels_of_what_a_rule_chose(store: Store) -> None:
+    routed = [
+        seen(name, model=model)._replace(routed=Routed(rule, 0.25))
+        for name, model, rule in (
+            *(("a", MODEL, "trial"), ("b", MODEL, "trial"), ("c", MODEL, "trial")),
+            *(("d", OTHER, "trial"), ("e", MODEL, "another")),
+        )
+    ]
+    store.save_predictions([*routed, seen("named")])
+    for name in "abde":
+        store.add_label(name, "River" if name == "b" else "Forest", NOW)
+    store.add_label("named", "Forest", NOW)
+    assert sorted(store.count_rewards("trial")) == [
+        RightOrWrong("landcover@v1.0.0", 1, 1),
+        RightOrWrong("landcover@v2.0.0", 1, 0),
+    ]
+    assert store.count_rewards("unknown") == []
+    by_name = {row.request_id: row for row in everything(store)}
+    assert (by_name["a"].rule, by_name["a"].propensity) == ("trial", 0.25)
+    assert (by_name["named"].rule, by_name["named"].propensity) == (None, None)
 
 
 def test_expired_predictions_are_deleted_with_their_images_and_labels(store: Store) -> None:

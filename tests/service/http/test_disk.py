@@ -18,7 +18,7 @@ from tests.make.processes import until
 from tests.make.server import Server, serving, spawn
 from tests.make.wire import BARE, next_is_right
 
-TAKEN = {"/jobs/{id}": {"DELETE"}}
+TAKEN = {"/jobs/{id}": {"DELETE"}, "/routing": {"PUT"}}
 """Methods other than GET and POST that a route takes."""
 
 
@@ -95,6 +95,6 @@ def test_a_missing_temporary_folder_is_refused_with_a_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tempfile, "gettempdir", no_folder)
-    with pytest.raises(UnsafeSettings, match=r"TMPDIR: .* \(2 MiB\): No usable temporary"):
+    with pytest.raises(UnsafeSettings, match=r"TMPDIR: .* \(4 MiB\): No usable temporary"):
         with multiprocess_dir(2):
             pass

@@ -115,6 +115,7 @@ def test_a_click_on_a_sample_classifies_it(page: "Page") -> None:
 
 def test_the_keyboard_alone_is_enough(page: "Page") -> None:
     expect(page.locator("#samples button")).to_have_count(2)  # they are fetched after the page
+    expect(page.get_by_label("Answered by")).to_be_visible()
     page.keyboard.press("Tab")
     expect(page.get_by_text("Skip to the content")).to_be_focused()
     page.keyboard.press("Enter")
@@ -123,6 +124,9 @@ def test_the_keyboard_alone_is_enough(page: "Page") -> None:
     expect(page.locator("#file")).to_be_focused()
     outline = "(input) => getComputedStyle(input.nextElementSibling).outlineStyle"
     assert page.locator("#file").evaluate(outline) == "solid"
+    for box in ("Answered by", "and beside it by"):
+        page.keyboard.press("Tab")
+        expect(page.get_by_label(box)).to_be_focused()
     page.keyboard.press("Tab")
     expect(page.locator("#samples button").first).to_be_focused()
     page.keyboard.press("Enter")
@@ -243,7 +247,8 @@ def test_hostile_text_stays_text(page: "Page") -> None:
     page.get_by_label("Compare experiment/9-118").check()
     page.get_by_label("Compare landcover@v1.0.0").check()
     expect(page.locator("#compare").get_by_text(HOSTILE)).to_be_visible()
-    assert page.locator("main img:not(#picture):not(#samples img), main script").count() == 0
+    ours = "#picture, #live-picture, #samples img"
+    assert page.locator(f"main img:not({ours}), main script").count() == 0
 
 
 def test_the_policy_of_the_page_forbids_inline_code(page: "Page", visit: Visit) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from service.inference.bundle import read_bundle
-from service.maps.jobs import Job, Jobs, Limits, now
-from service.maps.jobs_child import NICE, in_words_of_http
+from service.maps.jobs import Job, Jobs, Limits, State, now
+from service.maps.jobs_child import in_words_of_http
 from tests.conftest import ROOT
 from tests.make.processes import children, until
 from tests.make.processes import ended as all_ended
@@ -64,9 +64,9 @@ def test_it_ends_with_the_service_and_takes_its_workers_along(
     with start(jobs, submit(jobs, long_scene, bundle)) as process:
         assert process.stdout and process.stdin
         process.stdout.readline()
-        assert os.getpriority(os.PRIO_PROCESS, process.pid) == NICE
+        assert os.sched_getscheduler(process.pid) == os.SCHED_IDLE
         workers = until(lambda: children(process.pid))
-        assert {os.getpriority(os.PRIO_PROCESS, worker) for worker in workers} == {NICE}
+        assert {os.sched_getscheduler(worker) for worker in workers} == {os.SCHED_IDLE}
         process.stdin.close()  # as the kernel does when the service dies
         assert process.wait(60) == -signal.SIGKILL
         until(lambda: all_ended(workers))
@@ -93,3 +93,21 @@ def test_a_second_process_waits_for_the_first(jobs: Jobs, scene: Path, bundle: P
 )
 def test_options_of_the_command_become_those_of_a_request(command: str, http: str) -> None:
     assert in_words_of_http(command) == http
+
+
+def test_a_job_that_is_dismissed_while_it_ends_is_dismissed_next(
+    jobs: Jobs, scene: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = submit(jobs, scene, bundle)
+    write = jobs.write_state
+
+    def dismissed_then(id: str, state: State) -> None:
+        write(id, state)
+        monkeypatch.setattr(jobs, "write_state", write)
+        (jobs.dismissed / id).touch()
+
+    monkeypatch.setattr(jobs, "write_state", dismissed_then)
+    jobs.settle(id, State("failed"))
+    assert jobs.state(id).status == "dismissed", "it was asked for, and is not forgotten"
+    jobs.settle(id, State("dismissed"))
+    assert not jobs.is_dismissed(id) and jobs.state(id).status == "dismissed"

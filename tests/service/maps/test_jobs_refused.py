@@ -128,7 +128,10 @@ def test_types_and_queries_that_are_not_taken_are_named(server: Server, scene: P
     assert (form.status_code, "as the bare body" in form.json()["detail"]) == (415, True)
     packed = send(server, scene, headers={**TIFF, "content-encoding": "gzip"})
     assert (packed.status_code, "content-encoding" in packed.json()["detail"]) == (415, True)
-    for query, name in (("?bands=a,,b", "bands"), ("?offset=x", "offset"), ("?offset=1e9", "off")):
+    for query, name in (
+        *(("?bands=a,,b", "bands"), ("?offset=x", "offset"), ("?offset=1e9", "off")),
+        *(("?ofset=-1000", "?ofset= is not known: choose of ?bands= and ?offset="),),
+    ):
         answer = send(server, scene, query)
         assert (answer.status_code, name in answer.json()["detail"]) == (422, True)
 

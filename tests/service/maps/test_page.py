@@ -164,7 +164,9 @@ def test_a_scene_that_is_refused_says_why_and_the_next_is_mapped(
     choose(page, unnamed)
     problem = expect(page.locator("#map-problem"))
     problem.to_contain_text("have no names")
+    problem.to_contain_text("Bands: B02,B03,B04,B08")
     expect(page.locator("#map-result")).to_be_hidden()
+    expect(page.get_by_role("heading", name="Classes in an image")).to_be_visible()
     text = tmp_path / "text.tif"
     text.write_text("hello")
     choose(page, text)
@@ -172,6 +174,20 @@ def test_a_scene_that_is_refused_says_why_and_the_next_is_mapped(
     choose(page, field)
     has_map(page)
     problem.to_be_hidden()
+
+
+def test_what_a_file_does_not_say_is_said_on_the_page(page: "Page", tmp_path: Path) -> None:
+    scene = tmp_path / "unnamed.tif"
+    maps.write_scene(scene, maps.ground(90, 90)[::-1] + 1000, names=(), scale=None)
+    choose(page, scene)
+    bands = page.get_by_label("Bands, in the order of the file")
+    expect(bands).to_be_visible()
+    bands.fill("B08, B04, B03, B02")
+    choose(page, scene)
+    expect(page.locator("#map-problem")).to_contain_text("say Offset: -1000")
+    page.get_by_label("Offset of its numbers").select_option("-1000")
+    choose(page, scene)
+    has_map(page)
 
 
 def test_a_map_that_is_being_made_shows_progress_and_is_cancelled(

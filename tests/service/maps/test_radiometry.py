@@ -76,6 +76,12 @@ def test_1000_that_was_taken_out_before_is_not_taken_out_twice(
     assert re.search(r"% of the pixels would be below zero.*--offset 0", refusal(bundle, tmp_path))
 
 
+def test_an_offset_with_the_wrong_sign_is_refused(bundle: Path, tmp_path: Path) -> None:
+    maps.write_scene(tmp_path / "scene.tif", PIXELS + 1000, scale=None)
+    found = refusal(bundle, tmp_path, Options(1, offset=1000))
+    assert re.search(r"--offset 1000 would be added.*say --offset -1000", found)
+
+
 def test_numbers_that_agree_are_taken_with_a_warning_where_no_one_names_an_offset(
     bundle: Path, tmp_path: Path, expected: Any
 ) -> None:

@@ -47,7 +47,7 @@ def test_bands_without_names_are_refused_until_someone_names_them(
     pixels = maps.ground(80, 90)
     two_dates = np.concatenate((pixels[::-1], pixels[::-1] // 2))
     scene = maps.write_scene(tmp_path / "scene.tif", two_dates, ())
-    assert "--bands B02,B03,B04,B08" in refused(bundle, scene)
+    assert "has the model's order, --bands B02,B03,B04,B08,-,-,-,-" in refused(bundle, scene)
     assert "names 4 bands, the scene has 8" in refused(bundle, scene, Options(1, bands=ORDER))
     twice = Options(1, bands=(*ORDER, *ORDER))
     assert "has band B02 2 times" in refused(bundle, scene, twice)
@@ -110,6 +110,14 @@ BAD: dict[str, tuple[Write, str]] = {
         scene_with(transform=from_origin(500_000, 5_100_000, 20, 20)),
         r"pixels of 20 x 20 m, the model wants 10 m.*-tr 10 10",
     ),
+    "Mercator, 46 degrees north": (
+        scene_with(crs="EPSG:3857", transform=from_origin(1_669_792, 5_780_350, 10, 10)),
+        r"10 x 10 m in the CRS EPSG:3857 of the scene are 6\.9 x 6\.9 m on the ground.*gdalwarp",
+    ),
+    "beside its CRS": (
+        scene_with(transform=from_origin(5e8, 5e8, 10, 10)),
+        r"middle at 5e\+08, \S+, where its CRS EPSG:32633 has no place.*edit-info",
+    ),
     "feet": (scene_with(crs="EPSG:2263"), r"pixels of 3\.048\S* x 3\.048\S* m"),
     "rotated": (
         scene_with(transform=from_origin(500_000, 5_100_000, 10, 10) @ Affine.rotation(5)),
@@ -122,7 +130,7 @@ BAD: dict[str, tuple[Write, str]] = {
     "8 bits": (scene_with((SQUARE // 4).astype(np.uint8)), r"dtype uint8.*stretched colours"),
     "floats": (
         scene_with((SQUARE / 1e4).astype(np.float32)),
-        r"dtype float32.*gdal_translate -ot uint16",
+        r"dtype float32.*gdal_translate -ot uint16 -scale 0 1 0 10000",
     ),
     "a band missing": (
         scene_with(SQUARE[:3], names=("B02", "B03", "B04")),
@@ -152,6 +160,22 @@ def test_a_scene_that_cannot_be_mapped_is_refused_in_a_sentence(
     write, sentence = BAD[case]
     write(tmp_path / "scene.tif")
     assert re.search(sentence, refused(bundle, tmp_path / "scene.tif"))
+
+
+@pytest.mark.parametrize(
+    ("crs", "x", "y"),
+    [
+        ("EPSG:3857", 1_669_792, 1_118_890),  # Mercator at 10 degrees north
+        ("EPSG:3035", 2_700_000, 1_600_000),  # all of Europe, at its edge
+        ("EPSG:32632", 1_000_000, 5_100_000),  # the zone beside it
+    ],
+)
+def test_projections_that_keep_the_size_of_a_pixel_are_taken(
+    crs: str, x: float, y: float, bundle: Path, tmp_path: Path
+) -> None:
+    scene = tmp_path / "scene.tif"
+    maps.write_scene(scene, maps.ground(80, 90), crs=crs, transform=from_origin(x, y, 10, 10))
+    make_map(scene, tmp_path / "map.tif", bundle, Options(1))
 
 
 def test_a_scene_40000_wide_is_mapped(bundle: Path, tmp_path: Path) -> None:

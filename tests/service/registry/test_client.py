@@ -6,12 +6,10 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from service.registry.client import RegistryClient
 from service.schemas import Listing
 from tests.conftest import run
 from tests.fakes import http as fakes_http
+from tests.fakes.http import silent_server
 from tests.make import git_configuration
 from tests.make.repositories import (
     CONFIG,
@@ -249,31 +248,6 @@ def test_a_full_disk_does_not_hide_the_listing(
 ) -> None:
     (cache / "experiments.json").mkdir(parents=True)  # cannot be replaced by a file
     assert len(listing(trained, cache).experiments) == 2
-
-
-@contextmanager
-def silent_server() -> Iterator[tuple[int, threading.Event]]:
-    """A server on loopback that takes connections and never says a word."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        asked, taken = threading.Event(), []
-
-        def accept() -> None:
-            try:
-                while True:
-                    taken.append(server.accept()[0])
-                    asked.set()
-            except OSError:
-                pass
-
-        thread = threading.Thread(target=accept)
-        thread.start()
-        try:
-            yield server.getsockname()[1], asked
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join()
-            for connection in taken:
-                connection.close()
 
 
 @pytest.fixture

@@ -35,6 +35,24 @@ def test_a_version_is_listed_with_all_that_its_commit_says(project: Project, cac
     assert "Ada" not in found.model_dump_json() and "ada@" not in found.model_dump_json()
 
 
+def test_how_the_tests_of_a_model_ended_is_listed_where_it_was_tested(
+    project: Project, cache: Path
+) -> None:
+    project.train(b"untested")
+    project.tag("landcover@v1.0.0")
+    test = {"name": "a", "kind": "noise", "severity": "fails", "state": "passed", "text": "well"}
+    tests = [test, test | {"severity": "warns", "state": "warned"}]
+    document = {"model": "e" * 64, "at_a_time": 1, "tests": tests}
+    for number, content in enumerate((json.dumps(document), "{"), 2):
+        project.write("reports/tests.json", content)
+        project.train(b"tested %d" % number)
+        project.tag(f"landcover@v{number}.0.0")
+    found = {entry.tag: entry for entry in listing(project.folder, cache).experiments}
+    counts = [found[f"landcover@v{number}.0.0"].tests for number in (1, 2, 3)]
+    assert counts == [{}, {"passed": 1, "warned": 1}, {}]
+    assert [entry.problem for entry in found.values()] == [None] * 3
+
+
 def test_the_newest_commit_comes_first_and_one_commit_is_sorted_by_tag(
     project: Project, cache: Path
 ) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from contracts.commit import folder_digest
 from service.errors import BundleRefused, NotFound, StorageFull, Unavailable
 from service.inference.bundle import Bundle, read_bundle
 from service.swap import cache
@@ -120,6 +121,39 @@ def test_pruning_keeps_the_bundles_that_served_last(folder: Path, tmp_path: Path
     kept.prune({digests[0]})
     left = {item.name for item in folder.iterdir()}
     assert left == {digests[0], digests[1], *digests[-KEPT + 1 :]}
+
+
+def test_pruning_keeps_more_where_there_is_room_and_forgets_the_names_of_what_it_deletes(
+    folder: Path, tmp_path: Path
+) -> None:
+    bundles = [
+        read_bundle(make_bundle(tmp_path / str(seed), seed=seed)) for seed in range(KEPT + 3)
+    ]
+    size = max(len(bundle.graph) + len(bundle.document) for bundle in bundles)
+    names = [cache.dvc_digest(bundle) for bundle in bundles]
+    kept = BundleCache(folder, tmp_path / "names", (KEPT + 1) * size)
+    for moment, bundle in enumerate(bundles):
+        kept.keep(bundle)
+        os.utime(folder / bundle.manifest.sha256, (moment, moment))
+    kept.prune(set())
+    found = [kept.find(name) for name in names]
+    assert found == [None, None, *(bundle.manifest.sha256 for bundle in bundles[2:])]
+    assert {item.name for item in (tmp_path / "names").iterdir()} == {*names[2:]}
+    BundleCache(folder, tmp_path / "names").prune(set())
+    assert len(list(folder.iterdir())) == KEPT
+
+
+@pytest.mark.parametrize("name", ["", "..", "../bundles", "0" * 32, "0" * 32 + ".dir", None])
+def test_a_name_that_leads_nowhere_is_not_found(
+    folder: Path, kept: Bundle, tmp_path: Path, name: str | None
+) -> None:
+    assert BundleCache(folder, tmp_path / "names").find(name) is None
+    assert BundleCache(folder).find(cache.dvc_digest(kept)) is None
+
+
+def test_the_digest_of_a_bundle_is_that_of_dvc(tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path / "model")
+    assert cache.dvc_digest(read_bundle(folder)) == folder_digest(folder)
 
 
 def test_leftovers_of_killed_processes_are_pruned_after_a_while(folder: Path, kept: Bundle) -> None:

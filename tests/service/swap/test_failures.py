@@ -29,15 +29,17 @@ from service.swap.swapper import Swapper
 from service.swap.workers import WorkerRegistry
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
+from tests.fakes.http import silent_server
 from tests.make.bundles import CLASSES, make_bundle, make_graph
 from tests.make.load import CHIPS, Client, Load, Truth, check, truth
 from tests.make.processes import children, running_swap, until
 from tests.make.projects import Published, contents, digest_of
-from tests.make.repositories import md5
+from tests.make.repositories import CONFIG, md5
 from tests.make.server import Server, serving
 from tests.make.swaps import replace, version
 
 GOOD = "landcover@v1.0.0"
+HELD = "landcover@v8.8.8"  # its remote takes connections and never answers
 ABSENT = "landcover@v9.9.9"
 QUICKLY = {"reconcile": 0.05}
 AROUND = 10  # predictions before and after each failure
@@ -67,6 +69,16 @@ def server(
 @pytest.fixture(scope="module")
 def known(bundle: Path, project: Published) -> Truth:
     return truth({"local": bundle, GOOD: good(project)})
+
+
+@pytest.fixture(scope="module")
+def held(project: Published) -> Iterator[str]:
+    """A tag whose fetch does not end by itself, so that it can be killed in time."""
+    with silent_server() as (port, _):
+        project.write(".dvc/config", CONFIG.format(f"http://127.0.0.1:{port}/dvc"))
+        project.publish_bundle(HELD, seed=54)
+        project.write(".dvc/config", CONFIG.format(project.remote))
+        yield HELD
 
 
 @contextmanager
@@ -326,7 +338,7 @@ def test_a_registry_that_is_down_changes_nothing(
     succeeds(server)
 
 
-def test_a_killed_fetch_changes_nothing(server: Server, known: Truth) -> None:
+def test_a_killed_fetch_changes_nothing(server: Server, known: Truth, held: str) -> None:
     def kill() -> None:
         worker = until(lambda: running_swap(server))
         child = until(lambda: children(worker))
@@ -335,13 +347,13 @@ def test_a_killed_fetch_changes_nothing(server: Server, known: Truth) -> None:
     killer = threading.Thread(target=kill)
     with unmoved(server, known):
         killer.start()
-        fails(server, GOOD, 503, "fetch", "was stopped before it was done (signal 9")
+        fails(server, held, 503, "fetch", "was stopped before it was done (signal 9")
         killer.join()
     succeeds(server)
 
 
 def test_a_worker_killed_in_a_swap_frees_the_lock_and_the_swap_is_shown_as_failed(
-    server: Server, known: Truth
+    server: Server, known: Truth, held: str
 ) -> None:
     def kill() -> None:
         os.kill(until(lambda: running_swap(server)), signal.SIGKILL)
@@ -350,7 +362,7 @@ def test_a_worker_killed_in_a_swap_frees_the_lock_and_the_swap_is_shown_as_faile
     killer = threading.Thread(target=kill)
     killer.start()
     with pytest.raises(httpx.RemoteProtocolError):
-        replace(server, GOOD)
+        replace(server, held)
     killer.join()
     until(lambda: len(version(server)["workers"]) == 2)
     after = version(server)
@@ -367,11 +379,11 @@ def test_a_worker_killed_in_a_swap_frees_the_lock_and_the_swap_is_shown_as_faile
 
 
 def test_a_service_killed_while_it_swaps_starts_with_the_old_model(
-    bundle: Path, project: Published, known: Truth, tmp_path: Path
+    bundle: Path, project: Published, known: Truth, held: str, tmp_path: Path
 ) -> None:
     with serving(bundle, tmp_path, repository=project.folder, **QUICKLY) as server:
         asked = threading.Thread(
-            target=lambda: pytest.raises(httpx.HTTPError, replace, server, GOOD)
+            target=lambda: pytest.raises(httpx.HTTPError, replace, server, held)
         )
         asked.start()
         worker = until(lambda: running_swap(server))

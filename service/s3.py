@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from service.errors import NotFound, ServiceError, Unavailable, Unprocessable
+from service.errors import NotFound, ServiceError, TooLarge, Unavailable, Unprocessable
 
 MISSING = (
-    "IN s3://: s3fs is not installed: install the extra that has it (pip install "
+    "s3://: s3fs is not installed: install the extra that has it (pip install "
     "'conveyor[registry]', or pip install s3fs)"
 )
 SHOWN = 200  # letters of what the client says
@@ -55,18 +55,39 @@ def fetch(keys: Sequence[str]) -> dict[str, bytes | ServiceError]:
     try:
         found = client.cat(list(keys), on_error="return")
     except Exception as error:  # as above
-        raise Unavailable(f"S3 does not answer: {_said(error)}; start again to go on") from None
+        raise Unavailable(f"S3 does not answer: {_said(error)}") from None
     return {key: _content(found[key]) for key in keys}
+
+
+def fetch_one(key: str, limit: int) -> bytes:
+    """Fetch an object of at most `limit` bytes.
+
+    Raises:
+        Unavailable: the store does not answer; asking later may help.
+        ServiceError: it is larger, not there, or must not be read.
+    """
+    client = _client()
+    try:
+        size = int(client.info(key, refresh=True).get("size") or 0)
+        found: Any = client.cat_file(key) if size <= limit else b""
+    except Exception as error:  # as above
+        size, found = 0, error
+    if size > limit:
+        raise TooLarge(f"the object has {size} bytes, at most {limit} are taken")
+    content = _content(found)
+    if isinstance(content, ServiceError):
+        raise content
+    return content
 
 
 def _content(found: Any) -> bytes | ServiceError:
     if isinstance(found, bytes):
         return found
     if isinstance(found, FileNotFoundError):
-        return NotFound("the object was deleted after the prefix was listed")
+        return NotFound("the object is not there, or was deleted after the prefix was listed")
     if isinstance(found, PermissionError):
         return Unprocessable("the object must not be read with these credentials")
-    raise Unavailable(f"S3 does not answer: {_said(found)}; start again to go on")
+    raise Unavailable(f"S3 does not answer: {_said(found)}")
 
 
 def _said(error: BaseException) -> str:

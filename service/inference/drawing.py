@@ -1,0 +1,77 @@
+"""Draws the objects that were found: over the picture of an image, or alone."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from service.inference.preview import picture
+
+# Told apart by the colour-blind (Okabe and Ito 2008), on dark water and bright ground.
+COLOURS = ("#e69f00", "#56b4e9", "#f0e442", "#cc79a7", "#009e73", "#d55e00", "#0072b2")
+SHOWN = 512  # pixels: a smaller picture is enlarged, so that lines and letters can be seen
+LARGEST = 2048  # pixels: a larger one is shrunk
+LINE = 2  # pixels
+FORMS = {"image/png": "PNG", "image/jpeg": "JPEG"}
+"""Media types of a drawing -> their names in Pillow."""
+
+Object = Mapping[str, Any]
+"""As an answer has it: class, score, box."""
+
+
+def draw_objects(
+    drawn: Image.Image, objects: Sequence[Object], classes: Sequence[str], scale: float = 1.0
+) -> None:
+    """Draw boxes with class and score on a picture, in place.
+
+    Args:
+        drawn: the picture, RGB or RGBA.
+        objects: boxes in pixels of the image that was answered.
+        classes: of the model: the colour of a class depends on its place.
+        scale: pixels of the picture for one of the image.
+    """
+    draw = ImageDraw.Draw(drawn)
+    for item in reversed(objects):  # the surest on top
+        left, top, right, bottom = (at * scale for at in item["box"])
+        colour = COLOURS[classes.index(item["class"]) % len(COLOURS)]
+        edges = (left - 1, top - 1, max(left, right), max(top, bottom))
+        draw.rectangle(edges, outline=colour, width=LINE)
+        text = f"{item['class']} {item['score']:.2f}"
+        place = (max(0, left - 1), top - 12 if top >= 12 else bottom + 1)
+        around = draw.textbbox(place, text)
+        draw.rectangle(around, fill="#000000")
+        draw.text(place, text, fill=colour)
+
+
+def annotated(
+    pixels: npt.NDArray[Any],
+    bands: Sequence[str],
+    answer: Mapping[str, Any],
+    form: str,
+    overlay: bool = False,
+) -> bytes:
+    """Encode the picture of an image with its objects.
+
+    Args:
+        pixels: (bands, height, width), as it was answered.
+        answer: with `objects`, and `counts` of all classes.
+        form: media type, of FORMS.
+        overlay: the objects alone, on nothing: to be laid over the image.
+    """
+    _, height, width = pixels.shape
+    longest = max(height, width)
+    scale = max(1, SHOWN // longest) if longest <= LARGEST else LARGEST / longest
+    size = (round(width * scale), round(height * scale))
+    if overlay:
+        drawn = Image.new("RGBA", size)
+    else:
+        drawn = picture(pixels, bands, LARGEST).resize(size, Image.Resampling.NEAREST)
+    draw_objects(drawn, answer["objects"], tuple(answer["counts"]), scale)
+    content = io.BytesIO()
+    if form == "image/jpeg":  # without the usual halving of colour, which thin lines do not survive
+        drawn.convert("RGB").save(content, FORMS[form], quality=90, subsampling=0)
+    else:
+        drawn.save(content, FORMS[form])
+    return content.getvalue()
