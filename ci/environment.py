@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CUDA_LIBRARIES = re.compile(r"nvidia-(cu|nccl|nv)|triton|cuda-")
 PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # Measured on Python 3.11, x86-64; for the message alone.
-DOWNLOADS = {"none": "about 150 MB", "cpu": "about 550 MB", "cuda": "about 4.5 GB"}
+DOWNLOADS = {"none": "about 150 MB", "cpu": "about 630 MB", "cuda": "about 4.5 GB"}
 UV = "uv>=0.9,<1"
 PIP_SETTINGS = (
     ("index-url", "UV_DEFAULT_INDEX", ""),

@@ -20,10 +20,13 @@ NO_REVIEW = 'namespace!~".*review.*"'
 """Everything but review apps, which never alert."""
 WATCHED = f"{SERVICE},{NO_REVIEW}"
 """This model's service: another one on the same Prometheus has rules of its own."""
+STREAM = f'job="{APP}-stream"'
+"""The workers of the stream: they answer no requests, and alerts about requests pass them over."""
+STREAM_WATCHED = f"{STREAM},{NO_REVIEW}"
 PROBES = "certificates"
 """The job of the blackbox exporter."""
 JOBS = (
-    f"{APP}|node(-exporter)?|prometheus(-k8s)?|alertmanager(-main)?|pushgateway"
+    f"{APP}(-stream)?|node(-exporter)?|prometheus(-k8s)?|alertmanager(-main)?|pushgateway"
     f"|dcgm(-exporter)?|{PROBES}"
 )
 """Every job whose targets MetricsStale misses: those of prometheus.yml and of kube-prometheus."""
@@ -74,6 +77,12 @@ CONFIDENCE_SHARE = 0.75  # of the reference's mean
 CONFIDENCE_PREDICTIONS = 200  # in 15 minutes, at least
 LEAST_LABELS = 50  # for the live accuracy to count
 FAILED_SWAPS = 3  # on one replica in half an hour
+
+# The stream.
+CATCH_UP = 300  # seconds that it takes, at the rate of now, to answer what waits
+LEAST_WAITING = 100  # frames; fewer are no backlog
+DEAD_SHARE = 0.05  # of the frames in 15 minutes
+LEAST_DEAD = 20  # of them
 
 # The platform.
 DISK_LEFT = {"page": 0.03, "ticket": 0.1}

@@ -228,7 +228,8 @@ def main() -> None:
     path = parser.parse_args().out
     write(render(os.environ), path)
     names = ", ".join(channel_names(read_settings(os.environ)))
-    print(f"alertmanager: wrote {path}; alerts are sent to: {names or 'nobody'}")
+    sent = f"to: {names}" if names else "nowhere: no ALERT_ variable is set"
+    print(f"alertmanager: wrote {path}; alerts are sent {sent}")
 
 
 if __name__ == "__main__":

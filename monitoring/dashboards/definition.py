@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
-from monitoring.objectives import APP, SERVICE
+from monitoring.objectives import APP, SERVICE, STREAM
 
 Kind = Literal["timeseries", "stat", "table", "heatmap", "bargauge", "statetimeline"]
 Style = Literal["line", "dashed", "limit"]
@@ -12,7 +12,14 @@ Colour = Literal["green", "orange", "red", "blue"]
 
 LONGEST_UID = 40  # Grafana refuses longer ones
 COLUMNS = 24  # of Grafana's grid; its rows are about 30 pixels high
-NEEDS = {"gpu": "needs a GPU", "probe": "needs a certificate probe"}
+NEEDS = {
+    "gpu": "needs a GPU",
+    "probe": "needs a certificate probe",
+    "stream": "needs workers of the stream",
+    "routing": "needs routing.yaml",
+    "shadow": "needs a shadow in routing.yaml",
+    "jobs": "needs the front of jobs, and a budget",
+}
 """Hardware or a program that may be missing -> the text of a panel without it."""
 
 
@@ -35,6 +42,7 @@ VARIABLES = {
 NAMESPACE = 'namespace=~"$namespace"'
 OWN = f"{SERVICE},{NAMESPACE}"
 """This model's service: another one may be on the same Prometheus."""
+OWN_STREAM = f"{STREAM},{NAMESPACE}"
 MODEL = f'{OWN},tag=~"$tag"'
 NODE = 'instance=~"$node"'
 

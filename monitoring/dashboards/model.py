@@ -179,6 +179,35 @@ INPUTS = section(
     ),
 )
 
+ROUTING = section(
+    "Traffic by rules",
+    chart(
+        "Shares of the arms",
+        "Share of the requests that each arm of routing.yaml gets; ArmCutOff fires at a cut.",
+        "percentunit",
+        Query(largest("routing_share", OWN, "rule, arm"), "{{arm}}"),
+        Query(largest("routing_cut", OWN, "rule, arm"), "cut off {{arm}}", "dashed"),
+        maximum=1,
+        needs="routing",
+    ),
+    chart(
+        "Probability of being the best",
+        "By the labels of each arm; at 0.95 PromotionProposed fires.",
+        "percentunit",
+        Query(largest("routing_best", OWN, "rule, arm"), "{{arm}}"),
+        maximum=1,
+        needs="routing",
+    ),
+    chart(
+        "Copies for the shadow",
+        "Copies by what came of them: equal or different class, failed, dropped.",
+        "ops",
+        Query(rate("routing_shadow_copies_total", OWN, "result"), "{{result}}"),
+        stacked=True,
+        needs="shadow",
+    ),
+)
+
 SWAPS = Annotation(
     "Swaps",
     f"sum by (result) (increase(model_swaps_total{{{OWN}}}[2m])) > 0",
@@ -199,6 +228,6 @@ MODEL = Dashboard(
     title="Model",
     description="Predictions of the model, drift of its inputs, and its accuracy.",
     variables=("namespace", "tag"),
-    sections=(NOW, ANSWERS, DRIFT, INPUTS, LABELS, SERVING),
+    sections=(NOW, ANSWERS, DRIFT, INPUTS, LABELS, SERVING, ROUTING),
     annotations=(SWAPS, RELEASES),
 )

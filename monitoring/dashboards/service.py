@@ -5,6 +5,7 @@ from monitoring.dashboards.definition import MODEL as OF
 from monitoring.dashboards.definition import (
     NAMESPACE,
     OWN,
+    OWN_STREAM,
     Dashboard,
     Query,
     Threshold,
@@ -240,11 +241,56 @@ SATURATION = section(
     ),
 )
 
+STREAM = section(
+    "Stream",
+    chart(
+        "Frames by result",
+        "Frames that were answered, died with a reason, or were left out for a newer one.",
+        "ops",
+        Query(rate("stream_frames_total", OWN_STREAM, "result"), "{{result}}"),
+        needs="stream",
+    ),
+    chart(
+        "Frames that wait",
+        "How many frames all workers still have to answer.",
+        "short",
+        Query(f"sum(stream_lag{{{OWN_STREAM}}})", "waiting"),
+        needs="stream",
+    ),
+    chart(
+        "Age of a frame at its answer",
+        "Time from the capture of a frame to its answer.",
+        "s",
+        *quantiles("stream_age_seconds", OWN_STREAM),
+        needs="stream",
+    ),
+    chart(
+        "Dead letters by reason",
+        "Why frames were not answered; the letters say it in a sentence.",
+        "ops",
+        Query(rate("stream_dead_letters_total", OWN_STREAM, "reason"), "{{reason}}"),
+        width=12,
+        needs="stream",
+    ),
+    chart(
+        "Frames at once",
+        "How many frames a worker takes at once, on average; near the most it is always busy.",
+        "short",
+        Query(
+            f"{rate('stream_batch_frames_sum', OWN_STREAM)}"
+            f" / {rate('stream_batch_frames_count', OWN_STREAM)}",
+            "frames",
+        ),
+        width=12,
+        needs="stream",
+    ),
+)
+
 SERVICE = Dashboard(
     name="service",
     title="Service",
     description="Whether requests succeed, how fast they are, and what is running short.",
     variables=("namespace", "tag"),
-    sections=(NOW, REQUESTS, LATENCY, ERRORS, SATURATION),
+    sections=(NOW, REQUESTS, LATENCY, ERRORS, SATURATION, STREAM),
     annotations=(SWAPS, RELEASES),
 )

@@ -7,6 +7,8 @@ from monitoring.objectives import EXPIRY_DAYS, seconds
 
 DAY = seconds("1d")
 AGE = "time() - max(conveyor_training_finished_timestamp_seconds)"
+GPU_MINUTES = "jobs_gpu_minutes"
+TAKEN = f"{GPU_MINUTES}_used + {GPU_MINUTES}_held"
 TOKENS = "min by (token) (conveyor_token_expires_timestamp_seconds) - time()"
 CERTIFICATES = "min by (instance) (probe_ssl_earliest_cert_expiry) - time()"
 EXPIRES = (Threshold(EXPIRY_DAYS * DAY, "orange"), Threshold(30 * DAY, "green"))  # red before
@@ -97,6 +99,31 @@ PIPELINES = section(
     ),
 )
 
+BUDGET = section(
+    "GPU minutes",
+    chart(
+        "Budget taken",
+        "Used, and held by jobs that have not ended; over 1 a job is refused or needs a reason.",
+        "percentunit",
+        Query(
+            f"max by (scope, name) (({TAKEN}) / {GPU_MINUTES}_limit)",
+            "{{scope}} {{name}}",
+        ),
+        kind="bargauge",
+        width=12,
+        thresholds=(Threshold(0.8, "orange"), Threshold(1, "red")),
+        needs="jobs",
+    ),
+    chart(
+        "GPU minutes used",
+        "In this month (UTC) by all and by each person, and by each merge request since it began.",
+        "short",
+        Query(f"max by (scope, name) ({GPU_MINUTES}_used)", "{{scope}} {{name}}"),
+        width=12,
+        needs="jobs",
+    ),
+)
+
 EXPIRY = section(
     "Expiry",
     chart(
@@ -127,6 +154,6 @@ TRAINING = Dashboard(
     title="Training",
     description="Cost and result of pipelines, and the expiry of tokens and certificates.",
     variables=("namespace", "tag"),
-    sections=(NOW, PIPELINES, EXPIRY),
+    sections=(NOW, PIPELINES, BUDGET, EXPIRY),
     annotations=(RELEASES,),
 )

@@ -44,6 +44,7 @@ def describe(monitor: Monitor) -> str:
         )
         lines.append(f"  {'service':<14} http://{service}{missing}")
     prometheus, channels = monitor.url("prometheus"), channel_names(read_settings(os.environ))
+    sent = f"to: {', '.join(channels)}" if channels else "nowhere: no ALERT_ variable is set"
     return "\n".join(
         [
             "Watching:",
@@ -54,7 +55,7 @@ def describe(monitor: Monitor) -> str:
             f"  {monitor.url('alertmanager')}          notifications",
             f"  {prometheus}/graph?g0.expr=model_drift_score",
             "Then, in another terminal: make demo-drift",
-            f"Alerts are sent to: {', '.join(channels) or 'nobody, no ALERT_ variable is set'}.",
+            f"Alerts are sent {sent}.",
             f"Logs are in {monitor.folder}. Ctrl-C stops everything.",
         ]
     )

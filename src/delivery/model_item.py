@@ -14,7 +14,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from contracts import commands
-from contracts.bundle import GRAPH, MANIFEST, Area, Input, Manifest, Segmentation, parse_manifest
+from contracts.bundle import (
+    GRAPH,
+    MANIFEST,
+    Area,
+    Detection,
+    Input,
+    Manifest,
+    Segmentation,
+    parse_manifest,
+)
 from contracts.commit import BUNDLE, folder_digest
 from contracts.faults import first_fault
 from contracts.tags import Version
@@ -50,7 +59,11 @@ COMMON_NAMES = {
     "B12": "swir22",
 }
 """Of the bands of Sentinel-2."""
-TASKS = {"classification": "scene-classification", "segmentation": "semantic-segmentation"}
+TASKS = {
+    "classification": "scene-classification",
+    "segmentation": "semantic-segmentation",
+    "detection": "object-detection",
+}
 
 
 @command
@@ -167,6 +180,8 @@ def _input(manifest: Manifest) -> dict[str, Any]:
     size, note = [wanted.height, wanted.width], ""
     if isinstance(manifest, Segmentation):
         size, note = [-1, -1], f"; edges are multiples of {manifest.stride}"
+    elif wanted.multiple:
+        size, note = [-1, -1], f"; edges are multiples of {wanted.multiple}"
     return {
         "name": "chips",
         "description": f"Digital numbers as delivered: normalisation is inside the graph{note}",
@@ -191,8 +206,12 @@ def _output(manifest: Manifest, task: str) -> dict[str, Any]:
     if isinstance(manifest, Segmentation):
         dimensions = ["batch", "height", "width"]
         result = {"shape": [-1, -1, -1], "dim_order": dimensions, "data_type": "uint8"}
+    name = "labels" if isinstance(manifest, Segmentation) else "probabilities"
+    if isinstance(manifest, Detection):
+        name, dimensions = "boxes", ["batch", "box", "edge"]
+        result = {"shape": [-1, -1, 4], "dim_order": dimensions, "data_type": "float32"}
     return {
-        "name": "labels" if isinstance(manifest, Segmentation) else "probabilities",
+        "name": name,
         "tasks": [task],
         "result": result,
         "classification:classes": [

@@ -28,6 +28,8 @@ EVENTS = {
     "retrained": "🔁 retrained",
     "ingest-failed": "📥 no new data could be ingested",
     "drift-unanswered": "🌊 drift, and nothing to train on",
+    "job-failed": "💥 a job failed",
+    "job-retrying": "↪️ a job is tried again",
 }
 
 TIMEOUT = 10.0  # seconds for each of connecting, sending and receiving

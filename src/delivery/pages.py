@@ -32,6 +32,8 @@ SHOWN = (
     "accuracy",
     "macro_f1",
     "mean_iou",
+    "ap50",
+    "f1",
     "calibration_error",
     "latency_p50_ms",
     "model_size_mib",

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from contracts.bundle import Area, Classification, GoldenMap, Manifest, Segmentation, parse_manifest
+from contracts.bundle import (
+    Area,
+    Classification,
+    Detection,
+    GoldenMap,
+    Manifest,
+    Segmentation,
+    parse_manifest,
+)
 from delivery import model_item
 from delivery.errors import DeliveryError
 from delivery.tags import parse_version
@@ -55,8 +63,19 @@ AREA = Area(
 )
 
 
-def test_items_of_both_tasks_are_valid() -> None:
+def finder() -> Detection:
+    """The example as a model that finds objects."""
+    document = mapper().model_dump(by_alias=True)
+    for name in ("colours", "stride", "margin", "exact", "area"):
+        del document[name]
+    golden = ({"chip": "", "boxes": (), "scores": (), "labels": ()},)
+    document["input"] |= {"multiple": 16}
+    return Detection(**(document | {"task": "detection", "threshold": 0.3, "golden": golden}))
+
+
+def test_items_of_all_tasks_are_valid() -> None:
     assert verdict(item_of(CLASSIFIER)) == "valid"
+    assert verdict(item_of(finder())) == "valid"
     assert verdict(item_of(mapper(area=AREA))) == "valid"
 
 
@@ -92,6 +111,15 @@ def test_a_map_has_free_edges_and_where_its_training_was() -> None:
     assert output["name"] == "labels" and output["result"]["data_type"] == "uint8"
     assert item["bbox"] == [13, 46, 14, 47]
     assert item["properties"]["start_datetime"] == "2025-05-01T00:00:00Z"
+
+
+def test_a_finder_of_objects_has_free_edges_and_boxes() -> None:
+    properties = item_of(finder())["properties"]
+    (wanted,), (output,) = (properties[f"mlm:{name}"] for name in ("input", "output"))
+    assert wanted["input"]["shape"] == [-1, 4, -1, -1]
+    assert "multiples of 16" in wanted["description"]
+    assert output["name"] == "boxes" and output["result"]["shape"] == [-1, -1, 4]
+    assert properties["mlm:tasks"] == ["object-detection"]
 
 
 def test_an_area_across_the_date_line_is_two_boxes() -> None:

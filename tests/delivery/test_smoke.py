@@ -18,7 +18,7 @@ from service.auth.roles import new_key
 from tests.conftest import ROOT
 from tests.fakes import http as fakes_http
 from tests.fakes.http import Handler
-from tests.make import maps
+from tests.make import harbours, maps
 from tests.make.bundles import make_bundle
 from tests.make.server import Server, serving
 
@@ -67,6 +67,17 @@ def test_a_model_that_maps_is_compared_by_the_shares_of_its_golden_map(tmp_path:
         other = read_bundle(TAG, maps.make_bundle(tmp_path / "other", seed=1))
         with pytest.raises(RolloutError, match="golden: chip 0 is .* off: another model"):
             smoke(server.url, other._replace(sha256=""))
+
+
+def test_a_model_that_finds_objects_is_compared_by_their_number(tmp_path: Path) -> None:
+    finding = harbours.make_bundle(tmp_path / "model")
+    with serving(finding, tmp_path, workers=1, tag=TAG, api_keys=KEYS, open_roles="[]") as server:
+        expected = read_bundle(TAG, finding)
+        assert smoke(server.url, expected)[-1].startswith("golden: 2 chips within 0.001")
+        assert smoke(server.url, Expected(TAG))[-1] == "samples: 2 correct"
+        golden = [item._replace(expected={"ship": 7, "tank": 0}) for item in expected.golden]
+        with pytest.raises(RolloutError, match="golden: chip 0 is .* off: another model"):
+            smoke(server.url, expected._replace(golden=tuple(golden)))
 
 
 def test_another_tag_fails(stage: Server) -> None:

@@ -68,6 +68,16 @@ def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path
     return calls
 
 
+def test_a_pushgateway_of_the_tests_knows_nothing_of_an_earlier_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for _ in range(2):
+        with pushgateway.running() as gateway:
+            assert gateway.series("conveyor_pipeline_seconds") == {}
+            monkeypatch.setenv("PUSHGATEWAY_URL", gateway.url)
+            push({"conveyor_pipeline_seconds": 1}, {"pipeline": "main"})
+
+
 def test_a_training_is_pushed_with_its_figures(
     gateway: Gateway, trained: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:

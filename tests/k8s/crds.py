@@ -93,9 +93,51 @@ KINDS: dict[str, Node] = {
 }
 
 
-def faults(document: dict[str, Any]) -> list[str]:
+_MANAGED = {
+    "securityContext": dict,
+    "imagePullSecrets": [{"name": str}],
+    "volumes": [dict],
+    "containers": [{"name": str, "securityContext": dict, "volumeMounts": [dict]}],
+}
+_PATCH = {"metadata": {"labels": STRINGS}, "spec": _MANAGED}
+TRAIN_JOB: Node = {
+    "apiVersion": "trainer.kubeflow.org/v1alpha1",
+    "kind": "TrainJob",
+    "metadata": _METADATA,
+    "spec": {
+        "suspend": bool,
+        "activeDeadlineSeconds": int,
+        "runtimeRef": {"name": str},
+        "trainer": {
+            "image": str,
+            "command": [str],
+            "env": [{"name": str, "value": str}],
+            "numNodes": int,
+            "resourcesPerNode": {"requests": STRINGS, "limits": STRINGS},
+        },
+        "runtimePatches": [
+            {
+                "manager": str,
+                "trainingRuntimeSpec": {
+                    "template": {
+                        "spec": {
+                            "replicatedJobs": [
+                                {"name": str, "template": {"spec": {"template": _PATCH}}}
+                            ]
+                        }
+                    }
+                },
+            }
+        ],
+    },
+}
+"""Of jobs, in no overlay. From pkg/apis/trainer/v1alpha1/trainjob_types.go of Kubeflow's Trainer at
+8c0f505 (2.2 and newer); containers of a patch have no `env` when they are called `node`."""
+
+
+def faults(document: dict[str, Any], node: Node = None) -> list[str]:
     """What is wrong with an object of one of these kinds; a `?` marks what may be left out."""
-    return _faults(document, KINDS[document["kind"]], document["kind"])
+    return _faults(document, node or KINDS[document["kind"]], document["kind"])
 
 
 def _faults(value: Any, node: Node, where: str) -> list[str]:

@@ -211,6 +211,29 @@ def test_pods_trust_the_cas_of_a_file_in_git_and_roll_out_when_it_changes(overla
     assert re.fullmatch(r"landcover-ca(-mr-iid)?-[0-9a-z]{10}", name)
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_rules_of_the_traffic_are_a_file_in_git_that_pods_follow(overlay: str) -> None:
+    objects = rendered(overlay, chosen=["routing"])
+    data = one(objects, "ConfigMap", "landcover-routing")["data"]
+    (volume,) = [it for it in spec(objects)["volumes"] if it["name"] == "routing"]
+    assert volume["configMap"]["name"] == "landcover-routing", "no hash: a change starts no rollout"
+    (mount,) = [it for it in containers(objects)["volumeMounts"] if it["name"] == "routing"]
+    (path,) = [it["value"] for it in containers(objects)["env"] if it["name"] == "SERVICE_ROUTING"]
+    assert "subPath" not in mount and Path(path).parent == Path(mount["mountPath"])
+    assert yaml.safe_load(data[Path(path).name])["arms"] == {
+        "default": 0.9,
+        f"{NAME}#staging": 0.1,
+    }
+
+
+def test_without_its_file_the_component_of_rules_is_an_error_that_names_it(tmp_path: Path) -> None:
+    rendered("staging")  # skips without kustomize
+    copied = copy_manifests(tmp_path, chosen=["routing"])
+    (copied / "components" / "routing" / "routing.yaml").unlink()
+    with pytest.raises(RolloutError, match="routing/routing.yaml is not there: write it"):
+        render("staging", NAME, copied / "overlays")
+
+
 def test_without_its_file_the_component_of_cas_is_an_error_that_names_it(tmp_path: Path) -> None:
     rendered("staging")  # skips without kustomize
     copied = copy_manifests(tmp_path, chosen=["private-ca"])

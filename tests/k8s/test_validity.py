@@ -38,7 +38,7 @@ def written(folder: Path, objects: list[Document]) -> Path:
 
 
 def test_the_combinations_are_all_there_are() -> None:
-    assert len(COMBINATIONS) == 86
+    assert len(COMBINATIONS) == 94
     components = {path.parent.name for path in K8S.glob("components/*/kustomization.yaml")}
     shipped = {"access", "monitoring", "network", "scaling", "argo", *STRATEGIES}
     chosen = {it for _, way_in, choices in COMBINATIONS for it in (way_in, *choices)}

@@ -81,25 +81,29 @@ class Story(Report):
             self.clean()
 
     def check_rollouts(self) -> None:
-        """Deploy, swap, move on, fail, go back, be killed, and the network."""
+        """Deploy, try versions, and the network."""
         stage = self._stage()
         stage.prepare()
         with stage.forward:
-            first, second = stage.version(1).tag, stage.version(2).tag
             self._first("a version is deployed", stage)
-            self._smoke("the smoke test passes", stage, Expected(first))
-            self.check_swap(stage)
-            self._is("another version is rolled out", stage.roll_out(2), "rolled-out", second)
-            stage.set_broken(True)
-            name = "a version that does not start is taken back"
-            self._is(name, stage.roll_out(3, seconds=SOON), "rolled-back", second)
-            stage.set_broken(False)
-            done = stage.roll_out(1)
-            self.check("an older version is refused", done["code"] == 1, done["reason"])
-            done = stage.roll_out(1, "--allow-older")
-            self._is("it comes back when it is asked for", done, "rolled-out", first)
-            self.check_killed(stage)
+            self.check_versions(stage)
             self.check_network(stage)
+
+    def check_versions(self, stage: Stage) -> None:
+        """Swap, move on, fail, go back, be killed."""
+        first, second = stage.version(1).tag, stage.version(2).tag
+        self._smoke("the smoke test passes", stage, Expected(first))
+        self.check_swap(stage)
+        self._is("another version is rolled out", stage.roll_out(2), "rolled-out", second)
+        stage.set_broken(True)
+        name = "a version that does not start is taken back"
+        self._is(name, stage.roll_out(3, seconds=SOON), "rolled-back", second)
+        stage.set_broken(False)
+        done = stage.roll_out(1)
+        self.check("an older version is refused", done["code"] == 1, done["reason"])
+        done = stage.roll_out(1, "--allow-older")
+        self._is("it comes back when it is asked for", done, "rolled-out", first)
+        self.check_killed(stage)
 
     def check_swap(self, stage: Stage) -> None:
         """The pods serve the ConfigMap's tag without a restart."""
@@ -212,6 +216,8 @@ def main() -> None:
         sandbox.clean_other(arguments.clean)
         print(f"acceptance: {arguments.clean} is gone")
         return
+    if not arguments.image:  # its registry is asked once the cluster is known to be there
+        sandbox.image = find(parse_version(arguments.version, sandbox.app)).reference
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     story = Story(sandbox, arguments.minutes, arguments.prometheus)
     begun, started = datetime.now(UTC), time.monotonic()
@@ -241,26 +247,22 @@ def _sandbox(arguments: Namespace) -> Sandbox:
     """Check the arguments.
 
     Raises:
-        DeliveryError: one of them is invalid, or the version has no image.
+        DeliveryError: one of them is invalid.
     """
-    name, image = model_name(), ""
+    name = model_name()
     if arguments.prometheus and not re.match(r"https?://[^/]", arguments.prometheus):
         given = arguments.prometheus[:64]
         raise RolloutError(
             f"PROMETHEUS: {given!a} is no address: write http://prometheus.monitoring.svc:9090"
         )
-    if not arguments.clean:
-        if not (arguments.version or arguments.image):
-            raise RolloutError("VERSION: not set: write v1.2.0, of an image that was pushed")
-        image = (
-            parse_image(arguments.image)
-            if arguments.image
-            else find(parse_version(arguments.version, name)).reference
-        )
-    try:
-        return Sandbox(name, arguments.context, image, arguments.pull_secret)
-    except OSError as error:
-        raise RolloutError(f"--pull-secret: {error.filename}: {error.strerror}") from None
+    if not (arguments.clean or arguments.version or arguments.image):
+        raise RolloutError("VERSION: not set: write v1.2.0, of an image that was pushed")
+    sandbox = Sandbox(name, arguments.context, arguments.pull_secret)
+    if arguments.image:
+        sandbox.image = parse_image(arguments.image)
+    elif arguments.version:
+        parse_version(arguments.version, name)
+    return sandbox
 
 
 if __name__ == "__main__":

@@ -31,11 +31,18 @@ AGAIN = 0.5  # seconds until a connection to a pod is opened again
 class Sandbox:
     """The namespaces of one run."""
 
-    def __init__(self, app: str, context: str, image: str, pull_secret: Path | None) -> None:
-        """`pull_secret` is a config.json of Docker, if the nodes need one to pull the image."""
-        self.app, self.context, self.image = app, context, image
+    image = ""
+    """Of the pods: name@sha256:..."""
+
+    def __init__(self, app: str, context: str, pull_secret: Path | None) -> None:
+        """`pull_secret` is a config.json of Docker, if the nodes need one to pull the image.
+
+        Raises:
+            RolloutError: that file cannot be read, or has no registry.
+        """
+        self.app, self.context = app, context
         self.run = secrets.token_hex(4)
-        self._pull_secret = pull_secret.expanduser().read_text("utf-8") if pull_secret else ""
+        self._pull_secret = _registries(pull_secret.expanduser()) if pull_secret else ""
         self._whole = Cluster("default", app, context)
 
     def server(self) -> str:
@@ -143,6 +150,23 @@ class Sandbox:
                 "containers": [container],
             },
         }
+
+
+def _registries(path: Path) -> str:
+    """The text of a config.json that names a registry."""
+    try:
+        text = path.read_text("utf-8")
+        document = json.loads(text)
+    except OSError as error:
+        raise RolloutError(f"PULL_SECRET: {path}: {error.strerror}") from None
+    except ValueError:
+        document = None
+    if not isinstance(document, dict) or not isinstance(document.get("auths"), dict):
+        raise RolloutError(
+            f"PULL_SECRET: {path}: it has no `auths`: take the config.json that `docker login` "
+            "writes, without a credsStore"
+        )
+    return text
 
 
 def secret(name: str, data: dict[str, str], kind: str = "Opaque") -> Document:

@@ -20,7 +20,7 @@ from delivery.verify import require_remote
 
 FOLDER = Path("artifacts/experiment")
 RECORD, LOG, COMMITTED = (FOLDER / name for name in ("experiment.json", "log.txt", "commit.json"))
-SAVED = ("dvc.lock", "data.dvc", "reports")
+SAVED = ("dvc.lock", "data.dvc", "params.yaml", "reports")
 TRAINED = "Running stage 'train'"
 TITLE = "Experiment of merge request"
 """Begins the title of the bot's commit; the rules in templates/train.yml match it."""

@@ -88,14 +88,16 @@ KEPT = {
 """Pattern below site-packages -> names that stay; a library up to its first `.` or `-`."""
 
 
-def requirements(pyproject: Path, extra: str, runtime: str, constraints: str) -> list[str]:
-    """Return the requirements of a project with one of its extras.
+def requirements(pyproject: Path, extras: str, runtime: str, constraints: str) -> list[str]:
+    """Return the requirements of a project with some of its extras, `registry,stream`.
 
     With the runtime `cuda`, ONNX Runtime is its CUDA build of the same version, and CUDA's
     libraries.
     """
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
-    found = [*project["dependencies"], *project["optional-dependencies"][extra]]
+    found = list(project["dependencies"])
+    for extra in extras.split(","):
+        found += project["optional-dependencies"][extra]
     if runtime == "cuda":
         (version,) = re.findall(r"(?m)^onnxruntime==(\S+)", constraints)
         found = [it for it in found if not re.match(r"onnxruntime\b", it)]

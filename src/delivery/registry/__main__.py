@@ -19,7 +19,10 @@ from delivery.registry.state import Record
 from delivery.tags import parse_stage, parse_version
 
 MAP = ".json"  # ends the name of the item of a map, and no version
-MAIN_METRICS = ("accuracy", "macro_f1", "calibration_error", "latency_p95_ms")
+MAIN_METRICS = (
+    *("accuracy", "macro_f1", "mean_iou", "ap50", "f1"),
+    *("calibration_error", "latency_p95_ms"),
+)
 """Columns of `models`, where a version has them; --json has all."""
 
 
@@ -91,6 +94,8 @@ def retire(registry: Registry, arguments: Namespace) -> None:
 def show_lineage(registry: Registry, arguments: Namespace) -> None:
     """Print the lineage of a version, or of a map."""
     given = arguments.version
+    if given.endswith((".tif", ".tiff")):
+        given = str(Path(given).with_suffix(MAP))  # the item lies beside the map
     if not given.endswith(MAP):
         parse_version(given, registry.name)
     _refresh(registry, "refs/tags/experiment/*:refs/tags/experiment/*")
@@ -164,7 +169,7 @@ def _parser() -> ArgumentParser:
     one = add(
         "lineage", show_lineage, "show the data, metrics, merge request and approvals of a version"
     )
-    one.add_argument("version", help="v1.2.0 or landcover@v1.2.0, or the STAC item of a map")
+    one.add_argument("version", help="v1.2.0 or landcover@v1.2.0, or a map, or its STAC item")
     one.add_argument("--json", action="store_true")
     return parser
 

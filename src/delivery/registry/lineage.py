@@ -55,6 +55,7 @@ def lineage(registry: Registry, version: Version) -> dict[str, Any]:
             "trained_on": facts.trained_on(repository, tag.commit),
         },
         "metrics": facts.read_metrics(repository, tag.commit),
+        "tests": facts.read_tests(repository, tag.commit),
         "parameters": _parameters(repository, state, version),
         "brought_by": _commit(repository, added),
         "experiment": experiment,
@@ -180,7 +181,14 @@ def _show_data(data: dict[str, str | None]) -> list[str]:
 
 
 def _show_metrics(metrics: dict[str, float]) -> list[str]:
-    return [f"{name} {value:.4g}" for name, value in metrics.items()]
+    return [
+        f"{name} {value:.0f}" if value == int(value) else f"{name} {value:.4g}"
+        for name, value in metrics.items()
+    ]
+
+
+def _show_tests(counts: dict[str, int]) -> list[str]:
+    return [", ".join(f"{count} {state}" for state, count in counts.items())]
 
 
 def _show_parameters(parameters: dict[str, Any]) -> list[str]:
@@ -229,6 +237,7 @@ _SHOW: dict[str, Callable[[Any], list[str]]] = {
     "commit": _show_commit,
     "data": _show_data,
     "metrics": _show_metrics,
+    "tests": _show_tests,
     "parameters": _show_parameters,
     "brought_by": _show_commit,
     "experiment": _show_experiment,

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from contracts import commit as facts
 from contracts.commit import DATA, LOCK, METRICS, PARAMS
+from contracts.model_tests import TESTS, read_test_counts
 from contracts.stages import StageTag, in_order
 from contracts.tags import Assignment, Version, match_cancellation, match_tag
 from delivery.errors import GitError
@@ -184,6 +185,11 @@ def data_version(repository: Repository, commit: str) -> str | None:
 def read_metrics(repository: Repository, commit: str) -> dict[str, float]:
     """The numbers of reports/metrics.json at a commit; empty if it cannot be read."""
     return _read(repository, commit, METRICS, facts.read_metrics) or {}
+
+
+def read_tests(repository: Repository, commit: str) -> dict[str, int]:
+    """How many tests of the model ended how, by reports/tests.json; empty without any."""
+    return _read(repository, commit, str(TESTS), read_test_counts) or {}
 
 
 def read_params(repository: Repository, commit: str) -> dict[str, Any]:

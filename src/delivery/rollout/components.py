@@ -35,6 +35,8 @@ def _check(folder: Path, document: Any) -> None:
     for name in named:
         if "://" not in name and not (folder / name).is_dir():
             raise _Misplaced(f"{name!a} is not there: {_known(folder)}")
+        if Path(name).name == "argo":
+            raise _Misplaced("argo has no strategy: take canary or blue-green, which bring it")
     there = _There(_brought(folder, document))
     for number, name in enumerate(named):
         there.later = {it for other in named[number + 1 :] for it in _all_brought(folder / other)}
@@ -101,7 +103,7 @@ def _changes(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Kinds that become others: of, and to."""
     for patch in document.get("patches") or []:
         if (patch.get("options") or {}).get("allowKindChange"):
-            for step in yaml.safe_load(patch.get("patch") or "[]"):
+            for step in yaml.load(patch.get("patch") or "[]", yaml.CSafeLoader):
                 if step.get("path") == "/kind":
                     yield str(patch["target"]["kind"]), str(step["value"])
 
@@ -122,7 +124,7 @@ def _brought(path: Path, document: dict[str, Any]) -> set[str]:
             found |= _all_brought(resource)
         elif resource.is_file():
             text = resource.read_text(encoding="utf-8")
-            found |= {str(it["kind"]) for it in yaml.safe_load_all(text) if it}
+            found |= {str(it["kind"]) for it in yaml.load_all(text, yaml.CSafeLoader) if it}
     return found
 
 
@@ -132,4 +134,4 @@ def _known(folder: Path) -> str:
 
 
 def _read(path: Path) -> Any:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)

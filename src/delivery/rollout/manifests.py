@@ -85,7 +85,9 @@ def build(folder: Path, name: str) -> list[Document]:
     done = subprocess.run([*_kustomize(), str(folder)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RolloutError(f"{folder}: {_explained(done.stderr)}")
-    found = [it for it in yaml.safe_load_all(done.stdout) if it and it["kind"] != VALUES]
+    found = [
+        it for it in yaml.load_all(done.stdout, yaml.CSafeLoader) if it and it["kind"] != VALUES
+    ]
     found = replaced(found, {PLACEHOLDER: name})
     # A namespace first, then its objects in kustomize's order.
     return sorted(found, key=lambda document: document["kind"] != "Namespace")
@@ -152,7 +154,7 @@ def workload_of(documents: Iterable[Document]) -> Document:
 
 def to_yaml(documents: Iterable[Document]) -> str:
     """The objects as one stream, for `kubectl apply`."""
-    return yaml.safe_dump_all(documents, sort_keys=False)
+    return yaml.dump_all(documents, Dumper=yaml.CSafeDumper, sort_keys=False)
 
 
 def _kustomize() -> list[str]:

@@ -96,6 +96,8 @@ def _objects(arguments: Namespace) -> list[Document]:
     """
     name = model_name()
     if arguments.what in ADMINISTRATOR:
+        if arguments.version or arguments.image:
+            raise RolloutError(f"version: {arguments.what} has no image: leave it out")
         return build(ADMINISTRATOR[arguments.what], name)
     if not arguments.version:
         raise RolloutError(f"version: missing: VERSION={name}@v1.2.0 is to serve {arguments.what}")

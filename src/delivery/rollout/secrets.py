@@ -47,7 +47,7 @@ REMOTE = re.compile(r"(AWS|AZURE|GDRIVE|GOOGLE|OSS)_[A-Z0-9_]+")
 """Lines that are variables of the DVC remote, under their own names."""
 STAGES_AND_REVIEW = (*STAGES, "review")
 HASH = re.compile(r"[0-9a-f]{64}")
-ROLES = ("predict", "view", "label", "deploy")
+ROLES = ("predict", "view", "label", "deploy", "train")
 """Of the service's keys; a test compares them with the service's own."""
 DATABASE = re.compile(r"(postgres|postgresql|postgresql\+psycopg)://.")
 MANAGER = "conveyor-secrets"

@@ -143,7 +143,7 @@ class SmokeTest:
             raise RolloutError("samples: the service has no sample to predict")
         for sample in listed:
             chip = self._request("GET", f"/samples/{int(sample['index'])}").content
-            if (found := self._predict(chip)["class"]) != sample["answer"]:
+            if (found := _answer(self._predict(chip))) != sample["answer"]:
                 raise RolloutError(
                     f"samples: {sample['index']} is {found!a}, expected {sample['answer']!a}"
                 )
@@ -245,7 +245,17 @@ def expectation(tag: str, sha256: str, bundle: Path | None) -> Expected:
     return found
 
 
-def _golden(item: bundle.Golden | bundle.GoldenMap, manifest: Manifest) -> Golden:
+def _answer(response: dict[str, Any]) -> str:
+    """The answer as the service's list of samples names it: a class, or how many objects."""
+    if "objects" not in response:
+        return str(response["class"])
+    count = len(response["objects"])
+    return f"{count} object" if count == 1 else f"{count} objects"
+
+
+def _golden(
+    item: bundle.Golden | bundle.GoldenMap | bundle.GoldenObjects, manifest: Manifest
+) -> Golden:
     dtype = np.dtype(manifest.input.dtype).newbyteorder("<")
     pixels = np.frombuffer(zlib.decompress(base64.b64decode(item.chip)), dtype)
     content = io.BytesIO()
@@ -253,6 +263,10 @@ def _golden(item: bundle.Golden | bundle.GoldenMap, manifest: Manifest) -> Golde
     if isinstance(item, bundle.Golden):
         probabilities = dict(zip(manifest.classes, item.probabilities, strict=True))
         return Golden(content.getvalue(), "probabilities", probabilities)
+    if isinstance(item, bundle.GoldenObjects):
+        objects = np.bincount(np.array(item.labels, np.int64), minlength=len(manifest.classes))
+        named = dict(zip(manifest.classes, objects.tolist(), strict=True))
+        return Golden(content.getvalue(), "counts", named)
     labels = np.frombuffer(zlib.decompress(base64.b64decode(item.labels)), np.uint8)
     counts = np.bincount(labels[labels != bundle.NODATA], minlength=len(manifest.classes))
     shares = (counts / max(1, counts.sum())).tolist()

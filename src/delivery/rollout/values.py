@@ -41,6 +41,12 @@ def _address(text: str) -> str:
     return text
 
 
+def _some(opened: list["Opened"]) -> list["Opened"]:
+    if not opened:
+        raise ValueError("it is empty, which opens every port: write [{port: 443}]")
+    return opened
+
+
 Namespace = Annotated[str, AfterValidator(_namespace)]
 
 
@@ -49,8 +55,14 @@ class Opened(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     port: Port
-    end_port: Port = Field(65535, alias="endPort")
+    end_port: Port | None = Field(None, alias="endPort")
     protocol: Literal["TCP", "UDP", "SCTP"] = "TCP"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.end_port is not None and self.end_port < self.port:
+            raise ValueError(f"port is {self.port} and endPort is {self.end_port}: it is no less")
+        return self
 
 
 class Replicas(BaseModel):
@@ -73,7 +85,7 @@ class Values(BaseModel):
     model_config = ConfigDict(strict=True)
     host: Annotated[str, AfterValidator(_host)] | None = None
     callers: list[Namespace] | None = None
-    egress: list[Opened] | None = None
+    egress: Annotated[list[Opened], AfterValidator(_some)] | None = None
     monitorLabels: dict[str, str] | None = None
     prometheus: Annotated[str, AfterValidator(_address)] | None = None
     replicas: Replicas | None = None
@@ -89,7 +101,7 @@ def check_values(folder: Path) -> None:
     if not path.exists():
         return
     try:
-        document: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document: Any = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
         Values.model_validate(document)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)

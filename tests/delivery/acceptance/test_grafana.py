@@ -308,8 +308,8 @@ def test_a_grafana_that_does_not_answer_in_time_is_one_sentence(
     state: Grafana, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state.trouble["GET /api/frontend/settings"] = 0
-    said = refused(url, monkeypatch, "--seconds", "0.2")
-    assert "does not answer GET /api/frontend/settings within 0.2 s" in said
+    said = refused(url, monkeypatch, "--seconds", "2")
+    assert "does not answer GET /api/frontend/settings within 2 s" in said
     assert "wait longer with --seconds" in said
 
 
@@ -317,7 +317,8 @@ def test_a_query_without_an_answer_ends_the_story_and_the_folder_goes(
     state: Grafana, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state.trouble["POST /api/ds/query"] = 0
-    found = failing(url, monkeypatch, "--seconds", "0.2")
+    # The other requests of the story are answered within it, on a busy machine too.
+    found = failing(url, monkeypatch, "--seconds", "5")
     assert found.keys() == {"the story could go on"}
     assert left(state) == []
 

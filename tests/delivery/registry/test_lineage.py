@@ -20,6 +20,9 @@ def follow(project: Project, text: str) -> dict[str, Any]:
 
 def test_a_merged_version_is_followed_from_tag_to_approval(project: Project) -> None:
     project.release("one", "staging", "production")
+    test = {"name": "a", "kind": "noise", "severity": "fails", "state": "passed", "text": "well"}
+    tests = {"model": "e" * 64, "at_a_time": 1, "tests": [test, test]}
+    project.write("reports/tests.json", json.dumps(tests))
     params = {**PARAMS, "train": {"epochs": 12, "momentum": 0.9}}
     commit = project.merge("two", 12, 345, APPROVED, accuracy=0.97, params=params)
     version = project.registry.register(commit, "Merge request !12")
@@ -32,6 +35,7 @@ def test_a_merged_version_is_followed_from_tag_to_approval(project: Project) -> 
     assert found["model"] == project.registry.versions()[0].digest
     assert found["data"] == {"version": DATA, "trained_on": DATA}
     assert found["metrics"] == {"accuracy": 0.97, "macro_f1": 0.88}
+    assert found["tests"] == {"passed": 2} and "\ntests          2 passed\n" in render(found)
     assert found["parameters"]["compared_with"] == "landcover@v1.0.0"
     assert found["parameters"]["changed"] == {
         "train.epochs": {"from": 40, "to": 12},
@@ -229,3 +233,8 @@ def test_a_commit_from_a_strange_year_is_followed_all_the_same(project: Project)
     commit = project.git("hash-object", "-t", "commit", "-w", "--stdin", stdin=body)
     project.git("tag", "landcover@v1.0.0", commit)
     assert "landcover@v1.0.0" in render(follow(project, "v1.0.0"))
+
+
+def test_counts_are_written_out_and_shares_are_rounded() -> None:
+    shown = render({"metrics": {"test_pixels": 196_608, "accuracy": 0.953_216, "test_blocks": 3.0}})
+    assert [line.split()[-1] for line in shown.splitlines()] == ["196608", "0.9532", "3"]

@@ -8,6 +8,7 @@ import pytest
 
 from delivery.errors import DeliveryError
 from delivery.registry import map_lineage
+from delivery.registry.__main__ import main
 from delivery.registry.lineage import render
 from tests.delivery.conftest import Project
 
@@ -29,6 +30,20 @@ def write_item(folder: Path, tag: str | None = "landcover@v1.0.0", **changes: An
     path = folder / "map.json"
     path.write_text(json.dumps(item), encoding="utf-8")
     return path
+
+
+def test_a_map_is_found_by_its_own_name_too(
+    project: Project,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(project.folder)
+    project.release("one", "staging")
+    write_item(tmp_path)
+    monkeypatch.setattr("sys.argv", ["registry", "lineage", str(tmp_path / "map.tif")])
+    main()
+    assert "scene, sha256 bb: inn.tif" in capsys.readouterr().out
 
 
 def test_a_map_leads_to_its_scene_and_to_the_lineage_of_its_version(

@@ -51,6 +51,7 @@ def overlay(tmp_path: Path) -> Overlay:
         ),
         (["queue-time"], "scaling", "queue-time changes nothing: no HorizontalPodAutoscaler"),
         (["pod-identity"], "network", "pod-identity changes nothing: no NetworkPolicy is there"),
+        (["argo"], "", "argo has no strategy: take canary or blue-green, which bring it"),
         (["cannary"], "", "'../../components/cannary' is not there: .* blue-green, canary, cert-"),
     ],
 )

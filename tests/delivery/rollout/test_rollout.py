@@ -249,6 +249,7 @@ def test_the_objects_of_no_version_or_model_are_refused(project: Project) -> Non
     assert "version: missing: VERSION=landcover@v1.2.0" in refused("staging")
     assert "version: 'x' is not a version" in refused("staging", "--version=x")
     assert "is not named by its digest" in refused("staging", "--version=v1.0.0", "--image=x")
+    assert "version: setup has no image: leave it out" in refused("setup", "--version=v1.0.0")
     (project.folder / "params.yaml").unlink()
     assert "params.yaml: it is missing or has no model.name" in refused("setup")
     assert not (project.folder / "artifacts").exists()

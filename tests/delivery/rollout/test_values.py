@@ -28,6 +28,8 @@ HEAD = "apiVersion: conveyor/v1\nkind: Values\nmetadata: {name: values}\n"
         ("egress: [443]", "egress.0: wanted a mapping"),
         ("egress: [{port: '443'}]", "egress.0.port: wanted a whole number"),
         ("egress: [{port: 443000}]", "egress.0.port: wanted at most 65535"),
+        ("egress: []", "egress: it is empty, which opens every port: write [{port: 443}]"),
+        ("egress: [{port: 90, endPort: 80}]", "egress.0: port is 90 and endPort is 80: it is no"),
         ("egress: [{prot: 443}]", "egress.0.port: it is missing"),
         ("egress: [{port: 443, to: all}]", "egress.0.to: it is not known here"),
         ("prometheus: prom:9090", "prometheus: 'prom:9090' is no address: write http://prometheus"),

@@ -602,3 +602,104 @@ CASES["TokenExpiring"] = [
 CASES["Watchdog"] = [
     case("always", UP, "1m", Fire("none", "Alerting works: this always fires (1)", job=None))
 ]
+
+
+ARM = {"rule": "trial", "arm": "landcover@v1.3.0"}
+OF_ARM = 'routing_%s{job="' + APP + '",instance="%s",rule="trial",arm="landcover@v1.3.0"}'
+REFUSED = 'routing_refused{job="' + APP + '",instance="%s"}'
+CASES["RoutingRefused"] = [
+    case(
+        "one replica of two has a broken file",
+        {REFUSED % "a": "1x60", REFUSED % "b": "0x60"},
+        "30m",
+        Fire("ticket", "routing.yaml does not hold on at least 1 replica"),
+    ),
+    case("it is corrected within minutes", {REFUSED % "a": "0x5 1x4 0x60"}, "30m"),
+    case("all is well", {REFUSED % "a": "0x60"}, "30m"),
+]
+CASES["ArmCutOff"] = [
+    case(
+        "one replica of two cuts it off",
+        {OF_ARM % ("cut", "a"): "0x5 1x60", OF_ARM % ("cut", "b"): "0x60"},
+        "30m",
+        Fire(
+            "ticket",
+            "landcover@v1.3.0 of trial is cut off by its guard on at least 1 replica",
+            ARM,
+        ),
+    ),
+    case("none does", {OF_ARM % ("cut", "a"): "0x60"}, "30m"),
+]
+CASES["PromotionProposed"] = [
+    case(
+        "every replica proposes it",
+        {OF_ARM % ("proposed", name): "1x60" for name in ("a", "b")},
+        "30m",
+        Fire("ticket", "The labels of trial speak for landcover@v1.3.0 (1)", ARM),
+    ),
+    case("none does", {OF_ARM % ("proposed", "a"): "0x60"}, "30m"),
+]
+
+
+WORKERS = f"{APP}-stream"
+FRAMES = f'stream_frames_total{{job="{WORKERS}",instance="%s",result="%s"}}'
+
+
+def waiting(lag: str, answered: str) -> dict[str, str]:
+    """Frames that wait in two partitions of one worker, and those that it answers."""
+    found = {
+        f'stream_lag{{job="{WORKERS}",instance="a",partition="{number}"}}': lag
+        for number in range(2)
+    }
+    return found | {FRAMES % ("a", "answered"): answered}
+
+
+def working(up: str, connected: str) -> dict[str, str]:
+    """A worker of the stream: whether it can be scraped, and reaches a broker."""
+    return {
+        f'up{{job="{WORKERS}",instance="a"}}': up,
+        f'stream_connected{{job="{WORKERS}",instance="a"}}': connected,
+    }
+
+
+def letters(dead: str, answered: str) -> dict[str, str]:
+    """Frames that died, and others."""
+    return {FRAMES % ("a", "dead"): dead, FRAMES % ("b", "answered"): answered}
+
+
+def behind(count: int) -> Fire:
+    """StreamBehind."""
+    summary = f"{count} frames wait, more than the workers answer in 300 s"
+    return Fire("ticket", summary, job=WORKERS)
+
+
+DOWN = Fire("page", "0 workers of the stream are up and reach Kafka", job=WORKERS)
+DYING = "frames of 15 minutes became dead letters, more than 5 %"
+CASES["StreamBehind"] = [
+    case(
+        "it answers 60 a minute, and 1,000 wait", waiting("500x60", "0+60x60"), "30m", behind(1000)
+    ),
+    case("nothing is answered, and 200 wait", waiting("100x60", "0x60"), "30m", behind(200)),
+    case("1,000 wait, and are answered in a minute", waiting("500x60", "0+1000x60"), "30m"),
+    case("nothing is answered, and 20 wait", waiting("10x60", "0x60"), "30m"),
+]
+CASES["StreamDown"] = [
+    case("no worker is up", working("0x60", "_x60"), "30m", DOWN),
+    case("no broker can be reached", working("1x60", "0x60"), "30m", DOWN),
+    case("a broker was away for two minutes", working("1x60", "1x10 0x2 1x60"), "13m"),
+    case("all is well", working("1x60", "1x60"), "30m"),
+]
+CASES["StreamFramesDying"] = [
+    case(
+        "one of ten dies",
+        letters("0+10x60", "0+90x60"),
+        "30m",
+        Fire("ticket", f"150 {DYING}", job=WORKERS),
+    ),
+    case("one of a hundred dies", letters("0+10x60", "0+990x60"), "30m"),
+    case(
+        "all of ten in 15 minutes die",
+        letters("0+1x60", "0x60") | {FRAMES % ("a", "dead"): "0x20 10x40"},
+        "30m",
+    ),
+]

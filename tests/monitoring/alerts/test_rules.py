@@ -32,7 +32,8 @@ GROUPS_OF_ALERTS = [group["name"] for group in GROUPS if "alert" in group["rules
 PROMISED = (
     "PredictionsFailing PredictionsSlow NoTraffic ModelDrift ConfidenceCollapsed ClassVanished "
     "LiveAccuracyLow ReplicasDisagree SwapFailing MetricsStale FeedbackNotRecorded DiskFilling "
-    "CertificateExpiring ProbeFailing TokenExpiring DriftUnmeasured Watchdog"
+    "CertificateExpiring ProbeFailing TokenExpiring DriftUnmeasured StreamBehind StreamDown "
+    "StreamFramesDying RoutingRefused ArmCutOff PromotionProposed Watchdog"
 ).split()
 RETRAIN = {"ModelDrift", "ConfidenceCollapsed", "ClassVanished", "LiveAccuracyLow"}
 # Not of the service: machines, tokens and addresses have no namespace of their own.

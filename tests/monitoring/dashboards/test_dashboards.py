@@ -145,7 +145,7 @@ def test_a_panel_of_a_gpu_shows_that_it_needs_one() -> None:
     of_gpus = {
         place
         for place, panel in PANELS
-        if any(re.search("DCGM|_gpu_", query.expr) for query in panel.queries)
+        if any(re.search("DCGM|training_gpu_", query.expr) for query in panel.queries)
     }
     assert of_gpus == {place for place, panel in PANELS if panel.needs == "gpu"}
     texts = {

@@ -224,7 +224,7 @@ def test_the_summary_names_receivers_without_addresses_and_a_service_that_is_dow
 ) -> None:
     monitor = stack(tmp_path)
     text = describe(monitor)
-    assert "Alerts are sent to: nobody" in text
+    assert "Alerts are sent nowhere: no ALERT_ variable is set." in text
     assert re.search(r"http://127\.0\.0\.1:1   \(does not respond yet: make demo", text)
     monkeypatch.setenv("ALERT_SLACK_URL", "http://127.0.0.1:1/hooks/very-secret")
     assert "Alerts are sent to: chat" in describe(monitor)
@@ -289,7 +289,8 @@ def test_only_targets_and_times_differ_from_what_ships(tmp_path: Path) -> None:
 def test_every_job_that_ships_is_scraped_locally_or_left_out_on_purpose(tmp_path: Path) -> None:
     jobs = yaml.safe_load(SOURCE.read_text(encoding="utf-8"))["scrape_configs"]
     here = {APP, "node", "prometheus", "alertmanager", "pushgateway"}
-    elsewhere = {"dcgm", PROBES}  # the exporter of a GPU, a prober of addresses
+    # The exporter of a GPU, a prober of addresses, workers of the stream.
+    elsewhere = {"dcgm", PROBES, f"{APP}-stream"}
     assert {job["job_name"] for job in jobs} == here | elsewhere
 
 
