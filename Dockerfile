@@ -44,7 +44,7 @@ ARG RUNTIME
 RUN --mount=type=cache,target=/var/cache/pip \
     export PIP_CACHE_DIR=/var/cache/pip \
  && python3 -m venv /app/venv \
- && python3 slim.py requirements pyproject.toml registry constraints.txt "${RUNTIME}" > requirements.txt \
+ && python3 slim.py requirements pyproject.toml registry,stream constraints.txt "${RUNTIME}" > requirements.txt \
  && /app/venv/bin/pip install --no-compile --requirement requirements.txt --constraint constraints.txt \
  && /app/venv/bin/python slim.py packages \
  && LD_LIBRARY_PATH=/strip \

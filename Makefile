@@ -34,7 +34,7 @@ endif
 
 # What a person or a pipeline says reaches the command as it is: neither make nor the shell expands
 # it. A title of a merge request is no code.
-GIVEN := MAP URL TOKEN VERSION STAGE REASON FORCE JSON TAG AGAINST EVENT APPLY VALUES DAYS COOL_DOWN PROJECT BRANCH CONTEXT PROMETHEUS PULL_SECRET CLEAN POD_TOKEN SOURCE AREA DATES
+GIVEN := MAP URL TOKEN VERSION STAGE REASON FORCE JSON TAG AGAINST EVENT APPLY VALUES DAYS COOL_DOWN PROJECT BRANCH CONTEXT PROMETHEUS PULL_SECRET CLEAN POD_TOKEN SOURCE AREA DATES JOB ID SEARCH
 unexport $(GIVEN)
 $(foreach name,$(GIVEN),$(eval export GIVEN_$(name) := $$(value $(name))))
 # $(call need,NAMES,EXAMPLE): refuse a target without what it needs, in the words of make.
@@ -52,11 +52,12 @@ INSTALLER ?= uv
 # The name of this file holds what was installed, and where: a copied clone installs its own code.
 INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS) $(TORCH) $(if $(SHARED),,'$(CURDIR)'); cat pyproject.toml poetry.lock ci/environment.py) | sha256sum | cut -c1-16)
 
-.PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge compare-splits test check test-fast mutants e2e lint lint-report pages audit format \
+.PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge compare-splits test-model search search-winner test check test-fast mutants e2e lint lint-report pages audit format \
   models promote rollback retire lineage model-item retention gitlab-setup acceptance-gitlab acceptance-cluster acceptance-grafana \
   check-catalogues left-out experiment experiment-commit experiment-check publish comment verify register image job-image deploy secrets argo-enter argo-leave review review-stop retrain notify \
-  monitor demo-drift alertmanager dashboards rules figures \
-  bench bench-loop bench-eurosat bench-serving bench-drift bench-observing bench-map bench-batch lock clean
+  submit jobs attempt job-status job-budget job-logs job-cancel job-retry \
+  monitor demo-drift demo-stream alertmanager dashboards rules figures \
+  bench bench-loop bench-eurosat bench-detection bench-serving bench-drift bench-observing bench-map bench-map-jobs bench-quantize bench-batch bench-stream bench-routing bench-processes bench-slovenia bench-jobs bench-search lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,13 +77,15 @@ $(INSTALLED):
 	@echo "setup: done"
 
 # What tests and benchmarks need beyond Python, from Debian: Chromium for the page, wrk and hey for
-# load, what the story of `make e2e` runs (images, a registry), what `make monitor` starts, PostgreSQL.
+# load, what the story of `make e2e` runs (images, a registry), what `make monitor` starts, PostgreSQL,
+# a Slurm of two nodes.
 E2E_PACKAGES := chromium wrk hey rsync buildah podman runc skopeo docker-registry mmdebstrap \
   netavark aardvark-dns iptables catatonit prometheus prometheus-alertmanager prometheus-node-exporter \
-  prometheus-pushgateway postgresql postgresql-postgis procps curl
+  prometheus-pushgateway postgresql postgresql-postgis procps curl \
+  slurmctld slurmd slurm-client munge
 # Debian starts these when it installs them, and would take the ports of `make monitor`.
 E2E_DAEMONS := docker-registry postgresql prometheus prometheus-alertmanager prometheus-node-exporter \
-  prometheus-pushgateway
+  prometheus-pushgateway slurmctld slurmd munge
 E2E_TOOLS := tests/e2e/tools/node_modules/.package-lock.json
 CML := ci/cml/node_modules/.package-lock.json
 CHECKS := .venv-checks/.installed-$(shell sha256sum ci/checks.txt | cut -c1-16)
@@ -131,9 +134,13 @@ $(STAC): ci/stac.txt
 
 # What `make demo TASK=segmentation` changes in params.yaml.
 SEGMENTATION := model.task=segmentation model.network=unet model.width=16 train.class_weights=0.5
-TRAIN := $(if $(filter segmentation,$(TASK)),dvc exp run $(SEGMENTATION:%=--set-param %),dvc repro)
+# And of `make demo TASK=detection`, of which docs/benchmarks.md says how they were chosen.
+DETECTION := model.task=detection model.network=unet-half model.width=16 train.epochs=25 train.batch_size=16 \
+  train.progressive=false train.patience=0 train.brightness=0.3
+CHANGED := $(if $(filter segmentation,$(TASK)),$(SEGMENTATION))$(if $(filter detection,$(TASK)),$(DETECTION))
+TRAIN := $(if $(CHANGED),dvc exp run $(CHANGED:%=--set-param %),dvc repro)
 
-demo: train-sample ## train on the embedded sample, then serve (or TASK=segmentation, or EUROSAT=path/to/EuroSAT_RGB.zip)
+demo: train-sample ## train on the embedded sample, then serve (or TASK=segmentation, TASK=detection, or EUROSAT=path/to/EuroSAT_RGB.zip)
 	@rm -f $(STATE)/wanted.json $(STATE)/served.json
 	@$(MAKE) --no-print-directory serve
 
@@ -141,8 +148,10 @@ train-sample: setup ## the first half of the demo: pull the sample, train, evalu
 	@git rev-parse --git-dir >/dev/null || { echo "error: DVC and the report need a Git repository that this user owns: git clone instead of an unpacked download, or see what Git says above"; exit 1; }
 ifeq ($(TASK),segmentation)
 	@python -m pipeline.ingest synthetic-scenes
+else ifeq ($(TASK),detection)
+	@python -m pipeline.ingest synthetic-harbour
 else ifdef TASK
-	@echo "error: TASK=$(TASK): use segmentation, or leave it out for classification" >&2; exit 1
+	@echo "error: TASK=$(TASK): use segmentation or detection, or leave it out for classification" >&2; exit 1
 else ifdef EUROSAT
 	@python -m pipeline.ingest eurosat --path '$(EUROSAT)'
 else
@@ -151,11 +160,13 @@ endif
 	@python -m pipeline.params
 	@set -o pipefail; PYTHONUNBUFFERED=1 $(TRAIN) | sed --unbuffered -e '/^Use `dvc push`/d' -e '/^To track the changes/,/core.autostage/d'
 	@python -m pipeline.report --against HEAD
+ifndef TASK
 	@dvc metrics diff --all --no-path --targets reports/metrics.json -- HEAD
+endif
 	@echo
 	@echo "The report is reports/report.md. To change a parameter and compare:"
 	@echo "  dvc exp run --set-param train.epochs=12 && dvc exp show --only-changed"
-	@$(if $(filter segmentation,$(TASK)),echo "Back to classification: git checkout -- . && dvc checkout")
+	@$(if $(CHANGED),echo "Back to classification: git checkout -- . && dvc pull")
 
 serve: setup ## serve the bundle in model/ on http://127.0.0.1:8000 (SERVICE_PORT=..., see docs/service.md)
 	@python -m service serve --with-key
@@ -177,11 +188,29 @@ challenge: setup ## compare the model with that of a revision on chips that neit
 compare-splits: setup ## train once more on a random split, and show in the report how much it would flatter
 	@python -m pipeline.compare_splits
 
-# Tests wait for the programs that they start about a fifth of their time: one more than cores.
+test-model: setup ## run the tests of the model in tests.yaml: exit 1 when the gate would be closed
+	@python -m pipeline.model_tests --strict
+
+# Data and chips of a search, pulled and made where they are missing.
+define CHIPS
+@test -d data || python -m delivery.dvc pull data.dvc
+@dvc repro --quiet preprocess
+endef
+
+search: setup ## try the parameters of search.yaml, or go on with it: WORKERS=2 (SEARCH=other.yaml)
+	$(CHIPS)
+	@python -m pipeline.search run --workers='$(if $(findstring command line,$(origin WORKERS)),$(WORKERS),1)' --file="$${GIVEN_SEARCH:-search.yaml}"
+
+search-winner: setup ## train the best of the search, hold it to its score, compare it, commit it
+	$(CHIPS)
+	@test -d model || dvc pull --quiet train evaluate 2>/dev/null || echo "search: the model from before is not stored, and trained again"
+	@python -m pipeline.search winner
+
+# Tests wait for the programs that they start: one more than cores; two more are no faster.
 WORKERS := $(shell expr $$(nproc) + 1)
 
 test: setup ## run the tests
-	@pytest --numprocesses $(WORKERS) --dist loadfile --durations 10 --ignore tests/e2e
+	@pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 10 --ignore tests/e2e
 
 check: setup ## run the tests of what a team changes: parameters, data, remotes, manifests
 	@pytest --quiet --tb=line tests/project
@@ -280,7 +309,7 @@ comment: setup ## post the report to the merge request (AGAINST=origin/main)
 verify: setup ## hold dvc.lock, this commit and the DVC remote together
 	@python -m delivery.verify
 
-register: setup ## give this commit's model a version
+register: setup ## give this commit's model a version, and push its tag
 	@mkdir -p artifacts
 	@python -m delivery.dvc pull model
 	@tag=$$(python -m delivery.registry register --ci-skip) && echo "$${tag:+VERSION=}$${tag:-OUTDATED=1}" | tee artifacts/release.env
@@ -341,10 +370,45 @@ review-stop: setup ## end that
 retrain: setup ## train again on what ci/ingest.txt brings, and propose the result (COOL_DOWN=24)
 	@python -m delivery.retrain --cool-down="$${GIVEN_COOL_DOWN:-24}"
 
+# Work for engines that a team has (docs/jobs.md).
+
+submit: setup ## queue a job, and answer its id: JOB=jobs/train.yaml
+	$(call need,JOB,JOB=jobs/train.yaml)
+	@python -m jobs submit -- "$$GIVEN_JOB"
+
+jobs: setup ## list jobs, where they stand, and why they wait (JSON=1)
+	@python -m jobs list $(if $(value JSON),--json)
+
+attempt: setup ## run an attempt of a job, as GitLab's runners do: JOBS_ATTEMPT
+	@python -m jobs.attempt
+
+job-budget: setup ## show the GPU minutes of the month, of people and merge requests: used, held, left
+	@python -m jobs budget
+
+job-status: setup ## show a job: its history, parameters, result: ID=17 (JSON=1)
+	$(call need,ID,ID=17)
+	@python -m jobs status $(if $(value JSON),--json) -- "$$GIVEN_ID"
+
+job-logs: setup ## print the log of a job until it ends: ID=17
+	$(call need,ID,ID=17)
+	@python -m jobs logs --follow -- "$$GIVEN_ID"
+
+job-cancel: setup ## cancel a job: ID=17
+	$(call need,ID,ID=17)
+	@python -m jobs cancel -- "$$GIVEN_ID"
+
+job-retry: setup ## try a job again that failed, was cancelled or timed out: ID=17
+	$(call need,ID,ID=17)
+	@python -m jobs retry -- "$$GIVEN_ID"
+
 # Watching the model (docs/monitoring.md).
 
 monitor: setup ## watch the service of this machine: Prometheus, Alertmanager, node-exporter (SERVICE_PORT=...)
 	@python -m monitoring.local
+
+demo-stream: setup ## a Kafka broker, two workers, a camera over data/ and the page with live frames (after make demo, which trains)
+	@test -d model || { echo "error: model/ is missing: make demo trains one, Ctrl-C ends it" >&2; exit 1; }
+	@python -m service.stream.demo
 
 demo-drift: setup ## send changed images until the alert ModelDrift fires (beside make demo and make monitor)
 	@python -m monitoring.local.demo_drift
@@ -376,6 +440,12 @@ bench-loop: setup setup-e2e ## measure what a merge request costs beside its tra
 bench-eurosat: setup ## train on real EuroSAT in artifacts/bench/eurosat (EUROSAT=path/to/EuroSAT_RGB.zip)
 	@python -m benchmarks.eurosat --path '$(or $(EUROSAT),$(error say where it is: make bench-eurosat EUROSAT=path/to/EuroSAT_RGB.zip))'
 
+bench-detection: setup ## train on real ships of a folder in COCO's format, split by port (SHIPS=path/to/ships)
+	@python -m benchmarks.detection --path '$(or $(SHIPS),$(error say where they are: make bench-detection SHIPS=path/to/ships))'
+
+bench-slovenia: setup ## train on a small real scene with a label map, folds of blocks (SLOVENIA=path/to/slovenia)
+	@python -m benchmarks.slovenia --path '$(or $(SLOVENIA),$(error say where it is: make bench-slovenia SLOVENIA=path/to/slovenia))'
+
 bench-serving: setup setup-e2e ## measure the service beside bare ONNX Runtime and its peers (10 minutes)
 	@python -m benchmarks.serving
 
@@ -396,8 +466,29 @@ check-catalogues: setup ## ask the public catalogues of Sentinel-2, and fetch a 
 bench-map: setup ## measure a scene's map beside bare ONNX Runtime (BUNDLE=folder of a segmentation model, SCENE=scene.tif)
 	@python -m benchmarks.map --bundle '$(or $(BUNDLE),model)' $(if $(SCENE),--scene '$(SCENE)')
 
+bench-map-jobs: setup setup-e2e ## measure maps by HTTP and on the page, and /predict beside them (BUNDLE=folder SCENE=scene.tif)
+	@python -m benchmarks.map_jobs --bundle '$(or $(BUNDLE),model)' $(if $(SCENE),--scene '$(SCENE)')
+
+bench-quantize: setup ## measure int8 beside float32 on the trained model (PROJECT=folder of another project)
+	@python -m benchmarks.quantize $(if $(PROJECT),--project '$(PROJECT)')
+
 bench-batch: setup ## measure a batch of images beside bare ONNX Runtime (BUNDLE=folder of a model)
 	@python -m benchmarks.batch $(if $(BUNDLE),--bundle '$(BUNDLE)')
+
+bench-stream: setup ## measure a worker of the stream, and the latency that Kafka adds to HTTP's (BUNDLE=folder of a model)
+	@python -m benchmarks.stream $(if $(BUNDLE),--bundle '$(BUNDLE)')
+
+bench-processes: setup ## measure training with one and two processes (wall time: on two idle cores)
+	@python -m benchmarks.processes
+
+bench-routing: setup ## simulate traffic that learns: regret beside an equal split, floor, guard rails, cost of a choice
+	@python -m benchmarks.routing
+
+bench-jobs: setup ## measure jobs: from submit to running, and a list of 1,000
+	@python -m benchmarks.jobs
+
+bench-search: setup ## measure a search: its own cost a trial, two workers beside one, pruning (SEEDS=3)
+	@python -m benchmarks.search --seeds '$(or $(SEEDS),3)'
 
 lock: ## refresh poetry.lock and constraints.txt (needs Poetry 2 with poetry-plugin-export)
 	@poetry lock

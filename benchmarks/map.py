@@ -60,6 +60,7 @@ def main() -> None:
     bundle = read_bundle(options.bundle)
     assert isinstance(bundle.manifest, Segmentation), "take a segmentation bundle"
     print(f"{machine.line()}; load {os.getloadavg()[0]:.1f}; n = {options.rounds} rounds")
+    options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for side in options.sides:
             scene = Path(folder) / f"scene-{side}.tif"
@@ -108,6 +109,8 @@ def write_mirrored(path: Path, source: Path | None, side: int, bands: tuple[str,
     """Write a scene that repeats another, mirrored at its edges."""
     pixels = simulated() if source is None else _read(source)
     count, height, width = pixels.shape
+    if count != len(bands):
+        sys.exit(f"error: {source} has {count} bands, the model takes {', '.join(bands)}")
     tall, wide = (np.pad(np.arange(n), (0, n), mode="symmetric") for n in (height, width))
     columns = np.resize(wide, side)
     profile = {

@@ -5,8 +5,7 @@ import signal
 import shutil
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -113,23 +112,31 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what `make test-fast` leaves out, and give each test a name of its own.
+@pytest.fixture(autouse=True)
+def _signals_are_heard() -> Iterator[None]:
+    """A signal that a test has left ignored, every program of the tests behind it would ignore."""
+    yield
+    watched = (signal.SIGINT, signal.SIGTERM)
+    ignored = [it.name for it in watched if signal.getsignal(it) is signal.SIG_IGN]
+    if ignored:  # the tests behind it can do nothing for it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert ignored == []
 
-    With pytest 9.2 Schemathesis names all operations alike, and of tests with one name
-    `--dist loadfile` runs one only.
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make test-fast` leaves out, and put the files that have such tests first.
+
+    What starts programs is slow: in the end one worker would run it while the others wait. Of tests
+    with one name `--dist loadfile` runs one only, so that no two may have the same.
     """
-    seen: Counter[str] = Counter()
-    for item in items:
-        name = item.nodeid
-        seen[name] += 1
-        if seen[name] > 1:
-            own: Any = item
-            own._id = type(own._id).parse(f"{name}[{seen[name]}]")
     assert len({item.nodeid for item in items}) == len(items)
+    slow = set()
     for item in items:
         if system.is_system_test(item):
             item.add_marker(pytest.mark.system)
+            slow.add(item.path)
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -41,6 +41,15 @@ class Course(NamedTuple):
     served: Served
     expected: npt.NDArray[np.float32]
     raw: Raw
+    """With the float32 graph, whatever a contender serves."""
+    int8: tuple[Served, npt.NDArray[np.float32]] | None = None
+
+    def of(self, contender: Contender) -> tuple[Served, npt.NDArray[np.float32]]:
+        """Give what a contender serves, and what it must answer."""
+        if contender.int8:
+            assert self.int8
+            return self.int8
+        return self.served, self.expected
 
 
 def main() -> None:
@@ -96,7 +105,8 @@ def run(options: Namespace) -> tuple[list[Sample], swaps.Swaps | None]:
         servers.install(environment)
     with ExitStack() as stack:
         kinds = options.kinds if chosen else []
-        courses = [prepare(kind, options.bundle, stack) for kind in kinds]
+        int8 = any(item.int8 for item in chosen)
+        courses = [prepare(kind, options.bundle, stack, int8) for kind in kinds]
         found = list(take(options, courses, chosen))
     swapped = swaps.measure(options.bundle, options.seconds) if "swaps" in options.only else None
     show(options, courses, chosen, found)
@@ -105,12 +115,16 @@ def run(options: Namespace) -> tuple[list[Sample], swaps.Swaps | None]:
     return found, swapped
 
 
-def prepare(kind: str, network: str, stack: ExitStack) -> Course:
-    """Make a bundle, and start the runtime on it."""
+def prepare(kind: str, network: str, stack: ExitStack, int8: bool) -> Course:
+    """Make a bundle, and its int8 graph where that is served; start the runtime on it."""
     print(f"making the bundle for {kind}", file=sys.stderr, flush=True)
     served = make(kind, network, read_params())
     runtime = stack.enter_context(raw.running(served.folder, served.chip))
-    return Course(served, raw.answer(served.folder, served.chip), runtime)
+    course = Course(served, raw.answer(served.folder, served.chip), runtime)
+    if not int8:
+        return course
+    small = make(kind, network, read_params(), int8=True)
+    return course._replace(int8=(small, raw.answer(small.folder, small.chip)))
 
 
 def take(options: Namespace, courses: list[Course], chosen: list[Contender]) -> Iterator[Sample]:
@@ -128,8 +142,7 @@ def take(options: Namespace, courses: list[Course], chosen: list[Contender]) -> 
                 last = course, samples.measure_raw(course.raw, pause)
             sample = samples.measure(
                 contender,
-                course.served,
-                course.expected,
+                *course.of(contender),
                 number=number,
                 before=last[1],
                 seconds=options.seconds,

@@ -9,6 +9,7 @@ import contextlib
 import io
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +21,13 @@ from torch import nn
 
 from pipeline import paths
 from pipeline.bundle.export import export
+from pipeline.bundle.quantize import Choice, quantize
 from pipeline.data.chip_table import Row, write_chip_table
 from pipeline.data.dataset import Dataset
 from pipeline.data.prepared import Prepared
 from pipeline.params import Model, Params
 from pipeline.sources.eurosat import DATASETS
+from pipeline.tasks.task import Task
 from pipeline.training.models import Predictor, build
 
 FOLDER = Path("artifacts/bench/serving")
@@ -43,6 +46,8 @@ class Body(NamedTuple):
 
     path: Path
     content_type: str
+    single: bool = False
+    """Whether each request comes on a connection of its own."""
 
 
 class Served(NamedTuple):
@@ -71,16 +76,27 @@ class Served(NamedTuple):
         )
 
 
-def make(kind: str, network: str, params: Params, *, seed: int = 0) -> Served:
-    """Write bundle, chip and bodies to `artifacts/bench/serving/<network>-<kind>-<seed>/`."""
-    folder = (FOLDER / f"{network}-{kind}-{seed}").resolve()
+def make(kind: str, network: str, params: Params, *, seed: int = 0, int8: bool = False) -> Served:
+    """Write bundle, chip and bodies to `artifacts/bench/serving/<network>-<kind>-<seed>/`.
+
+    `int8`: quantize the graph, whatever that does to the answers of random weights.
+    """
+    folder = (FOLDER / f"{network}-{kind}-{seed}{'-int8' * int8}").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     dataset = DATASETS[KINDS[kind]]
     params = params.model_copy(update={"model": params.model.model_copy(update=NETWORKS[network])})
     pixels = scenes(dataset, seed)
     predictor = random_predictor(params.model, dataset, pixels, seed)
     write_chips(folder, dataset, pixels)
-    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
+    if int8:
+        params = params.model_copy(
+            update={"train": params.train.model_copy(update={"quantize": "auto"})}
+        )
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(io.StringIO()),
+        mock.patch("pipeline.bundle.export.choose", always_int8),
+    ):
         prepared = Prepared(paths.CHIPS, dataset, [], [], "")
         manifest = export(
             predictor,
@@ -102,6 +118,11 @@ def make(kind: str, network: str, params: Params, *, seed: int = 0) -> Served:
         classes=dataset.classes,
         sha256=manifest.sha256,
     )
+
+
+def always_int8(graph: bytes, prepared: Prepared, _task: Task) -> Choice:
+    """Quantize in any case: on random weights the comparison of the two says nothing."""
+    return Choice(quantize(graph, prepared.split("validation").chips), True, "")
 
 
 def scenes(dataset: Dataset, seed: int) -> npt.NDArray[Any]:

@@ -56,6 +56,8 @@ def command(
     """How wrk is called. It takes whole seconds only."""
     options = ["--threads=1", f"--connections={connections}", f"--duration={seconds:.0f}s"]
     options += [f"--timeout={TIMEOUT}s", f"--script={SCRIPT}"]
+    if body.single:
+        options.append("--header=Connection: close")
     return ["wrk", *options, url, "--", str(body.path), body.content_type, *extra]
 
 

@@ -4,9 +4,10 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from benchmarks.serving import queueing
 from benchmarks.serving.load import CONNECTIONS
 from benchmarks.serving.samples import LOAD, Sample, Window
-from benchmarks.serving.servers import CONTENDERS
+from benchmarks.serving.servers import CONTENDERS, CORES
 from benchmarks.serving.swaps import LOAD as SWAP_LOAD
 from benchmarks.serving.swaps import Swaps
 from pipeline.markdown import table
@@ -22,6 +23,7 @@ HEADERS = (
     "CPU-us a request",
     "E_cpu",
     "p50 / p99, ms",
+    "p99 of M/M/c",
     "start, s",
     "PSS / largest RSS, MB",
     "n",
@@ -30,8 +32,9 @@ HEADERS = (
 LEGEND = f"""Medians over n rounds. Raw: `session.run` in a loop, measured before and after each
 server; "of raw" is taken sample by sample. E_cpu: CPU-us of raw an image over CPU-us of the server
 a request. p50 and p99 at {LOAD:.0%} of the server's own saturation, requests at random (Poisson).
-Start: from the start of the process to the first right answer. The client, wrk, shares the
-machine."""
+p99 of M/M/c: that p99 over the p99 of one queue before as many servers as cores, with exponential
+service times of the mean that saturation showed. Start: from the start of the process to the
+first right answer. The client, wrk, shares the machine."""
 
 Keep = Callable[[float], bool]
 
@@ -90,12 +93,13 @@ def _raw_row(samples: Sequence[Sample], keep: Keep) -> tuple[str, ...]:
     kept = [item for item in bare if keep(item.others)]
     rates = _spread([item.rate for item in kept])
     cpu = _middle([item.cpu for item in kept])
-    return ("raw ONNX Runtime", rates, "1", "", cpu, "1", "", "", "", str(len(kept)))
+    return ("raw ONNX Runtime", rates, "1", "", cpu, "1", "", "", "", "", str(len(kept)))
 
 
 def _row(name: str, samples: Sequence[Sample], keep: Keep) -> tuple[str, ...]:
     many = [s for s in samples if keep(s.others())]
-    paced = [s.paced.result for s in samples if s.paced and keep(s.paced.others)]
+    kept_paced = [s.paced for s in samples if s.paced and keep(s.paced.others)]
+    paced = [window.result for window in kept_paced]
     memory = [s.memory for s in samples if s.memory]
     return (
         next(item.title for item in CONTENDERS if item.name == name),
@@ -105,6 +109,7 @@ def _row(name: str, samples: Sequence[Sample], keep: Keep) -> tuple[str, ...]:
         _middle([_window(s).cpu for s in many]),
         _middle([_efficiency(s) for s in many], ".2f"),
         f"{_middle([r.p50 for r in paced], '.1f')} / {_middle([r.p99 for r in paced], '.1f')}",
+        _middle([_beside_a_perfect_queue(s) for s in samples if s.paced in kept_paced], ".2f"),
         _middle([s.start for s in samples], ".1f"),
         f"{_middle([m.pss for m in memory])} / {_middle([m.largest_rss for m in memory])}",
         str(len(many)),
@@ -132,6 +137,12 @@ def _comparisons(samples: Sequence[Sample], keep: Keep) -> list[str]:
 def _window(sample: Sample) -> Window:
     assert sample.many
     return sample.many
+
+
+def _beside_a_perfect_queue(sample: Sample) -> float:
+    assert sample.many and sample.few and sample.paced
+    each = CORES / max(sample.many.result.rate, sample.few.result.rate)  # seconds of a core
+    return sample.paced.result.p99 / (1e3 * each * queueing.percentile(CORES, LOAD))
 
 
 def _efficiency(sample: Sample) -> float:

@@ -54,10 +54,15 @@ class Contender(NamedTuple):
     environment: str | None
     """Folder below `peers/` with its requirements; None is the project's own environment."""
     multipart: bool = True
+    int8: bool = False
+    """Whether it serves the graph that is quantized."""
+    single: bool = False
+    """Whether each request comes on a connection of its own."""
 
     def body(self, served: Served) -> Body:
         """Give what it is sent."""
-        return served.multipart if self.multipart else served.bare
+        body = served.multipart if self.multipart else served.bare
+        return body._replace(single=self.single)
 
 
 class Server(NamedTuple):
@@ -125,6 +130,8 @@ def mlserver(served: Served, state: Path) -> Launch:
 CONTENDERS = (
     Contender("ours", "this service", ours, None),
     Contender("ours-bare", "this service, bare body", ours, None, multipart=False),
+    Contender("ours-single", "this service, a connection a request", ours, None, single=True),
+    Contender("ours-int8", "this service, int8", ours, None, int8=True),
     Contender("naive", "FastAPI, one process", naive, "naive"),
     Contender("naive-workers", "FastAPI, a process a core", naive_workers, "naive"),
     Contender("bentoml", "BentoML", bentoml, "bentoml"),

@@ -36,7 +36,7 @@ def test_repro_leaves_a_bundle_and_reports(trained_clone: Path) -> None:
 
 def test_a_second_repro_runs_nothing(trained_clone: Path) -> None:
     output = run("dvc", "repro", cwd=trained_clone).stdout
-    assert output.count("didn't change, skipping") == 5  # data.dvc and four stages
+    assert output.count("didn't change, skipping") == 6  # data.dvc and five stages
     assert "Running stage" not in output
     assert run("git", "status", "--porcelain", cwd=trained_clone).stdout == ""
 

@@ -221,7 +221,7 @@ class Kubectl:
             if trial := self.stage.config.get("trial"):
                 raise Refusal(trial)
             return
-        documents = [item for item in yaml.safe_load_all(self.call.stdin) if item]
+        documents = [item for item in yaml.load_all(self.call.stdin, yaml.CSafeLoader) if item]
         for document in documents:
             kind, name = document["kind"].lower(), document["metadata"]["name"]
             if kind == "configmap" and "data" in document:

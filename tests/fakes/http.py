@@ -1,9 +1,10 @@
 """What all stand-ins that speak HTTP have in common: a server in a thread on loopback."""
 
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Generic, TypeVar
 
@@ -104,3 +105,28 @@ def serving(
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def silent_server() -> Iterator[tuple[int, threading.Event]]:
+    """A server on loopback that takes connections and never says a word."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        asked, taken = threading.Event(), []
+
+        def accept() -> None:
+            try:
+                while True:
+                    taken.append(server.accept()[0])
+                    asked.set()
+            except OSError:
+                pass
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield server.getsockname()[1], asked
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for connection in taken:
+                connection.close()

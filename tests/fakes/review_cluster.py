@@ -38,7 +38,7 @@ class Namespace(Kubectl):
         return (named or applied or [selected])[0].removeprefix("deployment/")
 
     def _documents(self) -> list[Document]:
-        return [item for item in yaml.safe_load_all(self.call.stdin) if item]
+        return [item for item in yaml.load_all(self.call.stdin, yaml.CSafeLoader) if item]
 
     def _selected(self) -> dict[str, str]:
         pairs = [pair for pair in self.options.get("selector", "").split(",") if pair]

@@ -56,7 +56,7 @@ class Handler(http.Handler[SecretsApi]):
         parts = urlsplit(self.path)
         space, _, name = parts.path.removeprefix(PREFIX).split("/")
         assert self.headers["Content-Type"] == "application/apply-patch+yaml"
-        document = yaml.safe_load(self.content())
+        document = yaml.load(self.content(), yaml.CSafeLoader)
         if self.state.forbidden:
             said = (
                 f'secrets "{name}" is forbidden: User "gitlab-agent" cannot patch resource '

@@ -87,7 +87,7 @@ class Namespaced(Kubectl):
             self.say(f"{item['kind'].lower()}/{name} created")
 
     def _documents(self) -> list[Document]:
-        return [item for item in yaml.safe_load_all(self.call.stdin) if item]
+        return [item for item in yaml.load_all(self.call.stdin, yaml.CSafeLoader) if item]
 
     def apply(self) -> None:
         if self.stage_name() not in self.cluster.namespaces:

@@ -65,7 +65,7 @@ class Workloads:
             if self.refusal:
                 raise RolloutError(f"kubectl apply: {self.refusal}")
             return ""
-        documents = [item for item in yaml.safe_load_all(stdin or "") if item]
+        documents = [item for item in yaml.load_all(stdin or "", yaml.CSafeLoader) if item]
         said = getattr(self, words[0].replace("-", "_"))(words[1:], documents)
         self.fewest = min(self.fewest, self.serving())
         return str(said or "")

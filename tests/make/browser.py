@@ -25,6 +25,8 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # A camera that films a moving circle, and whose use nobody has to allow.
+    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
 )
 PATIENCE = 30_000  # ms; generous, the machine may be busy
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"

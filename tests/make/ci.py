@@ -1,9 +1,12 @@
 """The pipeline's files as documents, and the jobs that gitlab-ci-local reads out of the rules."""
 
+import atexit
 import csv
+import functools
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,6 +84,7 @@ def checkout(folder: Path) -> None:
     pipeline.
     """
     shutil.copytree(ROOT / "templates", folder / "templates")
+    shutil.copy(ROOT / "search.yaml", folder)
     job = {"stage": "check", "script": ["true"], "rules": MAIN["workflow"]["rules"]}
     text = (ROOT / ".gitlab-ci.yml").read_text(encoding="utf-8")
     text += f"\n{yaml.safe_dump({'admitted': job})}"
@@ -92,14 +96,32 @@ def checkout(folder: Path) -> None:
     run("git", "update-ref", "refs/remotes/origin/main", "HEAD", cwd=folder)
 
 
+@functools.cache
+def _reader() -> subprocess.Popen[str]:
+    """A process that answers which jobs there are; starting one takes a second each time."""
+    tools = ROOT / "tests" / "e2e" / "tools" / "node_modules" / "gitlab-ci-local"
+    line = ("node", str(Path(__file__).with_name("ci_jobs.mjs")), str(tools))
+    process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(process.kill)
+    return process
+
+
 def jobs(folder: Path, variables: Mapping[str, str | None]) -> dict[str, Job]:
     """The jobs that these variables let in; None unsets one that gitlab-ci-local has by itself.
 
     Rules about changed files compare the working tree with origin/main.
     """
-    line = [str(RUNNER), "--list-csv", "--no-color", "--no-json-schema-validation"]
-    for name, text in variables.items():
-        line.append(f"--unset-variable={name}" if text is None else f"--variable={name}={text}")
-    _, head, rows = run(*line, cwd=folder).stdout.partition(HEAD)
+    asked = {
+        "cwd": str(folder),
+        "variable": [f"{name}={text}" for name, text in variables.items() if text is not None],
+        "unsetVariable": [name for name, text in variables.items() if text is None],
+    }
+    reader = _reader()
+    assert reader.stdin and reader.stdout
+    reader.stdin.write(f"{json.dumps(asked)}\n")
+    reader.stdin.flush()
+    answer = json.loads(reader.stdout.readline())
+    assert "error" not in answer, answer["error"]
+    _, head, rows = answer["csv"].partition(HEAD)
     table = csv.DictReader(rows.splitlines()[1:], head.split(";"), delimiter=";")
     return {row["name"]: Job(row["when"], row["allowFailure"] == "true") for row in table}

@@ -12,14 +12,15 @@ from tests.conftest import ROOT
 WAYS_IN = ("ingress", "gateway")
 CHOICES = (
     *("openshift", "private-ca", "gpu", "cpu-limit"),
-    *("pod-identity", "queue-time", "external-secrets", "cert-manager"),
+    *("routing", "pod-identity", "queue-time", "external-secrets", "cert-manager"),
 )
 """Components that an overlay may have besides those that ship in it."""
 OF_STAGES = CHOICES[4:]
-"""Those that are not for a review app: they change an object which it has not, its secrets are the
-namespace's, and a merge request may not order a certificate."""
+"""Those that are not for a review app: it has one model, lacks an object that they change, its
+secrets are the namespace's, and a merge request may not order a certificate."""
 OF_INGRESS = ("cert-manager",)
 """Those that change the Ingress: a Gateway, which is not of this model, is annotated itself."""
+RULES = 'name: trial\narms: {default: 0.9, "landcover#staging": 0.1}\n'
 STRATEGIES = ("canary", "blue-green")
 """Components of Argo Rollouts, of which the overlay of a stage may have one."""
 
@@ -36,6 +37,7 @@ def copy_manifests(
     """
     copy = Path(shutil.copytree(ROOT / "k8s", folder / "k8s", dirs_exist_ok=True))
     (copy / "components" / "private-ca" / "ca.crt").write_text("a certificate\n")
+    (copy / "components" / "routing" / "routing.yaml").write_text(RULES)
     choices = (*WAYS_IN, *CHOICES, *STRATEGIES)
     for path in copy.glob("overlays/*/kustomization.yaml"):
         document = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,11 +1,12 @@
 """Looking into the processes of a running service."""
 
 import json
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
+
+import psutil
 
 from tests.make.server import Server
 
@@ -24,8 +25,10 @@ def until(condition: Callable[[], T | None], what: object = "it") -> T:
 
 def children(pid: int) -> list[int]:
     """Process ids of the children of a process."""
-    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
-    return [int(line) for line in found.stdout.split()]
+    try:
+        return [child.pid for child in psutil.Process(pid).children()]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def running_swap(server: Server) -> int:

@@ -1,5 +1,6 @@
 """A real pushgateway, and what was pushed to it."""
 
+import re
 import shutil
 import subprocess
 import threading
@@ -10,9 +11,9 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.make.ports import free_port
 from tests.make.processes import until
 
+LISTENING = re.compile(r'msg="Listening on".* address=127\.0\.0\.1:(\d+)')
 Labels = tuple[tuple[str, str], ...]
 needed = pytest.mark.skipif(
     shutil.which("prometheus-pushgateway") is None, reason="no prometheus-pushgateway"
@@ -58,19 +59,18 @@ class Gateway:
 
 @contextmanager
 def running() -> Iterator[Gateway]:
-    """Run one on loopback."""
-    port = free_port()
-    command = ["prometheus-pushgateway", f"--web.listen-address=127.0.0.1:{port}"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(300):
-            try:
-                httpx.get(f"{url}/-/ready", trust_env=False).raise_for_status()
-                break
-            except httpx.HTTPError:
-                threading.Event().wait(0.05)
-        yield Gateway(url)
-    finally:
-        process.terminate()
-        process.wait()
+    """Run one on loopback, on a port that it takes itself.
+
+    Debian's remembers in /var/lib/prometheus what an earlier one was pushed, unless it is told not
+    to.
+    """
+    command = ["prometheus-pushgateway", "--web.listen-address=127.0.0.1:0", "--persistence.file="]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        try:
+            listening = (LISTENING.search(line) for line in process.stderr)
+            port = next(found[1] for found in listening if found)
+            threading.Thread(target=process.stderr.read, daemon=True).start()  # else it waits
+            yield Gateway(f"http://127.0.0.1:{port}")
+        finally:
+            process.terminate()

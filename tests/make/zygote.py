@@ -1,8 +1,8 @@
-"""Cheap starts of the service and of its registry: a process that has imported them forks.
+"""Cheap starts of the service, its registry and ranks: a process that has imported them forks.
 
-Importing takes 1.3 s of CPU, forking milliseconds. A child runs what `python -m MODULE` runs, with
-its own environment, working directory and descriptors; its parent is the zygote, which passes its
-exit code on. What is about the program itself starts the program.
+Importing takes 1.3 s of CPU, with torch 6 s, forking milliseconds. A child runs what
+`python -m MODULE` runs, with its own environment, working directory and descriptors; its parent is
+the zygote, which passes its exit code on. What is about the program itself starts the program.
 """
 
 import atexit
@@ -47,18 +47,21 @@ MODULES = {
         "dvc_data.hashfile.db",
         "dvc_data.hashfile.hash",
     ),
+    "ranks": ("pipeline.train", "dvc.repo", "scipy.optimize", "torch._dynamo", "pytest"),
 }
 VARIABLES = {
     "OPENBLAS_NUM_THREADS": "1",
     "ORT_DISABLE_TELEMETRY": "1",
     "PROMETHEUS_MULTIPROC_DIR": "/dev/null",
 }
-# Stands for the interpreter that the service would start its registry with: as killable as that.
+# Stands for the interpreter that would run a module, such as the registry: as killable as that.
 LAUNCHER = """#!{python} -IS
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as channel:
     channel.connect("\\0{address}")
-    request = {{"environment": dict(os.environ), "arguments": sys.argv[4:], "folder": os.getcwd()}}
+    module, *arguments = sys.argv[sys.argv.index("-m") + 1 :]
+    request = {{"environment": dict(os.environ), "module": module, "folder": os.getcwd()}}
+    request["arguments"] = arguments
     socket.send_fds(channel, [json.dumps(request).encode() + b"\\n"], [0, 1, 2])
     code = int(channel.makefile("r").readlines()[1])
 if code < 0:
@@ -113,32 +116,58 @@ class Forked:
 
 def fork(environment: Mapping[str, str], log: Path) -> Forked:
     """Start the service in a child of this test worker's zygote."""
+    address = _address("service", registry_launcher())
+    return _request(address, environment, log, "service", (), ROOT)
+
+
+def fork_rank(environment: Mapping[str, str], log: Path, module: str, *arguments: str) -> Forked:
+    """Run a module of this directory or of the tests, in a child that has imported the training."""
+    return _request(_address("ranks"), environment, log, module, arguments, Path.cwd())
+
+
+def _request(
+    address: str,
+    environment: Mapping[str, str],
+    log: Path,
+    module: str,
+    arguments: Sequence[str],
+    folder: Path,
+) -> Forked:
     channel = socket.socket(socket.AF_UNIX)
-    channel.connect(f"\0{_address('service', registry_launcher())}")
-    request = {"environment": dict(environment), "arguments": [], "folder": str(ROOT)}
+    channel.connect(f"\0{address}")
+    request = {"environment": dict(environment), "module": module, "folder": str(folder)}
+    request["arguments"] = arguments
     with log.open("ab") as stream, open(os.devnull, "rb") as nothing:
         descriptors = [nothing.fileno(), stream.fileno(), stream.fileno()]
         socket.send_fds(channel, [json.dumps(request).encode() + b"\n"], descriptors)
     return Forked(channel)
 
 
-@functools.cache
 def registry_launcher() -> str:
     """Path of what starts `python -m service.registry` as a fork, in the place of `python`."""
+    return _launcher("service.registry")
+
+
+def rank_launcher() -> str:
+    """Path of what starts `python -m rank` as a fork that has imported the training."""
+    return _launcher("ranks")
+
+
+@functools.cache
+def _launcher(kind: str) -> str:
     folder = tempfile.mkdtemp(prefix="conveyor-launcher-")
     atexit.register(shutil.rmtree, folder)
     path = Path(folder) / "python"
-    address = _address("service.registry")
-    path.write_text(LAUNCHER.format(python=sys.executable, address=address), encoding="utf-8")
+    path.write_text(LAUNCHER.format(python=sys.executable, address=_address(kind)), "utf-8")
     path.chmod(0o700)
     return str(path)
 
 
 @functools.cache
-def _address(module: str, *arguments: str) -> str:
+def _address(kind: str, *arguments: str) -> str:
     """Start a zygote; where it listens. It ends when this process closes its input, by ending."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.make.zygote", module, *arguments],
+        [sys.executable, "-m", "tests.make.zygote", kind, *arguments],
         cwd=ROOT,
         env=os.environ | VARIABLES,
         stdin=subprocess.PIPE,
@@ -178,7 +207,7 @@ class Zygote:
                         return found
                 elif key.fd in self.children:
                     self._reap(key.fd)
-                else:  # the launcher of a registry was killed, or has its answer
+                else:  # its launcher was killed, or has its answer
                     self.selector.unregister(key.fileobj)
                     os.kill(key.data, signal.SIGKILL)
                     with suppress(ProcessLookupError):
@@ -203,7 +232,7 @@ class Zygote:
         channel.sendall(b"%d\n" % pid)
         self.children[handle := os.pidfd_open(pid)] = pid, channel
         self.selector.register(handle, selectors.EVENT_READ)
-        if sys.argv[1] == "service.registry":
+        if sys.argv[1] != "service":
             self.selector.register(channel, selectors.EVENT_READ, pid)
         return None
 
@@ -218,7 +247,7 @@ class Zygote:
             channel.sendall(b"%d\n" % code)
 
 
-def main(module: str, launcher: Sequence[str]) -> None:
+def main(kind: str, launcher: Sequence[str]) -> None:
     """Import, fork; in a child, run the module."""
     if launcher:
         from service.registry import client
@@ -234,9 +263,11 @@ def main(module: str, launcher: Sequence[str]) -> None:
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
     tempfile.tempdir = None  # TMPDIR may be another one
-    if module == "service.registry":
+    if kind != "service":
         os.setsid()
-    _run(module, request["arguments"])
+    if kind == "ranks":
+        sys.path[:0] = ["", *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    _run(request["module"], request["arguments"])
 
 
 def _run(module: str, arguments: list[str]) -> None:

@@ -75,7 +75,11 @@ def test_main_runs_in_no_image_that_a_branch_could_have_pushed() -> None:
         '$CI_PIPELINE_SOURCE == "merge_request_event" && $JOB_IMAGE'
     ]
     named = {name: job["image"]["name"] for name, job in JOBS.items() if "image" in job}
-    assert [name for name, image in named.items() if image == "$TRAIN_IMAGE"] == ["train"]
+    assert [name for name, image in named.items() if image == "$TRAIN_IMAGE"] == [
+        ".search",
+        "train",
+        "attempt",
+    ]
 
 
 def test_owners_are_named_for_files_that_exist() -> None:
@@ -131,7 +135,7 @@ def test_one_job_packs_each_cache_and_training_alone_takes_cuda() -> None:
     }
     installing = {name for name, own in variables.items() if "train" in own.get("EXTRAS", "")}
     cpu = {name for name in installing if variables[name].get("TORCH") == "cpu"}
-    assert installing - cpu == {"train", "retrain"}
+    assert installing - cpu == {".search", "train", "retrain", "attempt"}
 
 
 def test_a_job_that_waited_or_ran_too_long_is_not_started_again() -> None:

@@ -113,6 +113,22 @@ def test_a_stage_follows_a_tag_that_somebody_pushed_and_no_trigger_or_schedule(
 
 
 @pytest.mark.parametrize(
+    ("source", "ref", "jobs"),
+    [
+        ("api", "job/train-17-3fa2", {"attempt", "admitted"}),
+        ("push", "job/train-17-3fa2", set()),  # its result
+        ("api", "other", set()),
+        ("api", TAG, {"pipeline-failed"}),
+    ],
+)
+def test_a_job_is_an_attempt_on_a_branch_of_its_own(
+    files: Path, source: str, ref: str, jobs: set[str]
+) -> None:
+    found = of_ref(files, source, ref, {"JOBS_ATTEMPT": "e30="})
+    assert {name for name in found if name not in ("production", "staging")} == jobs
+
+
+@pytest.mark.parametrize(
     ("missing", "left"),
     [
         ({}, RELEASE),
@@ -180,3 +196,36 @@ def test_a_merge_request_runs_the_tests_of_what_it_changes(
     found = of_request(shutil.copytree(files, tmp_path / "copy"), *changed)
     assert found >= CHECKS | {"train", "report", "gate"}
     assert found & {"template", "e2e", "audit"} == jobs
+
+
+def test_a_merge_request_that_changes_the_search_runs_it_in_place_of_the_training(
+    files: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(files, tmp_path / "copy")
+    assert of_request(folder) & {"train", "search", "search-winner"} == {"train"}
+    found = of_request(folder, "search.yaml")
+    assert found & {"train", "search-winner"} == {"search-winner"}
+    assert any(name.startswith("search") and name != "search-winner" for name in found)
+    assert found >= {"report", "gate"}
+    (folder / "search.yaml").unlink()  # a team without a search
+    run("git", "add", "--all", cwd=folder)
+    assert of_request(folder) & {"train", "search", "search-winner"} == {"train"}
+
+
+def test_the_bots_commit_of_a_winner_searches_nothing(files: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(files, tmp_path / "copy")
+    (folder / "search.yaml").write_text("changed", encoding="utf-8")
+    run("git", "add", "--all", cwd=folder)
+    facts = {
+        "CI_PIPELINE_SOURCE": "merge_request_event",
+        "CI_MERGE_REQUEST_SOURCE_PROJECT_ID": "7",
+        "CI_PROJECT_ID": "7",
+        "CI_COMMIT_BRANCH": "",
+        "CI_COMMIT_TITLE": "Experiment of merge request 3",
+    }
+    found = ci.jobs(folder, facts)
+    assert "trained" in found
+    assert not [name for name in found if name == "train" or name.startswith("search")]
+    forked = facts | {"CI_COMMIT_TITLE": "x", "CI_MERGE_REQUEST_SOURCE_PROJECT_ID": "8"}
+    jobs = ci.jobs(folder, forked)
+    assert jobs["search-winner"] == Job("manual", may_fail=False)

@@ -55,7 +55,7 @@ def test_each_errand_ends_in_at_most_four_files_that_exist() -> None:
     page = text(ROOT / "docs" / "architecture.md")
     section = page.split("## Where do I look when")[1].split("\n## ")[0]
     rows = re.findall(r"(?m)^\| [^|`]+ \| (`.+) \|$", section)
-    assert len(rows) == 6
+    assert len(rows) >= 6
     for row in rows:
         files = re.findall(r"`([^`]+)`", row)
         assert len(files) <= 4

@@ -2,6 +2,7 @@
 
 import re
 import secrets
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -489,7 +490,10 @@ def post_deploy_token(call: Call) -> tuple[int, Any]:
 
 @route("GET", "projects/*/repository/commits/*", GUEST)
 def get_commit(call: Call) -> tuple[int, Any]:
-    title, parents = call.api.git("log", "-1", "--format=%s%n%P", call.words[1]).split("\n")
+    try:
+        title, parents = call.api.git("log", "-1", "--format=%s%n%P", call.words[1]).split("\n")
+    except subprocess.CalledProcessError:
+        raise Refusal(404, "404 Commit Not Found") from None
     return 200, {"id": call.words[1], "title": title, "parent_ids": parents.split()}
 
 
@@ -533,6 +537,9 @@ def cancel_pipeline(call: Call) -> tuple[int, Any]:
     row = one(call.api.pipelines, "id", call.words[1], "Pipeline")
     if row["status"] in ACTIVE:
         row["status"] = "canceled"
+    for job in call.api.jobs.get(row["id"], []):  # a runner is told, and says when it has stopped
+        if job["status"] in ACTIVE:
+            job["status"] = "canceling" if job["status"] == "running" else "canceled"
     return 200, row
 
 

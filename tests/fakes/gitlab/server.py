@@ -14,6 +14,8 @@ True to the original:
 - files that were uploaded, in chunks or not, under the address that a comment names; a comment of
   more than a million characters is refused;
 - whether a merge request may be merged, by the pipeline of its newest commit (state.merge_status);
+- pipelines that the API starts on a branch, with variables, and the traces of their jobs
+  (pipelines.py);
 - model experiments, model registry (mlflow.py) and releases (releases.py), from GitLab's own code;
   a job's token by JOB-TOKEN, which only the releases take.
 Left out: everything else, above all GitLab's own reactions (a test tells of a push, a merge moves
@@ -31,11 +33,11 @@ from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 from tests.fakes import http
-from tests.fakes.gitlab import mlflow, releases
+from tests.fakes.gitlab import mlflow, pipelines, releases
 from tests.fakes.gitlab.routes import answer
 from tests.fakes.gitlab.state import NUMBER, PATH, Document, FakeGitLab, Refusal, Request
 
-__all__ = ["NUMBER", "PATH", "FakeGitLab", "mlflow", "releases", "serving"]
+__all__ = ["NUMBER", "PATH", "FakeGitLab", "mlflow", "pipelines", "releases", "serving"]
 
 
 class HTTPHandler(http.Handler[FakeGitLab]):
@@ -61,6 +63,8 @@ class HTTPHandler(http.Handler[FakeGitLab]):
                 status, document = answer(api, request, files)
             except Refusal as refusal:
                 status, document = refusal.status, refusal.document
+        if isinstance(document, bytes):
+            return self.reply(status, document, "text/plain")
         if isinstance(document, list) and self.command == "GET" and status == 200:
             return self.page(document, query)
         self.reply(status, b"" if status == 204 else json.dumps(document).encode())

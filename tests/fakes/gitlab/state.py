@@ -82,6 +82,7 @@ class FakeGitLab:
     url: str = ""
     repository: Path | None = None  # the bare repository, for commits and tags
     jobs: dict[int, list[Document]] = field(default_factory=dict)  # pipeline -> its jobs
+    traces: dict[int, bytes] = field(default_factory=dict)  # job -> its log
     resource_groups: list[Document] = field(default_factory=list)
     images: dict[str, list[str]] = field(default_factory=dict)  # name below the project's -> tags
     push_rule: Document = field(default_factory=dict)
