@@ -3,6 +3,8 @@
 ARG IMAGE_PREFIX=docker.io/
 # Of the image `serve`: cuda is ONNX Runtime's CUDA build, on the same base; CUDA comes with wheels.
 ARG RUNTIME=cpu
+# Of the image `serve`, from pyproject.toml: registry is needed; maps and batch can be added.
+ARG EXTRAS=registry,stream
 # Of the image `train`: cpu on the first base, cuda on the second.
 ARG TORCH=cuda
 ARG PYTHON_BASE=${IMAGE_PREFIX}library/python:3.11-slim-bookworm@sha256:528257d48c1da0dcecc2e725d1ae34498d60c965f1241e39cd6a85a8859bdf84
@@ -39,12 +41,13 @@ FROM system AS packages
 WORKDIR /build
 COPY --from=tools /strip /strip
 COPY pyproject.toml constraints.txt src/delivery/image/slim.py src/delivery/image/sbom.py ./
+ARG EXTRAS
 ARG RUNTIME
 # Wheels come with symbols for debuggers, 40 MiB of them; libraries that auditwheel has patched do not.
 RUN --mount=type=cache,target=/var/cache/pip \
     export PIP_CACHE_DIR=/var/cache/pip \
  && python3 -m venv /app/venv \
- && python3 slim.py requirements pyproject.toml registry,stream constraints.txt "${RUNTIME}" > requirements.txt \
+ && python3 slim.py requirements pyproject.toml "${EXTRAS}" constraints.txt "${RUNTIME}" > requirements.txt \
  && /app/venv/bin/pip install --no-compile --requirement requirements.txt --constraint constraints.txt \
  && /app/venv/bin/python slim.py packages \
  && LD_LIBRARY_PATH=/strip \
@@ -88,6 +91,7 @@ ARG VERSION=local
 ARG REVISION=unknown
 ARG BUNDLE_SHA256=unknown
 ARG CREATED=1980-01-01T00:00:00Z
+ARG EXTRAS
 ARG RUNTIME
 RUN echo "${VERSION} ${REVISION} ${BUNDLE_SHA256}" > /app/release
 LABEL org.opencontainers.image.title="conveyor" \
@@ -96,6 +100,7 @@ LABEL org.opencontainers.image.title="conveyor" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}" \
       io.conveyor.bundle.sha256="${BUNDLE_SHA256}" \
+      io.conveyor.extras="${EXTRAS}" \
       io.conveyor.runtime="${RUNTIME}"
 # What the service writes goes to /tmp: give it a tmpfs, the rest can be read-only. Mount a volume at
 # /state, which group 0 may write, and set SERVICE_STATE to keep what serves. The host is set so that

@@ -28,6 +28,11 @@ def main() -> None:
         action="store_true",
         help="without SERVICE_API_KEYS, make a key for `deploy` and print it once",
     )
+    serving.add_argument(
+        "--check",
+        action="store_true",
+        help="only say whether the settings can be used and the port is free",
+    )
     commands.add_parser("key", help="make an API key, and its hash for SERVICE_API_KEYS")
     commands.add_parser("migrate", help="bring the feedback database up to date, then end")
     _add_rooms(commands)
@@ -39,20 +44,22 @@ def main() -> None:
     elif chosen.command == "migrate":
         _migrate()
     else:
-        _serve(getattr(chosen, "with_key", False))
+        _serve(getattr(chosen, "with_key", False), getattr(chosen, "check", False))
 
 
-def _serve(with_key: bool) -> None:
+def _serve(with_key: bool, check: bool) -> None:
     # As process 1 of a container, a signal without a handler would be lost.
     signal.signal(signal.SIGTERM, _end_at_once)
     from service.auth.roles import Role, new_key
     from service.certificates import trust
     from service.errors import UnsafeSettings
-    from service.server.supervisor import as_url, serve
+    from service.server.supervisor import as_url, check_port, serve
     from service.settings import read_settings
 
     try:
         settings = read_settings()
+        if check:
+            return check_port(settings)
         trust(settings.ca_file, settings.state)
         if with_key and not settings.api_keys:
             key, digest = new_key()

@@ -224,6 +224,15 @@ def serve(settings: Settings) -> int:
     return 0
 
 
+def check_port(settings: Settings) -> None:
+    """Listen where the service would, and stop again.
+
+    Raises:
+        UnsafeSettings: it cannot listen there.
+    """
+    _listen(settings).close()
+
+
 def as_url(host: str, port: int) -> str:
     """Address to open: brackets around IPv6, and this machine where all addresses are meant."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)

@@ -60,6 +60,7 @@ def test_labels_name_version_commit_and_bundle(image: str, project: Published) -
     assert labels["org.opencontainers.image.revision"] == commit
     assert labels["io.conveyor.bundle.sha256"] == sha256
     assert labels["io.conveyor.runtime"] == "cpu"
+    assert labels["io.conveyor.extras"] == "registry,stream"
     assert found["Config"]["User"] == "10001:0"
     assert found["Config"]["StopSignal"] == "SIGTERM"
     assert "SERVICE_HOST=0.0.0.0" in found["Config"]["Env"]

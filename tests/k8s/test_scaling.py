@@ -14,7 +14,7 @@ from service.settings import Settings
 from service.telemetry.exposition import TotalsCollector
 from service.telemetry.observations import Observations
 from tests.k8s.conftest import K8S, NAME, OVERLAYS, one, rendered, workload
-from tests.make.manifests import STRATEGIES
+from tests.make.manifests import STRATEGIES, WAYS_IN
 
 RULE = yaml.safe_load((K8S / "components/queue-time/adapter.yaml").read_text("utf-8"))
 HASHES = {"Deployment": "pod-template-hash", "Rollout": "rollouts-pod-template-hash"}
@@ -146,3 +146,43 @@ def test_the_service_exports_what_the_adapter_looks_for() -> None:
     assert rule()["resources"]["overrides"].keys() == set(
         re.findall(r'(\w+)!=""', rule()["seriesQuery"])
     )
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_pod_that_maps_has_room_for_what_the_settings_let_it_keep(overlay: str) -> None:
+    found = container(overlay, "maps")
+    (state,) = [it for it in pod(overlay, "maps")["volumes"] if it["name"] == "state"]
+    room = mebibytes(state["emptyDir"]["sizeLimit"])
+    sent = Settings.model_fields["maps_max_upload"].default / 2**20
+    kept = Settings.model_fields["maps_keep_mib"].default
+    assert room >= kept + 3 * sent, "maps that are kept, a scene in work, one that comes, the map"
+    assert mebibytes(found["resources"]["limits"]["ephemeral-storage"]) > room
+    assert mebibytes(found["resources"]["limits"]["memory"]) >= 1024 + 918, "docs/benchmarks.md"
+
+
+@pytest.mark.parametrize("way_in", WAYS_IN)
+@pytest.mark.parametrize("overlay", ["staging", "production-canary"])
+def test_a_client_that_maps_stays_with_a_pod_and_may_send_a_whole_scene(
+    overlay: str, way_in: str
+) -> None:
+    objects = rendered(overlay, way_in, ["maps"])
+    assert one(objects, "Service")["spec"]["sessionAffinity"] == "ClientIP"
+    largest = Settings.model_fields["maps_max_upload"].default / 2**20
+    longest = Settings.model_fields["maps_upload_timeout"].default
+    if way_in == "gateway":
+        rules = one(objects, "HTTPRoute")["spec"]["rules"]
+        (limit,) = [it["timeouts"]["request"] for it in rules if "/maps" in str(it["matches"])]
+        assert float(limit.rstrip("s")) > longest
+        return
+    notes = one(objects, "Ingress")["metadata"]["annotations"]
+    plain = one(rendered(overlay), "Ingress")["metadata"]["annotations"]
+    assert plain.keys() < notes.keys()
+    sizes = [value for name, value in notes.items() if name.endswith("body-size")]
+    assert len(sizes) == 2 and all(mebibytes(f"{it[:-1]}Mi") > largest for it in sizes)
+    times = [re.findall(r"\d+", value)[-1] for name, value in notes.items() if "timeout" in name]
+    assert len(times) == 6 and all(float(it) > longest for it in times)
+
+
+def mebibytes(quantity: str) -> int:
+    number, unit = re.fullmatch(r"(\d+)(Mi|Gi)", quantity).groups()  # type: ignore[union-attr]
+    return int(number) * {"Mi": 1, "Gi": 1024}[unit]

@@ -59,6 +59,7 @@ def test_a_missing_variable_is_named_with_an_example(
         ("acceptance-cluster CONTEXT=x VERSION=x", "version: 'x' is not a version: write v1.2.0"),
         ("acceptance-grafana URL=x", "URL: 'x' is not the address of a Grafana: write https://gr"),
         ("notify EVENT=x", "event: 'x' is not one: use pipeline-failed"),
+        ("demo SERVICE_PORT=99999", "SERVICE_PORT is '99999', wanted at most 65535"),
         ("retrain COOL_DOWN=x", "'x' is not a number of hours from 0 to 8760 (COOL_DOWN)"),
     ],
 )

@@ -39,6 +39,8 @@ from delivery.image.image import (
 from delivery.registry.registry import open_registry
 from delivery.tags import parse_version
 
+SERVABLE = ("registry", "stream", "maps", "batch")
+
 
 @command
 def main() -> None:
@@ -100,7 +102,19 @@ def _build_arguments(given: list[str]) -> dict[str, str]:
         raise ImageError(f"IMAGE_PREFIX {prefix!a} does not end with a slash: write {prefix}/")
     if (runtime := arguments.get("RUNTIME", CPU)) not in (CPU, "cuda"):
         raise ImageError(f"RUNTIME {runtime!a} is no build of ONNX Runtime: write cpu or cuda")
+    if "EXTRAS" in arguments:
+        _check_extras(arguments["EXTRAS"])
     return arguments | ({"IMAGE_PREFIX": prefix} if prefix else {})
+
+
+def _check_extras(text: str) -> None:
+    """Check the extras of the service's image; it fetches models by those of `registry`."""
+    named = text.split(",")
+    if not {"registry"} <= set(named) <= set(SERVABLE) or len(set(named)) < len(named):
+        raise ImageError(
+            f"EXTRAS {text!a}: write registry and what else is to be served, each once and with "
+            f"commas between: {', '.join(SERVABLE)}"
+        )
 
 
 def _parser() -> ArgumentParser:

@@ -18,7 +18,9 @@ VERSION = "org.opencontainers.image.version"
 REVISION = "org.opencontainers.image.revision"
 BUNDLE = "io.conveyor.bundle.sha256"
 RUNTIME = "io.conveyor.runtime"
+EXTRAS = "io.conveyor.extras"
 CPU = "cpu"
+SERVING = "registry,stream"  # extras of the Dockerfile
 _FOUND = 9  # how trivy is to end when it has found something; with 1 it has failed
 _SET_IMAGE = "set IMAGE=registry/group/name"
 
@@ -42,6 +44,8 @@ class Image:
     """Build of torch in the image `train`: cpu or cuda."""
     runtime: str = CPU
     """Build of ONNX Runtime: cpu or cuda."""
+    extras: str = SERVING
+    """What the service can do: extras of pyproject.toml, with commas."""
 
     @property
     def reference(self) -> str:
@@ -70,14 +74,18 @@ def build(version: Version, name: str, arguments: Mapping[str, str], fresh: bool
     revision = clean_revision(repository)
     sha256 = check_bundle(repository, version)
     pushed = None if fresh or is_local(name) else _lookup(name, version)
-    runtime = arguments.get("RUNTIME", CPU)
-    if pushed and (pushed.bundle_sha256, pushed.runtime) == (sha256, runtime):
+    runtime, extras = arguments.get("RUNTIME", CPU), arguments.get("EXTRAS", SERVING)
+    made_of = (sha256, runtime, extras)
+    if pushed and (pushed.bundle_sha256, pushed.runtime, pushed.extras) == made_of:
         if has_same_ingredients(repository, pushed.revision):
             return pushed
     facts = {"VERSION": version.tag, "REVISION": revision, "BUNDLE_SHA256": sha256}
-    labels = {VERSION: version.tag, REVISION: revision, BUNDLE: sha256, RUNTIME: runtime}
+    labels = {VERSION: version.tag, REVISION: revision, BUNDLE: sha256}
+    labels |= {RUNTIME: runtime, EXTRAS: extras}
     made, size = _build(repository, Recipe("serve", {**arguments, **facts}, fresh), labels)
-    return Image(name, version.tag, revision, sha256, size, made, runtime=runtime)
+    return Image(
+        name, version.tag, revision, sha256, size, made, runtime=runtime, extras=extras
+    )
 
 
 def build_train(name: str, arguments: Mapping[str, str]) -> Image:
@@ -192,9 +200,11 @@ def _lookup(name: str, version: Version) -> Image | None:
             f"{version.tag}: another image was pushed there; delete it in the registry"
         )
     revision, sha256 = labels.get(REVISION, ""), labels.get(BUNDLE, "")
-    runtime = labels.get(RUNTIME, CPU)
     return Image(
-        name, version.tag, revision, sha256, found.size, digest=found.digest, runtime=runtime
+        *(name, version.tag, revision, sha256, found.size),
+        digest=found.digest,
+        runtime=labels.get(RUNTIME, CPU),
+        extras=labels.get(EXTRAS, SERVING),  # those of before have no such label
     )
 
 

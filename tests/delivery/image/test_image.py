@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,17 @@ import pytest
 from delivery.errors import VulnerableError
 from delivery.image import __main__ as cli
 from delivery.image import image
-from delivery.image.__main__ import main
+from delivery.image.__main__ import SERVABLE, main
 from delivery.image.builders import Built, Found, Recipe
-from delivery.image.image import BUNDLE, REVISION, RUNTIME, VERSION, image_name
+from delivery.image.image import (
+    BUNDLE,
+    EXTRAS,
+    REVISION,
+    RUNTIME,
+    SERVING,
+    VERSION,
+    image_name,
+)
 from delivery.image.preflight import SERVED
 from tests.conftest import ROOT, run
 from tests.delivery.conftest import Project
@@ -43,6 +52,7 @@ class FakeEngine:
             REVISION: given["REVISION"],
             BUNDLE: given.get("BUNDLE_SHA256", ""),
             RUNTIME: given.get("RUNTIME", "cpu"),
+            EXTRAS: given.get("EXTRAS", SERVING),
         }
         return "sha256:" + f"{len(self.built):064x}"
 
@@ -153,6 +163,36 @@ def test_another_build_of_the_runtime_is_another_image(
     capsys.readouterr()
     said = refusal(capsys, "build", "--version", V1.tag, "--build-arg=RUNTIME=gpu")
     assert "RUNTIME 'gpu' is no build of ONNX Runtime: write cpu or cuda" in said
+
+
+def test_an_image_that_can_do_more_is_another_image(
+    trained: Project, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMAGE", NAME)
+    more = f"{SERVING},maps"
+    for extras, count in ((SERVING, 1), (more, 2), (more, 2), (SERVING, 3)):
+        engine.labels = {}
+        command("build", "--version", V1.tag, f"--build-arg=EXTRAS={extras}")
+        command("push")
+        assert len(engine.built) == count and record()["extras"] == extras
+
+
+@pytest.mark.parametrize(
+    "extras", ["", "maps", "registry,map", "registry,train", "registry,registry", "registry, maps"]
+)
+def test_extras_that_no_service_has_are_refused(
+    trained: Project, engine: FakeEngine, capsys: pytest.CaptureFixture[str], extras: str
+) -> None:
+    said = refusal(capsys, "build", "--version", V1.tag, f"--build-arg=EXTRAS={extras}")
+    assert f"EXTRAS {extras!a}: write registry and what else is to be served" in said
+    assert "registry, stream, maps, batch" in said and engine.built == []
+
+
+def test_the_extras_of_an_image_are_those_of_the_project_and_of_the_dockerfile() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(SERVABLE) <= project["optional-dependencies"].keys()
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    assert f"ARG EXTRAS={SERVING}" in lines
 
 
 def test_a_mirror_of_docker_hub_is_given_to_the_build_and_logged_in_to(

@@ -4,6 +4,9 @@ import json
 import os
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -127,6 +130,17 @@ def test_while_a_worker_has_no_model_yet_another_one_is_asked(bundle: Path, tmp_
 def answering(server: Server) -> int:
     """How many workers have a model."""
     return len(httpx.get(server.url + "/version", timeout=30).json()["workers"])
+
+
+def test_a_port_that_is_taken_is_told_before_a_demo_trains() -> None:
+    words = (sys.executable, "-m", "service", "serve", "--check")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = {"SERVICE_PORT": str(taken.getsockname()[1])}
+        done = subprocess.run(words, env=os.environ | port, capture_output=True, text=True)
+        assert done.returncode == 1 and done.stdout == ""
+        assert "error: cannot listen on 127.0.0.1" in done.stderr
+    done = subprocess.run(words, env=os.environ | port, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_start_that_fails_prints_the_reason_in_one_sentence(bundle: Path, tmp_path: Path) -> None:
