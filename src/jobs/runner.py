@@ -81,7 +81,9 @@ class Runner:
                     time.sleep(1)
                 # Under the lock of the records: whoever submits afterwards finds no runner.
                 with self._store.locked():
-                    if all(job.has_ended for job in self._store.jobs()):
+                    jobs = self._store.jobs()
+                    self._forget([job for job in jobs if job.has_ended])
+                    if all(job.has_ended for job in jobs):
                         held.close()
                         break
                 time.sleep(PAUSE)
@@ -106,6 +108,15 @@ class Runner:
                 for job in mine:
                     self._explain(job, str(error))
         self._told = [process for process in self._told if process.poll() is None]
+
+    def _forget(self, ended: Sequence[Job]) -> None:
+        """Forget the oldest of those that have ended; what they committed stays."""
+        for job in ended[: -self._settings.keep]:
+            try:
+                Repository(self._store.root).remove(self._store.work(job))
+                self._store.forget(job)
+            except JobsError as error:
+                log.warning("%s: it is not forgotten: %s", job.id, error)
 
     def _executor(self, name: str) -> Executor:
         if name not in self._executors:

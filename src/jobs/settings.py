@@ -90,6 +90,8 @@ class Settings(Part):
     """Remote of Git that results are pushed to, and their models to the DVC remote; empty: kept."""
     grace: float = Field(default=10.0, gt=0, le=600)
     """Seconds that a cancelled job has to end before it is killed."""
+    keep: int = Field(default=1000, ge=1)
+    """Jobs that have ended and are remembered, with their logs; the oldest go first."""
     executors: dict[str, dict[str, Any]] = {}
     """Name -> its own settings."""
 

@@ -128,6 +128,17 @@ class Store:
             raise of_disk(error) from None
         return identity, last + 1
 
+    def forget(self, job: Job) -> None:
+        """Delete record, key and log of a job, under the lock. Raises StateError."""
+        key = self.folder / "keys" / job.key
+        try:
+            if key.is_file() and key.read_text(encoding="ascii") == job.id:  # not of a newer one
+                key.unlink()
+            self.log(job).unlink(missing_ok=True)
+            (self.records / f"{job.id}.json").unlink(missing_ok=True)
+        except OSError as error:
+            raise of_disk(error) from None
+
     def log(self, job: Job) -> Path:
         """The log of all attempts of a job."""
         return self.folder / "logs" / f"{job.id}.txt"

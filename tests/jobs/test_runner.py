@@ -117,3 +117,24 @@ def test_one_that_waits_too_long_goes_elsewhere(project: JobProject) -> None:
     assert job.state is State.RETRYING and "it has waited 1s: rule 1" in job.reason
     (project.folder / "go").touch()
     assert project.ended(name).state is State.SUCCEEDED
+
+
+def test_the_oldest_that_have_ended_are_forgotten_with_all_they_left(project: JobProject) -> None:
+    project.configure({"keep": 2})
+    failed = project.submit("echo $0; exit 3", name="job-1")
+    checkout = project.state / "work" / failed
+    assert project.ended(failed).state is State.FAILED and checkout.is_dir()
+    kept = [project.submit(f"echo {number}", name=f"job-{number}") for number in (2, 3)]
+    until(lambda: [job.id for job in project.store.jobs()] == kept)
+    left = [str(path) for path in project.state.rglob("*") if failed in path.name]
+    assert left == [] and len(list((project.state / "keys").iterdir())) == 2
+    assert "no job is called" in project.jobs("status", failed, check=False).stderr
+    again = project.submit("echo $0; exit 3", name="job-1")
+    assert again != failed and project.ended(again).state is State.FAILED
+
+
+@pytest.mark.parametrize("keep", [0, -1, "all", None])
+def test_what_is_kept_is_a_number(project: JobProject, keep: object) -> None:
+    project.configure({"keep": keep})
+    said = project.jobs("submit", str(project.request()), check=False)
+    assert said.returncode == 1 and "keep: " in said.stderr and "Traceback" not in said.stderr
