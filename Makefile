@@ -52,7 +52,7 @@ INSTALLER ?= uv
 # The name of this file holds what was installed, and where: a copied clone installs its own code.
 INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS) $(TORCH) $(if $(SHARED),,'$(CURDIR)'); cat pyproject.toml poetry.lock ci/environment.py) | sha256sum | cut -c1-16)
 
-.PHONY: help setup setup-e2e demo can-serve train-sample serve repro report gate challenge compare-splits test-model search search-winner test check test-fast mutants e2e lint lint-report pages audit format \
+.PHONY: help setup setup-e2e demo train-sample serve repro report gate challenge compare-splits test-model search search-winner test check test-fast mutants e2e lint lint-report pages audit format \
   models promote rollback retire lineage model-item retention gitlab-setup acceptance-gitlab acceptance-cluster acceptance-grafana \
   check-catalogues left-out experiment experiment-commit experiment-check publish comment verify register image job-image deploy secrets argo-enter argo-leave review review-stop retrain notify \
   submit jobs attempt job-status job-budget job-logs job-cancel job-retry \
@@ -140,13 +140,11 @@ DETECTION := model.task=detection model.network=unet-half model.width=16 train.e
 CHANGED := $(if $(filter segmentation,$(TASK)),$(SEGMENTATION))$(if $(filter detection,$(TASK)),$(DETECTION))
 TRAIN := $(if $(CHANGED),dvc exp run $(CHANGED:%=--set-param %),dvc repro)
 
-demo: can-serve train-sample ## train on the embedded sample, then serve (or TASK=segmentation, TASK=detection, or EUROSAT=path/to/EuroSAT_RGB.zip)
+demo: setup ## train on the embedded sample, then serve (or TASK=segmentation, TASK=detection, or EUROSAT=path/to/EuroSAT_RGB.zip)
+	@python -m service serve --check # before the training, not after it
+	@$(MAKE) --no-print-directory train-sample
 	@rm -f $(STATE)/wanted.json $(STATE)/served.json
 	@$(MAKE) --no-print-directory serve
-
-# Before the training, not after it.
-can-serve: setup
-	@python -m service serve --check
 
 train-sample: setup ## the first half of the demo: pull the sample, train, evaluate, report
 	@git rev-parse --git-dir >/dev/null || { echo "error: DVC and the report need a Git repository that this user owns: git clone instead of an unpacked download, or see what Git says above"; exit 1; }

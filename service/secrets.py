@@ -2,6 +2,7 @@
 
     keys/api-keys                  JSON, as in SERVICE_API_KEYS
     feedback/url                   as in SERVICE_FEEDBACK
+    stream/client                  JSON, as in SERVICE_STREAM_CLIENT
     git/username, git/password     of the repository
     remote/AWS_ACCESS_KEY_ID, ...  a file a variable, for the DVC remote
 
@@ -12,7 +13,7 @@ pods within about two minutes.
 import re
 from pathlib import Path
 
-KEYS, FEEDBACK = "keys/api-keys", "feedback/url"
+KEYS, FEEDBACK, STREAM = "keys/api-keys", "feedback/url", "stream/client"
 USERNAME, PASSWORD = "git/username", "git/password"
 REMOTE = "remote"
 

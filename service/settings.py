@@ -22,7 +22,7 @@ from service.auth.addresses import check_url, is_loopback
 from service.auth.keys import parse_keys
 from service.auth.roles import Role
 from service.errors import UnsafeSettings
-from service.secrets import FEEDBACK, KEYS, PASSWORD, MountedSecrets
+from service.secrets import FEEDBACK, KEYS, PASSWORD, STREAM, MountedSecrets
 
 PREFIX = "SERVICE_"
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")  # RFC 1123, as Kubernetes takes it
@@ -269,7 +269,10 @@ class Settings(BaseSettings):
     @field_validator("stream_client")
     @classmethod
     def _client(cls, text: SecretStr) -> SecretStr:
-        found = json.loads(text.get_secret_value() or "{}")
+        try:
+            found = json.loads(text.get_secret_value() or "{}")
+        except ValueError:
+            found = None  # as a mounted file may be
         if not isinstance(found, dict) or not all(
             isinstance(value, str) for value in found.values()
         ):
@@ -389,7 +392,11 @@ def _mounted(folder: str) -> dict[str, Any]:
     if not Path(folder).is_dir():
         raise UnsafeSettings(f"{variable}: {folder!a} is no folder: mount the secrets there")
     secrets = MountedSecrets(folder)
-    for name, setting, read in ((KEYS, "api_keys", parse_keys), (FEEDBACK, "feedback", str)):
+    for name, setting, read in (
+        (KEYS, "api_keys", parse_keys),
+        (FEEDBACK, "feedback", str),
+        (STREAM, "stream_client", str),
+    ):
         try:
             if (text := secrets.read(name)) is not None:
                 found[setting] = read(text)

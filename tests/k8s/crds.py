@@ -1,8 +1,8 @@
 """Fields of the operators' objects, as far as the manifests use them.
 
 Kubernetes' own schemas do not know these kinds. The fields were read off the definitions that Argo
-Rollouts, the Prometheus operator, the Gateway API and External Secrets (0.16) ship; one that is not
-listed here is a fault.
+Rollouts, the Prometheus operator, the Gateway API, External Secrets (0.16) and KEDA (2.15) ship;
+one that is not listed here is a fault.
 """
 
 from typing import Any
@@ -78,6 +78,18 @@ KINDS: dict[str, Node] = {
             "secretStoreRef": {"kind": str, "name": str},
             "target": {"name": str, "deletionPolicy": str},
             "dataFrom": [{"extract": {"key": str}}],
+        },
+    },
+    "ScaledObject": {
+        "apiVersion": "keda.sh/v1alpha1",
+        "kind": "ScaledObject",
+        "metadata": _METADATA,
+        "spec": {
+            "scaleTargetRef": {"apiVersion": str, "kind": str, "name": str},
+            "minReplicaCount": int,
+            "maxReplicaCount": int,
+            "advanced": {"horizontalPodAutoscalerConfig": {"name": str, "behavior": dict}},
+            "triggers": [{"type": str, "metricType?": str, "metadata": STRINGS}],
         },
     },
     "ServiceMonitor": {

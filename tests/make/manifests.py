@@ -12,7 +12,8 @@ from tests.conftest import ROOT
 WAYS_IN = ("ingress", "gateway")
 CHOICES = (
     *("openshift", "private-ca", "gpu", "cpu-limit"),
-    *("maps", "routing", "pod-identity", "queue-time", "external-secrets", "cert-manager"),
+    *("maps", "routing", "stream", "pod-identity", "queue-time", "keda", "external-secrets"),
+    "cert-manager",
 )
 """Components that an overlay may have besides those that ship in it."""
 OF_STAGES = CHOICES[4:]

@@ -152,7 +152,9 @@ def test_keys_and_database_can_be_mounted_secrets(
         read_settings()
     mount(tmp_path, "keys", {"api-keys": json.dumps({"1" * 64: ["view"]}) + "\n"})
     mount(tmp_path, "feedback", {"url": "postgresql://user:secret-word@host/name\n"})
+    mount(tmp_path, "stream", {"client": '{"sasl.password": "secret-word"}\n'})
     settings = read_settings()
+    assert settings.stream_client.get_secret_value() == '{"sasl.password": "secret-word"}'
     assert settings.api_keys == {"1" * 64: {Role.VIEW}}
     assert settings.feedback.get_secret_value() == "postgresql://user:secret-word@host/name"
     monkeypatch.setenv("SERVICE_API_KEYS", json.dumps({"0" * 64: ["deploy"]}))
@@ -172,6 +174,8 @@ def test_keys_and_database_can_be_mounted_secrets(
             b"mysql://user:cvy_secret@host/name",
             "SERVICE_FEEDBACK: write postgresql:",
         ),
+        ("stream/client", b"cvy_secret", "SERVICE_STREAM_CLIENT: write "),
+        ("stream/client", b'["cvy_secret"]', "SERVICE_STREAM_CLIENT: write "),
     ],
 )
 def test_a_mounted_secret_that_cannot_be_used_stops_the_start_with_the_cure(

@@ -83,9 +83,7 @@ def build(version: Version, name: str, arguments: Mapping[str, str], fresh: bool
     labels = {VERSION: version.tag, REVISION: revision, BUNDLE: sha256}
     labels |= {RUNTIME: runtime, EXTRAS: extras}
     made, size = _build(repository, Recipe("serve", {**arguments, **facts}, fresh), labels)
-    return Image(
-        name, version.tag, revision, sha256, size, made, runtime=runtime, extras=extras
-    )
+    return Image(name, version.tag, revision, sha256, size, made, runtime=runtime, extras=extras)
 
 
 def build_train(name: str, arguments: Mapping[str, str]) -> Image:

@@ -72,6 +72,7 @@ class _There:
         for old, new in changes.items():
             self._kinds = self._kinds - {old} | {new}
             self._makers[old] = name
+        self._kinds -= set(_deleted(document))
 
     def _find(self, kind: str, name: str, makes_another: bool) -> None:
         if maker := self._makers.get(kind):
@@ -106,6 +107,13 @@ def _changes(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
             for step in yaml.load(patch.get("patch") or "[]", yaml.CSafeLoader):
                 if step.get("path") == "/kind":
                     yield str(patch["target"]["kind"]), str(step["value"])
+
+
+def _deleted(document: dict[str, Any]) -> Iterator[str]:
+    """Kinds whose objects it deletes."""
+    for patch in document.get("patches") or []:
+        if str(patch.get("patch")).startswith("$patch: delete"):
+            yield from _kind(patch.get("target"))
 
 
 def _all_brought(path: Path) -> set[str]:

@@ -28,6 +28,13 @@ PLACEHOLDER = "model-name"
 VALUES = "Values"
 """Kind of what a team sets for an overlay (values.yaml); kustomize copies it into the objects."""
 CONTAINER = "service"
+STREAM = "stream"
+"""Container of the component of that name, which says only how it differs from the service."""
+SHARED = (
+    *("image", "imagePullPolicy", "envFrom", "volumeMounts", "securityContext"),
+    "terminationMessagePolicy",
+)
+"""Fields that containers of the service's image have from the service."""
 RELEASE, TAG = "SERVICE_RELEASE", "SERVICE_TAG"
 NAME_LABEL, VERSION_LABEL = "app.kubernetes.io/name", "app.kubernetes.io/version"
 APPLIED = "conveyor/applied"
@@ -130,12 +137,27 @@ def for_version(documents: Iterable[Document], version: Version, image: str) -> 
     container["image"] = parse_image(image)
     _named(container["env"], RELEASE)["value"] = version.release
     _named(container["env"], TAG)["value"] = version.tag
+    for other in template["spec"]["containers"]:
+        if other["name"] == STREAM:
+            _complete(other, container)
     for labelled in (workload, template):
         labelled["metadata"].setdefault("labels", {})[VERSION_LABEL] = version.text
     content = json.dumps(found, sort_keys=True).encode()
     annotations = workload["metadata"].setdefault("annotations", {})
     annotations[APPLIED] = hashlib.sha256(content).hexdigest()
     return found
+
+
+def _complete(container: Document, service: Document) -> None:
+    """Give a container what the service has, components that were chosen included."""
+    for field in SHARED:
+        if field in service:
+            container.setdefault(field, copy.deepcopy(service[field]))
+    own = container.get("env", [])
+    names = {item["name"] for item in own}
+    container["env"] = [*(it for it in service["env"] if it["name"] not in names), *own]
+    if limit := service["resources"]["limits"].get("cpu"):
+        container["resources"]["limits"].setdefault("cpu", limit)
 
 
 def workload_of(documents: Iterable[Document]) -> Document:

@@ -19,6 +19,10 @@ REQUIRED = {
         ("external-secrets.io", "externalsecrets"),
         "install the External Secrets Operator, or take the component external-secrets out",
     ),
+    "ScaledObject": (
+        ("keda.sh", "scaledobjects"),
+        "install KEDA, or take the component keda out of the overlay",
+    ),
     "Rollout": (
         ("argoproj.io", "rollouts"),
         "install Argo Rollouts, or take its component out of the overlay",

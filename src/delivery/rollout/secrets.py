@@ -9,6 +9,7 @@ The second line reads k8s/overlays/staging/secrets.sops.env, which SOPS has encr
     API_KEYS={"<hash>": ["predict", "view"]}     keys of the service: `python -m service key`
     GIT_USERNAME=...  GIT_PASSWORD=...           for a private repository: `make gitlab-setup`
     FEEDBACK_URL=postgresql://...                database of predictions and labels
+    STREAM_CLIENT={"sasl.username": "..."}       settings of librdkafka for the brokers
     AWS_ACCESS_KEY_ID=...                        each variable of the DVC remote (AWS_, AZURE_, ...)
 
 Values reach kubectl on standard input only. A secret without a line is left alone. `--print` prints
@@ -41,6 +42,7 @@ KEYS = {
     "GIT_USERNAME": "git/username",
     "GIT_PASSWORD": "git/password",
     "FEEDBACK_URL": "feedback/url",
+    "STREAM_CLIENT": "stream/client",
 }
 """Line -> secret of the pods, and its key, as the service reads it."""
 REMOTE = re.compile(r"(AWS|AZURE|GDRIVE|GOOGLE|OSS)_[A-Z0-9_]+")
@@ -138,6 +140,9 @@ def read(text: str, path: Path) -> dict[str, str]:
     if "FEEDBACK_URL" in values and not DATABASE.match(values["FEEDBACK_URL"]):
         address = "postgresql://user:password@host/name"
         raise RolloutError(f"{path}: FEEDBACK_URL is no address of a database: write {address}")
+    if "STREAM_CLIENT" in values and not _is_mapping(values["STREAM_CLIENT"]):
+        example = '{"sasl.username": "...", "sasl.password": "..."}'
+        raise RolloutError(f"{path}: STREAM_CLIENT is no JSON of settings: write {example}")
     for one, other in (TOGETHER, TOGETHER[::-1]):
         if one in values and other not in values:
             raise RolloutError(f"{path}: {one} needs {other}: write both")
@@ -158,6 +163,13 @@ def _fault_of_keys(text: str) -> str:
     if not all(role in ROLES for roles in keys.values() for role in roles):
         return f"has a role that is none of {', '.join(ROLES)}: correct it"
     return ""
+
+
+def _is_mapping(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def secrets(name: str, namespace: str, values: Mapping[str, str]) -> list[Document]:

@@ -29,6 +29,7 @@ from delivery.rollout.workload import WORKLOADS, Running, Workload
 from delivery.tags import model_name, parse_stage
 
 KINDS = {"enter": "Rollout", "leave": "Deployment"}
+SCALERS = ("HorizontalPodAutoscaler", "ScaledObject")
 COMPONENTS = {
     "enter": "write the component canary or blue-green into it, commit it",
     "leave": "take the component of Argo Rollouts out of it, commit it",
@@ -76,7 +77,7 @@ def switch(direction: str, stage: str, context: str = "") -> str:
     assert version is not None  # checked
     documents = for_version(documents, version, before.image)
     refuse_inadmissible(documents, cluster)
-    scalers = [item for item in documents if item["kind"] == "HorizontalPodAutoscaler"]
+    scalers = [item for item in documents if item["kind"] in SCALERS]
     others = [item for item in documents if item not in scalers]
     pods = max(before.replicas, after.replicas if after else 0)
     print(f"{stage}: {pods} pods of {version.tag} from a {other} to a {kind}", flush=True)

@@ -41,6 +41,12 @@ def _address(text: str) -> str:
     return text
 
 
+def _brokers(text: str) -> str:
+    if not re.fullmatch(r"[^,:\s/]+:\d{1,5}(,[^,:\s/]+:\d{1,5})*", text):
+        raise ValueError(f"{text[:64]!a} names no brokers: write kafka-1:9092,kafka-2:9092")
+    return text
+
+
 def _some(opened: list["Opened"]) -> list["Opened"]:
     if not opened:
         raise ValueError("it is empty, which opens every port: write [{port: 443}]")
@@ -79,6 +85,13 @@ class Replicas(BaseModel):
         return self
 
 
+class Stream(BaseModel):
+    """Where frames come from; a value that is missing is kustomize's error."""
+
+    model_config = ConfigDict(strict=True)
+    brokers: Annotated[str, AfterValidator(_brokers)] | None = None
+
+
 class Values(BaseModel):
     """Those whose wrong form no one else would name."""
 
@@ -89,6 +102,7 @@ class Values(BaseModel):
     monitorLabels: dict[str, str] | None = None
     prometheus: Annotated[str, AfterValidator(_address)] | None = None
     replicas: Replicas | None = None
+    stream: Stream | None = None
 
 
 def check_values(folder: Path) -> None:

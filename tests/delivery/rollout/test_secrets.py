@@ -10,7 +10,7 @@ import yaml
 
 from delivery.rollout.secrets import KEYS, ROLES, main
 from service.auth.roles import Role
-from service.secrets import FEEDBACK, PASSWORD, REMOTE, USERNAME
+from service.secrets import FEEDBACK, PASSWORD, REMOTE, STREAM, USERNAME
 from service.secrets import KEYS as API_KEYS
 from tests.fakes import secrets_api, sops
 from tests.fakes.secrets_api import SecretsApi
@@ -22,6 +22,7 @@ LINES = {
     "GIT_USERNAME": "gitlab+deploy-token-1",
     "GIT_PASSWORD": "gldt-of-the-pods",
     "FEEDBACK_URL": "postgresql://user:pass$word@host/name",
+    "STREAM_CLIENT": '{"sasl.password": "x"}',
     "AWS_ACCESS_KEY_ID": "a-key",
     "AWS_SECRET_ACCESS_KEY": "its/secret+with=signs",
 }
@@ -36,6 +37,7 @@ MADE = {
         "AWS_ACCESS_KEY_ID": LINES["AWS_ACCESS_KEY_ID"],
         "AWS_SECRET_ACCESS_KEY": LINES["AWS_SECRET_ACCESS_KEY"],
     },
+    "landcover-staging/landcover-stream": {"client": LINES["STREAM_CLIENT"]},
 }
 
 Write = Callable[..., tuple[int, str, str]]
@@ -101,7 +103,7 @@ def test_a_secret_without_a_line_is_left_alone(
 
 
 def test_the_names_are_those_that_the_service_reads() -> None:
-    assert set(KEYS.values()) == {API_KEYS, USERNAME, PASSWORD, FEEDBACK}
+    assert set(KEYS.values()) == {API_KEYS, USERNAME, PASSWORD, FEEDBACK, STREAM}
     folders = {name.partition("/")[0] for name in KEYS.values()}
     assert {name.rpartition("-")[2] for name in MADE} == {REMOTE, *folders}
 
@@ -167,6 +169,8 @@ def test_a_context_that_does_not_exist_is_one_sentence_with_the_cure(write: Writ
         ('API_KEYS={"%s": "view"}' % HASH, "API_KEYS is no JSON such as"),
         ("API_KEYS=gldt-x", "API_KEYS is no JSON such as"),
         ('API_KEYS=["gldt-x"]', "API_KEYS is no JSON such as"),
+        ("STREAM_CLIENT=gldt-x", "STREAM_CLIENT is no JSON of settings: write {"),
+        ('STREAM_CLIENT=["gldt-x"]', "STREAM_CLIENT is no JSON of settings"),
         ("GIT_PASSWORD=gldt-x", "GIT_PASSWORD needs GIT_USERNAME: write both"),
         ("GIT_USERNAME=gldt-x", "GIT_USERNAME needs GIT_PASSWORD: write both"),
     ],
