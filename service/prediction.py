@@ -340,7 +340,8 @@ class Predictor:
             raise InvalidOutput(f"{model.tag}: {error.detail}") from None
         best, probability = outcome.best, outcome.probability
         self._observations.add(model, best, probability, output, *seconds)
-        self._recorder.record(prediction_id, model, best, probability, chip)
+        objects = outcome.fields.get("objects")
+        self._recorder.record(prediction_id, model, best, probability, chip, objects)
         return outcome
 
     def _report(self, model: Model, error: InvalidOutput) -> None:

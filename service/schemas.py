@@ -1,14 +1,22 @@
 """The wire contract, shared by HTTP and later by the stream worker."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contracts import tags
 
 REQUEST_ID = "^[A-Za-z0-9._-]{1,64}$"  # what the gateway takes as one; older predictions have it
 CURSOR = "^[0-7][0-9a-f]{15}$"
+MOST_OBJECTS = 100  # of an image: as many as a graph gives, and as COCO counts
+Coordinate = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _not_null(schema: dict[str, Any]) -> None:
+    """A field that may be missing may not be null."""
+    del schema["default"]
+    schema.update(schema.pop("anyOf")[0])
 
 
 class Wire(BaseModel):
@@ -224,6 +232,7 @@ class Monitoring(Wire):
         description="Largest distance of the window over its threshold: above 1 it has drifted."
     )
     accuracy: float | None = Field(description="Over the labels of the last 7 days.")
+    f1: float | None = Field(None, description="The same, of a model that finds objects.")
     labels: int = Field(description="Labels of the last 7 days.")
 
 
@@ -278,15 +287,49 @@ class MapJob(Wire):
     links: list[Link]
 
 
-class FeedbackRequest(Wire):
-    """Body of `POST /feedback`."""
+class TrueObject(Wire):
+    """An object that is there."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    request_id: str = Field(pattern=REQUEST_ID, description="As `/predict` answered it.")
-    label: str = Field(
-        max_length=1024, description="The right class, one of the model's.", examples=["Forest"]
+    class_: str = Field(alias="class", max_length=1024, description="One of the model's.")
+    box: tuple[Coordinate, Coordinate, Coordinate, Coordinate] = Field(
+        description="Left, top, right, bottom in pixels from the upper left corner."
     )
+
+
+class FeedbackRequest(Wire):
+    """Body of `POST /feedback`: one of `label` and `objects`, as the model answers."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        json_schema_extra={"oneOf": [{"required": ["label"]}, {"required": ["objects"]}]},
+    )
+
+    request_id: str = Field(pattern=REQUEST_ID, description="As `/predict` answered it.")
+    label: str | None = Field(
+        None,
+        max_length=1024,
+        description="The right class, one of the model's.",
+        examples=["Forest"],
+        json_schema_extra=_not_null,
+    )
+    objects: list[TrueObject] | None = Field(
+        None,
+        max_length=MOST_OBJECTS,
+        description="Of a model that finds objects: all that are there, [] where nothing is.",
+        json_schema_extra=_not_null,
+    )
+
+    @model_validator(mode="after")
+    def _has_one_label(self) -> "FeedbackRequest":
+        given = self.model_fields_set & {"label", "objects"}
+        if len(given) != 1 or (self.label is None and self.objects is None):
+            raise ValueError(
+                "give one of `label`, the right class, and `objects`, all that are there"
+            )
+        return self
 
 
 class FeedbackAnswer(Wire):
@@ -296,6 +339,17 @@ class FeedbackAnswer(Wire):
     label: str
     predicted: str
     correct: bool
+    answers: int = Field(description="1, and one more for each time that it was corrected.")
+
+
+class ObjectsFeedbackAnswer(Wire):
+    """What `POST /feedback` answers, of a model that finds objects."""
+
+    request_id: str
+    found: int = Field(description="Objects that a box of their class overlaps by half or more.")
+    missed: int = Field(description="Objects that none does.")
+    false: int = Field(description="Boxes of nothing.")
+    correct: bool = Field(description="Nothing is missed and nothing false.")
     answers: int = Field(description="1, and one more for each time that it was corrected.")
 
 
@@ -317,10 +371,24 @@ class Answered(Wire):
     propensity: float | None = Field(None, description="How likely they were to choose it.")
 
 
+class AnsweredObjects(Answered):
+    """One prediction of objects, with the answer that stands; `label` is null."""
+
+    predicted: str = Field(description="Class of the surest box, also of one below the threshold.")
+    probability: float = Field(description="Score of that box.")
+    height: int = Field(description="Of the image, pixels.")
+    width: int
+    predicted_objects: list[FoundObject]
+    objects: list[TrueObject] | None = Field(description="That are there; null without an answer.")
+    found: int | None = Field(description="As `POST /feedback` answered; null without an answer.")
+    missed: int | None
+    false: int | None
+
+
 class FeedbackPage(Wire):
     """What `GET /feedback` answers."""
 
-    answers: list[Answered]
+    answers: list[AnsweredObjects | Answered]
     next: str | None = Field(description="Cursor of the next page; null on the last one.")
 
 

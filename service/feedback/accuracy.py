@@ -36,6 +36,8 @@ class AccuracySnapshot(NamedTuple):
     floors: dict[str, float] = {}
     images: dict[str, int] = {}
     image_bytes: int = 0
+    objects: list[tuple[str, int, int, int, int]] = []
+    """Tag, labels, objects found, missed, false boxes."""
 
 
 SAVED = TypeAdapter(tuple[float, AccuracySnapshot])  # moment in seconds since 1970, numbers
@@ -112,6 +114,7 @@ class AccuracyCollector(Collector):
         yield from self._accuracies(live)
         if live is not None:
             yield _confusion(live)
+            yield from _objects(live)
             yield from _images(live)
         journal = GaugeMetricFamily(
             "feedback_spool_bytes", "Bytes of predictions that wait for the database."
@@ -146,8 +149,10 @@ class AccuracyCollector(Collector):
         for tag, predicted, label, times in live.cells if live else ():
             totals[tag][0] += times * (predicted == label)
             totals[tag][1] += times
-        for tag, (right, count) in totals.items():
-            answers.add_metric((tag,), count)
+        of_objects = {tag: labels for tag, labels, *_ in live.objects} if live else {}
+        for tag in totals | of_objects:
+            right, count = totals.get(tag, (0, 0))
+            answers.add_metric((tag,), count + of_objects.get(tag, 0))
             if count:
                 values = (right / count, *wilson(right, count))
                 for family, value in zip(shares, values, strict=True):
@@ -166,10 +171,14 @@ def _of_most_labelled(
     counts: defaultdict[str, int] = defaultdict(int)
     for tag, _, _, times in live.cells:
         counts[tag] += times
+    for tag, labels, *_ in live.objects:
+        counts[tag] += labels
     most = sorted(counts, key=lambda tag: counts[tag], reverse=True)[:MODELS]
     kept = {*most, current.tag if current else ""}
     floors = {tag: floor for tag, floor in live.floors.items() if tag in kept}
-    return live._replace(cells=[cell for cell in live.cells if cell[0] in kept], floors=floors)
+    cells = [cell for cell in live.cells if cell[0] in kept]
+    objects = [sums for sums in live.objects if sums[0] in kept]
+    return live._replace(cells=cells, floors=floors, objects=objects)
 
 
 def wilson(right: int, count: int) -> tuple[float, float]:
@@ -194,6 +203,32 @@ def _confusion(live: AccuracySnapshot) -> GaugeMetricFamily:
     for tag, predicted, label, times in live.cells:
         family.add_metric((tag, predicted, label), times)
     return family
+
+
+def _objects(live: AccuracySnapshot) -> Iterator[GaugeMetricFamily]:
+    """Of models that find objects; without labels of such there are no samples."""
+    named = "of the objects that people confirmed in the last 7 days"
+    shares = [
+        GaugeMetricFamily(f"model_live_{name}", f"{what} {named}.", labels=("tag",))
+        for name, what in (
+            ("f1", "Harmonic mean of precision and recall"),
+            ("precision", "Share of the boxes that are right,"),
+            ("recall", "Share that was found"),
+        )
+    ]
+    counts = GaugeMetricFamily(
+        "model_feedback_objects",
+        "Objects of the last 7 days that were found or missed, and false boxes.",
+        labels=("tag", "result"),
+    )
+    for tag, _, found, missed, false in live.objects:
+        for result, count in (("found", found), ("missed", missed), ("false", false)):
+            counts.add_metric((tag, result), count)
+        wholes = (2 * found + missed + false, found + false, found + missed)
+        for family, part, whole in zip(shares, (2 * found, found, found), wholes, strict=True):
+            if whole:
+                family.add_metric((tag,), part / whole)
+    yield from (*shares, counts)
 
 
 def _images(live: AccuracySnapshot) -> Iterator[GaugeMetricFamily]:

@@ -227,8 +227,9 @@ class FeedbackImporter:
         cells, floors = self._feedback.store().count_confusion(since)
         kept = self._feedback.retention().kept()
         images = {kind.name.lower(): count for kind, count in kept.counts.items()}
+        objects = [(*sums,) for sums in self._feedback.store().count_objects(since)]
         self._accuracy_file.write(
-            AccuracySnapshot([(*cell,) for cell in cells], floors, images, kept.bytes)
+            AccuracySnapshot([(*cell,) for cell in cells], floors, images, kept.bytes, objects)
         )
 
 

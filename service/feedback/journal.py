@@ -2,9 +2,10 @@
 
 A file holds frames: magic, CRC-32 of all that follows, kind, lengths of the text and the image,
 text, image (little-endian). A frame of kind MODEL describes a model; a PREDICTION names it by the
-CRC-32 of its text, and a ROUTED one says more: why that model answered. Each frame is one write, so
-a frame survives the death of its process. Readers skip torn and damaged bytes up to the next whole
-frame. Files are not synchronised with the disk: a power cut can lose the last seconds.
+CRC-32 of its text. A ROUTED one says more: why that model answered, and an OBJECTS one that and
+what was found. Each frame is one write, so a frame survives the death of its process. Readers skip
+torn and damaged bytes up to the next whole frame. Files are not synchronised with the disk: a power
+cut can lose the last seconds.
 
 A process holds a lock (flock) on the file to which it appends. A file without a lock was closed by
 a rotation, or its process died: it can be imported and deleted. A file that the database refuses is
@@ -22,6 +23,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from service.feedback.objects import FoundObjects
+
 FOLDER = "spool"
 SUFFIX = ".spool"
 REFUSED = ".refused"  # of a file that the database refused; kept for inspection
@@ -35,7 +38,8 @@ HEAD = struct.Struct("<4sI")
 BODY = struct.Struct("<BII")
 PREDICTION_TEXT = struct.Struct("<IIdq")  # CRC-32 of the model, class, probability, microseconds
 ROUTED_TEXT = struct.Struct("<dB")  # propensity, bytes of the name of the rule
-MODEL, PREDICTION, ROUTED = 1, 2, 3
+OBJECTS_TEXT = struct.Struct("<I")  # bytes of the JSON of the objects
+MODEL, PREDICTION, ROUTED, OBJECTS = 1, 2, 3, 4
 
 
 class JournalFull(Exception):
@@ -68,6 +72,10 @@ class Routed(NamedTuple):
     """How likely they were to choose it, 0 to 1."""
 
 
+UNROUTED = Routed("", 0.0)
+"""No rules chose: in a frame that has room for them."""
+
+
 class PredictionRecord(NamedTuple):
     """One prediction."""
 
@@ -81,6 +89,8 @@ class PredictionRecord(NamedTuple):
     chip: bytes
     """(bands, height, width), C order; empty where it is not kept."""
     routed: Routed | None = None
+    found: FoundObjects | None = None
+    """Of a model that finds objects."""
 
 
 class JournalContents(NamedTuple):
@@ -129,9 +139,12 @@ class Journal:
             pieces = [*encode_frame(MODEL, text)]
         numbers = PREDICTION_TEXT.pack(self._key, seen.best, seen.probability, seen.moment)
         kind = PREDICTION
-        if seen.routed is not None:
-            kind, rule = ROUTED, seen.routed.rule.encode()
-            numbers += ROUTED_TEXT.pack(seen.routed.propensity, len(rule)) + rule
+        if seen.routed is not None or seen.found is not None:
+            kind, (rule, propensity) = ROUTED, seen.routed or UNROUTED
+            numbers += ROUTED_TEXT.pack(propensity, len(rule.encode())) + rule.encode()
+        if seen.found is not None:
+            kind, objects = OBJECTS, seen.found.to_json().encode()
+            numbers += OBJECTS_TEXT.pack(len(objects)) + objects
         pieces += encode_frame(kind, numbers + seen.request_id.encode(), seen.chip)
         self._write(pieces)
         self._model = seen.model
@@ -241,18 +254,23 @@ def _take_frame(
     if kind == MODEL:
         models[zlib.crc32(text)] = _parse_model(text)
         return True
-    if kind not in (PREDICTION, ROUTED):  # of a newer version
+    if kind not in (PREDICTION, ROUTED, OBJECTS):  # of a newer version
         return False
     key, best, probability, moment = PREDICTION_TEXT.unpack_from(text)
     if (model := models.get(key)) is None:
         return False
-    routed, start = None, PREDICTION_TEXT.size
-    if kind == ROUTED:
+    routed, objects, start = None, None, PREDICTION_TEXT.size
+    if kind != PREDICTION:
         propensity, length = ROUTED_TEXT.unpack_from(text, start)
         start += ROUTED_TEXT.size + length
-        routed = Routed(text[start - length : start].decode(), propensity)
+        routed = Routed(text[start - length : start].decode(), propensity) if length else None
+    if kind == OBJECTS:
+        (length,) = OBJECTS_TEXT.unpack_from(text, start)
+        start += OBJECTS_TEXT.size + length
+        objects = FoundObjects.from_json(text[start - length : start].decode())
     request_id = text[start:].decode()
-    found.append(PredictionRecord(request_id, model, best, probability, moment, image, routed))
+    facts = (request_id, model, best, probability, moment, image)
+    found.append(PredictionRecord(*facts, routed, objects))
     return True
 
 

@@ -3,7 +3,7 @@
 import errno
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,12 +16,16 @@ from service.feedback.journal import (
     PredictionRecord,
     Routed,
 )
+from service.feedback.objects import FoundObjects
 from service.files import is_full
 from service.inference.model import Model
 
 Array = npt.NDArray[Any]
+Answered = Sequence[Mapping[str, Any]] | None
+"""The objects of an answer; None where it is one class."""
 
 IMAGES = 64  # kept per second and worker; at most half of them of certain predictions
+LARGEST = 8 << 20  # bytes of an image that is kept: models of objects take images of any size
 SHARE = 0.5  # of the journal's limit that images may fill; the rest is for other predictions
 REASONS = ("spool_full", "disk_full", "disk_error", "damaged", "refused", "bug")
 
@@ -35,9 +39,16 @@ class Recorder(Protocol):
     """Why which model answers, by request id, while its prediction is made."""
 
     def record(
-        self, request_id: str, model: Model, best: int, probability: float, chip: Array
+        self,
+        request_id: str,
+        model: Model,
+        best: int,
+        probability: float,
+        chip: Array,
+        objects: Answered = None,
     ) -> None:
-        """Record that `model` gave class `best` (its index) to `chip`, (bands, height, width)."""
+        """Record that `model` gave class `best` (its index) to `chip`, (bands, height, width), or
+        found `objects` in it."""
 
 
 class NoRecorder:
@@ -48,7 +59,13 @@ class NoRecorder:
         self.routed: dict[str, Routed] = {}
 
     def record(
-        self, request_id: str, model: Model, best: int, probability: float, chip: Array
+        self,
+        request_id: str,
+        model: Model,
+        best: int,
+        probability: float,
+        chip: Array,
+        objects: Answered = None,
     ) -> None:
         """Do nothing."""
 
@@ -77,22 +94,30 @@ class JournalRecorder:
         self._logged_reason = ""
 
     def record(
-        self, request_id: str, model: Model, best: int, probability: float, chip: Array
+        self,
+        request_id: str,
+        model: Model,
+        best: int,
+        probability: float,
+        chip: Array,
+        objects: Answered = None,
     ) -> None:
-        """Append one prediction to the journal, if people can confirm it by the name of a class."""
-        if not model.task.confirmable:
-            return
+        """Append one prediction to the journal."""
         try:
             bound = self._bound
             if bound is None or bound[0] is not model:
                 bound = self._bound = (model, model_record(model))
             moment = time.time_ns() // 1000
             image = b""
-            if self._keep_images and self._wants_image(probability):
+            if self._keep_images and chip.nbytes <= LARGEST and self._wants_image(probability):
                 image = np.ascontiguousarray(chip).astype(bound[1].dtype, copy=False).tobytes()
             facts = (request_id, bound[1], best, probability, moment, image)
             routed = self.routed.get(request_id) if self.routed else None
-            self._journal.append_prediction(PredictionRecord(*facts, routed))
+            found = None
+            if objects is not None:
+                size = (chip.shape[1], chip.shape[2])
+                found = FoundObjects.of_answer(objects, bound[1].classes, size)
+            self._journal.append_prediction(PredictionRecord(*facts, routed, found))
         except JournalFull:
             self._lose("spool_full")
         except OSError as error:

@@ -19,7 +19,7 @@ from service.feedback.journal import find_prediction
 
 if TYPE_CHECKING:
     from service.feedback.retention import Retention
-    from service.feedback.store import LabelResult, PredictionRow, Store
+    from service.feedback.store import Label, LabelResult, PredictionRow, Store
 
 THREADS = 4
 WAITING = 64  # requests that may wait for a thread
@@ -55,14 +55,14 @@ class FeedbackService:
         self._lock = threading.Lock()
         self._store: Store | None = None
 
-    async def add_label(self, request_id: str, label: str) -> "LabelResult":
+    async def add_label(self, request_id: str, label: "Label") -> "LabelResult":
         """Store a label, durable when it returns.
 
         After FeedbackUnavailable the label may be stored nevertheless: adding it again is safe.
 
         Raises:
             NotFound: no prediction has this id.
-            Unprocessable: the label is not a class of the model that predicted.
+            Unprocessable: the label is not a class, or not objects, of the model that predicted.
             FeedbackUnavailable, StorageFull, Overloaded: try again later.
         """
         now = datetime.now(UTC)
@@ -108,7 +108,7 @@ class FeedbackService:
         """Start no more work; threads that wait for the database are left alone."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _add_label(self, request_id: str, label: str, now: datetime) -> "LabelResult":
+    def _add_label(self, request_id: str, label: "Label", now: datetime) -> "LabelResult":
         store = self.store()
         given = store.add_label(request_id, label, now)
         if given is None:
@@ -120,9 +120,7 @@ class FeedbackService:
         if given is None:
             raise NotFound(
                 "request_id: no prediction with this id is stored: copy the id from the answer of "
-                "/predict; another replica's take seconds to arrive, old ones are deleted, and "
-                "those of a model that finds objects are not stored: no class says if boxes are "
-                "right"
+                "/predict; another replica's take seconds to arrive, and old ones are deleted"
             )
         if given.delay is not None:
             self._counts.delay.observe(max(0.0, given.delay))

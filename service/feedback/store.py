@@ -6,7 +6,7 @@ each has its own dialect of `INSERT ... ON CONFLICT`.
 
 import json
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from io import BytesIO
@@ -14,17 +14,20 @@ from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import Connection, Select, Table, case, func, insert, select, update
+from sqlalchemy import Connection, Float, Select, Table, case, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from service.errors import Unprocessable
 from service.feedback.database import Database
 from service.feedback.journal import ModelRecord, PredictionRecord
+from service.feedback.objects import Box, FoundObjects, Verdict, check, compare, no_class
 from service.feedback.tables import MICROSECONDS, Kind, feedback, images, micro, models, predictions
 
 FASTEST = 1  # level of zlib: chips are noisy, a higher level saves little
-NAMED = 20  # classes that a refusal lists
+
+Label = str | Sequence[tuple[str, Box]]
+"""What people say of a prediction: its class, or all objects that are there, by class and box."""
 
 
 class LabelResult(NamedTuple):
@@ -35,6 +38,8 @@ class LabelResult(NamedTuple):
     answers: int
     delay: float | None
     """Seconds from the prediction to its first label; None for later labels."""
+    verdict: Verdict | None = None
+    """Of a model that finds objects."""
 
 
 class PredictionRow(NamedTuple):
@@ -52,6 +57,13 @@ class PredictionRow(NamedTuple):
     image: bool
     rule: str | None = None
     propensity: float | None = None
+    height: int | None = None
+    width: int | None = None
+    predicted_objects: list[dict[str, Any]] | None = None
+    """As the answer had them; None where it was one class, as the other fields of objects."""
+    objects: list[dict[str, Any]] | None = None
+    """That people say are there."""
+    verdict: Verdict | None = None
 
 
 class RightOrWrong(NamedTuple):
@@ -69,6 +81,16 @@ class ConfusionCell(NamedTuple):
     predicted: str
     label: str
     times: int
+
+
+class ObjectCount(NamedTuple):
+    """Labels of the predictions of a model that finds objects, and the sums of their verdicts."""
+
+    tag: str
+    labels: int
+    found: int
+    missed: int
+    false: int
 
 
 class Store:
@@ -111,13 +133,13 @@ class Store:
                     ],
                 )
 
-    def add_label(self, request_id: str, label: str, moment: datetime) -> LabelResult | None:
+    def add_label(self, request_id: str, label: Label, moment: datetime) -> LabelResult | None:
         """Store a label, durable when it returns; None if no prediction has this id.
 
         The same label again changes nothing; another label replaces it.
 
         Raises:
-            Unprocessable: the label is not a class of the model that predicted.
+            Unprocessable: the label is not a class, or not objects, of the model that predicted.
             FeedbackUnavailable, StorageFull: try again later.
         """
         try:
@@ -127,7 +149,7 @@ class Store:
             return None
 
     def _add_label(
-        self, connection: Connection, request_id: str, label: str, now: int
+        self, connection: Connection, request_id: str, label: Label, now: int
     ) -> LabelResult | None:
         found = connection.execute(
             select(
@@ -135,6 +157,7 @@ class Store:
                 predictions.c.predicted_at,
                 predictions.c.predicted,
                 predictions.c.probability,
+                predictions.c.objects,
                 models.c.classes,
             )
             .join(models)
@@ -142,14 +165,15 @@ class Store:
         ).one_or_none()
         if found is None:
             return None
-        _check(label, json.loads(found.classes))
+        values, verdict = _judge(label, json.loads(found.classes), found.objects)
         given = _insert_of(connection, feedback).values(
-            number=found.number, label=label, answered_at=now, answers=1
+            number=found.number, **values, answered_at=now, answers=1
         )
+        key = "label" if verdict is None else "objects"
         given = given.on_conflict_do_update(
             index_elements=["number"],
-            set_={"label": label, "answered_at": now, "answers": feedback.c.answers + 1},
-            where=feedback.c.label != label,
+            set_={**values, "answered_at": now, "answers": feedback.c.answers + 1},
+            where=feedback.c[key] != values[key],
         )
         answers = connection.scalar(given.returning(feedback.c.answers))
         delay = (now - found.predicted_at) / MICROSECONDS if answers == 1 else None
@@ -158,10 +182,10 @@ class Store:
                 select(feedback.c.answers).where(feedback.c.number == found.number)
             )
             assert answers is not None
-        correct = label == found.predicted
+        correct = label == found.predicted if verdict is None else verdict.correct
         kind = self._kind(found.probability, answered=True) if correct else Kind.CORRECTED
         connection.execute(update(images).where(images.c.number == found.number).values(kind=kind))
-        return LabelResult(found.predicted, correct, answers, delay)
+        return LabelResult(found.predicted, correct, answers, delay, verdict)
 
     def list_predictions(
         self, after: int, limit: int, labelled: bool | None
@@ -195,7 +219,7 @@ class Store:
             .select_from(feedback)
             .join(predictions, predictions.c.number == feedback.c.number)
             .join(models)
-            .where(feedback.c.answered_at >= micro(since))
+            .where(feedback.c.answered_at >= micro(since), feedback.c.label.is_not(None))
             .group_by(models.c.tag, predictions.c.predicted, feedback.c.label)
         )
         floors = select(models.c.tag, models.c.floor).order_by(models.c.id)
@@ -205,11 +229,27 @@ class Store:
         tags = {cell.tag for cell in found}
         return found, {tag: known[tag] for tag in tags if known[tag] is not None}
 
-    def count_rewards(self, rule: str) -> list[RightOrWrong]:
-        """Count the labels of predictions that were made by a rule, by the tag of the model."""
-        right = func.sum(case((feedback.c.label == predictions.c.predicted, 1), else_=0))
+    def count_objects(self, since: datetime) -> list[ObjectCount]:
+        """Sum the verdicts of labels since a time, by the tag of the model."""
+        sums = [func.sum(feedback.c[name]) for name in Verdict._fields]
         query = (
-            select(models.c.tag, right, func.count())
+            select(models.c.tag, func.count(), *sums)
+            .select_from(feedback)
+            .join(predictions, predictions.c.number == feedback.c.number)
+            .join(models)
+            .where(feedback.c.answered_at >= micro(since), feedback.c.objects.is_not(None))
+            .group_by(models.c.tag)
+        )
+        with self.database.read() as connection:
+            return [ObjectCount(tag, *map(int, row)) for tag, *row in connection.execute(query)]
+
+    def count_rewards(self, rule: str) -> list[RightOrWrong]:
+        """Count the labels of predictions that were made by a rule, by the tag of the model.
+
+        Objects count as right by the F1 of their prediction; the sum is rounded.
+        """
+        query = (
+            select(models.c.tag, func.sum(_REWARD, type_=Float), func.count())
             .select_from(feedback)
             .join(predictions, predictions.c.number == feedback.c.number)
             .join(models)
@@ -218,13 +258,22 @@ class Store:
         )
         with self.database.read() as connection:
             found = connection.execute(query).all()
-        return [RightOrWrong(tag, int(good), int(every - good)) for tag, good, every in found]
+        rounded = [(tag, round(good), every) for tag, good, every in found]
+        return [RightOrWrong(tag, good, every - good) for tag, good, every in rounded]
 
     def _kind(self, probability: float, answered: bool = False) -> Kind:
         if probability < self._keep_below:
             return Kind.UNCERTAIN
         return Kind.CONFIRMED if answered else Kind.CERTAIN
 
+
+_MISTAKES = feedback.c.missed + feedback.c.false
+_REWARD = case(
+    (feedback.c.label == predictions.c.predicted, 1.0),
+    (feedback.c.label.is_not(None), 0.0),
+    (_MISTAKES == 0, 1.0),  # also where nothing is, and nothing was found
+    else_=2.0 * feedback.c.found / (2 * feedback.c.found + _MISTAKES),
+)
 
 _LIST: Select[Any] = (
     select(
@@ -240,6 +289,10 @@ _LIST: Select[Any] = (
         case((images.c.number.is_not(None), True), else_=False).label("image"),
         predictions.c.rule,
         predictions.c.propensity,
+        models.c.classes,
+        predictions.c.objects.label("predicted_objects"),
+        feedback.c.objects,
+        *(feedback.c[name] for name in Verdict._fields),
     )
     .select_from(predictions)
     .join(models)
@@ -296,31 +349,69 @@ def _row(seen: PredictionRecord, model: int) -> dict[str, Any]:
         "probability": seen.probability if isfinite(seen.probability) else 0.0,
         "rule": seen.routed.rule if seen.routed else None,
         "propensity": seen.routed.propensity if seen.routed else None,
+        "objects": seen.found.to_json() if seen.found else None,
     }
 
 
 def _pack(seen: PredictionRecord) -> bytes:
-    chip = np.frombuffer(seen.chip, seen.model.dtype).reshape(seen.model.shape)
+    shape = seen.model.shape
+    if seen.found is not None:  # an image of any size
+        shape = (shape[0], seen.found.height, seen.found.width)
+    chip = np.frombuffer(seen.chip, seen.model.dtype).reshape(shape)
     content = BytesIO()
     np.save(content, chip, allow_pickle=False)
     return zlib.compress(content.getvalue(), FASTEST)
 
 
-def _check(label: str, classes: Collection[str]) -> None:
-    if label not in classes:
-        named = ", ".join(list(classes)[:NAMED])
-        more = f" and {len(classes) - NAMED} more" if len(classes) > NAMED else ""
+def _judge(
+    label: Label, classes: Sequence[str], answer: str | None
+) -> tuple[dict[str, Any], Verdict | None]:
+    """The columns of a label, for an answer with these objects or with one class.
+
+    Raises:
+        Unprocessable: the label does not fit the model, or is of the other kind.
+    """
+    if isinstance(label, str):
+        if answer is not None:
+            raise Unprocessable(
+                "label: the model that predicted finds objects, which no class confirms: send all "
+                "that are there as `objects`, [] where nothing is"
+            )
+        if label not in classes:
+            raise Unprocessable(f"label: {no_class(label, classes)}")
+        return {"label": label}, None
+    if answer is None:
         raise Unprocessable(
-            f"label: {label[:100]!a} is not a class of the model that predicted; choose one of "
-            f"{named}{more}"
+            "objects: the model that predicted names one class: send the right one as `label`"
         )
+    found = FoundObjects.from_json(answer)
+    true = check(label, classes, found)
+    verdict = compare(found, true)
+    return {"objects": json.dumps(true), **verdict._asdict()}, verdict
 
 
 def _row_of(*found: Any) -> PredictionRow:
-    *plain, predicted_at, answered_at, image, rule, propensity = found
+    *plain, predicted_at, answered_at, image, rule, propensity = found[:12]
     answered = None if answered_at is None else _time(answered_at)
     more = (_time(predicted_at), answered, image, rule, propensity)
-    return PredictionRow._make((*plain, *more))
+    row = PredictionRow._make((*plain, *more, *[None] * 5))
+    classes, predicted, objects, *counts = found[12:]
+    if predicted is None:
+        return row
+    names, seen = json.loads(classes), FoundObjects.from_json(predicted)
+    return row._replace(
+        height=seen.height,
+        width=seen.width,
+        predicted_objects=[
+            _named(names, index, box) | {"score": score} for index, box, score in seen.objects
+        ],
+        objects=None if objects is None else [_named(names, *item) for item in json.loads(objects)],
+        verdict=None if objects is None else Verdict(*counts),
+    )
+
+
+def _named(names: Sequence[str], index: int, box: Iterable[float]) -> dict[str, Any]:
+    return {"class": names[index], "box": tuple(box)}
 
 
 def _time(micro: int) -> datetime:

@@ -22,7 +22,7 @@ from sqlalchemy import (
     Text,
 )
 
-REVISIONS = ("0001", "0002")  # known to this code; the last one is current
+REVISIONS = ("0001", "0002", "0003")  # known to this code; the last one is current
 HEAD = REVISIONS[-1]
 
 MICROSECONDS = 1_000_000
@@ -64,6 +64,7 @@ predictions = Table(
     Column("probability", Float, nullable=False),
     Column("rule", Text),  # of the traffic, by which the model was chosen
     Column("propensity", Float),  # how likely that choice was
+    Column("objects", Text),  # JSON of a FoundObjects; null where the answer is one class
     sqlite_autoincrement=True,
 )
 
@@ -81,9 +82,13 @@ feedback = Table(
     "feedback",
     metadata,
     Column("number", ForeignKey("predictions.number", ondelete="CASCADE"), primary_key=True),
-    Column("label", Text, nullable=False),
+    Column("label", Text),  # null where objects are the label
     Column("answered_at", BigInteger, nullable=False, index=True),  # time of the current label
     Column("answers", Integer, nullable=False),  # 1, and one more for each correction
+    Column("objects", Text),  # JSON: [class, box] of all that are there
+    Column("found", Integer),  # of a Verdict, as the next two
+    Column("missed", Integer),
+    Column("false", Integer),
 )
 
 

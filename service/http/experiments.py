@@ -74,16 +74,20 @@ class ExperimentList:
         for tag, predicted, label, times in live.cells if live else ():
             right, count = labels.get(tag, (0, 0))
             labels[tag] = right + times * (predicted == label), count + times
+        objects = {tag: sums for tag, *sums in live.objects} if live else {}
         results, found = self.results.read(), {}
-        for tag in results.keys() | labels.keys():
+        for tag in results.keys() | labels.keys() | objects.keys():
             result, (right, count) = results.get(tag), labels.get(tag, (0, 0))
-            if count or (result and result.predictions):
+            images, good, missed, false = objects.get(tag, (0, 0, 0, 0))
+            mistakes = missed + false
+            if count or images or (result and result.predictions):
                 found[tag] = Monitoring(
                     requests=result.predictions if result else 0,
                     mean_confidence=result.confidence if result else None,
                     drift=result.drift if result else None,
                     accuracy=right / count if count else None,
-                    labels=count,
+                    f1=2 * good / (2 * good + mistakes) if good or mistakes else None,
+                    labels=count + images,
                 )
         return found
 

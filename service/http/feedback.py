@@ -1,6 +1,6 @@
 """HTTP routes of feedback: add a label, list predictions, download an image."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import FastAPI, Path, Query
 from starlette.responses import Response
@@ -11,11 +11,16 @@ from service.schemas import (
     CURSOR,
     REQUEST_ID,
     Answered,
+    AnsweredObjects,
     FeedbackAnswer,
     FeedbackPage,
     FeedbackRequest,
+    ObjectsFeedbackAnswer,
     problems,
 )
+
+if TYPE_CHECKING:
+    from service.feedback.store import PredictionRow
 
 MOST = 1000  # predictions of one page
 NPY = "application/octet-stream"
@@ -31,13 +36,23 @@ def add_feedback(app: FastAPI, answers: FeedbackService | None) -> None:
         return answers
 
     @app.post("/feedback", tags=["feedback"], responses={**ERRORS, **problems(400, 408, 413)})
-    async def give(request: FeedbackRequest) -> FeedbackAnswer:
+    async def give(request: FeedbackRequest) -> FeedbackAnswer | ObjectsFeedbackAnswer:
         """Label a prediction. The same label again changes nothing; another label replaces it."""
-        given = await need().add_label(request.request_id, request.label)
-        return FeedbackAnswer(
+        if request.label is not None:
+            given = await need().add_label(request.request_id, request.label)
+            return FeedbackAnswer(
+                request_id=request.request_id,
+                label=request.label,
+                predicted=given.predicted,
+                correct=given.correct,
+                answers=given.answers,
+            )
+        objects = [(item.class_, item.box) for item in request.objects or ()]
+        given = await need().add_label(request.request_id, objects)
+        assert given.verdict is not None
+        return ObjectsFeedbackAnswer(
             request_id=request.request_id,
-            label=request.label,
-            predicted=given.predicted,
+            **given.verdict._asdict(),
             correct=given.correct,
             answers=given.answers,
         )
@@ -58,10 +73,7 @@ def add_feedback(app: FastAPI, answers: FeedbackService | None) -> None:
         more = len(rows) > limit
         rows = rows[:limit]
         return FeedbackPage(
-            answers=[
-                Answered(**{name: getattr(row, name) for name in Answered.model_fields})
-                for row in rows
-            ],
+            answers=[_answered(row) for row in rows],
             next=f"{rows[-1].number:016x}" if more else None,
         )
 
@@ -74,3 +86,12 @@ def add_feedback(app: FastAPI, answers: FeedbackService | None) -> None:
     async def image(id: Annotated[str, Path(pattern=REQUEST_ID)]) -> Response:
         """Download the stored image of a prediction as NPY, (bands, height, width)."""
         return Response(await need().read_image(id), media_type=NPY)
+
+
+def _answered(row: "PredictionRow") -> Answered:
+    facts = row._asdict()
+    if row.predicted_objects is None:
+        return Answered(**{name: facts[name] for name in Answered.model_fields})
+    none = dict.fromkeys(("found", "missed", "false"))
+    facts |= row.verdict._asdict() if row.verdict else none
+    return AnsweredObjects(**{name: facts[name] for name in AnsweredObjects.model_fields})

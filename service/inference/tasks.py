@@ -67,7 +67,8 @@ class Task(Protocol):
     outputs: tuple[str, ...]
     """Names of the graph's outputs, in the order that `output` takes them."""
     confirmable: bool
-    """Whether the name of a class says if an answer is right: what `/feedback` takes."""
+    """Whether the name of a class says if an answer is right. Otherwise its field `objects` does,
+    which `/feedback` takes then."""
 
     def output(self, arrays: Sequence[npt.NDArray[Any]], size: tuple[int, int]) -> Output:
         """Name the outputs of the graph for images of a size, height and width."""

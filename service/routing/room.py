@@ -39,7 +39,9 @@ class ArmState(Wire):
     start: float = Field(description="Its share in the file.")
     share: float = Field(description="The share that it has: the propensity of its answers.")
     answers: int = Field(description="Of this replica, since it started.")
-    right: int = Field(description="Labels of all replicas that confirm an answer.")
+    right: int = Field(
+        description="Labels of all replicas that confirm an answer; objects count by their F1."
+    )
     wrong: int
     best: float = Field(description="Probability that it is the best arm, by its labels.")
 

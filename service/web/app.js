@@ -1,5 +1,6 @@
 // Starts the parts of the page and tells each what the others learn.
 
+import { startBoxes } from "./boxes.js";
 import { showCamera, startCamera } from "./camera.js";
 import { loadSamples, showInput, startClassify } from "./classify.js";
 import { loadExperiments, showServing, startExperiments } from "./experiments.js";
@@ -31,6 +32,7 @@ startSwaps();
 startClassify();
 startCamera();
 startFeedback();
+startBoxes();
 startMap();
 startExperiments();
 startLive();

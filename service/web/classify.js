@@ -1,5 +1,6 @@
 // One image in, one answer out.
 
+import { askAboutBoxes, showBoxes } from "./boxes.js";
 import { askAbout } from "./feedback.js";
 import { beside, chosen, queryOf } from "./models.js";
 import { drawObjects, listObjects } from "./objects.js";
@@ -149,6 +150,7 @@ export async function classify(blob, name, fit = "") {
   if (mine !== running) return;
   showPicture(shown && shown.source, name);
   drawObjects(shown, objects);
+  showBoxes(shown);
   if (shown && byId("problem").hidden) showFit(shown, fit ? "stretch" : wanted && wanted.fit);
 }
 
@@ -187,8 +189,10 @@ function showAnswer(answer, took, name) {
   if (answer.objects) {
     listObjects(answer);
     byId("answered").replaceChildren(...by);
-    return askAbout(null); // no class says whether boxes are right
+    askAbout(null); // no class says whether boxes are right
+    return askAboutBoxes(answer);
   }
+  askAboutBoxes(null);
   const shares = answer.probabilities ?? answer.shares; // of a map: of its area
   byId("headline").textContent = `${words(answer.class)}, ${percent(shares[answer.class]).replace(">", "over")}`;
   const sorted = Object.entries(shares).sort((one, other) => other[1] - one[1]);
@@ -238,6 +242,7 @@ function refuse(error, name, resize) {
   byId("answered").replaceChildren();
   byId("fitted").textContent = "";
   askAbout(null);
+  askAboutBoxes(null);
   const fits = error.status === 422 && error.message.includes("fit=resize");
   const cure = fits ? { label: "Resize it to fit", run: resize } : null;
   byId("problem").replaceChildren(...notice(error.message, cure).childNodes);

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from service.feedback.journal import ModelRecord, PredictionRecord
+from service.feedback.objects import FoundObject, FoundObjects
 from service.feedback.store import PredictionRow, Store
 from tests.make.bundles import CLASSES, make_chip
 
@@ -24,6 +25,19 @@ def seen(
     moment = round((NOW - timedelta(days=days)).timestamp() * 1_000_000)
     image = b"" if chip is None else make_chip(chip).tobytes()
     return PredictionRecord(name, model, best, probability, moment, image)
+
+
+SEA = MODEL._replace(tag="harbour@v1.0.0", classes=("ship", "tank"), floor=None)
+SHIP = (10.0, 10.0, 20.0, 20.0)
+TANK = (30.0, 4.0, 38.0, 12.0)
+
+
+def found(name: str, model: ModelRecord = SEA, image: bool = False) -> PredictionRecord:
+    """A recorded prediction of a ship and a tank in an image of 50 x 40 pixels."""
+    objects = (FoundObject(0, SHIP, 0.9), FoundObject(1, TANK, 0.75))
+    chip = bytes(4 * 40 * 50 * 2) if image else b""
+    record = seen(name, 0, 0.9, model=model)
+    return record._replace(chip=chip, found=FoundObjects(40, 50, objects))
 
 
 def everything(

@@ -54,6 +54,30 @@ def board_with(folder: Path, live: AccuracySnapshot) -> AccuracyFile:
     return accuracy_file
 
 
+def test_objects_have_f1_precision_and_recall_and_no_accuracy(tmp_path: Path) -> None:
+    objects = [(TAG, 3, 6, 2, 4), ("empty", 1, 0, 0, 0), ("blind", 1, 0, 2, 0)]
+    found = metrics(board_with(tmp_path, AccuracySnapshot([], objects=objects)), floor=None)
+    assert {name: found[f"model_live_{name} {TAG}"] for name in ("f1", "precision", "recall")} == {
+        "f1": approx(12 / 18), "precision": approx(0.6), "recall": approx(0.75)
+    }  # fmt: skip
+    assert found[f"model_feedback_objects {TAG} missed"] == 2
+    assert found[f"model_feedback_objects {TAG} false"] == 4
+    labels = {tag: found[f"model_feedback_answers {tag}"] for tag in (TAG, "empty", "blind")}
+    assert labels == {TAG: 3, "empty": 1, "blind": 1}
+    assert (found["model_live_f1 blind"], found["model_live_recall blind"]) == (0, 0)
+    assert not [name for name in found if "empty" in name and "live" in name]
+    assert not [name for name in found if "accuracy" in name or "precision blind" in name]
+
+
+def test_labels_of_classes_and_of_objects_under_one_tag_are_counted_together(
+    tmp_path: Path,
+) -> None:
+    live = AccuracySnapshot(CELLS, objects=[(TAG, 5, 1, 1, 1)])
+    found = metrics(board_with(tmp_path, live))
+    assert found[f"model_feedback_answers {TAG}"] == 15
+    assert found[f"model_live_accuracy {TAG}"] == 0.8
+
+
 # Agresti and Coull, Approximate is Better than "Exact", The American Statistician 52 (1998), give
 # the centre; the ends are those of statsmodels' proportion_confint(method="wilson").
 @pytest.mark.parametrize(

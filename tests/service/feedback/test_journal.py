@@ -19,6 +19,9 @@ from service.feedback.journal import (
     ModelRecord,
     Journal,
     JournalFull,
+    OBJECTS,
+    OBJECTS_TEXT,
+    ROUTED_TEXT,
     Routed,
     encode_frame,
     find_prediction,
@@ -26,7 +29,8 @@ from service.feedback.journal import (
     lock_file,
     read_frames,
 )
-from service.feedback.recorder import IMAGES, JournalRecorder
+from service.feedback.objects import FoundObject, FoundObjects
+from service.feedback.recorder import IMAGES, LARGEST, JournalRecorder
 from service.inference.bundle import read_bundle
 from service.inference.model import Model
 from tests.conftest import ROOT
@@ -35,6 +39,7 @@ from tests.make.disks import small_disk
 
 MODEL = ModelRecord("local", "0" * 64, CLASSES, 0.8, "<u2", (4, 64, 64))
 OTHER = ModelRecord("landcover@v1.0.0", "1" * 64, ("no", "yes"), None, "|u1", (1, 2, 2))
+FOUND = FoundObjects(8, 9, (FoundObject(0, (1.0, 2.0, 3.0, 4.5), 0.9),))
 
 
 def seen(number: int, model: ModelRecord = MODEL, chip: bytes = b"") -> PredictionRecord:
@@ -66,6 +71,22 @@ def test_why_a_model_answered_is_read_with_its_prediction(journal: Journal) -> N
         journal.append_prediction(item)
     assert read_frames(only(journal).read_bytes()) == ([seen(1), chosen, seen(3)], 0)
     assert find_prediction(journal.folder, "request-2") == chosen
+
+
+def test_what_was_found_is_read_with_its_prediction(journal: Journal) -> None:
+    some = seen(2, chip=b"image")._replace(found=FOUND)
+    chosen = seen(4)._replace(found=FOUND._replace(objects=()), routed=Routed("trial-12", 0.05))
+    wanted = [seen(1), some, seen(3), chosen]
+    for item in wanted:
+        journal.append_prediction(item)
+    data = only(journal).read_bytes()
+    assert read_frames(data) == (wanted, 0)
+    broken = data.replace(b"[0,[1.0,", b"[0,[]+0,")  # and a right checksum would not save it
+    assert read_frames(broken) == ([seen(1), seen(3), chosen], 1)
+    numbers = PREDICTION_TEXT.pack(zlib.crc32(MODEL.to_json()), 0, 0.5, 7)
+    for text in (b"", b"[", b"[4,4]", b"\xff"):
+        frame = numbers + ROUTED_TEXT.pack(0, 0) + OBJECTS_TEXT.pack(len(text)) + text + b"a"
+        assert read_frames(data + b"".join(encode_frame(OBJECTS, frame))) == (wanted, 1), text
 
 
 def test_a_file_cut_off_anywhere_keeps_all_that_is_whole(journal: Journal) -> None:
@@ -247,6 +268,24 @@ def test_the_recorder_writes_the_prediction_with_its_model_and_image(
     assert found.model.classes == CLASSES
     pixels = np.frombuffer(found.chip, found.model.dtype).reshape(found.model.shape)
     assert np.array_equal(pixels, chip) and not damaged and not lost
+
+
+def test_the_recorder_writes_objects_with_the_size_of_their_image(
+    journal: Journal, model: Model
+) -> None:
+    lost: list[str] = []
+    writer, chip = recorder(journal, lost), make_chip(1)[:, :40, :50]
+    objects = [{"class": CLASSES[2], "score": 0.75, "box": [1.5, 2.0, 3.0, 4.0], "mask": "x"}]
+    writer.record("found", model, 2, 0.75, chip, objects)
+    writer.record("nothing", model, 2, 0.1, chip, [])
+    writer.record("large", model, 2, 0.75, np.zeros((4, 1100, 1000), np.uint16), objects)
+    one, none, large = read_frames(only(journal).read_bytes()).predictions
+    assert one.found == FoundObjects(40, 50, (FoundObject(2, (1.5, 2.0, 3.0, 4.0), 0.75),))
+    assert none.found == FoundObjects(40, 50, ())
+    pixels = np.frombuffer(one.chip, one.model.dtype).reshape(4, 40, 50)
+    assert np.array_equal(pixels, chip)
+    assert large.found is not None and not large.chip and not lost
+    assert 4 * 1100 * 1000 * 2 > LARGEST
 
 
 def test_without_room_for_images_predictions_are_still_recorded(

@@ -22,7 +22,7 @@ from service.feedback.store import Store
 from service.feedback.tables import HEAD, REVISIONS, metadata
 from tests.conftest import ROOT
 from tests.make.databases import PASSWORD, QUOTED
-from tests.make.predictions import seen
+from tests.make.predictions import NOW, found, seen
 
 
 @pytest.fixture
@@ -91,6 +91,52 @@ def test_predictions_of_an_older_release_are_kept_and_made_by_no_rule(
     (row,) = Store(other).list_predictions(0, 9, None)
     assert (row.request_id, row.rule, row.propensity) == ("before", None, None)
     other.close()
+
+
+def test_labels_of_an_older_release_are_kept_when_objects_can_be_labels(
+    database: Database, url: str, tmp_path: Path
+) -> None:
+    store = Store(database)
+    store.save_predictions([seen(name, chip=1) for name in "abc"])
+    for name, label in (("a", "Forest"), ("b", "River")):
+        store.add_label(name, label, NOW)
+    with database.write() as connection:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", "service:migrations")
+        command.downgrade(config, "0002")
+        columns = {column["name"] for column in inspect(connection).get_columns("feedback")}
+        assert columns == {"number", "label", "answered_at", "answers"}
+    database.close()
+    other = Database(url, tmp_path)
+    store = Store(other)
+    rows = store.list_predictions(0, 9, None)
+    assert [(row.label, row.answered_at) for row in rows] == [
+        *(("Forest", NOW), ("River", NOW), (None, None))
+    ]
+    assert {(row.objects, row.predicted_objects, row.verdict) for row in rows} == {(None,) * 3}
+    assert store.read_image("a") is not None
+    with other.read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+    store.save_predictions([found("d")])
+    assert store.add_label("d", [], NOW) is not None
+    with other.write() as connection:  # its labels still go with a prediction
+        connection.execute(text("DELETE FROM predictions WHERE request_id <> 'b'"))
+        assert connection.scalar(text("SELECT count(*) FROM feedback")) == 1
+    other.close()
+
+
+def test_a_downgrade_deletes_what_an_older_release_cannot_read(database: Database) -> None:
+    store = Store(database)
+    store.save_predictions([seen("a"), found("b")])
+    store.add_label("a", "Forest", NOW)
+    store.add_label("b", [], NOW)
+    with database.write() as connection:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", "service:migrations")
+        command.downgrade(config, "0002")
+        assert connection.scalar(text("SELECT request_id FROM predictions")) == "a"
+        assert connection.execute(text("SELECT label FROM feedback")).all() == [("Forest",)]
 
 
 def test_processes_that_start_at_once_migrate_once(url: str, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
@@ -18,10 +18,14 @@ from service.inference.bundle import read_bundle
 from service.inference.drawing import COLOURS, draw_objects
 from service.inference.engine import Engine
 from service.inference.tasks import task_of
-from tests.make import batches, browser, harbours, images
+from tests.make import batches, browser, feedback, harbours, images
 from tests.make.processes import until
 from tests.make.server import Server, serving
 from tests.make.swaps import version
+from tests.make.wire import refusal
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 BARE = {"content-type": "application/octet-stream"}
 
@@ -33,7 +37,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(bundle, tmp_path_factory.mktemp("server"), workers=1) as running:
+    folder = tmp_path_factory.mktemp("server")
+    with serving(bundle, folder, workers=1, keep_images=8) as running:
         yield running
 
 
@@ -161,13 +166,107 @@ def counted(server: Server) -> dict[str, float]:
     return found
 
 
-def test_feedback_says_that_it_does_not_apply(server: Server) -> None:
-    answer = predict(server, harbours.water((8, 4))).json()
-    body = {"request_id": answer["request_id"], "label": "ship"}
-    given = httpx.post(f"{server.url}/feedback", json=body, timeout=60)
-    assert given.status_code == 404
-    assert "a model that finds objects are not stored" in given.json()["detail"]
-    assert httpx.get(f"{server.url}/feedback").json()["answers"] == []
+SHIP, TANK = [16.0, 16.0, 20.0, 20.0], [8.0, 4.0, 12.0, 8.0]
+
+
+def give(server: Server, request_id: str, **label: Any) -> httpx.Response:
+    body = {"request_id": request_id} | label
+    return httpx.post(f"{server.url}/feedback", json=body, timeout=60)
+
+
+def listed(server: Server, request_id: str) -> dict[str, Any]:
+    rows = feedback.everything(server)
+    (row,) = [row for row in rows if row["request_id"] == request_id]
+    return row
+
+
+def test_feedback_takes_all_objects_that_are_there(server: Server) -> None:
+    answer = predict(server, harbours.water((8, 4), (16, 16), high=40, wide=50)).json()
+    name = answer["request_id"]
+    objects = [{"class": it["class"], "box": it["box"]} for it in answer["objects"]]
+    given = give(server, name, objects=objects)
+    assert given.json() == {
+        **{"request_id": name, "found": 2, "missed": 0, "false": 0},
+        **{"correct": True, "answers": 1},
+    }
+    assert give(server, name, objects=objects[::-1]).json()["answers"] == 1
+    other = [{"class": "tank", "box": TANK}, {"class": "tank", "box": SHIP}]
+    corrected = give(server, name, objects=other).json()
+    assert corrected == {
+        **{"request_id": name, "found": 1, "missed": 1, "false": 1},
+        **{"correct": False, "answers": 2},
+    }
+    row = listed(server, name)
+    assert row["predicted_objects"] == answer["objects"]
+    assert sorted(row["objects"], key=str) == sorted(other, key=str)
+    facts = ("label", "height", "width", "found", "missed", "false", "image")
+    assert [row[fact] for fact in facts] == [None, 40, 50, 1, 1, 1, True]
+    content = httpx.get(f"{server.url}/feedback/{name}.npy").content
+    assert np.load(io.BytesIO(content)).shape == (4, 40, 50)
+    nothing = give(server, name, objects=[])
+    assert nothing.json()["false"] == 2 and listed(server, name)["objects"] == []
+
+
+LABELS: list[tuple[Any, str]] = [
+    ({"objects": [{"class": "canoe", "box": SHIP}]}, "objects: 0: 'canoe' is not a class of the"),
+    ({"objects": [{"class": "ship", "box": [5, 5, 5, 9]}]}, "objects: 0: the box [5.0, 5.0, 5.0"),
+    ({"objects": [{"class": "ship", "box": [0, 0, 33, 9]}]}, "is outside of the image, 32 x 32"),
+    ({"objects": [{"class": "ship", "box": SHIP}] * 2}, "objects: 1: it is the same as object 0"),
+    ({"objects": [{"class": "ship", "box": SHIP}] * 101}, "objects: "),
+    ({"objects": [{"class": "ship", "box": [1, 2, 3]}]}, "objects.0.box.3: it is missing"),
+    ({"objects": [{"class": "ship", "box": [1, 2, 3, "wide"]}]}, "objects.0.box.3: wanted a num"),
+    ({"objects": [{"class": "ship"}]}, "objects.0.box: it is missing"),
+    ({"objects": [{"box": SHIP}]}, "objects.0.class: it is missing"),
+    ({"objects": [{"class": "ship", "box": SHIP, "sure": 1}]}, "objects.0.sure: it is not known"),
+    ({"objects": "ship"}, "objects: wanted a list"),
+    ({"objects": None}, "body: give one of `label`"),
+    ({}, "body: give one of `label`, the right class, and `objects`, all that are there"),
+    ({"objects": [], "label": "ship"}, "body: give one of `label`"),
+    ({"label": "ship"}, "label: the model that predicted finds objects, which no class confirms"),
+]
+
+
+def test_objects_that_cannot_be_taken_are_refused_with_a_sentence_and_nothing_changes(
+    server: Server,
+) -> None:
+    name = predict(server, harbours.water((8, 4))).json()["request_id"]
+    good = give(server, name, objects=[{"class": "tank", "box": TANK}]).json()
+    for label, reason in LABELS:
+        assert reason in refusal(give(server, name, **label), 422), label
+    for number in ("NaN", "Infinity", "1e999"):
+        content = f'{{"request_id": "{name}", "objects": [{{"class": "ship", "box": [1, 2, 3, '
+        body = f"{content}{number}]}}]}}".encode()
+        headers = {"content-type": "application/json"}
+        refused = httpx.post(f"{server.url}/feedback", content=body, headers=headers)
+        assert "objects.0.box.3: wanted a finite number" in refusal(refused, 422), number
+    refusal(give(server, "unknown", objects=[]), 404)
+    assert give(server, name, objects=[{"class": "tank", "box": TANK}]).json() == good
+
+
+def test_the_metrics_report_f1_over_confirmed_objects(bundle: Path, tmp_path: Path) -> None:
+    with serving(bundle, tmp_path) as server:
+        for count in range(4):
+            answer = predict(server, harbours.water((8, 4), (16, 16))).json()
+            objects = [{"class": it["class"], "box": it["box"]} for it in answer["objects"]]
+            more = [{"class": "ship", "box": [0, 0, 4, 4]}] * (count == 3)
+            given = give(server, answer["request_id"], objects=objects[count // 2 :] + more)
+            assert given.status_code == 200
+        wanted = (
+            'model_feedback_answers{tag="local"} 4.0',
+            'model_feedback_objects{result="found",tag="local"} 6.0',
+            'model_feedback_objects{result="missed",tag="local"} 1.0',
+            'model_feedback_objects{result="false",tag="local"} 2.0',
+            'model_live_f1{tag="local"} 0.8\n',
+            'model_live_precision{tag="local"} 0.75\n',
+            "model_feedback_delay_seconds_count 4.0",
+        )
+
+        def is_reported() -> bool:
+            text = feedback.metrics(server)
+            return all(line in text for line in wanted)
+
+        until(is_reported)
+        assert "model_live_accuracy{" not in feedback.metrics(server)
 
 
 def test_a_batch_writes_the_boxes_that_predict_answers(
@@ -191,8 +290,14 @@ def test_a_batch_writes_the_boxes_that_predict_answers(
         assert row["class"] == (answer["objects"][0]["class"] if answer["objects"] else None)
 
 
-def test_the_page_draws_the_boxes_over_the_picture_and_asks_nothing(server: Server) -> None:
-    with browser.chromium() as chrome, browser.visiting(chrome, server.url) as visit:
+@pytest.fixture(scope="module")
+def chrome() -> Iterator["Browser"]:
+    with browser.chromium() as running:
+        yield running
+
+
+def test_the_page_draws_the_boxes_over_the_picture(chrome: "Browser", server: Server) -> None:
+    with browser.visiting(chrome, server.url) as visit:
         page = visit.page
         browser.expect(page.locator("#takes")).to_contain_text("of any size")
         browser.expect(page.locator("#serving")).to_contain_text("any size, uint16")
@@ -205,10 +310,88 @@ def test_the_page_draws_the_boxes_over_the_picture_and_asks_nothing(server: Serv
         assert page.locator("#bars li").count() == 2
         browser.expect(page.locator("#feedback")).to_be_hidden()
         picture, drawn = (page.locator(name).bounding_box() for name in ("#picture", "#objects"))
-        assert picture == drawn
+        assert picture == drawn == page.locator("#boxes").bounding_box()
         browser.choose(page, images.npy(harbours.water()), "sea.npy")
         browser.headline(page).to_have_text("No object")
         browser.expect(page.locator("#objects rect")).to_have_count(0)
+        browser.expect(page.locator("#boxes rect")).to_have_count(0)
+
+
+def newest(server: Server) -> dict[str, Any]:
+    return feedback.everything(server, labelled="true")[-1]
+
+
+def test_a_visitor_says_which_boxes_are_false_and_draws_missing_ones(
+    chrome: "Browser", server: Server, tmp_path: Path
+) -> None:
+    with browser.visiting(chrome, server.url, viewport={"width": 1280, "height": 900}) as visit:
+        page = visit.page
+        said = browser.expect(page.locator("#boxes-said"))
+        browser.expect(page.locator("#boxes-form")).to_be_hidden()
+        browser.choose(page, images.npy(harbours.water((16, 20), (8, 4))), "port.npy")
+        boxes = page.locator("#boxes rect")
+        browser.expect(boxes).to_have_count(2)
+        page.get_by_role("button", name="Yes, all of it").press("Enter")
+        said.to_have_text("Thank you: 2 found, 0 missed, 0 false.")
+
+        page.get_by_role("checkbox", name="tank, 89").click()
+        browser.expect(page.get_by_role("checkbox", checked=False)).to_have_count(1)
+        page.get_by_label("Draw a").select_option("ship")
+        frame = page.locator("#boxes").bounding_box()
+        assert frame is not None
+        scale = frame["width"] / harbours.CHIP
+        x, y = frame["x"], frame["y"]
+        page.mouse.move(x + 24 * scale, y + 24 * scale)
+        page.mouse.down()
+        page.mouse.move(x + 28 * scale, y + 29 * scale)
+        page.mouse.move(x + frame["width"] + 40, y + 30 * scale)  # up to the edge
+        page.mouse.up()
+        browser.expect(boxes).to_have_count(3)
+        page.get_by_label("or add one at").fill("0, 0, 4.5, 4")
+        page.get_by_role("button", name="Add").press("Enter")
+        said.to_have_text("Added: ship at 0, 0, 4.5, 4. Not sent yet.")
+        page.screenshot(path=tmp_path / "boxes.png", full_page=True)
+        page.get_by_role("button", name="Send").last.click()
+        said.to_have_text("Thank you: 1 found, 2 missed, 1 false.")
+        kept = {(item["class"], *item["box"]) for item in newest(server)["objects"]}
+        left = {box for box in kept if box[0] == "tank"}
+        assert len(left) == 1 and ("ship", 0, 0, 4.5, 4) in kept
+        ((_, *drawn),) = kept - left - {("ship", 0, 0, 4.5, 4)}
+        assert drawn == pytest.approx([24, 24, 32, 30], abs=0.2)
+
+
+def test_the_keyboard_alone_is_enough_for_boxes_and_a_mistake_is_said(
+    chrome: "Browser", server: Server
+) -> None:
+    with browser.visiting(chrome, server.url) as visit:
+        page = visit.page
+        said = browser.expect(page.locator("#boxes-said"))
+        browser.choose(page, images.npy(harbours.water((8, 4))), "port.npy")
+        first = page.locator("#boxes rect")
+        first.press(" ")
+        browser.expect(first).to_have_attribute("aria-checked", "false")
+        browser.expect(first).to_be_focused()
+        first.press("Enter")
+        browser.expect(first).to_have_attribute("aria-checked", "true")
+        first.press("Enter")
+        numbers = page.get_by_label("or add one at")
+        for wrong in ("1 2 3", "left, 2, 3, 4", ""):
+            numbers.fill(wrong)
+            page.get_by_role("button", name="Add").press("Enter")
+            said.to_have_text("Give four numbers: left, top, right, bottom in pixels.")
+        numbers.fill("0 0 99 4")
+        page.get_by_role("button", name="Add").press("Enter")
+        numbers.press("Enter")
+        said.to_have_text(
+            "objects: 0: [0.0, 0.0, 99.0, 4.0] is outside of the image, 32 x 32 pixels"
+        )
+        page.locator("#boxes rect").last.press("Enter")  # it is taken back
+        numbers.press("Enter")
+        said.to_have_text("Thank you: 0 found, 0 missed, 1 false.")
+        assert newest(server)["objects"] == []
+        browser.choose(page, images.npy(harbours.water((8, 4), (16, 20))), "next.npy")
+        said.to_have_text("")
+        browser.expect(page.get_by_role("checkbox", checked=True)).to_have_count(2)
 
 
 def test_golden_boxes_that_are_not_reproduced_are_refused(bundle: Path, tmp_path: Path) -> None:
