@@ -19,6 +19,7 @@ NEEDS = {
     "routing": "needs routing.yaml",
     "shadow": "needs a shadow in routing.yaml",
     "jobs": "needs the front of jobs, and a budget",
+    "objects": "needs labels of a model that finds objects",
 }
 """Hardware or a program that may be missing -> the text of a panel without it."""
 

@@ -35,10 +35,22 @@ LABELS = section(
         matrix=("predicted", "label"),
     ),
     chart(
+        "Objects, as people confirmed them",
+        "F1, precision and recall at an overlap of half, of a model that finds objects.",
+        "percentunit",
+        Query(largest("model_live_f1", OF, "tag"), "F1 {{tag}}"),
+        Query(largest("model_live_precision", OF, "tag"), "precision {{tag}}", "dashed"),
+        Query(largest("model_live_recall", OF, "tag"), "recall {{tag}}", "dashed"),
+        width=6,
+        maximum=1,
+        needs="objects",
+    ),
+    chart(
         "Labels in the window",
         "Labelled predictions of each model.",
         "short",
         Query(largest("model_feedback_answers", OF, "tag"), "{{tag}}"),
+        width=6,
     ),
     chart(
         "Delay of the labels",
@@ -48,12 +60,14 @@ LABELS = section(
             Query(quantile(share, "model_feedback_delay_seconds", OWN, "", "1h"), name)
             for share, name in ((0.5, "median"), (0.9, "90 %"))
         ),
+        width=6,
     ),
     chart(
         "Not recorded",
         "Predictions that were not recorded; they cannot be labelled.",
         "ops",
         Query(rate("feedback_unrecorded_total", OWN, "reason"), "{{reason}}"),
+        width=6,
     ),
 )
 

@@ -8,10 +8,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from service.errors import Unprocessable
 from service.schemas import MOST_OBJECTS
 
 IOU = 0.5
+LISTED = 5000  # objects after which a page of predictions ends: a longer one holds others up
 NAMED = 20  # classes that a refusal lists
 
 Box = tuple[float, float, float, float]
@@ -82,21 +85,28 @@ class Verdict(NamedTuple):
 
 def compare(found: FoundObjects, true: Sequence[Object]) -> Verdict:
     """Match boxes, the surest first, to objects."""
-    free = list(true)
-    for item in found.objects:
-        same = [one for one in free if one.class_ == item.class_]
-        best = max(same, key=lambda one: overlap(one.box, item.box), default=None)
-        if best is not None and overlap(best.box, item.box) >= IOU:
-            free.remove(best)
-    right = len(true) - len(free)
-    return Verdict(right, len(free), len(found.objects) - right)
+    overlap = overlaps(found.objects, true)  # (D, N)
+    right = 0
+    for row in overlap:
+        if row.max(initial=0.0) >= IOU:
+            right += 1
+            overlap[:, row.argmax()] = 0
+    return Verdict(right, len(true) - right, len(found.objects) - right)
 
 
-def overlap(one: Box, other: Box) -> float:
-    """Intersection over union, 0 to 1."""
-    left, top = max(one[0], other[0]), max(one[1], other[1])
-    both = _area((left, top, min(one[2], other[2]), min(one[3], other[3])))
-    return both / max(_area(one) + _area(other) - both, 1e-9)
+def overlaps(
+    found: Sequence[FoundObject], true: Sequence[Object]
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Intersection over union of each of D boxes with each of N objects, (D, N); 0 if of another
+    class."""
+    one = np.array([item.box for item in found], np.float64).reshape(-1, 1, 4)
+    other = np.array([item.box for item in true], np.float64).reshape(1, -1, 4)
+    low, high = np.maximum(one, other)[..., :2], np.minimum(one, other)[..., 2:]
+    both = np.clip(high - low, 0, None).prod(axis=2)
+    areas = sum(np.clip(box[..., 2:] - box[..., :2], 0, None).prod(axis=2) for box in (one, other))
+    same = np.equal.outer([item.class_ for item in found], [item.class_ for item in true])
+    result: np.ndarray[Any, np.dtype[np.float64]] = same * both / np.maximum(areas - both, 1e-9)
+    return result
 
 
 def check(
@@ -138,8 +148,3 @@ def no_class(label: str, classes: Sequence[str]) -> str:
 def _box(values: Sequence[float]) -> Box:
     left, top, right, bottom = values
     return left, top, right, bottom
-
-
-def _area(box: Box) -> float:
-    left, top, right, bottom = box
-    return max(0.0, right - left) * max(0.0, bottom - top)

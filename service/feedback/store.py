@@ -21,7 +21,7 @@ from sqlalchemy.exc import IntegrityError
 from service.errors import Unprocessable
 from service.feedback.database import Database
 from service.feedback.journal import ModelRecord, PredictionRecord
-from service.feedback.objects import Box, FoundObjects, Verdict, check, compare, no_class
+from service.feedback.objects import LISTED, Box, FoundObjects, Verdict, check, compare, no_class
 from service.feedback.tables import MICROSECONDS, Kind, feedback, images, micro, models, predictions
 
 FASTEST = 1  # level of zlib: chips are noisy, a higher level saves little
@@ -64,6 +64,11 @@ class PredictionRow(NamedTuple):
     objects: list[dict[str, Any]] | None = None
     """That people say are there."""
     verdict: Verdict | None = None
+
+    @property
+    def listed(self) -> int:
+        """How many objects it lists."""
+        return len(self.predicted_objects or ()) + len(self.objects or ())
 
 
 class RightOrWrong(NamedTuple):
@@ -190,16 +195,25 @@ class Store:
     def list_predictions(
         self, after: int, limit: int, labelled: bool | None
     ) -> list[PredictionRow]:
-        """List predictions after number `after`, in the order of their arrival."""
+        """List predictions after number `after`, in the order of their arrival.
+
+        Fewer than `limit` where they have LISTED objects.
+        """
         query = (
             _LIST.where(predictions.c.number > after).order_by(predictions.c.number).limit(limit)
         )
         if labelled is not None:
             there = feedback.c.number.is_not(None)
             query = query.where(there if labelled else ~there)
+        rows: list[PredictionRow] = []
+        listed = 0
         with self.database.read() as connection:
-            found = connection.execute(query).all()
-        return [_row_of(*row) for row in found]
+            for found in connection.execute(query):
+                rows.append(_row_of(*found))
+                listed += rows[-1].listed
+                if listed >= LISTED:
+                    break
+        return rows
 
     def read_image(self, request_id: str) -> bytes | None:
         """Read a stored image as NPY, (bands, height, width)."""

@@ -6,6 +6,7 @@ from fastapi import FastAPI, Path, Query
 from starlette.responses import Response
 
 from service.errors import NotFound
+from service.feedback.objects import LISTED
 from service.feedback.service import FeedbackService
 from service.schemas import (
     CURSOR,
@@ -70,7 +71,7 @@ def add_feedback(app: FastAPI, answers: FeedbackService | None) -> None:
         """List predictions with their labels, in the order of their arrival."""
         number = int(after, 16) if after else 0
         rows = await need().list_predictions(number, limit + 1, labelled)
-        more = len(rows) > limit
+        more = len(rows) > limit or sum(row.listed for row in rows) >= LISTED
         rows = rows[:limit]
         return FeedbackPage(
             answers=[_answered(row) for row in rows],

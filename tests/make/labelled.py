@@ -49,6 +49,7 @@ class Service:
         label: str | None,
         image: npt.NDArray[Any] | bytes | None = None,
         at: str = "2026-05-01T12:00:00Z",
+        objects: list[dict[str, Any]] | None = None,
     ) -> None:
         """Hold an answer, and its image."""
         self.answers.append(
@@ -60,9 +61,10 @@ class Service:
                 "tag": "landcover@v1.0.0",
                 "sha256": "0" * 64,
                 "predicted_at": "2026-05-01T11:00:00Z",
-                "answered_at": at if label is not None else None,
+                "answered_at": at if label is not None or objects is not None else None,
                 "image": image is not None,
             }
+            | ({} if objects is None else {"objects": objects})
         )
         if image is not None:
             self.images[request_id] = image if isinstance(image, bytes) else npy(image)
@@ -93,7 +95,7 @@ class Handler(http.Handler[Service]):
             return
         assert query["labelled"] == "true" and 1 <= int(query["limit"]) <= 1000
         start = int(query.get("after", "0"))
-        labelled = [answer for answer in service.answers if answer["label"] is not None]
+        labelled = [answer for answer in service.answers if answer["answered_at"] is not None]
         end = start + PAGE
         following = str(end) if end < len(labelled) else None
         if service.circle:

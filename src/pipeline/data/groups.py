@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from pipeline.data.chip_table import Row
 from pipeline.data.dataset import SPLITS, Dataset, predefined_split
-from pipeline.data.split import in_order, without_leaks
+from pipeline.data.split import in_order, only_trains, without_leaks
 from pipeline.errors import DataError
 from pipeline.params import Preprocess
 
@@ -45,8 +45,12 @@ def assign(
 
 
 def _by_group(rows: Sequence[Row], params: Preprocess) -> list[Row]:
-    """Hold out whole groups, by the hash of their name: at least one for each split."""
-    chips_in = Counter(row.label for row in rows)
+    """Hold out whole groups, by the hash of their name: at least one for each split.
+
+    Images of feedback go to training: they may show any of the places.
+    """
+    placed = [row for row in rows if not only_trains(row)]
+    chips_in = Counter(row.label for row in placed)
     if len(chips_in) < len(SPLITS):
         raise DataError(
             f"the images are of {len(chips_in)} groups ({', '.join(sorted(chips_in))}), and "
@@ -62,11 +66,13 @@ def _by_group(rows: Sequence[Row], params: Preprocess) -> list[Row]:
         left = [group for group in order if split_of[group] == "train"]
         taken, others = 0, 1 + (split == "test")  # groups that the other splits need
         for group in left[: len(left) - others]:
-            if taken and taken >= share * len(rows):
+            if taken and taken >= share * len(placed):
                 break
             split_of[group] = split
             taken += chips_in[group]
-    return [row._replace(split=split_of[row.label]) for row in rows]
+    return [
+        row._replace(split="train" if only_trains(row) else split_of[row.label]) for row in rows
+    ]
 
 
 def _by_image(rows: Sequence[Row], params: Preprocess) -> list[Row]:

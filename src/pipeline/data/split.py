@@ -66,7 +66,7 @@ def _spatial(rows: Sequence[Row], params: Preprocess) -> list[Row]:
     a held-out chip without a block would flatter unseen. Copies of held-out chips are left out of
     training afterwards, as ever.
     """
-    placed = [row for row in rows if not _only_trains(row)]
+    placed = [row for row in rows if not only_trains(row)]
     blocks = {row.path: block(row, params.block_size) for row in placed}
     chips_in = Counter(blocks.values())
     split_of = hold_out(chips_in, chips_in.__getitem__, params)
@@ -76,7 +76,8 @@ def _spatial(rows: Sequence[Row], params: Preprocess) -> list[Row]:
     ]
 
 
-def _only_trains(row: Row) -> bool:
+def only_trains(row: Row) -> bool:
+    """Whether a chip is an image of feedback, of which nobody said where it was taken."""
     return row.centre is None and bool(FEEDBACK.fullmatch(PurePosixPath(row.path).name))
 
 

@@ -19,11 +19,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from contracts.faults import first_fault
 from contracts.proxies import UNUSABLE, environment_fault, is_loopback
+from pipeline.data.boxes import Object
+from pipeline.data.dataset import MOST_OBJECTS
 from pipeline.errors import SourceError
 
 KEY = "FEEDBACK_KEY"  # variable of the environment; never printed
 PAGE = 1000  # labels; the service's limit
-MOST_PAGES = 2000  # more than the service stores
+MOST_PAGES = 20_000  # more than the service stores
 MOST_PAGE_BYTES = 4 * 2**20
 TIMEOUT = httpx.Timeout(30, connect=10)  # seconds, between two packets
 LONGEST = 120  # seconds from a request to the end of its response
@@ -56,6 +58,8 @@ class Answer(BaseModel):
     answered_at: Annotated[datetime, AfterValidator(_in_utc)] | None
     image: bool
     """Whether the service has stored the chip."""
+    objects: tuple[Object, ...] | None = Field(None, max_length=MOST_OBJECTS)
+    """All that are there, of a model that finds objects."""
 
 
 class _Page(BaseModel):

@@ -30,7 +30,7 @@ PAUSE = 0.1
 FIRING = {"SwapFailing", "Watchdog"}
 DEPENDING = {"DiskFilling"}  # on the machine that runs this
 # Exported by nothing here: there is no prober, no GPU, no cluster, no stream, no front of jobs,
-# no shadow.
+# no shadow, no model that finds objects.
 ABSENT = {
     "probe_ssl_earliest_cert_expiry",
     "probe_success",
@@ -43,6 +43,9 @@ ABSENT = {
     "jobs_gpu_minutes_held",
     "jobs_gpu_minutes_limit",
     "routing_shadow_copies_total",
+    "model_live_f1",
+    "model_live_precision",
+    "model_live_recall",
     "stream_frames_total",
     "stream_lag",
     "stream_connected",
@@ -52,7 +55,7 @@ ABSENT = {
     "stream_batch_frames_count",
 }
 CLUSTER = {"namespace"}
-NEEDS = {"gpu", "probe", "stream", "jobs", "routing", "shadow"}
+NEEDS = {"gpu", "probe", "stream", "jobs", "routing", "shadow", "objects"}
 LEGEND = re.compile(r"\{\{(\w+)\}\}")
 
 

@@ -57,6 +57,18 @@ def test_about_the_wanted_share_is_held_out() -> None:
     assert counts == {"test": 60, "validation": 30, "train": 210}
 
 
+@pytest.mark.parametrize("rule", ["auto", "random"])
+def test_images_of_feedback_only_train(rule: str) -> None:
+    for seed in range(5):
+        some = rows({"a": 5, "b": 5, "c": 5, "feedback": 9})
+        name = f"images/feedback-{'0' * 16}-20260501120000.npy"
+        some = [row._replace(path=name) if row.label == "feedback" else row for row in some]
+        params = Preprocess.model_validate(PARAMS | {"split": rule, "seed": seed})
+        found = assign(some, labels(len(some)), dataset(), params)
+        assert {row.split for row in found if row.path == name} == {"train"}
+        assert {row.split for row in found} == {"train", "validation", "test"}
+
+
 def test_two_groups_cannot_be_split() -> None:
     with pytest.raises(DataError, match="are of 2 groups .a, b., and train, validation, test need"):
         split({"a": 30, "b": 30})

@@ -11,16 +11,20 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from pipeline.data.boxes import boxes_of, read_objects
 from pipeline.data.chip_table import Row
 from pipeline.data.dataset import image_files
+from pipeline.data.images import decode
 from pipeline.data.split import assign
 from pipeline.errors import SourceError
 from pipeline.ingest import ingest, main
 from pipeline.params import Preprocess
-from pipeline.sources import answers
+from pipeline.sources import File, answers
+from pipeline.sources.coco import Coco
 from pipeline.sources.feedback import Feedback
 from pipeline.sources.folder import Folder
 from tests.conftest import chip, write_images
+from tests.make.harbours import make_coco
 from tests.make.labelled import KEY, Service, dripping, npy, serving
 from tests.pipeline.conftest import call, dvc
 
@@ -104,6 +108,93 @@ def test_the_command_reads_its_key_from_the_environment_and_never_prints_it(
     assert KEY not in result.stdout + result.stderr + refused.stdout + refused.stderr
     result = call(main, *line, "--since", "yesterday")
     assert result.returncode == 2 and "'yesterday' is not a date: write 2026-05-01" in result.stderr
+
+
+SHIP = {"class": "ship", "box": [4.0, 4.0, 16.0, 12.0]}
+FAR = {"class": "ship", "box": [20.0, 30.0, 31.5, 40.0]}
+
+
+@pytest.fixture
+def harbour(workdir: Path) -> Path:
+    """A folder with 24 images of four ports, with boxes."""
+    make_coco(workdir / "ships")
+    found = Coco(workdir / "ships")
+    for file in found.files():
+        assert isinstance(file, File)
+        Path("data", file.path).parent.mkdir(parents=True, exist_ok=True)
+        Path("data", file.path).write_bytes(file.content)
+    found.dataset().write(Path("data"))
+    return workdir
+
+
+def port(seed: int, high: int = 40, wide: int = 50) -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 200, (3, high, wide)).astype(np.uint8)
+
+
+def test_images_with_objects_come_in_as_boxes_and_train(
+    repository: Path, service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_coco(repository / "ships")
+    ingest(Coco(repository / "ships"))
+    service.add("two", None, port(1), objects=[FAR, SHIP])
+    service.add("none", None, port(2, 32, 32), objects=[])
+    service.add("outside", None, port(3, 32, 32), objects=[FAR])
+    service.add("class", "ship", port(4))
+    service.add("unknown", None, port(5), objects=[SHIP | {"class": "../canoe"}])
+    service.add("gone", None, objects=[SHIP])
+    bring(service)
+    found = [path for path in ours() if path.startswith("images/")]
+    documents = {
+        np.load(Path("data") / path).tobytes(): read_objects(Path("data") / boxes_of(path))
+        for path in found
+    }
+    assert {content: len(it.objects) for content, it in documents.items()} == {
+        port(1).tobytes(): 2, port(2, 32, 32).tobytes(): 0
+    }  # fmt: skip
+    assert {it.group for it in documents.values()} == {"feedback"}
+    said = capsys.readouterr().out
+    assert "[20.0, 30.0, 31.5, 40.0] is outside of 32 x 32 pixels" in said.replace("\n", " ")
+    assert "bad: answer 'unknown': label '../canoe' is not a class of data/ (ship)" in said
+    assert "labels of another kind than the data have: 1" in said
+    assert "labels without an image, which the service did not store: 1" in said
+    first = version()
+    bring(service)
+    assert version() == first
+    service.answers[0]["objects"] = [SHIP]
+    bring(service)
+    (path,) = [it for it in ours() if "images/" in it and np.load(f"data/{it}").shape[1] == 40]
+    assert len(read_objects(Path("data") / boxes_of(path)).objects) == 1
+    assert len(ours()) == 4, "an image is without its boxes, or boxes are left behind"
+
+
+def test_newer_objects_stay_and_images_of_another_source_keep_their_boxes(
+    harbour: Path, service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = decode("a.png", Path("data/images/porta_001.png").read_bytes()).pixels
+    there = [
+        item.model_dump(by_alias=True)
+        for item in read_objects(Path("data/boxes/porta_001.json")).objects
+    ]
+    service.add("same", None, known, objects=there)
+    assert files(service) == []
+    assert "kept as it is" not in capsys.readouterr().out
+    service.add("other", None, known, objects=[], at="2026-05-02T12:00:00Z")
+    assert files(service) == []
+    said = "kept as it is: images/porta_001.png has other objects at the service"
+    assert said in capsys.readouterr().out
+    service.add("newer", None, port(1), objects=[SHIP], at="2026-05-03T12:00:00Z")
+    service.add("older", None, port(1), objects=[], at="2026-05-02T12:00:00Z")
+    added = files(service)
+    assert [path.split("/")[0] for path in added] == ["boxes", "images"]
+    assert "an image with a newer label, which counts: 2" in capsys.readouterr().out
+
+
+def test_classes_take_no_objects(
+    data: Path, service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.add("objects", None, image(0, 100), objects=[SHIP])
+    assert files(service) == []
+    assert "labels of another kind than the data have: 1" in capsys.readouterr().out
 
 
 def test_files_that_an_earlier_ingest_passed_over_are_told_to_be_of_that_folder(
@@ -349,6 +440,7 @@ PAGES = [
     (page(ANSWER | {"answered_at": "9999-12-31T23:59:59-23:00"}), "not a moment of UTC"),
     (page(*[ANSWER] * 1001), "answers: list should have at most 1000 items"),
     (page(ANSWER | {"label": {"a": 1}}), r"answers.0.label"),
+    (page(ANSWER | {"objects": [{"class": "ship", "box": [1, 2]}]}), r"answers.0.objects.0: "),
     (b" " * (5 * 2**20), "more than 4194304 bytes"),
     (page(following="again"), "repeats itself"),
 ]

@@ -1,14 +1,18 @@
 """What a model found against what people say is there: counted, stored, and counted together."""
 
+import asyncio
 import io
 import json
 import math
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, cast
 
+import httpx
 import numpy as np
 import pytest
+from fastapi import FastAPI
 
 from pipeline.tasks.matching import match
 from service.errors import Unprocessable
@@ -16,8 +20,10 @@ from service.feedback.database import Database
 from service.feedback.journal import Routed
 from service.feedback.objects import Box, FoundObject, FoundObjects, Object, Verdict, compare
 from service.feedback.retention import Retention
-from service.feedback.store import ObjectCount, RightOrWrong, Store
+from service.feedback.service import FeedbackService
+from service.feedback.store import ObjectCount, PredictionRow, RightOrWrong, Store
 from service.feedback.tables import Kind
+from service.http.feedback import add_feedback
 from tests.make.predictions import NOW, SEA, SHIP, TANK, everything, found, names, seen
 
 TRUE = [("ship", SHIP), ("tank", TANK)]
@@ -165,6 +171,33 @@ def test_an_image_of_any_size_is_given_as_it_was_seen_and_kept_if_it_was_correct
     assert kinds == [Kind.CONFIRMED, Kind.CORRECTED]
 
 
+def test_a_page_ends_after_many_objects_and_the_next_one_goes_on(store: Store) -> None:
+    many = FoundObjects(40, 50, (FoundObject(0, SHIP, 0.9),) * 100)
+    store.save_predictions([found(f"{number}")._replace(found=many) for number in range(120)])
+    assert len(store.list_predictions(0, 1000, None)) == 50
+    wanted = [f"{number}" for number in range(120)]
+    assert names(everything(store)) == wanted
+
+    class Service:
+        async def list_predictions(self, *query: Any) -> list[PredictionRow]:
+            return store.list_predictions(*query)
+
+    app = FastAPI()
+    add_feedback(app, cast(FeedbackService, Service()))
+
+    async def listed() -> list[str]:
+        transport = httpx.ASGITransport(app)
+        found, query = [], {"limit": "1000"}
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            while query.get("after") != "":
+                page = (await client.get("/feedback", params=query)).json()
+                found += [row["request_id"] for row in page["answers"]]
+                query["after"] = page["next"] or ""
+        return found
+
+    assert asyncio.run(listed()) == wanted
+
+
 def test_verdicts_are_summed_by_tag_and_no_class_counts_among_them(store: Store) -> None:
     store.save_predictions([*(found(name) for name in "abcd"), seen("class")])
     store.add_label("a", TRUE, NOW)
@@ -193,11 +226,11 @@ def test_a_prediction_of_objects_is_a_reward_by_its_f1(store: Store) -> None:
 
 def test_a_hundred_objects_are_kept_in_a_bounded_text() -> None:
     answered = [
-        {"class": "tank", "score": 0.912345678, "box": [1000.25, 1000.5, 1100.75, 1200.0]}
+        {"class": "tank", "score": 0.9123456478118896, "box": [1000.25, 1000.5, 1100.75, 1200.0]}
     ] * 130
     kept = FoundObjects.of_answer(answered, SEA.classes, (4096, 4096))
     text = kept.to_json()
-    assert len(kept.objects) == 100 and len(text) < 6000
+    assert len(kept.objects) == 100 and len(text) < 7000
     assert FoundObjects.from_json(text) == kept
     for broken in ("", "[]", "[1, 2]", "[1, 2, [[0, [1, 2, 3], 0.5]]]", "7"):
         with pytest.raises((ValueError, TypeError)):

@@ -353,6 +353,8 @@ def test_a_visitor_says_which_boxes_are_false_and_draws_missing_ones(
         page.screenshot(path=tmp_path / "boxes.png", full_page=True)
         page.get_by_role("button", name="Send").last.click()
         said.to_have_text("Thank you: 1 found, 2 missed, 1 false.")
+        page.set_viewport_size({"width": 360, "height": 740})
+        assert page.evaluate(browser.OVERFLOW) <= 0
         kept = {(item["class"], *item["box"]) for item in newest(server)["objects"]}
         left = {box for box in kept if box[0] == "tank"}
         assert len(left) == 1 and ("ship", 0, 0, 4.5, 4) in kept
