@@ -21,7 +21,7 @@ class Recorded(list[tuple[str, int, float]]):
     """A recorder that keeps predictions in a list."""
 
     def record(
-        self, request_id: str, model: Model, best: int, probability: float, chip: Any
+        self, request_id: str, model: Model, best: int, probability: float, chip: Any, *_: Any
     ) -> None:
         self.append((request_id, best, probability))
 
