@@ -57,7 +57,7 @@ INSTALLED := $(VENV)/.installed-$(shell (echo $(EXTRAS) $(TORCH) $(if $(SHARED),
   check-catalogues left-out experiment experiment-commit experiment-check publish comment verify register image job-image deploy secrets argo-enter argo-leave review review-stop retrain notify \
   submit jobs attempt job-status job-budget job-logs job-cancel job-retry \
   monitor demo-drift demo-stream alertmanager dashboards rules figures \
-  bench bench-loop bench-eurosat bench-detection bench-serving bench-drift bench-observing bench-map bench-map-jobs bench-quantize bench-batch bench-stream bench-routing bench-processes bench-slovenia bench-jobs bench-search lock clean
+  bench bench-loop bench-eurosat bench-detection bench-serving bench-drift bench-observing bench-map bench-map-jobs bench-quantize bench-batch bench-stream bench-live bench-routing bench-processes bench-slovenia bench-jobs bench-search lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -479,6 +479,9 @@ bench-batch: setup ## measure a batch of images beside bare ONNX Runtime (BUNDLE
 
 bench-stream: setup ## measure a worker of the stream, and the latency that Kafka adds to HTTP's (BUNDLE=folder of a model)
 	@python -m benchmarks.stream $(if $(BUNDLE),--bundle '$(BUNDLE)')
+
+bench-live: setup ## measure how old live frames are, and the memory of those who serve them (after make demo, which trains)
+	@python -m benchmarks.live
 
 bench-processes: setup ## measure training with one and two processes (wall time: on two idle cores)
 	@python -m benchmarks.processes

@@ -16,6 +16,7 @@ from contracts.images import SUFFIXES
 from service.errors import NotFound, Unprocessable
 
 LONGEST_PAUSE = 10.0  # seconds between two tries to connect
+PARTING = 2.0  # seconds that a source may take to end; one that is being connected takes 30
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -126,8 +127,10 @@ class Live:
             yield shot
 
     def close(self) -> None:
-        """Connect no more."""
+        """Read and connect no more; the thread may still wait for the source."""
         self._closed.set()
+        if self._thread.is_alive():
+            self._thread.join(PARTING)
 
     def _read(self) -> None:
         pause = 0.5
@@ -135,7 +138,7 @@ class Live:
             while True:
                 capture = cv2.VideoCapture(self._source)
                 clock = Clock(0 if is_live(str(self._source)) else _rate(capture))
-                while (pixels := _next(capture)) is not None:
+                while not self._closed.is_set() and (pixels := _next(capture)) is not None:
                     pause = 0.5
                     clock.wait()
                     self._put(Shot(datetime.now(UTC), pixels))
@@ -143,7 +146,7 @@ class Live:
                 if not self._loop or self._closed.is_set():
                     return
                 self.reconnected += 1
-                log.warning("the source is away", extra={"again_in": pause})
+                log.warning("the source is away: it is tried again in %g s", pause)
                 self._closed.wait(pause)
                 pause = min(LONGEST_PAUSE, 2 * pause)
         finally:

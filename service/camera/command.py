@@ -1,8 +1,10 @@
 """`python -m service camera SOURCE`: frames of a video, folder, device or RTSP stream."""
 
 import argparse
+import os
 import re
 import sys
+import threading
 from typing import Any
 
 from service.errors import ServiceError, Unavailable, UnsafeSettings
@@ -54,6 +56,7 @@ def run(chosen: argparse.Namespace) -> None:
     """Send frames until the file ends, or Ctrl-C."""
     from service.settings import read_settings
 
+    code = 1
     try:
         try:
             import cv2  # noqa: F401
@@ -62,9 +65,16 @@ def run(chosen: argparse.Namespace) -> None:
         from service.camera.run import send_frames
 
         send_frames(chosen, read_settings())
+        code = 0
     except UnsafeSettings as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
     except ServiceError as error:
-        sys.exit(f"error: {error.detail}")
+        print(f"error: {error.detail}", file=sys.stderr)
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
+    if threading.active_count() > 1:
+        # OpenCV waits for a source: a thread that comes back while Python ends aborts the process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

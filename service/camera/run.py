@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -173,7 +173,7 @@ def send_frames(chosen: argparse.Namespace, settings: Settings) -> None:
     )
     sent = left_out = 0
     began = said = time.monotonic()
-    with closing(sink):
+    with closing(sink), closing(camera) if camera else nullcontext():
         for sequence, shot in enumerate(shots):
             if sink.send(_encode(shot, chosen), sequence, shot):
                 sent += 1

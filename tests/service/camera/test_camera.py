@@ -1,9 +1,12 @@
 """The camera: every frame of a file, the newest of what is live, by topic or HTTP."""
 
 import json
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -172,3 +175,33 @@ def test_of_a_live_source_the_newest_frame_wins_and_an_outage_is_survived(
     assert shot.pixels is not None
     path.unlink()
     live.close()
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_ctrl_c_ends_a_camera_also_while_it_waits_for_its_source(
+    film: Path, tmp_path: Path, answers: bool
+) -> None:
+    """Of the second one a server takes the connection, and never says a word."""
+    state: dict[str, Any] = {}
+    held: AbstractContextManager[object]
+    log = tmp_path / "log"
+    with serving(Crowd, state) as address, socket.create_server(("127.0.0.1", 0)) as silent:
+        stream = f"rtsp://user:secret@127.0.0.1:{silent.getsockname()[1]}/quay"
+        words = [str(film), "--live", "--loop"] if answers else [stream]
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "service", "camera", *words, "--to", address],
+                env={},
+                stdout=output,
+                stderr=output,
+            )
+        if answers:
+            until(lambda: len(state.get("taken", [])) > 2)
+            held = nullcontext()
+        else:
+            held = closing(silent.accept()[0])
+        with held:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130
+    said = log.read_text(encoding="utf-8")
+    assert "FATAL" not in said and "Traceback" not in said and "secret" not in said
