@@ -18,6 +18,7 @@ from service.feedback.accuracy import (
     AccuracyCollector,
     wilson,
 )
+from service.http.experiments import ExperimentList
 from service.inference.bundle import parse_manifest
 from service.inference.model import Serving
 
@@ -67,6 +68,19 @@ def test_objects_have_f1_precision_and_recall_and_no_accuracy(tmp_path: Path) ->
     assert (found["model_live_f1 blind"], found["model_live_recall blind"]) == (0, 0)
     assert not [name for name in found if "empty" in name and "live" in name]
     assert not [name for name in found if "accuracy" in name or "precision blind" in name]
+
+
+def test_the_list_of_experiments_has_the_f1_and_counts_images(tmp_path: Path) -> None:
+    objects = [(TAG, 3, 6, 2, 4), ("empty", 1, 0, 0, 0)]
+    live = AccuracySnapshot([("old", "River", "Forest", 2)], objects=objects)
+    nothing: Any = SimpleNamespace(read=dict)
+    board = board_with(tmp_path, live)
+    listed = ExperimentList(nothing, nothing, nothing, nothing, nothing, board)
+    found = {
+        tag: (seen.accuracy, seen.f1, seen.labels) for tag, seen in listed._monitoring().items()
+    }
+    wanted = {TAG: (None, approx(12 / 18), 3), "empty": (None, None, 1), "old": (0, None, 2)}
+    assert found == wanted
 
 
 def test_labels_of_classes_and_of_objects_under_one_tag_are_counted_together(

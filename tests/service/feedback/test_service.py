@@ -70,6 +70,29 @@ def test_a_prediction_can_be_labelled_at_once_at_any_worker(each_site: Server) -
         }
 
 
+def test_what_a_classifier_answers_is_what_it_was_before_objects_could_be_labels(
+    site: Server,
+) -> None:
+    name = predict(site, 3)["request_id"]
+    given = give(site, name, "Forest")
+    predicted = given.json()["predicted"]
+    correct = json.dumps(predicted == "Forest")
+    assert given.text == (
+        f'{{"request_id":"{name}","label":"Forest","predicted":"{predicted}",'
+        f'"correct":{correct},"answers":1}}'
+    )
+    (row,) = [row for row in everything(site) if row["request_id"] == name]
+    assert list(row) == [
+        *("request_id", "label", "predicted", "probability", "tag", "sha256"),
+        *("predicted_at", "answered_at", "image", "rule", "propensity"),
+    ]
+    for objects in ([], [{"class": "Forest", "box": [0, 0, 9, 9]}]):
+        body = {"request_id": name, "objects": objects}
+        answer = httpx.post(site.url + "/feedback", json=body)
+        assert "names one class: send the right one as `label`" in refusal(answer, 422)
+    assert give(site, name, "Forest").json()["answers"] == 1
+
+
 def test_a_repeated_label_counts_once_and_another_label_corrects_it(each_site: Server) -> None:
     site = each_site
     said = predict(site)
