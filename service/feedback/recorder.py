@@ -25,7 +25,7 @@ Answered = Sequence[Mapping[str, Any]] | None
 """The objects of an answer; None where it is one class."""
 
 IMAGES = 64  # kept per second and worker; at most half of them of certain predictions
-LARGEST = 8 << 20  # bytes of an image that is kept: models of objects take images of any size
+LARGEST = 8 << 20  # bytes of an image that is kept of a model of objects, which takes any size
 SHARE = 0.5  # of the journal's limit that images may fill; the rest is for other predictions
 REASONS = ("spool_full", "disk_full", "disk_error", "damaged", "refused", "bug")
 
@@ -109,7 +109,8 @@ class JournalRecorder:
                 bound = self._bound = (model, model_record(model))
             moment = time.time_ns() // 1000
             image = b""
-            if self._keep_images and chip.nbytes <= LARGEST and self._wants_image(probability):
+            fits = objects is None or chip.nbytes <= LARGEST
+            if self._keep_images and fits and self._wants_image(probability):
                 image = np.ascontiguousarray(chip).astype(bound[1].dtype, copy=False).tobytes()
             facts = (request_id, bound[1], best, probability, moment, image)
             routed = self.routed.get(request_id) if self.routed else None

@@ -279,13 +279,14 @@ def test_the_recorder_writes_objects_with_the_size_of_their_image(
     writer.record("found", model, 2, 0.75, chip, objects)
     writer.record("nothing", model, 2, 0.1, chip, [])
     writer.record("large", model, 2, 0.75, np.zeros((4, 1100, 1000), np.uint16), objects)
-    one, none, large = read_frames(only(journal).read_bytes()).predictions
+    writer.record("a class", model, 2, 0.75, np.zeros((4, 1100, 1000), np.uint16))
+    one, none, large, chip_of_class = read_frames(only(journal).read_bytes()).predictions
     assert one.found == FoundObjects(40, 50, (FoundObject(2, (1.5, 2.0, 3.0, 4.0), 0.75),))
     assert none.found == FoundObjects(40, 50, ())
     pixels = np.frombuffer(one.chip, one.model.dtype).reshape(4, 40, 50)
     assert np.array_equal(pixels, chip)
     assert large.found is not None and not large.chip and not lost
-    assert 4 * 1100 * 1000 * 2 > LARGEST
+    assert chip_of_class.found is None and len(chip_of_class.chip) == 4 * 1100 * 1000 * 2 > LARGEST
 
 
 def test_without_room_for_images_predictions_are_still_recorded(
