@@ -57,7 +57,9 @@ def test_every_chip_is_usable_and_placed_so_that_blocks_can_split_them(clone: Pa
 
 def test_the_sample_is_small() -> None:
     size = sum(path.stat().st_size for path in (ROOT / "sample").rglob("*") if path.is_file())
-    assert size <= 5 * 2**20
+    assert (
+        size <= 6 * 2**20
+    ), "the images take 4; the pictures of a model are as large as its mistakes are many"
 
 
 def test_the_simulator_still_makes_the_sample(
