@@ -3,6 +3,8 @@
     python -m service.stream.demo [SOURCE] [--rate 10]
 
 The camera shows the images in data/ one after the other, or another SOURCE. Ctrl-C ends it all.
+With SERVICE_STREAM_BROKERS the broker is yours, which makes the topics. Ours keeps everything in
+memory, and looks through all of it at each fetch: after some 10,000 frames it is slow.
 """
 
 import argparse
@@ -47,12 +49,15 @@ def _run(chosen: argparse.Namespace, settings: Settings) -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="conveyor-stream-")))
         log = stack.enter_context((folder / "log").open("w", encoding="utf-8"))
-        processes = [start_broker(PORT, PORT, log)]
+        processes: list[subprocess.Popen[bytes]] = []
         stack.callback(_end, processes)
-        _make_topics(settings)
-        own = {"SERVICE_STREAM_BROKERS": f"127.0.0.1:{PORT}", "SERVICE_STREAM_PICTURES": "10"}
-        # Tansu answers a fetch when its time is over, Kafka when a frame comes.
-        own["SERVICE_STREAM_CLIENT"] = '{"fetch.wait.max.ms": "10"}'
+        own = {"SERVICE_STREAM_PICTURES": "10"}
+        if not settings.stream_brokers:
+            processes.append(start_broker(PORT, PORT, log))
+            _make_topics(settings)
+            own["SERVICE_STREAM_BROKERS"] = f"127.0.0.1:{PORT}"
+            # Tansu answers a fetch when its time is over, Kafka when a frame comes.
+            own["SERVICE_STREAM_CLIENT"] = '{"fetch.wait.max.ms": "10"}'
         commands = [["serve", "--with-key"], *[["stream"]] * WORKERS]
         camera = ["camera", chosen.source, "--loop", "--live", "--fit", "stretch"]
         commands.append([*camera, "--rate", f"{chosen.rate:g}"])
