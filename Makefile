@@ -137,10 +137,11 @@ SEGMENTATION := model.task=segmentation model.network=unet model.width=16 train.
 # And of `make demo TASK=detection`, of which docs/benchmarks.md says how they were chosen.
 DETECTION := model.task=detection model.network=unet-half model.width=16 train.epochs=25 train.batch_size=16 \
   train.progressive=false train.patience=0 train.brightness=0.3
-CHANGED := $(if $(filter segmentation,$(TASK)),$(SEGMENTATION))$(if $(filter detection,$(TASK)),$(DETECTION))
+INSTANCES := $(DETECTION:model.task=%=model.task=instances)
+CHANGED := $(if $(filter segmentation,$(TASK)),$(SEGMENTATION))$(if $(filter detection,$(TASK)),$(DETECTION))$(if $(filter instances,$(TASK)),$(INSTANCES))
 TRAIN := $(if $(CHANGED),dvc exp run $(CHANGED:%=--set-param %),dvc repro)
 
-demo: setup ## train on the embedded sample, then serve (or TASK=segmentation, TASK=detection, or EUROSAT=path/to/EuroSAT_RGB.zip)
+demo: setup ## train on the embedded sample, then serve (or TASK=segmentation, TASK=detection, TASK=instances, or EUROSAT=path/to/EuroSAT_RGB.zip)
 	@python -m service serve --check # before the training, not after it
 	@$(MAKE) --no-print-directory train-sample
 	@rm -f $(STATE)/wanted.json $(STATE)/served.json
@@ -152,8 +153,10 @@ ifeq ($(TASK),segmentation)
 	@python -m pipeline.ingest synthetic-scenes
 else ifeq ($(TASK),detection)
 	@python -m pipeline.ingest synthetic-harbour
+else ifeq ($(TASK),instances)
+	@python -m pipeline.ingest synthetic-harbour --masks
 else ifdef TASK
-	@echo "error: TASK=$(TASK): use segmentation or detection, or leave it out for classification" >&2; exit 1
+	@echo "error: TASK=$(TASK): use segmentation, detection or instances, or leave it out for classification" >&2; exit 1
 else ifdef EUROSAT
 	@python -m pipeline.ingest eurosat --path '$(EUROSAT)'
 else

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contracts import tags
+from contracts.masks import Rle
 
 REQUEST_ID = "^[A-Za-z0-9._-]{1,64}$"  # what the gateway takes as one; older predictions have it
 CURSOR = "^[0-7][0-9a-f]{15}$"
@@ -130,10 +131,25 @@ class ObjectPrediction(Wire):
     model: Label
 
 
+class FoundMask(FoundObject):
+    """An object in an image, with its pixels."""
+
+    area: int = Field(description="Of the mask, pixels.")
+    mask: Rle = Field(description="Run-length encoding of the whole image, as COCO has it.")
+
+
+class InstancePrediction(ObjectPrediction):
+    """What `/predict` answers, of a model that finds objects with their masks."""
+
+    objects: list[FoundMask] = Field(  # type: ignore[assignment]  # nobody adds to an answer
+        description="The surest first; empty where nothing is."
+    )
+
+
 class ModelInfo(Label):
     """A model in full."""
 
-    task: str = Field(description="`classification`, `segmentation` or `detection`.")
+    task: str = Field(description="`classification`, `segmentation`, `detection` or `instances`.")
     data_version: str = Field(description="md5 of the training data, as in data.dvc.")
     git_revision: str = Field(description="The commit that it was trained at.")
     trained: str = Field(description="When, UTC.")

@@ -27,18 +27,23 @@ class Columns(NamedTuple):
     """The field with a number of each class."""
     prefix: str
     """Of its columns."""
-    lists: bool = False
-    """Whether an answer has a list of objects; its class is then that of the surest one."""
+    lists: pa.DataType | None = None
+    """An object, where an answer has a list of them; its class is then that of the surest one."""
 
 
+OBJECT = (("class", pa.string()), ("score", pa.float64()), ("box", pa.list_(pa.float64())))
+MASK = pa.struct([("size", pa.list_(pa.int64())), ("counts", pa.list_(pa.int64()))])
 TASKS = {
     "classification": Columns(("probability",), "probabilities", "probability_"),
     "segmentation": Columns(("confidence", "nodata"), "shares", "share_"),
-    "detection": Columns(("threshold",), "counts", "count_", lists=True),
+    "detection": Columns(("threshold",), "counts", "count_", pa.struct(OBJECT)),
+    "instances": Columns(
+        ("threshold",),
+        "counts",
+        "count_",
+        pa.struct([*OBJECT, ("area", pa.int64()), ("mask", MASK)]),
+    ),
 }
-OBJECT = pa.struct(
-    [("class", pa.string()), ("score", pa.float64()), ("box", pa.list_(pa.float64()))]
-)
 
 Row = dict[str, Any] | str
 """Fields of an answer, or why there is none."""
@@ -80,7 +85,8 @@ class Layout:
         numbers = [pa.field(name, pa.float64()) for name in self._columns.numbers]
         # As the graph gives them: nothing is rounded.
         each = [pa.field(self._columns.prefix + name, pa.float32()) for name in self._classes]
-        lists = [pa.field("objects", pa.list_(OBJECT))] if self._columns.lists else []
+        of = self._columns.lists
+        lists = [pa.field("objects", pa.list_(of))] if of else []
         texts = [pa.field(name, pa.string()) for name in ("model_tag", "model_sha256", "error")]
         start = [pa.field("path", pa.string()), pa.field("class", pa.string())]
         self.schema = pa.schema([*start, *numbers, *each, *lists, *texts])

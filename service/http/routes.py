@@ -28,6 +28,7 @@ from service.inference.model import Serving
 from service.inference.preview import true_colour
 from service.prediction import Router
 from service.schemas import (
+    InstancePrediction,
     MapPrediction,
     ModelRef,
     ObjectPrediction,
@@ -128,7 +129,7 @@ def add_prediction(
         path,
         described,
         methods=["POST"],
-        response_model=Prediction | MapPrediction | ObjectPrediction,
+        response_model=Prediction | MapPrediction | InstancePrediction | ObjectPrediction,
         responses={
             200: {"content": {PNG: {}, "image/jpeg": {}}},
             **problems(*UPLOAD_ERRORS, 404, 507),

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts import bundle
+from contracts.masks import encode_rle, paste
 from service.errors import BundleRefused, InvalidOutput
 from service.inference.bundle import unpack
 
@@ -23,6 +24,7 @@ TOLERANCE = (
 
 PERCENT = 100  # of a confidence
 GOLDEN_PIXELS = 0.1  # of a golden box
+GOLDEN_CELLS = 0.01  # of a golden mask, in the mean of its cells
 
 
 class Output(NamedTuple):
@@ -40,6 +42,12 @@ class Output(NamedTuple):
     """(B, K, 4): left, top, right, bottom, pixels."""
     scores: npt.NDArray[np.float32] | None = None
     """(B, K), of the boxes."""
+    masks: npt.NDArray[np.uint8] | None = None
+    """(B, K, n, n): cells of `frames`; 255 is surely inside."""
+    frames: npt.NDArray[np.float32] | None = None
+    """(B, K, 4): the boxes before they were cut off at the edges of the image."""
+    sizes: npt.NDArray[np.int64] | None = None
+    """(B, 2): height and width of the image, of masks."""
 
     def each(self) -> Iterator["Output"]:
         """The outputs of one chip after the other, each as a batch of one."""
@@ -238,7 +246,7 @@ class Detection:
     outputs: tuple[str, ...] = ("boxes", "scores", "labels", "statistics")
     confirmable = False
 
-    def __init__(self, manifest: bundle.Detection) -> None:
+    def __init__(self, manifest: bundle.Objects) -> None:
         """Read outputs as a manifest describes them."""
         self._manifest = manifest
         self._classes = manifest.classes
@@ -324,6 +332,64 @@ class Detection:
         return f"{count} object" if count == 1 else f"{count} objects"
 
 
+class Instances(Detection):
+    """Objects in boxes, with a mask each."""
+
+    outputs: tuple[str, ...] = ("boxes", "scores", "labels", "masks", "statistics")
+
+    def __init__(self, manifest: bundle.Instances) -> None:
+        """Read outputs as a manifest describes them."""
+        super().__init__(manifest)
+        self._golden = manifest.golden
+
+    def output(self, arrays: Sequence[npt.NDArray[Any]], size: tuple[int, int]) -> Output:
+        """Take masks beside what a detection has."""
+        boxes, scores, labels, masks, statistics = arrays
+        found = super().output((boxes, scores, labels, statistics), size)
+        sizes = np.tile(np.array(size), (len(boxes), 1))
+        return found._replace(masks=masks, frames=boxes, sizes=sizes)
+
+    def check_shapes(self, output: Output, batch: int) -> None:
+        """Compare the masks with the boxes, too. Raises BundleRefused."""
+        super().check_shapes(output, batch)
+        assert output.masks is not None and output.boxes is not None
+        edge = output.masks.shape[-1]
+        _compare_shapes([output.masks], [(*output.boxes.shape[:2], edge, edge)])
+
+    def check_golden(self, number: int, output: Output) -> None:
+        """Compare with the golden boxes and masks. Raises BundleRefused."""
+        super().check_golden(number, output)
+        golden = self._golden[number]
+        assert output.masks is not None and output.boxes is not None and output.scores is not None
+        edge = output.masks.shape[-1]
+        cells = unpack(golden.masks, "uint8", (len(golden.boxes), edge, edge))
+        for box, label, wanted in zip(golden.boxes, golden.labels, cells, strict=True):
+            assert output.labels is not None
+            near = np.abs(output.boxes[0] - np.array(box)).max(axis=1) <= GOLDEN_PIXELS
+            apart = output.masks[0][near & (output.labels[0] == label)] - wanted.astype(np.float32)
+            error = float(np.abs(apart).mean(axis=(1, 2)).min()) / 255
+            if error > GOLDEN_CELLS:
+                raise BundleRefused(
+                    f"golden chip {number}: a mask is {error:.2g} off, at most {GOLDEN_CELLS:g} is "
+                    "rounding: train it again, or serve it with the ONNX Runtime it was made with"
+                )
+
+    def read(self, output: Output) -> Outcome:
+        """List the objects with their masks, the surest first. Raises InvalidOutput."""
+        outcome = super().read(output)
+        assert output.masks is not None and output.frames is not None
+        assert output.sizes is not None and output.scores is not None
+        high, wide = output.sizes[0].tolist()
+        sure = np.flatnonzero(output.scores[0] >= self._manifest.threshold)
+        for item, number in zip(outcome.fields["objects"], sure.tolist(), strict=True):
+            frame = output.frames[0][number].tolist()
+            pixels, top, left = paste(output.masks[0][number], frame, (high, wide))
+            item["area"] = int(pixels.sum())
+            counts = encode_rle(pixels, top, left, (high, wide))
+            item["mask"] = {"size": [high, wide], "counts": counts}
+        return outcome
+
+
 def _compare_shapes(arrays: Sequence[npt.NDArray[Any]], wanted: Sequence[tuple[int, ...]]) -> None:
     if (shapes := [tuple(array.shape) for array in arrays]) != list(wanted):
         raise BundleRefused(f"the graph answers in shapes {shapes}, the manifest says otherwise")
@@ -335,4 +401,6 @@ def task_of(manifest: bundle.Manifest) -> Task:
         return Segmentation(manifest)
     if isinstance(manifest, bundle.Detection):
         return Detection(manifest)
+    if isinstance(manifest, bundle.Instances):
+        return Instances(manifest)
     return Classification(manifest)

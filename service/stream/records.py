@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MOST_HEADERS = 16_384  # bytes of a frame's own headers that a dead letter repeats
 PNG, JPEG = "image/png", "image/jpeg"
 PICTURE = 1 << 20  # values of an image that is drawn
-LARGEST_URL = 900_000  # letters; a message of a topic has a million bytes
+LARGEST = 950_000  # letters of a picture and its answer; a message of a topic has a million bytes
 
 TIMES = f"{frames.DEAD}times"
 
@@ -151,4 +151,4 @@ def draw(content: Buffer, body: bytes, bands: Sequence[str]) -> str:
     else:
         encoded = true_colour(pixels, bands)
     url = f"data:{kind};base64,{base64.b64encode(encoded).decode()}"
-    return url if len(url) <= LARGEST_URL else ""
+    return url if len(url) + len(body) <= LARGEST else ""

@@ -56,6 +56,7 @@ const TITLES = {
   classification: ["Classify an image", "Probability of every class"],
   segmentation: ["Classes in an image", "Share of every class"],
   detection: ["Find objects in an image", "Score of each object"],
+  instances: ["Find objects in an image", "Score of each object"],
 };
 
 export function showInput(model) {

@@ -1,4 +1,4 @@
-// Objects that were found: as boxes over the picture, and as a list.
+// Objects that were found: as boxes or masks over the picture, and as a list.
 
 import { byId, el, percent, words } from "./page.js";
 
@@ -39,16 +39,49 @@ export function drawObjects(shown, objects) {
   drawing.replaceChildren();
   if (!shown || !objects.length) return;
   drawing.setAttribute("viewBox", `0 0 ${shown.width} ${shown.height}`); // fits as the picture does
-  drawing.append(...objects.map(rectangle));
+  drawing.append(...objects.map(drawn));
 }
 
-function rectangle({ class: name, score, box: [left, top, right, bottom] }) {
-  const found = document.createElementNS(SVG, "rect");
-  const stroke = COLOURS[classes.indexOf(name) % COLOURS.length];
-  const values = { x: left, y: top, width: right - left, height: bottom - top, stroke };
-  for (const [attribute, value] of Object.entries(values)) found.setAttribute(attribute, value);
+function drawn({ class: name, score, box: [left, top, right, bottom], mask }) {
+  const colour = COLOURS[classes.indexOf(name) % COLOURS.length];
+  const shape = { x: left, y: top, width: right - left, height: bottom - top };
+  const found = mask ? outlined(mask, colour) : svg("rect", { ...shape, stroke: colour });
   const title = document.createElementNS(SVG, "title");
   title.textContent = `${words(name)} ${percent(score)}`;
   found.append(title);
   return found;
 }
+
+function svg(kind, values) {
+  const made = document.createElementNS(SVG, kind);
+  for (const [attribute, value] of Object.entries(values)) made.setAttribute(attribute, value);
+  return made;
+}
+
+// A mask in COCO's words: its columns filled, and a line around them.
+function outlined({ size: [height, width], counts }, colour) {
+  const columns = Array.from({ length: width + 1 }, () => []); // where each is entered and left
+  let at = 0;
+  counts.forEach((count, number) => {
+    for (let from = at; number % 2 && from < at + count; ) {
+      const x = Math.floor(from / height);
+      const to = Math.min(at + count, (x + 1) * height);
+      columns[x].push(from - x * height, to - x * height);
+      from = to;
+    }
+    at += count;
+  });
+  let fill = "", line = "";
+  columns.forEach((ends, x) => {
+    pairs(ends).forEach(([top, bottom]) => (fill += `M${x} ${top}H${x + 1}V${bottom}H${x}z`));
+    ends.forEach((y) => (line += `M${x} ${y}h1`));
+    const both = [...ends, ...(columns[x - 1] ?? [])].sort((one, other) => one - other);
+    // What one of two neighbours covers and the other does not.
+    pairs(both).forEach(([top, bottom]) => top < bottom && (line += `M${x} ${top}V${bottom}`));
+  });
+  const found = svg("g", {});
+  found.append(svg("path", { d: fill, fill: colour }), svg("path", { d: line, stroke: colour }));
+  return found;
+}
+
+const pairs = (ends) => ends.flatMap((end, at) => (at % 2 ? [[ends[at - 1], end]] : []));

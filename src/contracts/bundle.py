@@ -10,6 +10,7 @@ A bundle is a folder with exactly two files, and nothing in it executes on load:
 | classification | 1      | `probabilities` (B, classes)                                        |
 | segmentation   | 2      | `labels`, `confidence` (B, H, W) uint8; H, W: multiples of `stride` |
 | detection      | 2      | `boxes` (B, K, 4), `scores` (B, K), `labels` (B, K) int64; H, W so  |
+| instances      | 2      | as detection, and `masks` (B, K, n, n) uint8, cells of the boxes    |
 
 Writers are strict: a manifest that is made with an unknown field is an error. Readers are tolerant:
 `parse_manifest` drops the fields that a newer pipeline adds within a schema. Another task is
@@ -112,6 +113,13 @@ class GoldenObjects(GoldenChip):
     """Indices of the classes."""
 
 
+class GoldenMasks(GoldenObjects):
+    """One chip with what is found in it, and the mask of each."""
+
+    masks: str
+    """Cells of the boxes (objects, n, n) uint8, packed as the chip is."""
+
+
 class Training(Part):
     """Where the model comes from."""
 
@@ -205,22 +213,21 @@ class Segmentation(Bundle):
         return self
 
 
-class Detection(Bundle):
-    """All of model.json of a model that finds objects: a box, a class and a score each.
+class Objects(Bundle):
+    """What model.json holds of a model that finds objects: a box, a class and a score each.
 
     Input height and width are those of the chips of training; the graph takes any multiple of
     `input.multiple`.
     """
 
     schema_version: Literal[2] = Field(default=2, alias="schema")
-    task: Literal["detection"]
     classes: tuple[str, ...] = Field(min_length=1, max_length=65536)
     threshold: float = Field(ge=0, le=1)
     """Score from which a box is an object: the best F1 on the validation split."""
     golden: tuple[GoldenObjects, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "Detection":
+    def _fits_together(self) -> "Objects":
         if not self.input.multiple:
             raise ValueError("input.multiple is 0, wanted what the edges are multiples of")
         for number, golden in enumerate(self.golden):
@@ -231,18 +238,34 @@ class Detection(Bundle):
         return self
 
 
-Manifest = Classification | Segmentation | Detection
+class Detection(Objects):
+    """All of model.json of a model that finds objects in boxes."""
+
+    task: Literal["detection"]
+
+
+class Instances(Objects):
+    """All of model.json of a model that finds objects in boxes, and a mask of each."""
+
+    task: Literal["instances"]
+    golden: tuple[GoldenMasks, ...] = Field(min_length=1)
+
+
+Manifest = Classification | Segmentation | Detection | Instances
 """model.json of any task."""
 
-MANIFESTS: dict[str, type[Classification] | type[Segmentation] | type[Detection]] = {
+MANIFESTS: dict[
+    str, type[Classification] | type[Segmentation] | type[Detection] | type[Instances]
+] = {
     "classification": Classification,
     "segmentation": Segmentation,
     "detection": Detection,
+    "instances": Instances,
 }
 
 
 class _Tag(Part):
-    task: Literal["classification", "segmentation", "detection"]
+    task: Literal["classification", "segmentation", "detection", "instances"]
 
 
 def pack(array: "npt.NDArray[Any]") -> str:

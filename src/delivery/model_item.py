@@ -20,6 +20,7 @@ from contracts.bundle import (
     Area,
     Detection,
     Input,
+    Instances,
     Manifest,
     Segmentation,
     parse_manifest,
@@ -63,6 +64,7 @@ TASKS = {
     "classification": "scene-classification",
     "segmentation": "semantic-segmentation",
     "detection": "object-detection",
+    "instances": "instance-segmentation",
 }
 
 
@@ -210,6 +212,9 @@ def _output(manifest: Manifest, task: str) -> dict[str, Any]:
     if isinstance(manifest, Detection):
         name, dimensions = "boxes", ["batch", "box", "edge"]
         result = {"shape": [-1, -1, 4], "dim_order": dimensions, "data_type": "float32"}
+    if isinstance(manifest, Instances):
+        name, dimensions = "masks", ["batch", "box", "height", "width"]
+        result = {"shape": [-1, -1, -1, -1], "dim_order": dimensions, "data_type": "uint8"}
     return {
         "name": name,
         "tasks": [task],

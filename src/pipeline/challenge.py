@@ -169,7 +169,7 @@ def _unseen(commit: str, champion: Manifest, prepared: Prepared, notes: list[str
     if prepared.dataset.labels == "maps":
         notes.append("no new blocks: which ground the champion knows is not recorded")
         return set()
-    if prepared.dataset.labels == "boxes":
+    if prepared.dataset.has_objects:
         notes.append("no new chips: which chips of an image the champion knows is not recorded")
         return set()
     rows = prepared.split("test").rows

@@ -44,8 +44,9 @@ from pipeline.progress import CONSOLE, track
 from pipeline.sources import SOURCES, File, FinishedFile, Handling, RefusedFile, Source
 
 SHOWN_FAULTS = 5
-KINDS = {"maps": ("images", "labels", "items"), "boxes": ("images", "boxes")}
-"""Of files, of data with label maps and with boxes."""
+OBJECTS = ("images", "boxes")
+KINDS = {"maps": ("images", "labels", "items"), "boxes": OBJECTS, "masks": OBJECTS}
+"""Of files, of data with label maps, with boxes and with masks."""
 MOST_REASONS = 20  # of bad files, in dataset.json and reports/data.json
 
 
@@ -153,7 +154,7 @@ def _write(
         digests[file.path] = _digest(target)
     if dataset.labels == "maps":
         _remove_bad_scenes(dataset, folder, digests, faults)
-    elif dataset.labels == "boxes":
+    elif dataset.has_objects:
         _remove_bad_boxes(dataset, folder, digests, faults)
     return digests, faults
 

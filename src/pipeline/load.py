@@ -10,7 +10,8 @@ Reads:
 Writes, in artifacts/raw/:
     chips.npy           (N, bands, height, width), dtype of the data set; made to be memory-mapped
     labels.npy          (N, height, width), uint8: of data with label maps; with boxes
-                        (N, MOST_OBJECTS, 5), float32: class, left, top, right, bottom
+                        (N, MOST_OBJECTS, 5), float32: class, left, top, right, bottom; with
+                        masks their lines, too (pipeline.data.masks)
     manifest.csv        the usable chips: row in chips.npy, path, label, sha256 of the pixels, crs
                         and centre (x, y in its units)
     dataset.json        the bands and classes
@@ -34,7 +35,7 @@ from contracts.images import as_chip
 from pipeline import paths
 from pipeline.arguments import parse_none
 from pipeline.data.chip_table import CHIP_TABLE, Row, write_chip_table
-from pipeline.data.dataset import MOST_OBJECTS, Dataset, at_a_time, image_files, label
+from pipeline.data.dataset import Dataset, at_a_time, image_files, label
 from pipeline.data.images import decode, digest, fault
 from pipeline.errors import DataError, command
 from pipeline.files import ArrayWriter, replacing, write_json
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     with replacing(paths.RAW) as folder:
         if dataset.labels == "maps":
             names, rows, faults, counts = _load_maps(names, dataset, folder)
-        elif dataset.labels == "boxes":
+        elif dataset.has_objects:
             names, rows, faults, counts = _load_boxes(names, dataset, folder)
         else:
             rows, faults = _load(names, dataset, folder / "chips.npy")
@@ -118,7 +119,7 @@ def _load_boxes(
     counts: Counter[str] = Counter()
     with (
         ArrayWriter(folder / "chips.npy", dataset.shape, dataset.dtype) as chips,
-        ArrayWriter(folder / "labels.npy", (MOST_OBJECTS, 5), "float32") as labels,
+        ArrayWriter(folder / "labels.npy", boxes.shape(dataset), "float32") as labels,
     ):
         for name in track(images, "load", len(images)):
             try:
@@ -254,8 +255,8 @@ def _check(
             f"load.max_bad_fraction allows {allowed:.1%}: {worst}; "
             f"all of them stand in {paths.DATA_REPORT}: mend or remove them, or raise the limit"
         )
-    unit = {"folders": "chip", "maps": "pixel", "boxes": "object"}[dataset.labels]
-    if len(counts) < 2 and dataset.labels != "boxes":
+    unit = {"folders": "chip", "maps": "pixel"}.get(dataset.labels, "object")
+    if len(counts) < 2 and not dataset.has_objects:
         raise DataError(
             f"{paths.DATA}/ has {len(counts)} class with usable {unit}s, wanted two or more: "
             f"add images of another class and ingest them"

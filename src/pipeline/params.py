@@ -125,6 +125,7 @@ class Gate(Section):
     min_mean_iou: float = Field(default=0, ge=0, le=1)
     min_iou: float = Field(default=0, ge=0, le=1)
     min_ap50: float = Field(default=0, ge=0, le=1)
+    min_mask_ap50: float = Field(default=0, ge=0, le=1)
     min_size_recall: float = Field(default=0, ge=0, le=1)
     max_calibration_error: float = Field(gt=0, le=1)
     max_latency: float = Field(gt=0)

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     with replacing(paths.CHIPS) as folder:
         if dataset.labels == "maps":
             rows = _split_maps(before, dataset, params, folder)
-        elif dataset.labels == "boxes":
+        elif dataset.has_objects:
             rows = _split_boxes(before, dataset, params, folder)
         else:
             rows = assign(before, dataset.classes, params)

@@ -1,4 +1,4 @@
-"""Images with the boxes of objects -> chips with boxes.
+"""Images with the boxes of objects, and maybe their masks -> chips with both.
 
 `images/<name>` is an image of any size; `boxes/<name>.json` lists its objects and names its group: a
 place, a flight, a patient. What belongs together looks alike, so a group is in one split alone. A
@@ -6,7 +6,8 @@ predefined split is one directory above: `train/images/a.tif` and `train/boxes/a
 
     {"group": "busan", "objects": [{"class": "ship", "box": [19, 35, 45, 55]}]}
 
-A box is left, top, right, bottom in pixels from the upper left corner.
+A box is left, top, right, bottom in pixels from the upper left corner. Where the data have masks, an
+object has another field, `"mask": {"size": [64, 64], "counts": [...]}`, its pixels as COCO's RLE.
 """
 
 from collections import Counter
@@ -19,15 +20,14 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from contracts.faults import first_fault
+from contracts.masks import Rle, decode_rle
+from pipeline.data import masks
 from pipeline.data.chip_table import Row
 from pipeline.data.dataset import MOST_OBJECTS, Dataset, label
 from pipeline.data.images import Chip, decode, digest, fault
 from pipeline.errors import DataError
 
 IMAGES, BOXES = "images", "boxes"
-
-Labels = npt.NDArray[np.float32]
-"""(MOST_OBJECTS, 5): index of the class, left, top, right, bottom; the class is -1 where nothing is."""
 
 
 class Object(BaseModel):
@@ -37,6 +37,7 @@ class Object(BaseModel):
 
     class_: str = Field(alias="class")
     box: tuple[float, float, float, float]
+    mask: Rle | None = Field(default=None, exclude_if=lambda mask: mask is None)
 
 
 class Objects(BaseModel):
@@ -57,6 +58,12 @@ class Objects(BaseModel):
                 return f"object {number}: the box {list(item.box)} has no area"
             if left < 0 or top < 0 or right > wide or bottom > high:
                 return f"object {number}: {list(item.box)} is outside of {wide} x {high} pixels"
+            if dataset.labels == "masks":
+                if item.mask is None:
+                    return f"object {number} has no mask"
+                if item.mask.size != (high, wide):
+                    of = " x ".join(map(str, reversed(item.mask.size)))
+                    return f"object {number}: its mask is of {of} pixels, not {wide} x {high}"
         return None
 
 
@@ -66,9 +73,15 @@ class Cut(NamedTuple):
     chips: npt.NDArray[Any]
     """(N, bands, size, size)."""
     labels: npt.NDArray[np.float32]
-    """(N, MOST_OBJECTS, 5)."""
+    """(N, MOST_OBJECTS, 5): index of the class, left, top, right, bottom; the class is -1 where
+    nothing is. With masks (N, MOST_OBJECTS, masks.WIDTH)."""
     rows: list[Row]
     """Of these chips; `Row.label` is the group, and `Row.row` is not set yet."""
+
+
+def shape(dataset: Dataset) -> tuple[int, int]:
+    """Shape of the labels of a chip."""
+    return MOST_OBJECTS, masks.WIDTH if dataset.labels == "masks" else 5
 
 
 def images(names: Iterable[str]) -> list[str]:
@@ -139,16 +152,27 @@ def cut(folder: Path, image: str, dataset: Dataset) -> Cut:
     whole[:, :high, :wide] = decoded.pixels
     squares = whole.reshape(bands, down, size, across, size).transpose(1, 3, 0, 2, 4)
     chips = squares.reshape(-1, bands, size, size)
-    labels = np.full((len(chips), MOST_OBJECTS, 5), -1, np.float32)
+    labels = np.full((len(chips), *shape(dataset)), -1, np.float32)
     for item in objects.objects:
         row, column = place(item, size)
         of_chip = labels[row * across + column]
-        box = np.array(item.box) - np.array([column, row, column, row]) * size
+        corner = np.array([column, row, column, row]) * size
+        box = (np.array(item.box) - corner).clip(0, size)
         free = int((of_chip[:, 0] >= 0).sum())
-        of_chip[free] = (dataset.classes.index(item.class_), *box.clip(0, size))
+        of_chip[free, :5] = (dataset.classes.index(item.class_), *box)
+        if dataset.labels == "masks":
+            of_chip[free, 5:] = _lines(item, box + corner)
     centre = decoded.centre if len(chips) == 1 else None  # of the image, which is the chip
     rows = [
         Row(-1, image, objects.group, digest(chip), decoded.crs if centre else "", centre)
         for chip in chips
     ]
     return Cut(chips, labels, rows)
+
+
+def _lines(item: Object, box: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """The mask of an object in a part of its box, packed."""
+    assert item.mask is not None
+    left, right = int(box[0]), int(np.ceil(box[2]))
+    pixels = decode_rle(item.mask.counts, item.mask.size, left, right)
+    return masks.pack(masks.sample(pixels, box, left))

@@ -21,6 +21,8 @@ Maps = npt.NDArray[np.uint8]
 SPLITS = ("train", "validation", "test")
 MOST_OBJECTS = 100  # of a chip: as many as COCO counts of an image
 PIXELS_AT_A_TIME = 256 * 128 * 128
+Kind = Literal["folders", "maps", "boxes", "masks"]
+"""How images are labelled; see `Dataset.labels`."""
 
 
 def _unless(default: Any) -> Any:
@@ -34,10 +36,10 @@ class Dataset(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    labels: Literal["folders", "maps", "boxes"] = _unless("folders")
+    labels: Kind = _unless("folders")
     """Folders: an image is a chip, and its directory is its class. Maps: `images/<name>.tif` is cut
     into chips, and `labels/<name>.tif`, on the same grid, has the class of every pixel. Boxes: so
-    is `images/<name>`, and `boxes/<name>.json` lists its objects."""
+    is `images/<name>`, and `boxes/<name>.json` lists its objects. Masks: each of them has one."""
     classes: tuple[str, ...] = Field(min_length=1)
     bands: tuple[str, ...] = Field(min_length=1)
     """Band names in the order of the arrays, for example B02, B03, B04, B08."""
@@ -70,6 +72,11 @@ class Dataset(BaseModel):
     def shape(self) -> tuple[int, int, int]:
         """Bands, height, width of a chip."""
         return len(self.bands), self.size, self.size
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether the labels are lists of objects, with masks or with boxes alone."""
+        return self.labels in ("boxes", "masks")
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "Dataset":

@@ -21,7 +21,8 @@ class Split(NamedTuple):
     """(N, bands, height, width), digital numbers, memory-mapped (writes stay in memory)."""
     labels: npt.NDArray[Any]
     """Index into `Dataset.classes`, (N,); of label maps (N, height, width) uint8, 255 is none;
-    of boxes (N, MOST_OBJECTS, 5) float32: class, left, top, right, bottom; class -1 is none."""
+    of boxes (N, MOST_OBJECTS, 5) float32: class, left, top, right, bottom; class -1 is none; of
+    masks their lines, too (`pipeline.data.masks`)."""
     rows: list[Row]
     """These chips in the table of chips, in the same order."""
 

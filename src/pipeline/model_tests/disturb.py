@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.bundle import NODATA
+from pipeline.data import masks
 from pipeline.data.dataset import Dataset
 from pipeline.data.prepared import Split
 from pipeline.tasks.task import Output
@@ -84,7 +85,7 @@ class Move:
     def _shift(self, chips: Chips, down: int, right: int, dataset: Dataset) -> Chips:
         most, size = max(abs(down), abs(right)), chips.shape[-1]
         room = ((0, 0), (0, 0), (most, most), (most, most))
-        if dataset.labels == "boxes":
+        if dataset.has_objects:
             wide = np.pad(chips, room, "constant", constant_values=dataset.nodata or 0)
         else:
             wide = np.pad(chips, room, "reflect")
@@ -95,8 +96,12 @@ class Move:
         """The answers for moved chips, where the labels have the ground."""
         if dataset.labels == "folders":
             return dict(output)
-        if dataset.labels == "boxes":
-            return dict(output) | {"boxes": self._boxes_back(output["boxes"], dataset.size)}
+        if dataset.has_objects:
+            back = {"boxes": self._boxes_back(output["boxes"], dataset.size)}
+            if "masks" in output:  # cells of the boxes: they are not shifted
+                turned = np.rot90(output["masks"], -self.quarters, axes=(-2, -1))
+                back["masks"] = turned[..., ::-1] if self.is_flipped else turned
+            return dict(output) | back
         return {name: self._map_back(of) for name, of in output.items()}
 
     def _map_back(self, maps: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -136,11 +141,15 @@ class Move:
             return dict(output) | {"labels": labels}, split
         window = np.array((left, top, end, bottom), np.float32)
         found, is_found = _cut(output["boxes"], window)
-        true, is_true = _cut(np.asarray(split.labels[..., 1:]), window)
-        names = np.where(is_true, split.labels[..., 0], -1)[..., None]
+        labels = np.asarray(split.labels)
+        true, is_true = _cut(labels[..., 1:5], window)
+        names = np.where(is_true, labels[..., 0], -1)[..., None]
         scores = np.where(is_found, output["scores"], 0)
-        known = split._replace(labels=np.concatenate((names, true), axis=-1))
-        return dict(output) | {"boxes": found, "scores": scores}, known
+        seen, lines = dict(output) | {"boxes": found, "scores": scores}, labels[..., 5:]
+        if dataset.labels == "masks":
+            seen["masks"] = masks.recut(output["masks"], output["boxes"], found)
+            lines = masks.pack(masks.recut(masks.unpack(lines), labels[..., 1:5], true))
+        return seen, split._replace(labels=np.concatenate((names, true, lines), axis=-1))
 
 
 def _cut(

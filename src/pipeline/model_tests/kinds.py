@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from contracts.bundle import NODATA, Detection
+from contracts.bundle import NODATA, Objects
 from contracts.model_tests import ModelTestPoint as Point
 from pipeline import paths
 from pipeline.bundle.inference import session
@@ -191,12 +191,12 @@ def _changed(one: Output, other: Output, subject: Subject) -> npt.NDArray[np.flo
         differs = ((one["labels"] != other["labels"]) & known).sum(axis=(1, 2))
         share: npt.NDArray[np.float64] = differs / np.maximum(known.sum(axis=(1, 2)), 1)
         return share
-    assert isinstance(subject.manifest, Detection)
+    assert isinstance(subject.manifest, Objects)
     pairs = zip(_sure(one, subject.manifest), _sure(other, subject.manifest), strict=True)
     return np.array([_unmatched(*pair) for pair in pairs])
 
 
-def _sure(output: Output, manifest: Detection) -> Iterator[list[npt.NDArray[Any]]]:
+def _sure(output: Output, manifest: Objects) -> Iterator[list[npt.NDArray[Any]]]:
     """Of each chip the boxes that the threshold lets through, class by class."""
     for boxes, scores, labels in zip(
         output["boxes"], output["scores"], output["labels"], strict=True

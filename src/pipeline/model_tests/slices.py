@@ -40,7 +40,7 @@ def masks(name: str, test: Slice | Season, split: Split, dataset: Dataset) -> Ma
 
 def _classes(test: Slice | Season, split: Split, dataset: Dataset) -> Masks:
     """Chips that have the class, or an object or a pixel of it."""
-    names = split.labels[..., 0] if dataset.labels == "boxes" else split.labels
+    names = split.labels[..., 0] if dataset.has_objects else split.labels
     flat = np.asarray(names).reshape(len(names), -1)
     having = {name: (flat == index).any(axis=1) for index, name in enumerate(dataset.classes)}
     return {name: mask for name, mask in having.items() if mask.any()}
@@ -49,7 +49,7 @@ def _classes(test: Slice | Season, split: Split, dataset: Dataset) -> Masks:
 def _groups(test: Slice | Season, split: Split, dataset: Dataset) -> Masks:
     if dataset.labels == "folders":
         raise NotApplicable("images of folders have no group: slice by place")
-    return _by_text(row.label if dataset.labels == "boxes" else row.path for row in split.rows)
+    return _by_text(row.label if dataset.has_objects else row.path for row in split.rows)
 
 
 def _places(test: Slice | Season, split: Split, dataset: Dataset) -> Masks:
@@ -76,11 +76,11 @@ def _brightness(test: Slice | Season, split: Split, dataset: Dataset) -> Masks:
 
 
 def _sizes(test: Slice | Season, split: Split, dataset: Dataset) -> Masks:
-    if dataset.labels != "boxes":
+    if not dataset.has_objects:
         raise NotApplicable("only objects in boxes have a size")
     from pipeline.tasks.matching import SIZES  # of a room that may be deleted
 
-    edges = np.clip(split.labels[..., 3:] - split.labels[..., 1:3], 0, None).prod(axis=-1) ** 0.5
+    edges = np.clip(split.labels[..., 3:5] - split.labels[..., 1:3], 0, None).prod(axis=-1) ** 0.5
     largest = np.where(split.labels[..., 0] >= 0, edges, 0).max(axis=1)
     return _by_text(
         next(name for name, limit in SIZES if edge < limit) if edge else "nothing"

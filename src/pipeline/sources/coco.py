@@ -1,7 +1,8 @@
-"""Images with boxes in COCO's format: a folder with annotations.json and the images beside it.
+"""Images with boxes, and maybe masks, in COCO's format: annotations.json and the images beside it.
 
     python -m pipeline.ingest coco --path ships
     python -m pipeline.ingest coco --path coco --annotations annotations/val.json --images val
+    python -m pipeline.ingest coco --path ships --masks
 
 Images that belong together, such as those of a place, are a group, which the split never divides.
 `--group port` reads it from the field `port` of each image in the annotations. Without it the group
@@ -9,7 +10,8 @@ is the name of the file up to its last number: `busan_017.tif` is of `busan`. `-
 every image a group of its own.
 
 An image with an annotation that cannot be used is refused as a whole: an object that is there and
-has no box would be taught as background. Boxes are cut off at the edges of the image.
+has no box would be taught as background. Boxes are cut off at the edges of the image. `--masks`
+takes the `segmentation` of each annotation, too, and refuses an image where one has none.
 """
 
 import re
@@ -28,6 +30,7 @@ from pipeline.data.boxes import BOXES, IMAGES, Object, Objects
 from pipeline.data.dataset import SPLITS, Dataset
 from pipeline.data.images import decode
 from pipeline.errors import DataError, SourceError
+from pipeline.sources import coco_masks
 from pipeline.sources.source import AnyFile, File, RefusedFile
 
 SCALES = {"uint8": 255.0, "uint16": 10_000.0}  # full range; Sentinel-2's reflectance x 10,000
@@ -53,6 +56,7 @@ class _Annotation(_Part):
     category_id: int | str
     bbox: tuple[float, float, float, float]
     iscrowd: int = 0
+    segmentation: Any = None
 
 
 class _Category(_Part):
@@ -84,10 +88,11 @@ class Coco:
         group: str = "",
         bands: tuple[str, ...] = (),
         size: int | None = None,
+        masks: bool = False,
         name: str = "",
         licence: str = "not stated",
     ) -> None:
-        self._file = path / annotations
+        self._file, self._masks = path / annotations, masks
         document = _read(self._file)
         self._images = _by_id(document, self._file)
         self._classes = {category.id: category.name for category in document.categories}
@@ -118,7 +123,7 @@ class Coco:
         try:
             self._dataset = Dataset(
                 name=name or path.resolve().name,
-                labels="boxes",
+                labels="masks" if masks else "boxes",
                 classes=tuple(self._classes.values()),
                 bands=named or tuple(f"band-{index + 1}" for index in range(count)),
                 dtype=cast(Any, str(pixels.dtype)),
@@ -154,6 +159,9 @@ class Coco:
         parser.add_argument(
             "--size", type=int, help=f"edge of a chip (default: the images', {LARGEST} at most)"
         )
+        parser.add_argument(
+            "--masks", action="store_true", help="take the masks, too: polygons or RLE"
+        )
         parser.add_argument("--name", default="", help="of the data set (default: the folder's)")
         parser.add_argument("--licence", default="not stated", help="of the images")
 
@@ -167,6 +175,7 @@ class Coco:
             group=arguments.group,
             bands=tuple(filter(None, (band.strip() for band in arguments.bands.split(",")))),
             size=arguments.size,
+            masks=arguments.masks,
             name=arguments.name,
             licence=arguments.licence,
         )
@@ -221,8 +230,14 @@ class Coco:
             if right <= left or bottom <= top:
                 given = ", ".join(f"{value:g}" for value in annotation.bbox)
                 raise DataError(f"{name}: the box [{given}] is outside of {wide} x {high} pixels")
-            item = {"class": self._classes[annotation.category_id]}
-            found.append(Object(**item, box=(left, top, right, bottom)))
+            item: dict[str, Any] = {"class": self._classes[annotation.category_id]}
+            box = (left, top, right, bottom)
+            if self._masks:
+                try:
+                    item["mask"] = coco_masks.read(annotation.segmentation, box, (high, wide))
+                except DataError as error:
+                    raise DataError(f"{name}: {error}") from None
+            found.append(Object(**item, box=box))
         return Objects(group=self._groups[image.id], objects=tuple(found))
 
     def _group(self, image: _Image, group: str) -> str:

@@ -1,8 +1,9 @@
-"""Simulated harbours with the boxes of ships and storage tanks, by the simulator of the sample.
+"""Simulated harbours with boxes of ships and storage tanks, and masks, by the sample's simulator.
 
 A chip is water with a quay of paved ground. Ships lie in the water, some with a wake; tanks stand
-on the quay. What the simulator lays out it also writes down as boxes. A harbour is a group: its
-chips have water of one colour, in one season.
+on the quay. What the simulator lays out it also writes down as boxes, and with `--masks` as pixels:
+those that an object covers by more than half. A harbour is a group: its chips have water of one
+colour, in one season.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -12,6 +13,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from contracts.masks import Rle, encode_rle
 from pipeline.data.boxes import BOXES, IMAGES, Object, Objects
 from pipeline.data.dataset import Dataset
 from pipeline.errors import SourceError
@@ -39,13 +41,16 @@ class SyntheticHarbour:
         SourceError: an option is out of range.
     """
 
-    def __init__(self, harbours: int = 12, chips: int = 20, seed: int = 0) -> None:
+    def __init__(
+        self, harbours: int = 12, chips: int = 20, seed: int = 0, masks: bool = False
+    ) -> None:
         for option, value, least in (("harbours", harbours, 3), ("chips", chips, 1)):
             if not least <= value <= MOST:
                 raise SourceError(f"--{option} is {value}; choose {least} to {MOST}")
         if seed < 0:
             raise SourceError(f"--seed is {seed}; choose 0 or more")
         self._harbours, self._chips, self._seed = harbours, chips, seed
+        self._masks = masks
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
@@ -53,15 +58,17 @@ class SyntheticHarbour:
         parser.add_argument("--harbours", type=int, default=12, help="3 to 99 (default: 12)")
         parser.add_argument("--chips", type=int, default=20, help="of each (default: 20)")
         parser.add_argument("--seed", type=int, default=0, help="another seed, another coast")
+        parser.add_argument("--masks", action="store_true", help="with the pixels of each object")
 
     @classmethod
     def from_arguments(cls, arguments: Namespace) -> Self:
         """Build the simulator."""
-        return cls(arguments.harbours, arguments.chips, arguments.seed)
+        return cls(arguments.harbours, arguments.chips, arguments.seed, arguments.masks)
 
     def dataset(self) -> Dataset:
         """Describe the chips."""
-        return simulated("harbour-sample", CLASSES, "synthetic_harbour", labels="boxes")
+        labels = "masks" if self._masks else "boxes"
+        return simulated("harbour-sample", CLASSES, "synthetic_harbour", labels=labels)
 
     def files(self) -> Iterator[File]:
         """Yield each chip and its boxes, harbour by harbour."""
@@ -71,7 +78,7 @@ class SyntheticHarbour:
             vigour, turbidity = rng.uniform(0.2, 0.9), rng.uniform(0, 0.7)
             for number in range(self._chips):
                 scene = Scene(rng, vigour)
-                ground, objects = _paint(scene, turbidity)
+                ground, objects = _paint(scene, turbidity, self._masks)
                 west = 640.0 * (harbour * MOST + number)
                 name = f"{group}_{number:02d}"
                 yield File(f"{IMAGES}/{name}.tif", geotiff(observe(ground, rng), west, 0.0))
@@ -82,7 +89,7 @@ class SyntheticHarbour:
         return 2 * self._harbours * self._chips
 
 
-def _paint(scene: Scene, turbidity: float) -> tuple[Array, tuple[Object, ...]]:
+def _paint(scene: Scene, turbidity: float, masks: bool) -> tuple[Array, tuple[Object, ...]]:
     """Ground (4, GRID, GRID) reflectance, and what stands in it."""
     ground: Array = painters.water(scene, turbidity) * scene.texture(40, 0.03)
     _, across = scene.axes(bend=scene.draw(0, 20))
@@ -103,7 +110,8 @@ def _paint(scene: Scene, turbidity: float) -> tuple[Array, tuple[Object, ...]]:
             material = "metal roof" if name == "tank" else scene_colour(scene)
             ground = mix(ground, scene.material("sand"), 0.25 * wake)
             ground = mix(ground, scene.material(material), body)
-            objects.append(Object(**{"class": name}, box=_box(body)))
+            mask = _mask(body) if masks else None
+            objects.append(Object(**{"class": name}, box=_box(body), mask=mask))
     return ground, tuple(objects)
 
 
@@ -153,3 +161,10 @@ def _box(body: Array) -> tuple[float, float, float, float]:
     cells = RESOLUTION / CELL
     left, top = float(columns[0] / cells), float(rows[0] / cells)
     return left, top, float((columns[-1] + 1) / cells), float((rows[-1] + 1) / cells)
+
+
+def _mask(body: Array) -> Rle:
+    """The pixels that are covered by more than half."""
+    cells = int(RESOLUTION / CELL)
+    pixels = body.reshape(GRID // cells, cells, GRID // cells, cells).mean(axis=(1, 3)) > 0.5
+    return Rle(size=pixels.shape, counts=tuple(encode_rle(pixels, 0, 0, pixels.shape)))

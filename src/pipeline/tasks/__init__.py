@@ -2,13 +2,14 @@
 
 from contracts.bundle import Manifest
 from pipeline.errors import ParameterError
-from pipeline.tasks import classification, detection, segmentation
+from pipeline.tasks import classification, detection, instances, segmentation
 from pipeline.tasks.task import Task
 
 TASKS: dict[str, Task] = {
     "classification": classification,
     "segmentation": segmentation,
     "detection": detection,
+    "instances": instances,
 }
 
 

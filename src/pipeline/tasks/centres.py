@@ -27,14 +27,14 @@ NARROWEST = 0.6  # the same at least, cells
 BOX_WEIGHT = 2.0  # of the boxes in the loss
 
 
-def head(features: int, classes: int, dropout: float) -> "nn.Module":
-    """Two convolutions: features (B, features, h, w) -> (B, classes + 4, h, w).
+def head(features: int, classes: int, dropout: float, more: int = 0) -> "nn.Sequential":
+    """Two convolutions: features (B, features, h, w) -> (B, classes + 4 + more, h, w).
 
     Logits of a centre, and logarithms of the distances to the four edges in EDGE.
     """
     from torch import nn
 
-    last = nn.Conv2d(2 * features, classes + 4, 1)
+    last = nn.Conv2d(2 * features, classes + 4 + more, 1)
     assert last.bias is not None
     nn.init.normal_(last.weight, std=0.01)
     nn.init.zeros_(last.bias)
@@ -146,7 +146,7 @@ def score(logits: "Tensor", targets: "Tensor") -> "Tensor":
     """
     import torch
 
-    found, scores, labels = (item.detach() for item in find(logits.detach()))
+    found, scores, labels, _ = (item.detach() for item in find(logits.detach()))
     true, named = targets[..., 1:], targets[..., 0]
     low = torch.maximum(found[:, :, None, :2], true[:, None, :, :2])
     high = torch.minimum(found[:, :, None, 2:], true[:, None, :, 2:])
@@ -164,8 +164,9 @@ def score(logits: "Tensor", targets: "Tensor") -> "Tensor":
     return best.expand(len(targets))
 
 
-def find(logits: "Tensor") -> tuple["Tensor", "Tensor", "Tensor"]:
-    """The K surest cells that are surer than their neighbours: boxes, scores, labels."""
+def find(logits: "Tensor") -> tuple["Tensor", "Tensor", "Tensor", "Tensor"]:
+    """The K surest cells that are surer than their neighbours: boxes, scores, labels, and their
+    place among the cells of all classes, which follow each other."""
     import torch
     from torch.nn import functional as F
 
@@ -180,4 +181,4 @@ def find(logits: "Tensor") -> tuple["Tensor", "Tensor", "Tensor"]:
     boxes = each.gather(2, place[:, None].expand(-1, 4, -1)).transpose(1, 2)
     names = torch.arange(classes, device=logits.device)[None, :, None, None]
     names = F.pad(names.expand_as(centres).flatten(1), (0, MOST_OBJECTS))
-    return boxes, scores, names.gather(1, place)
+    return boxes, scores, names.gather(1, place), place

@@ -6,13 +6,13 @@ In the shapes below N is a number of chips, B that of a batch. The graph answers
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from contracts.bundle import Classification, Golden, Manifest, pack
-from pipeline.data.dataset import Dataset
+from pipeline.data.dataset import Dataset, Kind
 from pipeline.data.prepared import Prepared, Split
 from pipeline.params import Evaluate, Gate
 from pipeline.tasks import calibration, confusion
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 Labels = npt.NDArray[np.int64]
 Probabilities = npt.NDArray[np.float32]
 
-LABELS: Literal["folders", "maps", "boxes"] = "folders"
+LABELS: Kind = "folders"
 STEP = 0
 OUTPUTS: tuple[str, ...] = ("probabilities",)
 PARITY = 1e-4  # of a probability

@@ -10,30 +10,28 @@ import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from contracts.bundle import Detection, GoldenObjects, Manifest, pack
 from pipeline import markdown as md
-from pipeline.data.dataset import Dataset
+from pipeline.data.dataset import Dataset, Kind
 from pipeline.data.prepared import Prepared, Split
 from pipeline.errors import DataError
 from pipeline.params import Evaluate, Gate
-from pipeline.tasks import centres, matching
-from pipeline.tasks.calibration import draw_reliability, calibration_error, reliability
+from pipeline.tasks import centres, matching, objects
 from pipeline.tasks.comparison import Comparison
 from pipeline.tasks.matching import SIZES, Found, Scores
-from pipeline.tasks.task import Check, Evaluation, Metric, Output, Table, at_least, class_section
+from pipeline.tasks.task import Check, Evaluation, Metric, Output, at_least, class_section
 
 # torch and matplotlib take seconds to import: each is imported where it is used.
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from torch import Tensor, nn
 
-LABELS: Literal["folders", "maps", "boxes"] = "boxes"
+LABELS: Kind = "boxes"
 STEP = centres.STEP
 OUTPUTS: tuple[str, ...] = ("boxes", "scores", "labels")
 PARITY = 1e-3  # of a score, and of a box in sizes of the chip
@@ -58,13 +56,9 @@ PICTURES: tuple[tuple[str, str], ...] = (
     ("curves", "Training curves"),
     ("reliability", "Calibration"),
 )
-LEAST = 0.01  # score of a box that is listed
 SAMPLES = 512  # chips that validation looks at, at most
 ENOUGH = 10  # objects of a size, for its recall to count
 GOLDEN = 2
-SHOWN, ACROSS = 12, 4  # chips of the picture, and how many in a row
-NOTHING = "(nothing)"
-COLUMNS = ("chip", "class", "objects", "right", "wrong")
 
 head, loss, score = centres.head, centres.loss, centres.score
 
@@ -103,6 +97,11 @@ def temperature(logits: npt.NDArray[np.float32], targets: npt.NDArray[np.int64])
 
 def answer(logits: "Tensor", numbers: "Tensor", nodata: int | None) -> "tuple[Tensor, ...]":
     """Logits (B, classes + 4, h, w) -> boxes, scores and labels of the K surest objects."""
+    return locate(logits, numbers, nodata)[:3]
+
+
+def locate(logits: "Tensor", numbers: "Tensor", nodata: int | None) -> "tuple[Tensor, ...]":
+    """As `answer`, and the place of each among the cells (`centres.find`)."""
     import torch
     from torch.nn import functional as F
 
@@ -110,10 +109,10 @@ def answer(logits: "Tensor", numbers: "Tensor", nodata: int | None) -> "tuple[Te
         empty = (numbers == float(nodata)).all(dim=1, keepdim=True).to(torch.float32)
         # Far below any logit: no object has its centre where there are no data.
         logits = logits - 100 * F.avg_pool2d(empty, STEP).floor()
-    boxes, scores, labels = centres.find(logits)
+    boxes, scores, labels, place = centres.find(logits)
     high, wide = numbers.shape[2:]
     x, y = boxes[..., 0::2].clamp(0, wide), boxes[..., 1::2].clamp(0, high)
-    return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), dim=2), scores, labels
+    return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), dim=2), scores, labels, place
 
 
 # The bundle
@@ -127,7 +126,7 @@ def difference(ours: Output, theirs: Output) -> float:
     worst = float(np.abs(ours["scores"] - theirs["scores"]).max())
     size = max(1.0, float(ours["boxes"].max(initial=0)))
     for one, scores, other in zip(ours["boxes"], ours["scores"], theirs["boxes"], strict=True):
-        listed = one[scores >= LEAST + PARITY]
+        listed = one[scores >= objects.LEAST + PARITY]
         if len(listed):
             apart = np.abs(listed[:, None] - other[None]).max(axis=2).min(axis=1)
             worst = max(worst, float(apart.max()) / size)
@@ -149,13 +148,22 @@ def manifest(
     fields: dict[str, Any], output: Output, chips: Split, prepared: Prepared, net: "nn.Module"
 ) -> Detection:
     """Add the threshold with the best F1 on the validation split, and golden chips."""
-    found = _scores(output, chips, fields["classes"])
+    overlap = objects.by_boxes(output, chips)
+    found = objects.scores_by_chip(output, chips, fields["classes"], overlap)
     threshold = matching.best_threshold(found)
-    golden = tuple(_golden(output, chips, chip, threshold) for chip in choose_golden(output))
-    taken = fields["input"].model_copy(update={"multiple": int(getattr(net, "stride", STEP))})
-    return Detection(
-        task="detection", threshold=threshold, golden=golden, **(fields | {"input": taken})
+    golden = tuple(
+        GoldenObjects(**golden_fields(output, chips, chip, threshold))
+        for chip in choose_golden(output)
     )
+    return Detection(
+        task="detection", threshold=threshold, golden=golden, **(fields | of_any_size(fields, net))
+    )
+
+
+def of_any_size(fields: dict[str, Any], net: "nn.Module") -> dict[str, Any]:
+    """The input of a manifest, whose edges are multiples of the network's stride."""
+    multiple = int(getattr(net, "stride", STEP))
+    return {"input": fields["input"].model_copy(update={"multiple": multiple})}
 
 
 def choose_golden(output: Output) -> list[int]:
@@ -163,14 +171,15 @@ def choose_golden(output: Output) -> list[int]:
     return [int(chip) for chip in np.argsort(-output["scores"].sum(axis=1), kind="stable")[:GOLDEN]]
 
 
-def _golden(output: Output, chips: Split, chip: int, threshold: float) -> GoldenObjects:
+def golden_fields(output: Output, chips: Split, chip: int, threshold: float) -> dict[str, Any]:
+    """The fields of `GoldenObjects` for a chip."""
     listed = output["scores"][chip] >= threshold
-    return GoldenObjects(
-        chip=pack(chips.chips[chip]),
-        boxes=tuple(tuple(box) for box in output["boxes"][chip][listed].tolist()),
-        scores=tuple(output["scores"][chip][listed].tolist()),
-        labels=tuple(output["labels"][chip][listed].tolist()),
-    )
+    return {
+        "chip": pack(chips.chips[chip]),
+        "boxes": tuple(tuple(box) for box in output["boxes"][chip][listed].tolist()),
+        "scores": tuple(output["scores"][chip][listed].tolist()),
+        "labels": tuple(output["labels"][chip][listed].tolist()),
+    }
 
 
 # Measures
@@ -180,31 +189,7 @@ def predictions(
     output: Output, test: Split, dataset: Dataset, params: Evaluate
 ) -> dict[str, dict[str, Found]]:
     """Say of each chip and class which scores are right, and how many objects there are."""
-    return _scores(output, test, dataset.classes)
-
-
-def _scores(output: Output, split: Split, names: tuple[str, ...]) -> dict[str, dict[str, Found]]:
-    found = {}
-    for chip, row in enumerate(split.rows):
-        of_chip = {}
-        for index, name in enumerate(names):
-            boxes, scores, taken, true = _of_class(output, split, chip, index)
-            if len(true) or len(scores):
-                right = tuple(scores[taken >= 0].tolist())
-                of_chip[name] = Found(len(true), right, tuple(scores[taken < 0].tolist()))
-        found[row.sha256[:16]] = of_chip
-    return found
-
-
-def _of_class(
-    output: Output, split: Split, chip: int, index: int
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.int64], npt.NDArray[Any]]:
-    """Boxes of a class in a chip, their scores, the object that each has taken, and the objects."""
-    listed = (output["scores"][chip] >= LEAST) & (output["labels"][chip] == index)
-    boxes, scores = output["boxes"][chip][listed], output["scores"][chip][listed]
-    labels = split.labels[chip]
-    true = np.asarray(labels[labels[:, 0] == index][:, 1:])
-    return boxes, scores, matching.match(boxes, true), true
+    return objects.scores_by_chip(output, test, dataset.classes, objects.by_boxes(output, test))
 
 
 def parse_predictions(text: str, origin: str) -> dict[str, dict[str, Found]]:
@@ -229,17 +214,6 @@ def parse_predictions(text: str, origin: str) -> dict[str, dict[str, Found]]:
             f"make it again with `dvc repro evaluate`"
         ) from None
     return found
-
-
-def _rows(found: Scores) -> Iterator[tuple[str, ...]]:
-    for chip in sorted(found):
-        if not found[chip]:
-            yield chip, "", "0", "", ""
-        for name, item in sorted(found[chip].items()):
-            right, wrong = (
-                " ".join(f"{score:.4f}" for score in of) for of in (item.right, item.wrong)
-            )
-            yield chip, name, str(item.objects), right, wrong
 
 
 def compare(
@@ -278,151 +252,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure AP50 with an interval by images, and F1 at the threshold of the bundle."""
     assert isinstance(manifest, Detection)
-    names, threshold = dataset.classes, manifest.threshold
-    found = _scores(output, test, names)
-    times = matching.resample(len(test.rows), params.bootstrap_samples)
-    low, high = matching.percentiles(matching.mean_average_precision(found, names, times))
-    counts = matching.count(found, threshold)
-    classes = {name: _class_scores(output, test, found, names, name, threshold) for name in names}
-    listed = [item for of in found.values() for item in of.values()]
-    sure = np.array([score for item in listed for score in (*item.right, *item.wrong)])
-    right = np.array([r for i in listed for r in [True] * len(i.right) + [False] * len(i.wrong)])
-    bins = reliability(sure, right.astype(bool), params.calibration_bins) if len(sure) else []
-    error = calibration_error(bins)
-    return Evaluation(
-        metrics={
-            "ap50": float(matching.mean_average_precision(found, names)[0]),
-            "ap50_low": low,
-            "ap50_high": high,
-            "f1": counts.f1,
-            "recall": counts.recall,
-            "precision": counts.precision,
-            "threshold": threshold,
-            "calibration_error": error,
-            "test_objects": counts.right + counts.missed,
-            "test_chips": len(test.rows),
-            "test_groups": len({row.label for row in test.rows}),
-        },
-        classes=classes,
-        tables={
-            "confusion": Table(("actual", "predicted"), _pairs(output, test, names, threshold)),
-            "classes": Table(
-                ("class", "ap50", "recall", "precision", "f1", "support"),
-                [(name, *list(of.values())[:5]) for name, of in classes.items()],
-            ),
-            "reliability": Table(("confidence", "accuracy", "share"), bins),
-        },
-        figures={
-            "misses": _draw_misses(dataset, test, output, threshold),
-            "precision-recall": _draw_precision(found, names, threshold),
-            "reliability": draw_reliability(bins, error, "boxes"),
-        },
-        predictions=Table(COLUMNS, _rows(found)),
-    )
-
-
-def _class_scores(
-    output: Output,
-    test: Split,
-    found: Scores,
-    names: tuple[str, ...],
-    name: str,
-    threshold: float,
-) -> dict[str, Any]:
-    """Scores of a class, and by size how many objects are found of how many."""
-    sizes = {size: [0, 0] for size, _ in SIZES}
-    for chip in range(len(test.rows)):
-        _, scores, taken, true = _of_class(output, test, chip, names.index(name))
-        hit = set(taken[(taken >= 0) & (scores >= threshold)].tolist())
-        for number, size in enumerate(matching.size_of(true)):
-            sizes[size][0] += number in hit
-            sizes[size][1] += 1
-    counts = matching.count(found, threshold, name)
-    return {
-        "ap50": float(np.nan_to_num(matching.average_precision(found, name)[0])),
-        "recall": counts.recall,
-        "precision": counts.precision,
-        "f1": counts.f1,
-        "support": counts.right + counts.missed,
-        "sizes": sizes,
-    }
-
-
-def _pairs(
-    output: Output, test: Split, names: tuple[str, ...], threshold: float
-) -> Iterator[tuple[str, str]]:
-    """True and found class of each object and box; an object may be taken by a box of any class."""
-    for chip in range(len(test.rows)):
-        sure = output["scores"][chip] >= threshold
-        labels = test.labels[chip]
-        true = labels[labels[:, 0] >= 0]
-        taken = matching.match(output["boxes"][chip][sure], true[:, 1:])
-        for index, number in zip(output["labels"][chip][sure], taken, strict=True):
-            yield (names[int(true[number, 0])] if number >= 0 else NOTHING), names[int(index)]
-        for number in sorted(set(range(len(true))) - set(taken.tolist())):
-            yield names[int(true[number, 0])], NOTHING
-
-
-# Pictures
-
-
-def _draw_misses(dataset: Dataset, test: Split, output: Output, threshold: float) -> "Figure":
-    """Draw the chips with most mistakes: objects found, objects missed, and false boxes."""
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Rectangle
-
-    from pipeline.tasks import plots
-
-    wrong = {}
-    for chip in range(len(test.rows)):
-        drawn = []  # box, colour
-        for index in range(len(dataset.classes)):
-            boxes, scores, taken, true = _of_class(output, test, chip, index)
-            sure = scores >= threshold
-            hit = set(taken[sure].tolist())
-            missed = [box for number, box in enumerate(true) if number not in hit]
-            drawn += [(box, "#009e73") for box in boxes[sure & (taken >= 0)]]
-            drawn += [(box, "#e69f00") for box in boxes[sure & (taken < 0)]]
-            drawn += [(box, "#d81b60") for box in missed]
-        wrong[chip] = drawn
-    mistakes = {chip: sum(colour != "#009e73" for _, colour in d) for chip, d in wrong.items()}
-    worst = sorted(wrong, key=lambda chip: -mistakes[chip])[:SHOWN]
-    figure = plots.figure(2.2 * ACROSS, 2.4 * math.ceil(len(worst) / ACROSS) + 0.5)
-    grid = figure.subplots(math.ceil(len(worst) / ACROSS), ACROSS, squeeze=False)
-    for axes, chip in zip(grid.flat, worst, strict=False):
-        axes.imshow(plots.true_colour(test.chips[chip], dataset.bands), interpolation="nearest")
-        for (left, top, right, bottom), colour in wrong[chip]:
-            corner, size = (left - 0.5, top - 0.5), (right - left, bottom - top)
-            axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=colour, linewidth=1.2))
-        title = plots.plain([f"{test.rows[chip].label}, mistakes: {mistakes[chip]}"])[0]
-        axes.set_title(title, fontsize=7)
-    for axes in grid.flat:
-        axes.axis("off")
-    kinds = (("#009e73", "found"), ("#d81b60", "missed"), ("#e69f00", "false"))
-    lines = [Line2D([], [], color=colour, label=label) for colour, label in kinds]
-    figure.legend(handles=lines, loc="outside lower center", ncols=3, fontsize=8)
-    return figure
-
-
-def _draw_precision(found: Scores, names: tuple[str, ...], threshold: float) -> "Figure":
-    """Draw precision over recall at all thresholds, and where the bundle's lies."""
-    from pipeline.tasks import plots
-
-    figure = plots.figure(4.6, 4.2)
-    axes = figure.subplots()
-    steps = np.arange(1, 100) / 100
-    for name, label in zip(names, plots.plain(names), strict=True):
-        counts = [matching.count(found, float(step), name) for step in steps]
-        curve = [(count.recall, count.precision) for count in counts if count.right + count.wrong]
-        chosen = matching.count(found, threshold, name)
-        drawn = axes.plot(*zip(*curve, strict=True), linewidth=1.2, label=label) if curve else []
-        for line in drawn:
-            axes.scatter([chosen.recall], [chosen.precision], color=line.get_color(), s=30)
-    axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
-    axes.set_title(f"The point is the threshold, {threshold:g}", fontsize=9)
-    axes.grid(alpha=0.25)
-    axes.legend(loc="lower left", fontsize=8)
-    return figure
+    overlap, draw = objects.by_boxes(output, test), objects.draw_boxes(output, test)
+    return objects.measure(output, test, dataset, params, manifest.threshold, overlap, draw)
 
 
 # The gate and the report
@@ -464,10 +295,14 @@ def headline(metrics: dict[str, Any]) -> str:
     )
 
 
-def sections(classes: dict[str, Any], before: dict[str, Any]) -> list[str]:
+def sections(
+    classes: dict[str, Any],
+    before: dict[str, Any],
+    columns: Sequence[tuple[str, str, str]] = CLASS_COLUMNS,
+) -> list[str]:
     """A table of the classes, the weakest first, and one of the sizes."""
     sizes = md.table(["size, pixels", "recall", "change", "objects"], _size_rows(classes, before))
-    return [class_section(classes, before, CLASS_COLUMNS), f"## Recall by size\n\n{sizes}"]
+    return [class_section(classes, before, columns), f"## Recall by size\n\n{sizes}"]
 
 
 def _size_rows(now: dict[str, Any], before: dict[str, Any]) -> list[list[str]]:

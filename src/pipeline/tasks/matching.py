@@ -53,11 +53,15 @@ def overlaps(one: Boxes, other: Boxes) -> Floats:
 
 def match(found: Boxes, true: Boxes) -> npt.NDArray[np.int64]:
     """Match boxes of one class, the surest first, to objects: index of the object, or -1, (n,)."""
-    taken = np.full(len(found), -1)
-    if not len(true):
+    return assign(overlaps(found, true))
+
+
+def assign(overlap: Floats) -> npt.NDArray[np.int64]:
+    """As `match`, by how much each overlaps each object, (n, m); this is used up."""
+    taken = np.full(len(overlap), -1)
+    if not overlap.shape[1]:
         return taken
-    overlap = overlaps(found, true)
-    for number in range(len(found)):
+    for number in range(len(overlap)):
         best = int(overlap[number].argmax())
         if overlap[number, best] >= IOU:
             taken[number] = best

@@ -10,13 +10,13 @@ import io
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from contracts.bundle import NODATA, Area, GoldenMap, Manifest, Segmentation, pack
-from pipeline.data.dataset import Dataset
+from pipeline.data.dataset import Dataset, Kind
 from pipeline.data.places import place
 from pipeline.data.prepared import Prepared, Split
 from pipeline.errors import DataError
@@ -44,7 +44,7 @@ Labels = npt.NDArray[np.uint8]
 Blocks = dict[str, dict[tuple[str, str], int]]
 """Block of ground -> (true class, predicted class) -> pixels."""
 
-LABELS: Literal["folders", "maps", "boxes"] = "maps"
+LABELS: Kind = "maps"
 STEP = 1
 OUTPUTS: tuple[str, ...] = ("labels", "confidence")
 PARITY = 1e-3  # of the pixels: two runtimes round near a tie in two ways

@@ -8,14 +8,14 @@ In the shapes below N is a number of chips, B that of a batch.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from contracts.bundle import Manifest
 from pipeline import markdown as md
-from pipeline.data.dataset import Dataset
+from pipeline.data.dataset import Dataset, Kind
 from pipeline.data.prepared import Prepared, Split
 from pipeline.params import Evaluate, Gate
 from pipeline.tasks.comparison import Comparison
@@ -72,7 +72,7 @@ class Evaluation(NamedTuple):
 class Task(Protocol):
     """What each task has to say."""
 
-    LABELS: Literal["folders", "maps", "boxes"]
+    LABELS: Kind
     """How the data have to be labelled (`Dataset.labels`)."""
     STEP: int
     """Pixels from one answer of the network to the next; 0: one answer a chip."""

@@ -40,7 +40,8 @@ def resize_labels(labels: Tensor, size: int, before: int) -> Tensor:
     if labels.dim() == 1 or size == before:
         return labels
     if labels.is_floating_point():
-        return torch.cat((labels[..., :1], labels[..., 1:] * (size / before)), dim=2)
+        edges = labels[..., 1:5] * (size / before)
+        return torch.cat((labels[..., :1], edges, labels[..., 5:]), dim=2)
     line = ((torch.arange(size, device=labels.device) + 0.5) * (labels.shape[1] / size)).long()
     return labels[:, line[:, None], line[None]]
 
@@ -69,7 +70,8 @@ def augment(
 
     Args:
         chips: (B, bands, H, W), H = W, float.
-        labels: (B,), which stay as they are, maps (B, H, W), or boxes (B, K, 5).
+        labels: (B,), which stay as they are, maps (B, H, W), or boxes (B, K, 5), which may have
+            masks (B, K, 5 + E), see `pipeline.data.masks`.
         max_shift: largest shift, pixels; what enters at the edge is the mirrored inside.
         brightness: largest relative gain; one for the whole chip, so that colours stay.
         colour: largest relative gain of each band: another place has another light and haze.
@@ -140,14 +142,42 @@ def _lines(size: int, moves: _Moves) -> Tensor:
 def _move_boxes(
     boxes: Tensor, size: int, rows: _Moves, columns: _Moves, is_transposed: Tensor
 ) -> Tensor:
-    """Move boxes (B, K, 5) as their chips are moved; one whose centre leaves the chip is none."""
-    name, edges = boxes[..., :1], boxes[..., 1:].cpu()
+    """Move boxes (B, K, 5), and masks, as their chips are moved; one whose centre leaves the chip
+    is none."""
+    name, edges, lines = boxes[..., :1], boxes[..., 1:5].cpu(), boxes[..., 5:]
     x, y = _edges(edges[..., 0::2], size, columns), _edges(edges[..., 1::2], size, rows)
+    if lines.shape[2]:
+        lines = _move_masks(lines.cpu(), (y, x), size, (rows, columns), is_transposed)
     x, y = torch.where(is_transposed, y, x), torch.where(is_transposed, x, y)  # (B, K, 2)
     middle = torch.stack((x.mean(dim=2), y.mean(dim=2)), dim=2)
     inside = ((middle >= 0) & (middle < size)).all(dim=2, keepdim=True).to(boxes.device)
     moved = torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), dim=2).clamp(0, size)
-    return torch.cat((torch.where(inside, name, -1.0), moved.to(boxes.device)), dim=2)
+    parts = (torch.where(inside, name, -1.0), moved.to(boxes.device), lines.to(boxes.device))
+    return torch.cat(parts, dim=2)
+
+
+def _move_masks(
+    lines: Tensor,
+    edges: tuple[Tensor, Tensor],
+    size: int,
+    moves: tuple[_Moves, _Moves],
+    is_transposed: Tensor,
+) -> Tensor:
+    """Move masks (B, K, E) of boxes whose edges (B, K, 2) were flipped and shifted: along the rows,
+    along the columns. What leaves the chip is cut off with the box."""
+    from pipeline.tasks.prototypes import pack, unpack  # of a room that may be deleted
+
+    cells, cut = unpack(lines), lines.shape[2]
+    place = (torch.arange(cut) + 0.5) / cut
+    for axis, (moved, move) in enumerate(zip(edges, moves, strict=True), 2):
+        low, extent = moved[..., :1], (moved[..., 1:] - moved[..., :1]).clamp(min=1e-6)
+        inside = moved.clamp(0, size)
+        at = inside[..., :1] + place * (inside[..., 1:] - inside[..., :1])
+        index = ((at - low) / extent * cut).long().clamp(0, cut - 1)  # (B, K, E)
+        index = torch.where(move.is_flipped[..., None], cut - 1 - index, index)
+        wanted = index[..., None] if axis == 2 else index[:, :, None]
+        cells = cells.gather(axis, wanted.expand_as(cells))
+    return pack(torch.where(is_transposed[..., None], cells.transpose(2, 3), cells))
 
 
 def _edges(edges: Tensor, size: int, moves: _Moves) -> Tensor:

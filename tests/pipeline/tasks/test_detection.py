@@ -11,7 +11,7 @@ from pipeline.data.chip_table import Row
 from pipeline.data.dataset import MOST_OBJECTS
 from pipeline.data.prepared import Split
 from pipeline.errors import DataError
-from pipeline.tasks import centres
+from pipeline.tasks import centres, objects
 from pipeline.tasks import detection as task
 from pipeline.tasks.matching import Found
 from tests.make import harbours
@@ -144,12 +144,16 @@ def split(*boxes: tuple[float, ...]) -> Split:
     return Split(np.ones((1, 4, 32, 32), np.uint16), targets(*boxes).numpy(), [row])
 
 
+def scores(output: dict[str, Any], test: Split) -> dict[str, dict[str, Found]]:
+    return objects.scores_by_chip(output, test, ("ship", "tank"), objects.by_boxes(output, test))
+
+
 def test_predictions_are_written_and_read_back() -> None:
-    found = task._scores(answers(*BOXES), split(BOXES[0]), ("ship", "tank"))
+    found = scores(answers(*BOXES), split(BOXES[0]))
     assert list(found) == ["0" * 16] and list(found["0" * 16]) == ["ship"]
     item = found["0" * 16]["ship"]
     assert item.objects == 1 and len(item.right) == len(item.wrong) == 1
-    lines = [task.COLUMNS, *task._rows({**found, "empty": {}})]
+    lines = [objects.COLUMNS, *objects.rows({**found, "empty": {}})]
     text = "\n".join(",".join(line) for line in lines)
     again = task.parse_predictions(text, "test")
     assert again["empty"] == {} and again["0" * 16]["ship"].right == pytest.approx(item.right)
@@ -164,8 +168,7 @@ def test_another_table_is_refused(text: str) -> None:
 
 
 def test_a_model_that_finds_less_is_a_loss() -> None:
-    names = ("ship",)
-    good = {str(n): task._scores(answers(*BOXES), split(*BOXES), names)["0" * 16] for n in range(9)}
+    good = {str(n): scores(answers(*BOXES), split(*BOXES))["0" * 16] for n in range(9)}
     blind = {chip: {"ship": Found(2, (), ())} for chip in good}
     same = task.compare(good, good, 200)
     assert same is not None and not same.is_loss and same.champion == 1
