@@ -1,8 +1,9 @@
-"""Detection: real ships in ports that were not trained on, a simulated harbour, and latency.
+"""Objects: real ships in ports that were not trained on, simulated harbours, masks, and latency.
 
     make bench-detection SHIPS=path/to/ships
     python -m benchmarks.detection --path ships --splits 42 1 2      one training for each split
-    python -m benchmarks.detection                                   the simulated harbour alone
+    python -m benchmarks.detection                        the simulated harbours alone
+    python -m benchmarks.detection --task instances       one of them
 
 SHIPS is a folder in COCO's format whose images have a field `port`. Runs ingest, load, preprocess,
 train and evaluate with SETTINGS on top of params.yaml below `artifacts/bench/`. A port is in one
@@ -39,6 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 HARBOUR = SETTINGS | {"train": SETTINGS["train"] | {"epochs": 25, "colour": 0.0, "zoom": 0.0}}
+TASKS = ("detection", "instances")
 
 
 def main() -> None:
@@ -47,22 +49,25 @@ def main() -> None:
     parser.add_argument("--path", type=Path, help="folder of ships, with annotations.json")
     parser.add_argument("--splits", type=int, nargs="+", default=[42], help="preprocess.seed")
     parser.add_argument("--epochs", type=int, help="of the ships, to try something out")
+    parser.add_argument("--task", choices=TASKS, nargs="+", default=TASKS, help="of the harbours")
     arguments = parser.parse_args()
     print(machine.line())
-    harbour()
+    for task in arguments.task:
+        harbour(task)
     if arguments.path:
         ships(arguments.path.resolve(), arguments.splits, arguments.epochs)
 
 
-def harbour() -> None:
-    """Train on the simulated harbour."""
-    folder = FOLDER / "harbour"
-    prepare(folder, HARBOUR)
-    run(folder, "ingest", "synthetic-harbour")
+def harbour(task: str) -> None:
+    """Train on the simulated harbour, with boxes alone or with masks."""
+    folder = FOLDER / f"harbour-{task}"
+    prepare(folder, HARBOUR | {"model": HARBOUR["model"] | {"task": task}})
+    run(folder, "ingest", "synthetic-harbour", *(["--masks"] if task == "instances" else []))
     started = time.perf_counter()
     for stage in ("load", "preprocess", "train", "evaluate"):
         run(folder, stage)
-    print(f"harbour: {told(folder)}; the stages took {time.perf_counter() - started:.0f} s")
+    print(f"{task}: {told(folder)}; the stages took {time.perf_counter() - started:.0f} s")
+    latency(folder)
 
 
 def ships(path: Path, splits: list[int], epochs: int | None) -> None:
@@ -94,9 +99,11 @@ def read(folder: Path) -> dict[str, float]:
 def told(folder: Path) -> str:
     """AP50 with its interval, and F1, in words."""
     found = read(folder)
+    what, boxes = ("mask_", f"box AP50 {found['ap50']:.3f}, ") if "mask_ap50" in found else ("", "")
     return (
-        f"AP50 {found['ap50']:.3f} (95 % interval by images {found['ap50_low']:.3f} to "
-        f"{found['ap50_high']:.3f}), F1 {found['f1']:.3f} at {found['threshold']:g}, "
+        f"{what}AP50 {found[f'{what}ap50']:.3f} (95 % interval by images "
+        f"{found[f'{what}ap50_low']:.3f} to {found[f'{what}ap50_high']:.3f}), {boxes}"
+        f"F1 {found['f1']:.3f} at {found['threshold']:g}, "
         f"{found['test_objects']} objects in {found['test_chips']} chips of "
         f"{found['test_groups']} groups"
     )

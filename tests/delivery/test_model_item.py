@@ -12,6 +12,7 @@ from contracts.bundle import (
     Classification,
     Detection,
     GoldenMap,
+    Instances,
     Manifest,
     Segmentation,
     parse_manifest,
@@ -73,7 +74,15 @@ def finder() -> Detection:
     return Detection(**(document | {"task": "detection", "threshold": 0.3, "golden": golden}))
 
 
+def outliner() -> Instances:
+    """The example as a model that finds objects with a mask each."""
+    document = finder().model_dump(by_alias=True)
+    golden = ({"chip": "", "boxes": (), "scores": (), "labels": (), "masks": ""},)
+    return Instances(**(document | {"task": "instances", "golden": golden}))
+
+
 def test_items_of_all_tasks_are_valid() -> None:
+    assert verdict(item_of(outliner())) == "valid"
     assert verdict(item_of(CLASSIFIER)) == "valid"
     assert verdict(item_of(finder())) == "valid"
     assert verdict(item_of(mapper(area=AREA))) == "valid"
@@ -111,6 +120,14 @@ def test_a_map_has_free_edges_and_where_its_training_was() -> None:
     assert output["name"] == "labels" and output["result"]["data_type"] == "uint8"
     assert item["bbox"] == [13, 46, 14, 47]
     assert item["properties"]["start_datetime"] == "2025-05-01T00:00:00Z"
+
+
+def test_a_finder_of_masks_has_free_edges_and_masks() -> None:
+    properties = item_of(outliner())["properties"]
+    (output,) = properties["mlm:output"]
+    assert properties["mlm:tasks"] == output["tasks"] == ["instance-segmentation"]
+    assert (output["name"], output["result"]["data_type"]) == ("masks", "uint8")
+    assert "multiples of 16" in properties["mlm:input"][0]["description"]
 
 
 def test_a_finder_of_objects_has_free_edges_and_boxes() -> None:

@@ -1,11 +1,10 @@
 """Descriptions of small data sets."""
 
-from typing import Any, Literal
+from typing import Any
 
-from pipeline.data.dataset import Dataset
+from pipeline.data.dataset import Dataset, Kind
 
 SIZE = 16
-Kind = Literal["folders", "maps", "boxes"]
 
 
 def dataset(labels: Kind = "folders", **more: Any) -> Dataset:

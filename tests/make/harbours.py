@@ -19,20 +19,44 @@ CHIP, MULTIPLE, MOST = 32, 8, 6
 THRESHOLD = 0.5
 
 Array = npt.NDArray[Any]
+CELLS: Array = np.full((4, 4), 255, np.uint8)
+"""The mask of every object: all cells but the upper right quarter."""
+CELLS[:2, 2:] = 0
 
 
-def image(boxes: list[tuple[int, int, int, int]], size: int = 32, seed: int = 0) -> Array:
-    """Dark noise (size, size, 3) uint8 with bright boxes: left, top, right, bottom."""
+def image(
+    boxes: list[tuple[int, int, int, int]], size: int = 32, seed: int = 0, corner: bool = True
+) -> Array:
+    """Dark noise (size, size, 3) uint8 with bright boxes: left, top, right, bottom.
+
+    Without `corner` the upper right quarter of each is dark.
+    """
     pixels = np.random.default_rng(seed).integers(0, 60, (size, size, 3)).astype(np.uint8)
     for left, top, right, bottom in boxes:
-        pixels[top:bottom, left:right] = 220
+        middle = (left + right) // 2, (top + bottom) // 2
+        pixels[top:bottom, left : right if corner else middle[0]] = 220
+        pixels[middle[1] : bottom, left:right] = 220
     return pixels
 
 
+def angle(left: int, top: int, right: int, bottom: int) -> list[list[int]]:
+    """A box without its upper right quarter, as COCO's polygon."""
+    x, y = (left + right) // 2, (top + bottom) // 2
+    return [[left, top, x, top, x, y, right, y, right, bottom, left, bottom]]
+
+
 def make_coco(
-    folder: Path, groups: int = 4, each: int = 6, size: int = 32, **changes: Any
+    folder: Path,
+    groups: int = 4,
+    each: int = 6,
+    size: int = 32,
+    masks: bool = False,
+    **changes: Any,
 ) -> dict[str, Any]:
-    """Write `groups` places of `each` images with a bright box in most; returns the document."""
+    """Write `groups` places of `each` images with a bright box in most; returns the document.
+
+    With `masks` the boxes lack a quarter, and the annotations have polygons.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(3)
     images: list[dict[str, Any]] = []
@@ -45,12 +69,13 @@ def make_coco(
                 left, top = (int(place) for place in rng.integers(1, size - 17, 2))
                 boxes = [(left, top, left + 8 + 4 * (number % 3), top + 8)]
             name = f"port{'abcdefgh'[group]}_{number:03d}.png"
-            Image.fromarray(image(boxes, size, id)).save(folder / name)
+            Image.fromarray(image(boxes, size, id, corner=not masks)).save(folder / name)
             images.append({"id": id, "file_name": name, "width": size, "height": size})
             for left, top, right, bottom in boxes:
                 box = [left, top, right - left, bottom - top]
                 annotations.append(
                     {"id": 100 + len(annotations), "image_id": id, "category_id": 1, "bbox": box}
+                    | ({"segmentation": angle(left, top, right, bottom)} if masks else {})
                 )
     document = {
         "images": images,
@@ -74,9 +99,12 @@ def water(*squares: tuple[int, int], high: int = CHIP, wide: int = CHIP) -> Arra
     return pixels
 
 
-def make_bundle(folder: Path, **changes: Any) -> Path:
-    """Write a bundle that finds squares of 4 x 4 pixels; `changes` replace fields of it."""
-    graph = make_graph()
+def make_bundle(folder: Path, masks: bool = False, **changes: Any) -> Path:
+    """Write a bundle that finds squares of 4 x 4 pixels; `changes` replace fields of it.
+
+    With `masks` each has one: its box without the upper right quarter.
+    """
+    graph = make_graph(masks)
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     golden = []
     for squares in ([(8, 4), (16, 20)], [(24, 24)]):
@@ -90,11 +118,12 @@ def make_bundle(folder: Path, **changes: Any) -> Path:
                 "scores": scores[0][sure].tolist(),
                 "labels": labels[0][sure].tolist(),
             }
+            | ({"masks": pack(np.stack([CELLS] * int(sure.sum())))} if masks else {})
         )
     manifest = {
         "schema": 2,
         "name": "harbour",
-        "task": "detection",
+        "task": "instances" if masks else "detection",
         "classes": CLASSES,
         "threshold": THRESHOLD,
         "input": {
@@ -126,7 +155,7 @@ def make_bundle(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def make_graph() -> bytes:
+def make_graph(masks: bool = False) -> bytes:
     """Mean of the bands in squares of 4 x 4 -> the MOST brightest; the class is that of its line.
 
     Squares in even lines are ships, the others tanks.
@@ -167,6 +196,15 @@ def make_graph() -> bytes:
         node("Tile", ["each", "repeat"], ["statistics"]),
     ]
     value = helper.make_tensor_value_info
+    more = []
+    if masks:
+        constants |= {"mask": CELLS[None, None], "one": np.array([1], np.int64)}
+        nodes += [
+            node("Shape", ["scores"], ["count"]),
+            node("Concat", ["count", "one", "one"], ["each mask"], axis=0),
+            node("Expand", ["mask", "each mask"], ["masks"]),
+        ]
+        more = [value("masks", TensorProto.UINT8, ["batch", MOST, *CELLS.shape])]
     graph = helper.make_graph(
         nodes,
         "harbour",
@@ -176,6 +214,7 @@ def make_graph() -> bytes:
             value("scores", TensorProto.FLOAT, ["batch", MOST]),
             value("labels", TensorProto.INT64, ["batch", MOST]),
             value("statistics", TensorProto.FLOAT, ["batch", len(BANDS), len(STATISTICS)]),
+            *more,
         ],
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )

@@ -27,6 +27,11 @@ PORTS: dict[str, dict[str, Any]] = {
     "train": {"epochs": 14, "batch_size": 4, "progressive": False, "max_shift": 2},
     "gate": {"min_ap50": 0.3, "min_size_recall": 0.3},
 }
+OUTLINES = PORTS | {
+    "train": PORTS["train"] | {"epochs": 10},
+    "model": PORTS["model"] | {"task": "instances"},
+    "gate": PORTS["gate"] | {"min_mask_ap50": 0.3},
+}
 SCENES: dict[str, dict[str, Any]] = {
     "preprocess": {"block_size": 160, "buffer": 20, "test_fraction": 0.3},
     "model": {"task": "segmentation", "network": "unet", "width": 4},
@@ -40,6 +45,12 @@ def train_on_ports(folder: Path, repository: Path) -> None:
     """Train a detector on five ports, in `folder`/project, a copy of `repository`."""
     make_coco(folder / "ports", groups=5)
     _train(folder / "project", repository, Coco(folder / "ports"), PORTS)
+
+
+def train_on_outlines(folder: Path, repository: Path) -> None:
+    """Train for masks on five ports, in `folder`/project."""
+    make_coco(folder / "ports", groups=5, masks=True)
+    _train(folder / "project", repository, Coco(folder / "ports", masks=True), OUTLINES)
 
 
 def train_on_scenes(folder: Path, repository: Path) -> None:

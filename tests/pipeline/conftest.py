@@ -17,7 +17,7 @@ from pipeline import evaluate, load, preprocess, train
 from pipeline.ingest import ingest
 from pipeline.sources.folder import Folder
 from tests.conftest import built_once, write_images, write_params
-from tests.make.trained import train_on_ports, train_on_scenes
+from tests.make.trained import train_on_outlines, train_on_ports, train_on_scenes
 
 
 def call(main: Callable[[list[str]], None], *arguments: str) -> CompletedProcess[str]:
@@ -131,6 +131,23 @@ def _found(_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def found(_found: Path, copy_of: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Working directory in which every stage has found bright boxes in five ports."""
     project = copy_of(_found) / "project"
+    monkeypatch.chdir(project)
+    return project
+
+
+@pytest.fixture(scope="session")
+def _outlined(_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built_once(
+        tmp_path_factory, "outlined", lambda folder: train_on_outlines(folder, _repository)
+    )
+
+
+@pytest.fixture
+def outlined(
+    _outlined: Path, copy_of: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Working directory in which every stage has outlined bright angles in five ports."""
+    project = copy_of(_outlined) / "project"
     monkeypatch.chdir(project)
     return project
 

@@ -117,7 +117,9 @@ def _of_polygons(found: Any, window: Any, size: tuple[int, int]) -> Pixels:
 
 def _draw(parts: list[npt.NDArray[np.float64]], window: Any, all_touched: bool) -> Pixels:
     left, top, right, bottom = window
-    rings = ({"type": "Polygon", "coordinates": [part.tolist()]} for part in parts)
+    rings = (
+        {"type": "Polygon", "coordinates": [[*part.tolist(), part[0].tolist()]]} for part in parts
+    )
     pixels: Pixels = rasterize(
         rings,
         (bottom - top, right - left),

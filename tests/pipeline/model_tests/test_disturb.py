@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from contracts.bundle import NODATA
+from pipeline.data import masks
 from pipeline.data.chip_table import Row
 from pipeline.data.prepared import Split
 from pipeline.model_tests.disturb import Move, gain, noise
@@ -74,6 +75,40 @@ def test_boxes_of_moved_chips_come_back_to_their_objects(move: Move) -> None:
     box = [columns.min(), lines.min(), columns.max() + 1, lines.max() + 1]
     boxes = np.array([[box]] * 2, np.float32)
     assert move.back({"boxes": boxes}, data)["boxes"][0, 0].tolist() == [5, 4, 11, 8]
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_masks_of_moved_chips_come_back_with_their_boxes(move: Move) -> None:
+    data = dataset("masks")
+    chips = np.ones((1, 1, data.size, data.size), np.uint16)
+    chips[0, 0, 4:8, 5:11], chips[0, 0, 4:6, 8:11] = 1000, 1  # an angle
+    moved = move.rule(data)(chips, 0)[0, 0] > 800
+    lines, columns = np.nonzero(moved)
+    box = np.array([columns.min(), lines.min(), columns.max() + 1, lines.max() + 1], np.float32)
+    output = {"boxes": box[None, None], "masks": masks.sample(moved, box)[None, None]}
+    back = move.back(output, data)
+    drawn = masks.draw(back["masks"][0, 0], back["boxes"][0, 0], data.size)
+    assert np.array_equal(drawn, chips[0, 0] == 1000)
+
+
+def test_a_mask_that_leaves_the_chip_is_cut_with_its_box() -> None:
+    data, move = dataset("masks"), Move(down=-5)  # lines 0 to 5 leave
+    drawn = np.zeros((data.size, data.size), bool)
+    drawn[4:8, 5:11], drawn[4:6, 8:11] = True, False
+    box = np.array([5, 4, 11, 8], np.float32)
+    labels = np.full((1, 3, masks.WIDTH), -1, np.float32)
+    labels[0, 0] = (0, *box, *masks.pack(masks.sample(drawn, box)))
+    output = {
+        "boxes": labels[:, :, 1:5],
+        "scores": np.array([[0.9, 0, 0]], np.float32),
+        "masks": masks.unpack(labels[..., 5:]),
+    }
+    rows = [Row(0, "a", "a", "0" * 64)]
+    seen, split = move.seen(output, Split(ground()[:1], labels, rows), data)
+    assert split.labels[0, 0, :5].tolist() == [0, 5, 5, 11, 8]
+    drawn[:5] = False
+    for cells in (seen["masks"][0, 0], masks.unpack(split.labels[0, 0, 5:])):
+        assert np.array_equal(masks.draw(cells, split.labels[0, 0, 1:5], data.size), drawn)
 
 
 def test_an_object_that_leaves_the_chip_is_asked_of_no_one() -> None:

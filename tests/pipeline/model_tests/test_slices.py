@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from pipeline.data.chip_table import Row
+from pipeline.data.dataset import Kind
 from pipeline.data.prepared import Split
 from pipeline.errors import ParameterError
 from pipeline.model_tests.definition import Season, Slice
 from pipeline.model_tests.slices import NotApplicable, masks
-from tests.make.datasets import Kind, dataset
+from tests.make.datasets import dataset
 
 
 def split(kind: Kind = "folders", dates: bool = True, placed: bool = True) -> Split:

@@ -1,4 +1,4 @@
-"""Segmentation and detection are rooms: a clone that deletes them trains classifiers as before."""
+"""Segmentation, detection and instances are rooms: a clone without them trains as before."""
 
 import shutil
 import sys
@@ -29,11 +29,14 @@ ROOMS = {
         "tasks/centres.py",
         "tasks/detection.py",
         "tasks/matching.py",
+        "tasks/objects.py",
     ),
+    "instances": ("tasks/instances.py", "tasks/prototypes.py"),
 }
 NAMES = {
     "segmentation": ("scenes", "sentinel2", '"segmentation"'),
     "detection": ("coco", "harbour", '"detection"'),
+    "instances": ('"instances"',),
 }
 """In the two tables."""
 
@@ -47,7 +50,9 @@ def without(table: Path, room: str) -> None:
     table.write_text("".join(kept), encoding="utf-8")
 
 
-@pytest.mark.parametrize("rooms", [("segmentation",), ("detection",), tuple(ROOMS)])
+@pytest.mark.parametrize(
+    "rooms", [("segmentation",), ("instances",), ("detection", "instances"), tuple(ROOMS)]
+)
 def test_a_clone_without_a_room_trains_classifiers(
     rooms: tuple[str, ...], tmp_path: Path, workdir: Path
 ) -> None:

@@ -1,8 +1,10 @@
 """Augmentation: only views that land cover really has, and all of them."""
 
+import numpy as np
 import pytest
 import torch
 
+from pipeline.data import masks
 from pipeline.training.augment import augment as augment_both
 from pipeline.training.augment import noisy, resize, resize_labels, size_in, zoomed
 
@@ -142,6 +144,27 @@ def test_boxes_move_with_their_chips() -> None:
         expected[top:bottom, left:right] = 1
         assert torch.equal(view, expected)
     assert len({tuple(box.tolist()) for box in moved[:, 0]}) > 50
+
+
+def test_masks_move_with_their_chips_and_are_cut_with_their_boxes() -> None:
+    torch.manual_seed(0)
+    drawn = np.zeros((16, 16), bool)
+    drawn[1:7, 5:10], drawn[1:3, 7:10] = True, False  # an angle, a pixel from the upper edge
+    chips = torch.from_numpy(drawn).float().expand(200, 1, 16, 16)
+    box = np.array([5.0, 1, 10, 7])
+    label = torch.tensor([2.0, *box, *masks.pack(masks.sample(drawn, box))])
+    labels = torch.full((200, 2, masks.WIDTH), -1.0)
+    labels[:, 0] = label
+    views, moved = augment_both(chips, labels, max_shift=3, brightness=0)
+    assert (moved[:, 1, 0] == -1).all()
+    cut = 0
+    for view, found in zip(views[:, 0].bool().numpy(), moved[:, 0].numpy(), strict=True):
+        left, top, right, bottom = found[1:5].astype(int)
+        expected = np.zeros_like(view)
+        expected[top:bottom, left:right] = view[top:bottom, left:right]
+        assert np.array_equal(masks.draw(masks.unpack(found[5:]), found[1:5], 16), expected)
+        cut += (right - left) * (bottom - top) < 30
+    assert 0 < cut < 100, "some have lost a part"
 
 
 def test_a_box_that_leaves_its_chip_is_none() -> None:
