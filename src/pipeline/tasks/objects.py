@@ -15,7 +15,12 @@ from pipeline.data.dataset import Dataset
 from pipeline.data.prepared import Split
 from pipeline.params import Evaluate
 from pipeline.tasks import matching
-from pipeline.tasks.calibration import draw_reliability, calibration_error, reliability
+from pipeline.tasks.calibration import (
+    Reliability,
+    calibration_error,
+    draw_reliability,
+    reliability,
+)
 from pipeline.tasks.matching import SIZES, Found, Scores
 from pipeline.tasks.task import Evaluation, Output, Table
 
@@ -107,10 +112,7 @@ def measure(
         name: _class_scores(output, test, found, (index, name), threshold, overlap)
         for index, name in enumerate(names)
     }
-    listed = [item for of in found.values() for item in of.values()]
-    sure = np.array([score for item in listed for score in (*item.right, *item.wrong)])
-    right = np.array([r for i in listed for r in [True] * len(i.right) + [False] * len(i.wrong)])
-    bins = reliability(sure, right.astype(bool), params.calibration_bins) if len(sure) else []
+    bins = _reliability(found, params.calibration_bins)
     error = calibration_error(bins)
     return Evaluation(
         metrics={
@@ -144,6 +146,14 @@ def measure(
         },
         predictions=Table(COLUMNS, rows(found)),
     )
+
+
+def _reliability(found: Scores, count: int) -> list[Reliability]:
+    """How often boxes of about a score are right; see `calibration.reliability`."""
+    listed = [item for of in found.values() for item in of.values()]
+    sure = np.array([score for item in listed for score in (*item.right, *item.wrong)])
+    right = np.array([r for i in listed for r in [True] * len(i.right) + [False] * len(i.wrong)])
+    return reliability(sure, right.astype(bool), count) if len(sure) else []
 
 
 def _class_scores(
