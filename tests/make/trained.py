@@ -28,7 +28,6 @@ PORTS: dict[str, dict[str, Any]] = {
     "gate": {"min_ap50": 0.3, "min_size_recall": 0.3},
 }
 OUTLINES = PORTS | {
-    "train": PORTS["train"] | {"epochs": 10},
     "model": PORTS["model"] | {"task": "instances"},
     "gate": PORTS["gate"] | {"min_mask_ap50": 0.3},
 }
