@@ -22,7 +22,6 @@ ROOMS = {
         "tasks/tiling.py",
     ),
     "detection": (
-        "data/boxes.py",
         "data/groups.py",
         "sources/coco.py",
         "sources/synthetic_harbour.py",
