@@ -66,7 +66,7 @@ def test_a_field_that_is_missing_is_named() -> None:
 
 UNUSABLE: dict[str, list[Any]] = {
     "schema": [2, "one", None],
-    "task": ["instances", 3],
+    "task": ["poses", 3],
     "classes": [["one"], [], "Forest"],
     "sha256": ["0" * 63, "G" * 64, "../" + "0" * 61],
     "golden": [[], [{"chip": 1, "probabilities": []}], [{"chip": "", "probabilities": ["a"]}]],
