@@ -137,7 +137,7 @@ SEGMENTATION := model.task=segmentation model.network=unet model.width=16 train.
 # And of `make demo TASK=detection`, of which docs/benchmarks.md says how they were chosen.
 DETECTION := model.task=detection model.network=unet-half model.width=16 train.epochs=25 train.batch_size=16 \
   train.progressive=false train.patience=0 train.brightness=0.3
-INSTANCES := $(DETECTION:model.task=%=model.task=instances)
+INSTANCES := $(patsubst model.task=%,model.task=instances,$(DETECTION))
 CHANGED := $(if $(filter segmentation,$(TASK)),$(SEGMENTATION))$(if $(filter detection,$(TASK)),$(DETECTION))$(if $(filter instances,$(TASK)),$(INSTANCES))
 TRAIN := $(if $(CHANGED),dvc exp run $(CHANGED:%=--set-param %),dvc repro)
 

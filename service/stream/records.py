@@ -10,7 +10,7 @@ import orjson
 
 from contracts import frames
 from contracts.images import Buffer
-from service.errors import ServiceError
+from service.errors import ServiceError, TooLarge
 from service.inference.decode import read_image
 from service.inference.drawing import annotated
 from service.inference.preview import true_colour
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MOST_HEADERS = 16_384  # bytes of a frame's own headers that a dead letter repeats
 PNG, JPEG = "image/png", "image/jpeg"
 PICTURE = 1 << 20  # values of an image that is drawn
-LARGEST = 950_000  # letters of a picture and its answer; a message of a topic has a million bytes
+LARGEST = 950_000  # bytes of an answer, with its picture; a message of a topic has a million
 
 TIMES = f"{frames.DEAD}times"
 
@@ -37,6 +37,19 @@ class Record(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: Headers
+
+
+def fitting(found: Predicted | ServiceError) -> Predicted | ServiceError:
+    """An answer that a topic takes; of a larger one, as of masks in a large image, why it does not.
+
+    The broker would refuse it, and the worker would meet its frame for ever.
+    """
+    if isinstance(found, Predicted) and len(found.body) > LARGEST:
+        return TooLarge(
+            f"the answer has {len(found.body)} bytes, at most {LARGEST} go into a topic: send "
+            "parts of the image as frames of their own"
+        )
+    return found
 
 
 def answer(topic: str, one: Waiting, found: Predicted, route: Route | None = None) -> Record:

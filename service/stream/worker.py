@@ -28,7 +28,7 @@ from service.stream import frames
 from service.stream.client import GIVE_UP, Client, Undelivered
 from service.stream.frames import Waiting
 from service.stream.metrics import StreamMetrics
-from service.stream.records import Pictures, Record, answer, dead_letter
+from service.stream.records import Pictures, Record, answer, dead_letter, fitting
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
@@ -158,7 +158,7 @@ class StreamWorker:
         records: list[Record] = []
         answered: list[tuple[Waiting, Predicted]] = []
         for place, (one, route) in enumerate(zip(waiting, routes, strict=True)):
-            said = found[place]
+            said = fitting(found[place])
             if isinstance(said, Predicted):
                 answered.append((one, said))
                 records.append(answer(self._settings.stream_results, one, said, route))

@@ -102,6 +102,13 @@ def test_the_demo_shows_no_advice_of_dvc(tmp_path: Path) -> None:
     assert failed.returncode != 0 and "failed to reproduce 'one'" in failed.stderr
 
 
+@pytest.mark.parametrize("task", ["segmentation", "detection", "instances"])
+def test_the_demo_of_a_task_trains_it(task: str) -> None:
+    shown = run("make", "NO_SETUP=1", "--dry-run", "train-sample", f"TASK={task}", cwd=ROOT).stdout
+    assert f"--set-param model.task={task} " in shown
+    assert ("synthetic-harbour --masks" in shown) is (task == "instances")
+
+
 def test_a_user_without_a_name_has_one_for_dvc() -> None:
     """As in a container that runs as a number; DVC would end with a stack trace."""
     nobody = {"PATH": os.environ["PATH"]}

@@ -11,10 +11,10 @@ from confluent_kafka import Message
 from PIL import Image
 
 from contracts.frames import headers_of, texts
-from service.errors import Unprocessable
+from service.errors import TooLarge, Unprocessable
 from service.prediction import Predicted
 from service.stream import frames
-from service.stream.records import Pictures, dead_letter, draw
+from service.stream.records import LARGEST, Pictures, dead_letter, draw, fitting
 from tests.make.bundles import BANDS, make_chip
 from tests.make.images import npy
 
@@ -57,6 +57,14 @@ def test_a_picture_too_large_for_a_topic_is_left_out() -> None:
     assert draw(npy(noise), CLASSIFIED, ("red", "green", "blue")) == ""
     assert draw(npy(make_chip(1, size=640)), CLASSIFIED, BANDS) == ""
     assert draw(b"garbage", CLASSIFIED, BANDS) == ""
+
+
+def test_an_answer_too_large_for_a_topic_says_so_instead() -> None:
+    small, large = (Predicted(b"0" * count, "local") for count in (LARGEST, LARGEST + 1))
+    refusal = Unprocessable("bad")
+    assert fitting(small) is small and fitting(refusal) is refusal
+    found = fitting(large)
+    assert isinstance(found, TooLarge) and "the answer has 950001 bytes" in found.detail
 
 
 def test_a_dead_letter_repeats_headers_of_a_bounded_size_and_names_the_cure() -> None:
