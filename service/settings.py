@@ -31,6 +31,8 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 DATABASE = re.compile(r"(postgres|postgresql|postgresql\+psycopg)://.|sqlite:///.")
 PASSWORD_IN_URL = re.compile(r"https?://[^/@]*:[^/@]+@")
 OFF = "off"  # of SERVICE_FEEDBACK
+_BROKER = r"(?:\[[^\]\s]+\]|[^,:\s/]+):\d{1,5}"
+BROKERS = re.compile(rf"{_BROKER}(?:,{_BROKER})*")
 SECRET = ("api_keys", "feedback", "stream_client")  # no error shows their values
 LONGEST = 100  # letters of a value
 
@@ -257,6 +259,13 @@ class Settings(BaseSettings):
                     "make one with `python -m service key`"
                 )
         return keys
+
+    @field_validator("stream_brokers")
+    @classmethod
+    def _brokers(cls, text: str) -> str:
+        if text and not BROKERS.fullmatch(text):
+            raise ValueError(f"{text[:64]!a} names no brokers: write kafka-1:9092,kafka-2:9092")
+        return text
 
     @field_validator("stream_references")
     @classmethod

@@ -1,6 +1,7 @@
 """`python -m service camera SOURCE`: frames of a video, folder, device or RTSP stream."""
 
 import argparse
+import logging
 import os
 import re
 import sys
@@ -14,6 +15,15 @@ MISSING = (
     "'conveyor[camera]', or pip install 'opencv-python-headless>=5,<6')"
 )
 FITS = ("crop", "pad", "stretch")  # of contracts.images, which takes NumPy along
+
+
+class Plain(logging.Formatter):
+    """What happened, and the details, for people."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As `kafka: 1/1 brokers are down`."""
+        detail = getattr(record, "detail", "")
+        return f"{record.getMessage()}: {detail}" if detail else record.getMessage()
 
 
 def add_to(commands: Any) -> None:
@@ -57,6 +67,9 @@ def run(chosen: argparse.Namespace) -> None:
     from service.settings import read_settings
 
     code = 1
+    shown = logging.StreamHandler()
+    shown.setFormatter(Plain())
+    logging.basicConfig(handlers=[shown])
     try:
         try:
             import cv2  # noqa: F401
@@ -70,7 +83,8 @@ def run(chosen: argparse.Namespace) -> None:
         print(f"error: {error}", file=sys.stderr)
     except ServiceError as error:
         print(f"error: {error.detail}", file=sys.stderr)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemError):
+        # A Ctrl-C in a callback of librdkafka's client comes out of it as SystemError.
         code = 130
     if threading.active_count() > 1:
         # OpenCV waits for a source: a thread that comes back while Python ends aborts the process.

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable
@@ -35,8 +36,11 @@ class Sink(Protocol):
     def send(self, content: bytes, sequence: int, shot: Shot) -> bool:
         """Send one; False: it was left out, as others wait."""
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """Wait until everything has arrived."""
+
+    def close(self) -> None:
+        """Give up what has not arrived."""
 
 
 class Topic:
@@ -84,11 +88,17 @@ class Topic:
         self._check()
         return True
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """Wait until everything has arrived. Raises ServiceError where a frame did not."""
         while self._producer.flush(1.0) and not self._live:
             continue
         self._check()
+
+    def close(self) -> None:
+        """Give up what has not arrived."""
+        if left := len(self._producer):
+            self._producer.purge()
+            print(f"{left} frames have not arrived", file=sys.stderr, flush=True)
 
     def _delivered(self, error: "KafkaError | None", _: object) -> None:
         if error is not None:
@@ -112,6 +122,10 @@ class Service:
 
     def __init__(self, url: str, chosen: argparse.Namespace, live: bool) -> None:
         """Connect lazily."""
+        if not re.fullmatch(r"https?://[^/\s]\S*", url):
+            raise Unprocessable(
+                f"--to {url!a}: write the address of a service, as http://host:8000"
+            )
         key = os.environ.get(KEY, "")
         headers = {"authorization": f"Bearer {key}"} if key else {}
         self._client = httpx.Client(headers=headers, timeout=WITHIN)
@@ -144,6 +158,9 @@ class Service:
         if what != self._said:
             print(text, flush=True)
         self._said = what
+
+    def finish(self) -> None:
+        """Every frame was answered."""
 
     def close(self) -> None:
         """Close the connection."""
@@ -182,6 +199,7 @@ def send_frames(chosen: argparse.Namespace, settings: Settings) -> None:
             if (now := time.monotonic()) - said >= EVERY:
                 said = now
                 _say(sent, left_out, now - began, camera)
+        sink.finish()
     _say(sent, left_out, time.monotonic() - began, camera)
 
 

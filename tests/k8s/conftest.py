@@ -26,11 +26,15 @@ CHOICES_OF = {
     way_in: tuple(it for it in CHOICES if way_in == "ingress" or it not in OF_INGRESS)
     for way_in in WAYS_IN
 }
+TOGETHER = {
+    way_in: tuple(it for it in found if it != "queue-time")  # keda takes its place
+    for way_in, found in CHOICES_OF.items()
+}
 COMBINATIONS = [
     (overlay, way_in, chosen)
     for overlay in (*OVERLAYS, "review")
     for way_in in WAYS_IN
-    for chosen in ((), *((it,) for it in CHOICES_OF[way_in]), CHOICES_OF[way_in])
+    for chosen in ((), *((it,) for it in CHOICES_OF[way_in]), TOGETHER[way_in])
     if overlay != "review" or not set(OF_STAGES) & set(chosen)
 ]
 """Every overlay with every choice of components."""

@@ -113,6 +113,7 @@ def test_waiting_frames_are_a_second_reason_for_more_pods(strategy: str) -> None
         ("kafka", "stream.brokers: 'kafka' names no brokers"),
         ("kafka:9092, kafka-2:9092", "names no brokers"),
         ("http://kafka:9092", "names no brokers"),
+        ("kafka:99999", "names no brokers"),
         (9092, "stream.brokers: wanted a text"),
         (None, "stream.brokers is missing or empty in values.yaml: write it"),
     ],
@@ -129,9 +130,20 @@ def test_brokers_that_are_none_are_one_sentence(tmp_path: Path, brokers: object,
     assert said in str(caught.value)
 
 
-def test_what_changes_an_autoscaler_that_keda_has_replaced_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        (["keda", "queue-time"], "queue-time changes nothing: no HorizontalPodAutoscaler is there"),
+        (
+            ["queue-time", "keda"],
+            "keda takes the HorizontalPodAutoscaler away, which queue-time changes: take one of",
+        ),
+    ],
+)
+def test_what_changes_the_autoscaler_that_keda_replaces_is_refused(
+    tmp_path: Path, chosen: list[str], said: str
+) -> None:
     rendered("staging")  # skips without kustomize
-    overlays = copy_manifests(tmp_path, chosen=["stream", "keda", "queue-time"]) / "overlays"
-    said = "queue-time changes nothing: no HorizontalPodAutoscaler is there"
+    overlays = copy_manifests(tmp_path, chosen=["stream", *chosen]) / "overlays"
     with pytest.raises(RolloutError, match=said):
         render("staging", NAME, overlays)

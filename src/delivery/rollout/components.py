@@ -54,6 +54,8 @@ class _There:
         self._kinds, self.later = kinds, set[str]()
         self._makers: dict[str, str] = {}
         """Kind -> component that made it another."""
+        self._changers: dict[str, str] = {}
+        """Kind -> the last component whose patch is for it."""
 
     def add(self, path: Path, name: str) -> None:
         """Add a component, under the name that the overlay has: its own components, then itself."""
@@ -72,7 +74,14 @@ class _There:
         for old, new in changes.items():
             self._kinds = self._kinds - {old} | {new}
             self._makers[old] = name
-        self._kinds -= set(_deleted(document))
+        for kind in _deleted(document):
+            self._kinds.discard(kind)
+            if changer := self._changers.get(kind):
+                raise _Misplaced(
+                    f"{name} takes the {kind} away, which {changer} changes: take one of the two"
+                )
+        for patch in document.get("patches") or []:
+            self._changers |= dict.fromkeys(_kind(patch.get("target")), name)
 
     def _find(self, kind: str, name: str, makes_another: bool) -> None:
         if maker := self._makers.get(kind):

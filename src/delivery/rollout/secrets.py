@@ -140,9 +140,9 @@ def read(text: str, path: Path) -> dict[str, str]:
     if "FEEDBACK_URL" in values and not DATABASE.match(values["FEEDBACK_URL"]):
         address = "postgresql://user:password@host/name"
         raise RolloutError(f"{path}: FEEDBACK_URL is no address of a database: write {address}")
-    if "STREAM_CLIENT" in values and not _is_mapping(values["STREAM_CLIENT"]):
+    if "STREAM_CLIENT" in values and not _are_texts(values["STREAM_CLIENT"]):
         example = '{"sasl.username": "...", "sasl.password": "..."}'
-        raise RolloutError(f"{path}: STREAM_CLIENT is no JSON of settings: write {example}")
+        raise RolloutError(f"{path}: STREAM_CLIENT is no JSON of texts: write {example}")
     for one, other in (TOGETHER, TOGETHER[::-1]):
         if one in values and other not in values:
             raise RolloutError(f"{path}: {one} needs {other}: write both")
@@ -165,11 +165,13 @@ def _fault_of_keys(text: str) -> str:
     return ""
 
 
-def _is_mapping(text: str) -> bool:
+def _are_texts(text: str) -> bool:
+    """Whether it is a JSON object of texts, as the service wants it."""
     try:
-        return isinstance(json.loads(text), dict)
+        found = json.loads(text)
     except (ValueError, RecursionError):
         return False
+    return isinstance(found, dict) and all(isinstance(it, str) for it in found.values())
 
 
 def secrets(name: str, namespace: str, values: Mapping[str, str]) -> list[Document]:

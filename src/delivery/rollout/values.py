@@ -18,6 +18,7 @@ FILE = "values.yaml"
 TABLE = "docs/kubernetes.md, Values, has the table"
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _HOST = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*")
+_BROKER = r"(?:\[[^\]\s]+\]|[^,:\s/]+):\d{1,5}"
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -42,7 +43,9 @@ def _address(text: str) -> str:
 
 
 def _brokers(text: str) -> str:
-    if not re.fullmatch(r"[^,:\s/]+:\d{1,5}(,[^,:\s/]+:\d{1,5})*", text):
+    ports = [int(it) for it in re.findall(r":(\d{1,5})(?:,|$)", text)]
+    named = re.fullmatch(rf"{_BROKER}(?:,{_BROKER})*", text)
+    if not named or not all(1 <= port <= 65535 for port in ports):
         raise ValueError(f"{text[:64]!a} names no brokers: write kafka-1:9092,kafka-2:9092")
     return text
 

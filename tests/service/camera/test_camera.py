@@ -119,6 +119,8 @@ def test_frames_go_to_a_service_and_those_of_a_file_wait_for_it(
         ([str(Path(__file__).parent / "..")], "no image in it"),
         ([__file__, "--size=big"], "write WIDTHxHEIGHT"),
         ([__file__, "--name=a b"], "--name 'a b'"),
+        ([__file__, "--to=notaurl"], "--to 'notaurl': write the address of a service"),
+        ([__file__, "--to=http://"], "--to 'http://': write the address"),
         (["0"], "SERVICE_STREAM_BROKERS is empty"),
     ],
 )
@@ -205,3 +207,24 @@ def test_ctrl_c_ends_a_camera_also_while_it_waits_for_its_source(
             assert process.wait(60) == 130
     said = log.read_text(encoding="utf-8")
     assert "FATAL" not in said and "Traceback" not in said and "secret" not in said
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_ctrl_c_ends_a_camera_whose_broker_is_away_and_says_what_is_lost(
+    film: Path, tmp_path: Path, live: bool
+) -> None:
+    log = tmp_path / "log"
+    words = [str(film), *(["--live", "--loop"] if live else []), "--rate=100"]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service", "camera", *words],
+            env={"SERVICE_STREAM_BROKERS": "127.0.0.1:9"},
+            stdout=output,
+            stderr=output,
+        )
+    until(lambda: "kafka: " in log.read_text(encoding="utf-8"))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    said = log.read_text(encoding="utf-8")
+    assert "brokers are down" in said or "refused" in said
+    assert "frames have not arrived" in said and "Traceback" not in said

@@ -198,6 +198,9 @@ def test_what_a_killed_worker_leaves_on_the_disk_goes_with_the_next_one(
     ("settings", "says"),
     [
         ({"stream_brokers": ""}, "error: SERVICE_STREAM_BROKERS is empty: name the brokers"),
+        ({"stream_brokers": "http://kafka:9092"}, "'http://kafka:9092' names no brokers: write"),
+        ({"stream_brokers": "kafka"}, "error: SERVICE_STREAM_BROKERS: 'kafka' names no brokers"),
+        ({"stream_brokers": "a:1, b:2"}, "error: SERVICE_STREAM_BROKERS: 'a:1, b:2' names no"),
         ({"stream_transactions": "true"}, "needs SERVICE_STREAM_ID"),
         ({"stream_client": '{"sasl.password": 1}'}, "SERVICE_STREAM_CLIENT"),
         ({"stream_references": '["s3://bucket/a"]'}, "SERVICE_STREAM_REFERENCES: 's3://bucket/a'"),
