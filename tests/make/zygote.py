@@ -199,7 +199,9 @@ class Zygote:
     def serve(self) -> tuple[dict[str, Any], list[int]]:
         """Serve; returns in each child, with its request and descriptors."""
         while True:
-            for key, _ in self.selector.select():
+            # Ends of children last: a channel that closes with its child is still looked at.
+            found_keys = [key for key, _ in self.selector.select()]
+            for key in sorted(found_keys, key=lambda key: key.fd in self.children):
                 if key.fd == 0:
                     sys.exit()
                 elif key.fileobj is self.listener:
@@ -209,9 +211,9 @@ class Zygote:
                     self._reap(key.fd)
                 else:  # its launcher was killed, or has its answer
                     self.selector.unregister(key.fileobj)
-                    os.kill(key.data, signal.SIGKILL)
-                    with suppress(ProcessLookupError):
-                        os.killpg(key.data, signal.SIGKILL)
+                    for kill in (os.kill, os.killpg):
+                        with suppress(ProcessLookupError):
+                            kill(key.data, signal.SIGKILL)
 
     def _fork(self) -> tuple[dict[str, Any], list[int]] | None:
         for name in MODULES[sys.argv[1]]:  # late: few tests fetch anything
@@ -219,7 +221,11 @@ class Zygote:
         channel = self.listener.accept()[0]
         text, descriptors, _, _ = socket.recv_fds(channel, 1 << 16, 3)
         while not text.endswith(b"\n"):
-            text += channel.recv(1 << 16)
+            text += (more := channel.recv(1 << 16))
+            if not more:  # its launcher was killed before it had asked
+                for handle in (channel.detach(), *descriptors):
+                    os.close(handle)
+                return None
         if (pid := os.fork()) == 0:
             for socket_ in (channel, self.listener, *(one for _, one in self.children.values())):
                 socket_.close()
@@ -229,7 +235,8 @@ class Zygote:
             return json.loads(text), descriptors
         for handle in descriptors:
             os.close(handle)
-        channel.sendall(b"%d\n" % pid)
+        with suppress(OSError):  # its launcher was killed meanwhile, which the selector will tell
+            channel.sendall(b"%d\n" % pid)
         self.children[handle := os.pidfd_open(pid)] = pid, channel
         self.selector.register(handle, selectors.EVENT_READ)
         if sys.argv[1] != "service":

@@ -1,8 +1,12 @@
 """The suite's own rules: which tests are of the system, and which skips CI lets pass."""
 
 import json
+import os
 import re
+import socket
 import subprocess
+import time
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +14,7 @@ from monitoring.local import programs
 from tests import skips, system
 from tests.conftest import ROOT, run
 from tests.e2e import containers
+from tests.make import zygote
 
 
 def report(reason: str) -> pytest.TestReport:
@@ -101,3 +106,24 @@ def test_a_test_that_starts_a_program_by_whatever_way_is_one_of_the_system() -> 
     ways = (starts_a_program, starts_one_in_a_function_inside, uses_the_class, run)
     assert [way for way in ways if not system.starts_a_program(way)] == []
     assert not system.starts_a_program(computes)
+
+
+def test_a_zygote_outlives_launchers_that_are_killed_at_any_moment(tmp_path: Path) -> None:
+    """Each test of a worker that starts a service or fetches a model comes after it."""
+    launcher = zygote.registry_launcher()
+    command = [launcher, "-m", "service.registry", "--help"]
+    asked = {"environment": dict(os.environ), "module": "service.registry", "folder": str(tmp_path)}
+    request = json.dumps(asked | {"arguments": ["--help"]}).encode() + b"\n"
+    for part in (b"", request[:40], request):
+        for _ in range(10):
+            with socket.socket(socket.AF_UNIX) as channel, open(os.devnull, "wb") as nowhere:
+                channel.connect(f"\0{zygote._address('service.registry')}")
+                if part:
+                    socket.send_fds(channel, [part], 3 * [nowhere.fileno()])
+    for seconds in (0.0, 0.01, 0.02, 0.05):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        time.sleep(seconds)
+        process.kill()
+        process.wait()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.startswith("usage: ")
