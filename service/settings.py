@@ -17,6 +17,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.faults import wanted
+from contracts.frames import check_brokers
 from contracts.tags import LOCAL, match_tag
 from service.auth.addresses import check_url, is_loopback
 from service.auth.keys import parse_keys
@@ -31,8 +32,6 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 DATABASE = re.compile(r"(postgres|postgresql|postgresql\+psycopg)://.|sqlite:///.")
 PASSWORD_IN_URL = re.compile(r"https?://[^/@]*:[^/@]+@")
 OFF = "off"  # of SERVICE_FEEDBACK
-_BROKER = r"(?:\[[^\]\s]+\]|[^,:\s/]+):\d{1,5}"
-BROKERS = re.compile(rf"{_BROKER}(?:,{_BROKER})*")
 SECRET = ("api_keys", "feedback", "stream_client")  # no error shows their values
 LONGEST = 100  # letters of a value
 
@@ -263,9 +262,7 @@ class Settings(BaseSettings):
     @field_validator("stream_brokers")
     @classmethod
     def _brokers(cls, text: str) -> str:
-        if text and not BROKERS.fullmatch(text):
-            raise ValueError(f"{text[:64]!a} names no brokers: write kafka-1:9092,kafka-2:9092")
-        return text
+        return check_brokers(text) if text else text
 
     @field_validator("stream_references")
     @classmethod

@@ -31,6 +31,20 @@ Value = str | bytes | None
 Headers = Mapping[str, Value] | Sequence[tuple[str, Value]] | None
 
 
+def check_brokers(text: str) -> str:
+    """Kafka's brokers, `host:port` with commas between, as they are.
+
+    Raises:
+        ValueError: one of them is no host with a port.
+    """
+    for broker in text.split(","):
+        host, _, port = broker.rpartition(":")
+        there = re.fullmatch(r"\[[^\]\s]+\]|[^:\s/]+", host)
+        if not (there and re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65536):
+            raise ValueError(f"{text[:64]!a} names no brokers: write kafka-1:9092,kafka-2:9092")
+    return text
+
+
 class Frame(NamedTuple):
     """The headers of a frame, read."""
 

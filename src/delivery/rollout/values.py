@@ -12,13 +12,13 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from contracts.faults import first_fault
+from contracts.frames import check_brokers
 from delivery.errors import RolloutError
 
 FILE = "values.yaml"
 TABLE = "docs/kubernetes.md, Values, has the table"
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _HOST = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*")
-_BROKER = r"(?:\[[^\]\s]+\]|[^,:\s/]+):\d{1,5}"
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -39,14 +39,6 @@ def _address(text: str) -> str:
         raise ValueError(
             f"{text[:64]!a} is no address: write http://prometheus.monitoring.svc:9090"
         )
-    return text
-
-
-def _brokers(text: str) -> str:
-    ports = [int(it) for it in re.findall(r":(\d{1,5})(?:,|$)", text)]
-    named = re.fullmatch(rf"{_BROKER}(?:,{_BROKER})*", text)
-    if not named or not all(1 <= port <= 65535 for port in ports):
-        raise ValueError(f"{text[:64]!a} names no brokers: write kafka-1:9092,kafka-2:9092")
     return text
 
 
@@ -92,7 +84,7 @@ class Stream(BaseModel):
     """Where frames come from; a value that is missing is kustomize's error."""
 
     model_config = ConfigDict(strict=True)
-    brokers: Annotated[str, AfterValidator(_brokers)] | None = None
+    brokers: Annotated[str, AfterValidator(check_brokers)] | None = None
 
 
 class Values(BaseModel):

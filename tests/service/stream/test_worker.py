@@ -199,6 +199,7 @@ def test_what_a_killed_worker_leaves_on_the_disk_goes_with_the_next_one(
     [
         ({"stream_brokers": ""}, "error: SERVICE_STREAM_BROKERS is empty: name the brokers"),
         ({"stream_brokers": "http://kafka:9092"}, "'http://kafka:9092' names no brokers: write"),
+        ({"stream_brokers": "kafka:99999"}, "'kafka:99999' names no brokers"),
         ({"stream_brokers": "kafka"}, "error: SERVICE_STREAM_BROKERS: 'kafka' names no brokers"),
         ({"stream_brokers": "a:1, b:2"}, "error: SERVICE_STREAM_BROKERS: 'a:1, b:2' names no"),
         ({"stream_transactions": "true"}, "needs SERVICE_STREAM_ID"),
